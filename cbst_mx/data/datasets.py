@@ -1,0 +1,237 @@
+"""Sets of images, with and without labels.
+
+Adaptation gets an `ImageSet`, which has no way to a label: not an attribute to be left unread, but none at all.
+Training on the source and evaluation get a `LabelledImageSet`. Images and labels are read from disk at each call.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Iterable, Sequence
+
+import numpy as np
+
+from cbst_mx.data.images import PathLike, read_label, read_rgb
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.label_space import LabelSpace
+
+__all__ = ["ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+
+
+class ImageSet:
+    """Images by index, each with a name that is unique in the set and can be a file's stem.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names, without path separators.
+    image_paths : sequence of path
+        One file for each name.
+
+    Raises
+    ------
+    DataError
+        If a name occurs twice or cannot be a file's name.
+    """
+
+    # No __dict__: nothing else can be attached to an unlabelled set.
+    __slots__ = ("image_paths", "names")
+
+    names: tuple[str, ...]
+    image_paths: tuple[Path, ...]
+
+    def __init__(self, names: Sequence[str], image_paths: Sequence[PathLike]) -> None:
+        self.names = tuple(names)
+        self.image_paths = tuple(Path(path) for path in image_paths)
+        if len(self.names) != len(self.image_paths):
+            raise ConfigError(
+                f"image_paths must have one file per name, got {len(self.image_paths)} for {len(self.names)} names"
+            )
+        for name, path in zip(self.names, self.image_paths):
+            if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+                raise DataError(f"the name of image {path} must be usable as a file name, got {name!r}")
+        name, count = Counter(self.names).most_common(1)[0] if self.names else ("", 0)
+        if count > 1:
+            twice = [str(path) for path, other in zip(self.image_paths, self.names) if other == name]
+            raise DataError(f"image names must be unique, got {name!r} for {twice[0]} and {twice[1]}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        """Read one image.
+
+        Returns
+        -------
+        ndarray of shape (H, W, 3), uint8
+            RGB.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        return read_rgb(self.image_paths[index])
+
+    def subset(self, indices: Iterable[int]) -> ImageSet:
+        """Give the set of the chosen images, in the given order.
+
+        Raises
+        ------
+        ConfigError
+            If an index is outside 0 to len - 1.
+        DataError
+            If an index comes twice.
+        """
+        chosen = self._checked(indices)
+        return ImageSet([self.names[i] for i in chosen], [self.image_paths[i] for i in chosen])
+
+    def _checked(self, indices: Iterable[int]) -> list[int]:
+        chosen = [operator.index(index) for index in indices]
+        for index in chosen:
+            if not 0 <= index < len(self):
+                raise ConfigError(f"indices must be from 0 to {len(self) - 1}, got {index}")
+        return chosen
+
+
+class LabelledImageSet(ImageSet):
+    """Images with their label maps.
+
+    Parameters
+    ----------
+    names, image_paths
+        As for `ImageSet`.
+    label_paths : sequence of path
+        One file for each image.
+    label_space : LabelSpace
+        The classes.
+    convention : str
+        What the raw ids in the label files mean, one of the label space's conventions.
+    """
+
+    __slots__ = ("convention", "label_paths", "label_space")
+
+    label_paths: tuple[Path, ...]
+    label_space: LabelSpace
+    convention: str
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        image_paths: Sequence[PathLike],
+        label_paths: Sequence[PathLike],
+        label_space: LabelSpace,
+        convention: str,
+    ) -> None:
+        super().__init__(names, image_paths)
+        label_space.check_convention(convention)
+        self.label_paths = tuple(Path(path) for path in label_paths)
+        self.label_space = label_space
+        self.convention = convention
+        if len(self.label_paths) != len(self.image_paths):
+            raise ConfigError(
+                f"label_paths must have one file per image, got {len(self.label_paths)} for {len(self)} images"
+            )
+
+    def label(self, index: int) -> np.ndarray:
+        """Read one label map.
+
+        Returns
+        -------
+        ndarray of shape (H, W), uint8
+            TrainIds, 255 = ignore.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read or has an unknown id.
+        """
+        path = self.label_paths[index]
+        return self.label_space.encode(read_label(path), self.convention, str(path))
+
+    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image and its label map, which must be of one size.
+
+        Returns
+        -------
+        image : ndarray of shape (H, W, 3), uint8
+            RGB.
+        label : ndarray of shape (H, W), uint8
+            TrainIds, 255 = ignore.
+
+        Raises
+        ------
+        DataError
+            If a file cannot be used or the sizes differ.
+        """
+        image, label = self.image(index), self.label(index)
+        if image.shape[:2] != label.shape:
+            raise DataError(
+                f"label {self.label_paths[index]} must have the height and width of image {self.image_paths[index]}, "
+                f"{image.shape[0]} x {image.shape[1]}, got {label.shape[0]} x {label.shape[1]}"
+            )
+        return image, label
+
+    def subset(self, indices: Iterable[int]) -> LabelledImageSet:
+        """Give the set of the chosen images with their labels, in the given order.
+
+        Raises
+        ------
+        ConfigError
+            If an index is outside 0 to len - 1.
+        DataError
+            If an index comes twice.
+        """
+        chosen = self._checked(indices)
+        return LabelledImageSet(
+            [self.names[i] for i in chosen],
+            [self.image_paths[i] for i in chosen],
+            [self.label_paths[i] for i in chosen],
+            self.label_space,
+            self.convention,
+        )
+
+
+def existing_folder(path: PathLike, what: str, expected: str) -> Path:
+    """Give the path of a folder that must be there.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    what, expected : str
+        What it is and what should be in it, for the message.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{what} {folder} {problem}: expected {expected}")
+    return folder
+
+
+def check_labels_exist(image_paths: Sequence[Path], label_paths: Sequence[Path]) -> None:
+    """Refuse images whose label file is not there.
+
+    Raises
+    ------
+    DataError
+        Naming the first such image and how many there are.
+    """
+    # One listing per folder: asking for each of 25,000 files takes minutes on a network drive.
+    listings: dict[Path, set[str]] = {}
+    for folder in {path.parent for path in label_paths}:
+        listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+    missing = [pair for pair in zip(image_paths, label_paths) if pair[1].name not in listings[pair[1].parent]]
+    if missing:
+        image, label = missing[0]
+        raise DataError(
+            f"{len(missing)} of {len(image_paths)} images have no label, the first is {image}: expected {label}"
+        )

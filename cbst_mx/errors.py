@@ -1,0 +1,43 @@
+"""Errors a user can cause and mend, each with a message of one sentence.
+
+The tree, and the exit code the command line gives::
+
+    CBSTError              1   base; catch this one to catch them all
+      ConfigError          1   an experiment file, a data description or an argument is wrong
+      DataError            1   a data root, an image or a label cannot be used
+      CheckpointError      1   network parameters cannot be used
+      RunError             1   a run folder cannot be used (of another run, not writable, disk full)
+      TrainingError        1   a training phase diverged
+
+The command line's other codes: 0 done, 2 wrong usage (raised by click itself), 3 a number check failed. Any other
+exception is a defect of this program and keeps its traceback. The library raises and never prints or exits; only
+``cbst_mx.cli`` does.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CBSTError", "CheckpointError", "ConfigError", "DataError", "RunError", "TrainingError"]
+
+
+class CBSTError(Exception):
+    """Something the user gave cannot be used; the message is one sentence that says what, and what is allowed."""
+
+
+class ConfigError(CBSTError):
+    """An experiment file, a data description or an argument is wrong."""
+
+
+class DataError(CBSTError):
+    """A data root, an image or a label cannot be used."""
+
+
+class CheckpointError(CBSTError):
+    """Network parameters cannot be used: damaged, missing, or of another network."""
+
+
+class RunError(CBSTError):
+    """A run folder cannot be used: it belongs to another run, or cannot be written."""
+
+
+class TrainingError(CBSTError):
+    """A training phase cannot go on: the loss is not finite."""

@@ -1,0 +1,105 @@
+"""Files that are written completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import numpy as np
+
+from cbst_mx.errors import RunError
+
+__all__ = ["atomic_path", "check_free_space", "read_json", "save_npz", "write_json", "write_text"]
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "no space left on the disk"
+    return error.strerror or str(error)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made when it is not there.
+    durable : bool
+        Wait until the disk has the file; not worth it for the many small files of a folder that is renamed at the end.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be written (no space, no permission); what was at `path` before is then still there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically (UTF-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` to `path` as JSON, atomically; NaN and infinity are refused, since JSON has none."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read the JSON file `path`.
+
+    Raises
+    ------
+    RunError
+        If it is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist: the stage that writes it has not been run") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def check_free_space(path: Path, needed: int) -> None:
+    """Refuse to start when the disk of `path` has fewer than `needed` bytes free.
+
+    Raises
+    ------
+    RunError
+        Naming both figures in MB.
+    """
+    path = Path(path).absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise RunError(
+            f"not enough disk space for the run folder {path}: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+        )
+
+
+def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as a compressed ``.npz``, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **arrays)

@@ -1,0 +1,256 @@
+"""Image files: what is read, what is refused, and that nothing half-written stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbst_mx.data.images import read_label, read_rgb, write_label_png, write_rgb_png
+from cbst_mx.errors import DataError, RunError
+from cbst_mx.label_space import CITYSCAPES_19, IGNORE
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, size=(9, 14, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 35, size=(9, 14), dtype=np.uint8)
+
+
+def grey_png(values: np.ndarray, bits: int) -> bytes:
+    """Write a grey PNG of 1, 2 or 4 bits per pixel by hand: Pillow reads such files but does not write them."""
+    height, width = values.shape
+    planes = (values[..., None] >> np.arange(bits - 1, -1, -1)) & 1  # (H, W) -> (H, W, bits), most significant first
+    rows = np.packbits(planes.reshape(height, width * bits).astype(np.uint8), axis=1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff"])
+def test_rgb_is_read_as_stored(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(RGB).save(path)
+    image = read_rgb(path)
+    assert image.dtype == np.uint8 and image.flags.writeable
+    np.testing.assert_array_equal(image, RGB)
+
+
+def test_grey_transparent_and_palette_images_become_rgb(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "grey.png"), np.repeat(GREY[..., None], 3, axis=2))
+
+    alpha = np.dstack([RGB, GREY])
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "alpha.png"), RGB)
+
+    train_ids = GREY % 19
+    write_label_png(tmp_path / "palette.png", train_ids, CITYSCAPES_19)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "palette.png"), CITYSCAPES_19.colorize(train_ids))
+
+
+def test_jpeg_images_are_read(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (16, 8), (200, 100, 50)).save(path, quality=95)
+    # A flat colour survives JPEG up to rounding between colour systems.
+    assert np.abs(read_rgb(path).astype(int) - (200, 100, 50)).max() <= 2
+
+
+def test_images_of_16_bits_are_refused(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(GREY.astype(np.uint16)).save(path)
+    with pytest.raises(DataError, match=r"image .*x\.png must have 8 bits per channel, got mode I"):
+        read_rgb(path)
+
+
+def test_label_of_a_palette_png_is_its_index(tmp_path):
+    path = tmp_path / "x.png"
+    image = Image.fromarray(GREY)
+    image.putpalette(RNG.integers(0, 256, size=768, dtype=np.uint8).tobytes())
+    image.save(path)
+    label = read_label(path)
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, GREY)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_label_of_a_palette_png_of_fewer_bits_is_its_index(tmp_path, bits):
+    path = tmp_path / "x.png"
+    values = (GREY % 2**bits).astype(np.uint8)
+    image = Image.fromarray(values)
+    image.putpalette(bytes(range(256)) * 3)
+    image.save(path, bits=bits)
+    np.testing.assert_array_equal(read_label(path), values)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_label_of_a_grey_png_of_fewer_bits_is_its_value(tmp_path, bits):
+    path = tmp_path / "x.png"
+    values = (GREY % 2**bits).astype(np.uint8)
+    path.write_bytes(grey_png(values, bits))
+    np.testing.assert_array_equal(read_label(path), values)
+
+
+def test_label_of_a_grey_png_is_its_value(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(GREY).save(path)
+    np.testing.assert_array_equal(read_label(path), GREY)
+
+    deep = GREY.astype(np.uint16) * 1000
+    Image.fromarray(deep).save(path)
+    label = read_label(path)
+    assert np.issubdtype(label.dtype, np.integer)
+    np.testing.assert_array_equal(label, deep)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colour_labels_are_refused(tmp_path, mode):
+    path = tmp_path / "x.png"
+    Image.fromarray(RGB).convert(mode).save(path)
+    with pytest.raises(DataError) as error:
+        read_label(path)
+    assert str(error.value) == (
+        f"label {path} must hold one class id per pixel (palette or grey PNG), got {mode} colours: "
+        "convert colour labels to ids first"
+    )
+
+
+def test_labels_stored_with_loss_are_refused(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(GREY).save(path)
+    with pytest.raises(DataError, match=r"label .*x\.jpg must be stored without loss \(PNG\), got JPEG"):
+        read_label(path)
+
+
+def test_labels_of_other_modes_are_refused(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(np.dstack([GREY, GREY])).save(path)
+    with pytest.raises(DataError, match=r"label .*x\.png must be a palette or grey PNG, got mode LA"):
+        read_label(path)
+
+
+@pytest.mark.parametrize(("read", "what"), [(read_rgb, "image"), (read_label, "label")])
+def test_missing_foreign_and_unreadable_files_are_named(tmp_path, read, what):
+    path = tmp_path / "x.png"
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value) == f"{what} {path} does not exist"
+    path.write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value) == f"{what} {path} is no image that can be read"
+    path.write_text("no image at all")
+    with pytest.raises(DataError, match="is no image that can be read"):
+        read(path)
+    with pytest.raises(DataError, match=f"{what} .* cannot be read: Is a directory"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("read", "what"), [(read_rgb, "image"), (read_label, "label")])
+def test_truncated_png_is_never_read_in_part(tmp_path, read, what):
+    whole, path = tmp_path / "whole.png", tmp_path / "x.png"
+    Image.fromarray(RGB if what == "image" else GREY).save(whole)
+    content, pixels = whole.read_bytes(), read(whole)
+    refused = 0
+    for length in range(1, len(content)):
+        path.write_bytes(content[:length])
+        try:
+            # Without its last chunks, which hold no pixels, a file may pass; its pixels must be complete.
+            np.testing.assert_array_equal(read(path), pixels)
+        except DataError as error:
+            assert str(error).startswith(f"{what} {path} ")
+            refused += 1
+    assert refused >= len(content) - 25
+
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=f"{what} .* cannot be read, the file is damaged or truncated"):
+        read(path)
+
+
+def test_damaged_png_is_refused(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(RGB).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged or truncated"):
+        read_rgb(path)
+
+
+def test_written_label_is_an_8_bit_palette_png(tmp_path):
+    path = tmp_path / "x.png"
+    train_ids = np.array([[0, 5, 18], [IGNORE, 13, 2]], dtype=np.uint8)
+    write_label_png(path, train_ids, CITYSCAPES_19)
+    np.testing.assert_array_equal(read_label(path), train_ids)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image.convert("RGB")), CITYSCAPES_19.colorize(train_ids))
+    assert path.read_bytes()[24] == 8  # bits per pixel, even where few classes occur
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_written_image_is_read_back(tmp_path):
+    path = tmp_path / "x.png"
+    write_rgb_png(path, RGB[:, ::-1])  # not contiguous
+    np.testing.assert_array_equal(read_rgb(path), RGB[:, ::-1])
+    write_rgb_png(path, RGB)
+    np.testing.assert_array_equal(read_rgb(path), RGB)
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").write_bytes(b"")
+    write_rgb_png(tmp_path / "x.png", RGB)
+    assert (tmp_path / "x.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_wrong_arrays_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(DataError, match="must be 0-18 or 255"):
+        write_label_png(tmp_path / "x.png", np.full((2, 2), 19, dtype=np.uint8), CITYSCAPES_19)
+    with pytest.raises(DataError, match=r"rgb must be uint8 of shape \(H, W, 3\), got float64 of shape \(2, 2, 3\)"):
+        write_rgb_png(tmp_path / "x.png", np.zeros((2, 2, 3)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    write_rgb_png(path, RGB)
+    before = path.read_bytes()
+
+    def disk_full(self, path, **options):
+        path.write_bytes(b"half a file")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("PIL.Image.Image.save", disk_full)
+    for write in (
+        lambda: write_rgb_png(path, RGB // 2),
+        lambda: write_label_png(path, GREY % 19, CITYSCAPES_19),
+    ):
+        with pytest.raises(RunError) as error:
+            write()
+        assert str(error.value) == f"cannot write {path}: no space left on the disk"
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_rgb_png(tmp_path / "x.png", RGB)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "x.png"
+    with pytest.raises(RunError, match=f"cannot write {path}: "):
+        write_rgb_png(path, RGB)
