@@ -1,0 +1,281 @@
+"""Joint transforms of a training image and its labels, and the normalisation of what a network sees.
+
+Images are uint8 (H, W, 3) RGB, labels uint8 (H, W) trainId with 255 = ignore; sizes are (height, width) in pixels.
+OpenCV's global settings (such as its number of threads) are left as they are; none of the operations used here changes
+its result with them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import cv2
+import numpy as np
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.label_space import IGNORE
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TrainTransform", "normalise", "resize_image", "resize_label"]
+
+#: Mean and standard deviation of ImageNet's training images, RGB, in units of the full range [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Range of the Gaussian blur's standard deviation, in pixels of the crop.
+_BLUR_SIGMA = (0.3, 1.5)
+
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+def normalise(
+    image: np.ndarray, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> np.ndarray:
+    """Turn an RGB image into the network's input, ``(image / 255 - mean) / std``.
+
+    Parameters
+    ----------
+    image : ndarray of shape (h, w, 3), uint8
+    mean, std : three numbers each
+        Per channel R, G, B, in units of the full range [0, 1]; `std` above 0.
+
+    Returns
+    -------
+    ndarray of shape (3, h, w), float32
+
+    Raises
+    ------
+    ConfigError
+        When `mean` or `std` cannot be used.
+    DataError
+        When `image` is not uint8 RGB.
+    """
+    _check_image(image)
+    offset, gain = _channels("mean", mean), _channels("std", std)
+    if not (gain > 0).all():
+        raise ConfigError(f"std must hold numbers above 0, got {tuple(std)}")
+    out = np.empty((3,) + image.shape[:2], np.float32)
+    np.multiply(image.transpose(2, 0, 1), (1 / (255 * gain)).astype(np.float32)[:, None, None], out=out)
+    out -= (offset / gain).astype(np.float32)[:, None, None]
+    return out
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an image to `size` = (h, w) by bilinear interpolation with aligned pixel areas; uint8 (h, w, 3)."""
+    _check_image(image)
+    height, width = _size("size", size)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a label map to `size` = (h, w) by taking the nearest pixel; uint8 (h, w), no new values."""
+    _check_label(label)
+    height, width = _size("size", size)
+    # INTER_NEAREST takes the upper left pixel of each area, up to half a pixel away from what INTER_LINEAR does to
+    # the image; the exact variant takes the one at the centre.
+    return cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+class TrainTransform:
+    """Random scale, crop, flip and (off by default) colour changes of one training sample.
+
+    In this order: image and labels are scaled together by one factor; a window of the size `crop` is placed at random,
+    inside the scaled image where it fits, else around it; what lies outside gets the colour `fill` and the label 255;
+    half of the samples are mirrored left to right; the image alone is changed in colour and blurred. Switching on a
+    later step never changes what the earlier ones do for the same generator.
+
+    Parameters
+    ----------
+    crop : (int, int)
+        Height and width of the result, in pixels.
+    scale : (float, float)
+        Range of the scale factor, drawn uniformly. The published protocol is 0.7 to 1.3.
+    flip : bool
+        Mirror with probability 0.5.
+    brightness, contrast, saturation : float
+        Strength s in [0, 1]: the factor is drawn uniformly from [1 - s, 1 + s]; 0 is off.
+    hue : float
+        Strength in [0, 0.5]: the hue is turned by at most this part of a full circle; 0 is off.
+    blur : float
+        Probability in [0, 1] of a Gaussian blur (standard deviation 0.3 to 1.5 pixels).
+    fill : (int, int, int)
+        RGB outside the image; the mean of ImageNet by default, so that it is near 0 after `normalise`.
+
+    Raises
+    ------
+    ConfigError
+        When an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: tuple[int, int],
+        scale: tuple[float, float] = (0.7, 1.3),
+        flip: bool = True,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        blur: float = 0.0,
+        fill: tuple[int, int, int] = (124, 116, 104),
+    ) -> None:
+        self.crop = _size("crop", crop)
+        self.scale = _scale(scale)
+        if not isinstance(flip, bool):
+            raise ConfigError(f"flip must be true or false, got {flip!r}")
+        self.flip = flip
+        self.brightness = _strength("brightness", brightness, 1.0)
+        self.contrast = _strength("contrast", contrast, 1.0)
+        self.saturation = _strength("saturation", saturation, 1.0)
+        self.hue = _strength("hue", hue, 0.5)
+        self.blur = _strength("blur", blur, 1.0)
+        self.fill = _fill(fill)
+
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a changed copy of one sample.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+        label : ndarray of shape (H, W), uint8
+            trainIds, 255 = ignore.
+        rng : numpy.random.Generator
+            The only source of chance.
+
+        Returns
+        -------
+        image : ndarray of shape (h, w, 3), uint8, with (h, w) = `crop`
+        label : ndarray of shape (h, w), uint8
+
+        Raises
+        ------
+        DataError
+            When image and labels are not of these types or not of one size.
+        """
+        _check_image(image)
+        _check_label(label)
+        if image.shape[:2] != label.shape:
+            raise DataError(
+                f"image and label must have the same size, got {_text(image.shape[:2])} and {_text(label.shape)}"
+            )
+        image, label = self._scaled(image, label, rng)
+        image, label = self._cropped(image, label, rng)
+        if self.flip and rng.random() < 0.5:
+            image, label = image[:, ::-1], label[:, ::-1]
+        image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
+        image = self._recoloured(image, rng)
+        if self.blur and rng.random() < self.blur:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR_SIGMA))
+        return image, label
+
+    def _scaled(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        factor = rng.uniform(*self.scale)
+        size = (max(1, round(label.shape[0] * factor)), max(1, round(label.shape[1] * factor)))
+        if size == label.shape:
+            return image, label
+        return resize_image(image, size), resize_label(label, size)
+
+    def _cropped(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        # Offset of the window from the image's corner; negative when the window is the larger one.
+        top, left = (
+            int(rng.integers(min(0, have - want), max(0, have - want) + 1))
+            for have, want in zip(label.shape, self.crop)
+        )
+        height, width = self.crop
+        rows = slice(max(top, 0), min(top + height, label.shape[0]))
+        columns = slice(max(left, 0), min(left + width, label.shape[1]))
+        image, label = image[rows, columns], label[rows, columns]
+        if label.shape == self.crop:
+            # A copy: the caller's arrays must not change with the result.
+            return image.copy(), label.copy()
+        new_image = np.empty((height, width, 3), np.uint8)
+        new_image[:] = self.fill
+        new_label = np.full((height, width), IGNORE, np.uint8)
+        inner = (
+            slice(max(-top, 0), max(-top, 0) + label.shape[0]),
+            slice(max(-left, 0), max(-left, 0) + label.shape[1]),
+        )
+        new_image[inner], new_label[inner] = image, label
+        return new_image, new_label
+
+    def _recoloured(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not (self.brightness or self.contrast or self.saturation or self.hue):
+            return image
+        brightness, contrast, saturation = (
+            rng.uniform(1 - strength, 1 + strength) for strength in (self.brightness, self.contrast, self.saturation)
+        )
+        angle = 2 * math.pi * rng.uniform(-self.hue, self.hue)
+        # All four are affine in RGB, so one matrix and one rounding do: luminance stays, the two chroma axes are
+        # turned by the hue angle and stretched by the saturation, then everything moves about the mean luminance.
+        cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
+        chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        matrix = contrast * (_YIQ_TO_RGB @ chroma @ _RGB_TO_YIQ)
+        pivot = (1 - contrast) * float(_RGB_TO_YIQ[0] @ cv2.mean(image)[:3])
+        return cv2.transform(image, brightness * np.column_stack([matrix, np.full(3, pivot)]))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _check_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"image must be a uint8 array of shape (H, W, 3), got {_kind(image)}")
+    if image.size == 0:
+        raise DataError(f"image must hold at least one pixel, got {_text(image.shape[:2])}")
+
+
+def _check_label(label: np.ndarray) -> None:
+    if not isinstance(label, np.ndarray) or label.dtype != np.uint8 or label.ndim != 2:
+        raise DataError(f"label must be a uint8 array of shape (H, W), got {_kind(label)}")
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _channels(name: str, values: Sequence[float]) -> np.ndarray:
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (3,) or not np.isfinite(numbers).all():
+        raise ConfigError(f"{name} must hold three finite numbers (R, G, B), got {values!r}")
+    return numbers
+
+
+def _pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _size(name: str, value: tuple[int, int]) -> tuple[int, int]:
+    if not _pair(value) or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in value):
+        raise ConfigError(f"{name} must be two integers (height, width), got {value!r}")
+    if min(value) < 1:
+        raise ConfigError(f"{name} must be at least 1 x 1 pixel, got {_text(tuple(value))}")
+    return int(value[0]), int(value[1])
+
+
+def _scale(value: tuple[float, float]) -> tuple[float, float]:
+    if not _pair(value) or not all(_number(n) for n in value) or not 0 < value[0] <= value[1] < math.inf:
+        raise ConfigError(f"scale must be two numbers with 0 < low <= high, got {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def _strength(name: str, value: float, limit: float) -> float:
+    if not _number(value) or not 0 <= value <= limit:
+        raise ConfigError(f"{name} must be a number in [0, {limit:g}], got {value!r}")
+    return float(value)
+
+
+def _fill(value: tuple[int, int, int]) -> tuple[int, int, int]:
+    ok = isinstance(value, (tuple, list)) and len(value) == 3
+    if not ok or not all(isinstance(n, (int, np.integer)) and 0 <= n <= 255 for n in value):
+        raise ConfigError(f"fill must be three integers in [0, 255], got {value!r}")
+    return int(value[0]), int(value[1]), int(value[2])
