@@ -1,0 +1,3 @@
+"""Confusion matrices and intersection over union: what the results are measured with."""
+
+from __future__ import annotations

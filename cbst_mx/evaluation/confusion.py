@@ -1,0 +1,174 @@
+"""Confusion matrix and the numbers that follow from it.
+
+C classes; truth and prediction are integer arrays of trainIds, truth 255 = not labelled; a confusion matrix is int64
+(C, C), rows truth, columns prediction, in pixels. Matrices of several images add up: sum them first, then compute the
+IoU once over the whole set. IoU and accuracies are in [0, 1].
+
+Absent classes. A pixel without truth counts nowhere, whatever is predicted there. A class that occurs neither in the
+truth nor in the prediction has no IoU: it is NaN and left out of the mean. A class that is predicted but never true has
+IoU 0 and counts in the mean. (Over a whole validation set with all classes present this is the usual definition.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import numpy as np
+
+from cbst_mx.label_space import IGNORE, LabelSpace
+
+__all__ = ["class_accuracy", "confusion_matrix", "iou_per_class", "mean_iou", "pixel_accuracy", "summary"]
+
+
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the pixels of each (true class, predicted class).
+
+    Parameters
+    ----------
+    truth : ndarray of any shape, integer
+        trainIds 0 to C - 1; 255 is not counted.
+    prediction : ndarray of the same shape, integer
+        trainIds 0 to C - 1 wherever `truth` is not 255; not looked at elsewhere.
+    num_classes : int
+        C, from 1 to 255.
+
+    Returns
+    -------
+    ndarray of shape (C, C), int64
+        Rows truth, columns prediction.
+
+    Raises
+    ------
+    ValueError
+        When shapes differ, an array is not integer, or a counted value is not a class.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or not 1 <= num_classes <= 255:
+        raise ValueError(f"num_classes must be an integer from 1 to 255, got {num_classes!r}")
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"{name} must hold integer trainIds, got {array.dtype}")
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}")
+    valid = truth != IGNORE
+    rows, columns = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
+    for name, ids, also in (("truth", rows, f" or {IGNORE}"), ("prediction", columns, " where truth is valid")):
+        wrong = ids[(ids < 0) | (ids >= num_classes)]
+        if wrong.size:
+            raise ValueError(f"{name} must be from 0 to {num_classes - 1}{also}, got {wrong[0]}")
+    counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def iou_per_class(confusion: np.ndarray) -> np.ndarray:
+    """Return true positives / (truth + prediction - true positives) of each class.
+
+    Parameters
+    ----------
+    confusion : ndarray of shape (C, C), integer
+
+    Returns
+    -------
+    ndarray of shape (C,), float64
+        NaN for a class in neither truth nor prediction; 0 for one that is predicted but never true.
+
+    Raises
+    ------
+    ValueError
+        When `confusion` is not a square matrix of counts.
+    """
+    confusion = _checked(confusion)
+    hits = np.diag(confusion)
+    return _ratio(hits, confusion.sum(axis=0) + confusion.sum(axis=1) - hits)
+
+
+def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
+    """Return the mean IoU over the classes that have one.
+
+    Parameters
+    ----------
+    confusion : ndarray of shape (C, C), integer
+        Always the full matrix.
+    classes : sequence of int, optional
+        trainIds to average over, for a published subset such as the 13 of SYNTHIA's 16 classes: the IoU of these
+        classes within the full matrix. All classes by default.
+
+    Raises
+    ------
+    ValueError
+        When none of the classes has an IoU, or `classes` names one twice or one that does not exist.
+    """
+    iou = iou_per_class(confusion)
+    if classes is not None:
+        chosen = list(classes)
+        if len(set(chosen)) != len(chosen) or not all(0 <= c < len(iou) for c in chosen):
+            raise ValueError(f"classes must be different trainIds from 0 to {len(iou) - 1}, got {chosen}")
+        iou = iou[chosen]
+    present = iou[~np.isnan(iou)]
+    if present.size == 0:
+        raise ValueError("mean IoU needs at least one class in the truth or the prediction, got none")
+    return float(present.mean())
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Return the part of each true class's pixels that is predicted right, float64 (C,); NaN where never true."""
+    confusion = _checked(confusion)
+    return _ratio(np.diag(confusion), confusion.sum(axis=1))
+
+
+def pixel_accuracy(confusion: np.ndarray) -> float:
+    """Return the part of all labelled pixels that is predicted right; ValueError when there is none."""
+    confusion = _checked(confusion)
+    pixels = int(confusion.sum())
+    if pixels == 0:
+        raise ValueError("pixel accuracy needs at least one labelled pixel, got none")
+    return float(np.trace(confusion) / pixels)
+
+
+def summary(confusion: np.ndarray, label_space: LabelSpace) -> dict[str, Any]:
+    """Return all results of one evaluation, ready for JSON.
+
+    Parameters
+    ----------
+    confusion : ndarray of shape (C, C), integer
+    label_space : LabelSpace
+        Of the same C classes.
+
+    Returns
+    -------
+    dict
+        ``miou`` (float), ``iou`` (class name to float, None for a class without IoU), ``pixel_accuracy`` (float),
+        ``classes_counted`` (classes behind ``miou``) and ``pixels`` (labelled pixels).
+
+    Raises
+    ------
+    ValueError
+        When the number of classes differs, or no pixel was labelled.
+    """
+    iou = iou_per_class(confusion)
+    if len(iou) != label_space.num_classes:
+        raise ValueError(
+            f"confusion must have the {label_space.num_classes} classes of {label_space.name}, got {len(iou)}"
+        )
+    return {
+        "miou": mean_iou(confusion),
+        "iou": {name: None if np.isnan(value) else float(value) for name, value in zip(label_space.names, iou)},
+        "pixel_accuracy": pixel_accuracy(confusion),
+        "classes_counted": int(np.count_nonzero(~np.isnan(iou))),
+        "pixels": int(np.sum(confusion)),
+    }
+
+
+def _checked(confusion: np.ndarray) -> np.ndarray:
+    confusion = np.asarray(confusion)
+    square = confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1] and confusion.size > 0
+    if not square or confusion.dtype.kind not in "iu" or (confusion < 0).any():
+        raise ValueError(
+            f"confusion must be a square matrix of counts, got {confusion.dtype} of shape {confusion.shape}"
+            + (" with negative entries" if square and confusion.dtype.kind in "iu" else "")
+        )
+    return confusion.astype(np.int64)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -1,0 +1,3 @@
+"""Results for people: tables of IoU and pictures that compare methods."""
+
+from __future__ import annotations

@@ -1,0 +1,234 @@
+"""Pictures that compare methods: class colours over photographs, and sheets of images, truths and predictions.
+
+Pictures are uint8 (H, W, 3) RGB; sizes are in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence, cast
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cbst_mx.label_space import IGNORE, LabelSpace
+
+__all__ = ["comparison_sheet", "overlay"]
+
+_CELL_WIDTH = 320  # aimed at when no scale is given
+_GAP = 8
+_MARGIN = 20
+_INK = (32, 33, 36)
+_EMPTY = (236, 236, 238)
+_FRAME = (150, 150, 154)
+
+
+def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5) -> np.ndarray:
+    """Lay the class colours over a photograph; pixels labelled 255 keep the photograph.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 3), uint8
+    train_ids : ndarray of shape (H, W), uint8
+    label_space : LabelSpace
+        Colours of the classes.
+    alpha : float
+        Weight of the class colours in [0, 1].
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8
+
+    Raises
+    ------
+    ValueError
+        When an argument does not fit.
+    """
+    _check_picture("image", image)
+    if train_ids.shape != image.shape[:2]:
+        raise ValueError(f"train_ids must have the image's size {image.shape[:2]}, got {train_ids.shape}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    mixed = cv2.addWeighted(image, 1 - alpha, label_space.colorize(train_ids), alpha, 0)
+    return np.where((train_ids == IGNORE)[..., None], image, mixed)
+
+
+def comparison_sheet(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    row_titles: Sequence[str] | None = None,
+    legend: LabelSpace | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Draw a grid of pictures with column titles and, below it, the colours of the classes.
+
+    Photographs are resized smoothly, label pictures (those with no colours but the legend's and black; without a
+    legend, those with few colours) by the nearest pixel, so that no colours appear that stand for nothing.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of (ndarray of shape (H, W, 3), uint8) or None
+        Pictures, row by row; None leaves a cell empty. Pictures may differ in size: all get the width of a column and
+        keep their proportions.
+    titles : sequence of str
+        One per column.
+    row_titles : sequence of str, optional
+        One per row, written upwards along it.
+    legend : LabelSpace, optional
+        Names and colours to explain.
+    scale : float, optional
+        Enlargement of the widest picture, which sets the width of a column. By default, the whole number (or for large
+        pictures the fraction) that makes it about 320 pixels wide.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8
+        On white.
+
+    Raises
+    ------
+    ValueError
+        When there is no picture, or titles and cells do not fit together.
+    """
+    pictures = _check_grid(rows, titles, row_titles)
+    widest = max(picture.shape[1] for picture in pictures)
+    if scale is None:
+        scale = max(1, round(_CELL_WIDTH / widest)) if widest <= _CELL_WIDTH else _CELL_WIDTH / widest
+    elif not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be above 0, got {scale}")
+    column = max(1, round(widest * scale))
+
+    heights = []
+    for row in rows:
+        row_heights = [round(column * cell.shape[0] / cell.shape[1]) for cell in row if cell is not None]
+        heights.append(max(row_heights + [1]) if row_heights else column // 2)
+
+    # Larger sheets get larger letters: they are looked at from further away, or shrunk to fit a screen.
+    size = min(max(round(column * len(titles) / 100), 14), 26)
+    text_font, title_font = _font(size), _fitting_font(titles, column, size + 4)
+    left = _MARGIN + (size + 2 * _GAP if row_titles else 0)
+    top = _MARGIN + size + 2 * _GAP
+    width = left + len(titles) * (column + _GAP) - _GAP + _MARGIN
+    bottom = top + sum(heights) + _GAP * (len(heights) - 1)
+    entries = _legend_entries(legend, rows) if legend else []
+    places, legend_height = _legend_layout(entries, width - left - _MARGIN, text_font)
+    height = bottom + (_GAP * 2 + legend_height if entries else 0) + _MARGIN
+
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, title in enumerate(titles):
+        place = (left + number * (column + _GAP) + column / 2, top - _GAP - 1)
+        draw.text(place, _shortened(title, column, title_font), _INK, title_font, anchor="ms")
+    y = top
+    for number, (row, row_height) in enumerate(zip(rows, heights)):
+        for slot, cell in enumerate(row):
+            x = left + slot * (column + _GAP)
+            if cell is None:
+                draw.rectangle((x, y, x + column - 1, y + row_height - 1), _EMPTY)
+            else:
+                shown = _resized(cell, column, legend)
+                sheet.paste(Image.fromarray(shown), (x, y + (row_height - shown.shape[0]) // 2))
+        if row_titles:
+            font = _fitting_font(row_titles, min(heights), size)
+            text = _shortened(row_titles[number], row_height, font)
+            strip = Image.new("RGB", (row_height, size + _GAP), "white")
+            ImageDraw.Draw(strip).text((row_height / 2, strip.height / 2), text, _INK, font, anchor="mm")
+            sheet.paste(strip.rotate(90, expand=True), (left - strip.height - _GAP // 2, y))
+        y += row_height + _GAP
+    for (x, line), (name, colour) in zip(places, entries):
+        corner = (left + x, bottom + 2 * _GAP + line)
+        draw.rectangle((*corner, corner[0] + size, corner[1] + size), colour, _FRAME)
+        draw.text((corner[0] + size + _GAP, corner[1] + size / 2), name, _INK, text_font, anchor="lm")
+    return np.asarray(sheet).copy()
+
+
+def _check_picture(name: str, picture: np.ndarray) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise ValueError(f"{name} must be uint8 of shape (H, W, 3), got {picture.dtype} of shape {picture.shape}")
+
+
+def _check_grid(
+    rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], row_titles: Sequence[str] | None
+) -> list[np.ndarray]:
+    for number, row in enumerate(rows):
+        if len(row) != len(titles):
+            raise ValueError(f"row {number} must have {len(titles)} cells, one per title, got {len(row)}")
+        for cell in row:
+            if cell is not None:
+                _check_picture(f"every cell of row {number}", cell)
+    if row_titles is not None and len(row_titles) != len(rows):
+        raise ValueError(f"row_titles must have one entry for each of the {len(rows)} rows, got {len(row_titles)}")
+    pictures = [cell for row in rows for cell in row if cell is not None]
+    if not pictures:
+        raise ValueError("rows must hold at least one picture, got none")
+    return pictures
+
+
+def _codes(picture: np.ndarray) -> np.ndarray:
+    """Return the different colours of a picture, each as one number."""
+    return np.unique(picture.reshape(-1, 3).astype(np.int64) @ (1 << 16, 1 << 8, 1))
+
+
+def _is_labels(picture: np.ndarray, legend: LabelSpace | None) -> bool:
+    codes = _codes(picture)
+    if legend is None:
+        return len(codes) <= 64
+    known = _codes(np.array([*legend.palette, (0, 0, 0)]))
+    return bool(np.isin(codes, known).all())
+
+
+def _resized(picture: np.ndarray, width: int, legend: LabelSpace | None) -> np.ndarray:
+    size = (width, max(1, round(width * picture.shape[0] / picture.shape[1])))
+    if _is_labels(picture, legend):
+        return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if width > picture.shape[1] else cv2.INTER_AREA)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow's own scalable font: nothing depends on the fonts of the machine.
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
+
+
+def _fitting_font(texts: Sequence[str], width: int, size: int) -> ImageFont.FreeTypeFont:
+    """Return the largest font up to `size` in which every text is at most `width` wide, but none below 11."""
+    font = _font(size)
+    while size > 11 and max(font.getlength(text) for text in texts) > width:
+        size -= 1
+        font = _font(size)
+    return font
+
+
+def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Return the text, without its middle where it is too wide: file names differ at their ends."""
+    keep, short = len(text), text
+    while keep > 2 and font.getlength(short) > width:
+        keep -= 1
+        short = text[: (keep + 1) // 2] + "..." + text[len(text) - keep // 2 :]
+    return short
+
+
+def _legend_entries(
+    legend: LabelSpace, rows: Sequence[Sequence[np.ndarray | None]]
+) -> list[tuple[str, tuple[int, int, int]]]:
+    entries = list(zip(legend.names, legend.palette))
+    labels = [cell for row in rows for cell in row if cell is not None and _is_labels(cell, legend)]
+    # Some class may be black itself; otherwise black stands for 255 and needs a name once it is seen.
+    if (0, 0, 0) not in legend.palette and any((cell == 0).all(axis=2).any() for cell in labels):
+        entries.append(("not labelled", (0, 0, 0)))
+    return entries
+
+
+def _legend_layout(
+    entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.FreeTypeFont
+) -> tuple[list[tuple[int, int]], int]:
+    """Return the place of each entry inside the legend and the legend's height: even columns, filled line by line."""
+    if not entries:
+        return [], 0
+    step = int(font.size + 3 * _GAP + max(font.getlength(name) for name, _ in entries))
+    per_line = max(1, min(len(entries), width // step))
+    lines = -(-len(entries) // per_line)
+    # As many entries on the last line as on the others, as far as that goes.
+    per_line = -(-len(entries) // lines)
+    step = max(step, width // per_line)
+    pitch = round(font.size) + _GAP
+    return [(i % per_line * step, i // per_line * pitch) for i in range(len(entries))], lines * pitch - _GAP + 1

@@ -1,0 +1,140 @@
+"""Tables of IoU: methods against classes, in percent with one decimal.
+
+A result is what `cbst_mx.evaluation.confusion.summary` returns (or what was read back from its JSON): a mapping with
+``iou`` (class name to a number in [0, 1] or None) and ``miou``. A class without IoU is shown as an en dash. By default
+classes run down the table and methods across it, which fits a terminal; ``layout="methods"`` gives the usual layout of
+papers, one line per method, and needs about 180 columns for 19 classes
+(rich cuts off at the right what a narrower terminal cannot hold).
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from cbst_mx.label_space import LabelSpace
+
+__all__ = ["as_markdown", "iou_table", "mean_std_table"]
+
+Result = Mapping[str, Any]
+
+_DASH = "\N{EN DASH}"
+_MEAN = "mIoU"
+
+
+def iou_table(
+    rows: Mapping[str, Result], label_space: LabelSpace, *, layout: str = "classes", title: str | None = None
+) -> Table:
+    """Return a table of one result per method, the mean last.
+
+    Parameters
+    ----------
+    rows : mapping
+        Method name to result, in the order of display.
+    label_space : LabelSpace
+        Classes and their order.
+    layout : {"classes", "methods"}
+        What the lines of the table are.
+    title : str, optional
+
+    Raises
+    ------
+    ValueError
+        When there is no method, a result lacks a class of `label_space`, or `layout` is unknown.
+    """
+    return _table({method: [result] for method, result in rows.items()}, label_space, layout, title)
+
+
+def mean_std_table(
+    runs: Mapping[str, Sequence[Result]],
+    label_space: LabelSpace,
+    *,
+    layout: str = "classes",
+    title: str | None = None,
+) -> Table:
+    """Return a table of the mean and the sample standard deviation over several seeds per method.
+
+    The standard deviation (divided by the number of seeds - 1) is left out where there is one value only. A class that
+    has no IoU for some seeds is averaged over the others.
+
+    Parameters
+    ----------
+    runs : mapping
+        Method name to its results, one per seed.
+    label_space, layout, title
+        As in `iou_table`.
+
+    Raises
+    ------
+    ValueError
+        As in `iou_table`, or when a method has no result.
+    """
+    return _table(runs, label_space, layout, title)
+
+
+def as_markdown(
+    rows: Mapping[str, Result | Sequence[Result]], label_space: LabelSpace, *, layout: str = "classes"
+) -> str:
+    """Return the same table as Markdown text, for one result or a sequence of results (seeds) per method."""
+    runs = {method: [result] if isinstance(result, Mapping) else result for method, result in rows.items()}
+    header, lines = _cells(runs, label_space, layout)
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    cells = [[text.replace("|", "\\|") for text in line] for line in [header, rule, *lines]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
+
+
+def _table(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace, layout: str, title: str | None) -> Table:
+    header, lines = _cells(runs, label_space, layout)
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", show_edge=False)
+    for number, text in enumerate(header):
+        # Where the terminal is narrow, lines may break between words; a number cut short would be a wrong number.
+        longest = max(len(word) for line in lines for word in line[number].split())
+        mean = layout == "methods" and text == _MEAN and number == len(header) - 1
+        # Text, not str: a method's name may hold brackets, which rich would read as markup.
+        table.add_column(
+            Text(text), justify="right" if number else "left", min_width=longest, style="bold" if mean else ""
+        )
+    for line in lines:
+        mean = layout == "classes" and line is lines[-1]
+        if mean:
+            table.add_section()
+        table.add_row(*(Text(text) for text in line), style="bold" if mean else "")
+    return table
+
+
+def _cells(
+    runs: Mapping[str, Sequence[Result]], label_space: LabelSpace, layout: str
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of the table as text."""
+    if layout not in ("classes", "methods"):
+        raise ValueError(f"layout must be 'classes' or 'methods', got {layout!r}")
+    if not runs:
+        raise ValueError("a table needs at least one method, got none")
+    first = "class (IoU in %)" if layout == "classes" else "method (IoU in %)"
+    grid = [[first, *label_space.names, _MEAN]]
+    for method, results in runs.items():
+        if not results:
+            raise ValueError(f"method {method} needs at least one result, got none")
+        for result in results:
+            missing = [name for name in label_space.names if name not in result["iou"]]
+            if missing:
+                raise ValueError(f"a result of method {method} has no entry for class {missing[0]}")
+        values = [[result["iou"][name] for result in results] for name in label_space.names]
+        grid.append([method, *(_cell(v) for v in values), _cell([result["miou"] for result in results])])
+    if layout == "classes":
+        grid = [list(line) for line in zip(*grid)]
+    return grid[0], grid[1:]
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    numbers = [100 * value for value in values if value is not None]
+    if not numbers:
+        return _DASH
+    text = f"{statistics.fmean(numbers):.1f}"
+    if len(numbers) > 1:
+        text += f" ± {statistics.stdev(numbers):.1f}"
+    return text

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
+from cbst_mx.report.figures import comparison_sheet, overlay
+from cbst_mx.report.tables import as_markdown, iou_table, mean_std_table
+
+SPACE = CITYSCAPES_19
+
+
+def result(base, absent=()):
+    iou = {name: None if name in absent else base + index / 100 for index, name in enumerate(SPACE.names)}
+    values = [value for value in iou.values() if value is not None]
+    return {"iou": iou, "miou": sum(values) / len(values)}
+
+
+def shown(table, width=100):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def line_of(text, name):
+    return next(line.split() for line in text.splitlines() if line.strip().startswith(name))
+
+
+# --- tables
+
+
+def test_iou_table_has_methods_classes_and_the_mean_last():
+    text = shown(iou_table({"source-only": result(0.1), "CBST": result(0.2, absent=["train"])}, SPACE, title="target"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    assert lines[0] == "target"
+    assert lines[1].split() == ["class", "(IoU", "in", "%)", "source-only", "CBST"]
+    assert line_of(text, "road") == ["road", "10.0", "20.0"]
+    assert line_of(text, "bicycle") == ["bicycle", "28.0", "38.0"]
+    assert line_of(text, "train") == ["train", "26.0", "\N{EN DASH}"]
+    assert lines[-1].split() == ["mIoU", "19.0", "28.6"]
+    assert len(lines) == 1 + 1 + 1 + 19 + 1
+
+
+def test_methods_layout_is_the_same_turned():
+    rows = {"ST": result(0.1, absent=["sky"]), "CBST-SP": result(0.2)}
+    text = shown(iou_table(rows, SPACE, layout="methods"), width=250)
+    assert text.splitlines()[0].split()[-1] == "mIoU"
+    line = line_of(text, "CBST-SP")
+    assert line[1] == "20.0" and line[-1] == "29.0" and len(line) == 21
+    assert line_of(text, "ST")[11] == "\N{EN DASH}"
+
+
+def test_four_methods_with_spread_fit_eighty_columns():
+    runs = {name: [result(0.1), result(0.5)] for name in ("source-only", "ST", "CBST", "CBST-SP")}
+    text = shown(mean_std_table(runs, SPACE), width=80)
+    assert "…" not in text and text.count("±") == 4 * 20
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_mean_and_sample_standard_deviation():
+    runs = {
+        "one seed": [result(0.25)],
+        "three": [result(0.10), result(0.20), result(0.60, absent=["road", "fence"])],
+        "never": [result(0.2, absent=["road"])] * 2,
+    }
+    text = shown(mean_std_table(runs, SPACE))
+    # sidewalk, index 1: 11, 21, 61 -> mean 31, deviations -20 -10 30 -> sqrt(1400 / 2) = 26.46
+    assert line_of(text, "sidewalk")[1:5] == ["26.0", "31.0", "±", "26.5"]
+    # fence: over the two seeds that have it, 14 and 24
+    assert line_of(text, "fence")[1:5] == ["29.0", "19.0", "±", "7.1"]
+    # road: 10 and 20; never for the last method
+    assert line_of(text, "road") == ["road", "25.0", "15.0", "±", "7.1", "\N{EN DASH}"]
+
+
+def test_one_remaining_value_has_no_spread():
+    text = shown(mean_std_table({"ST": [result(0.1), result(0.2, absent=["road"])]}, SPACE))
+    assert line_of(text, "road") == ["road", "10.0"]
+
+
+def test_one_seed_is_the_plain_table():
+    rows = {"ST": result(0.1), "CBST": result(0.2)}
+    assert shown(mean_std_table({name: [row] for name, row in rows.items()}, SPACE)) == shown(iou_table(rows, SPACE))
+
+
+def test_narrow_terminal_breaks_between_words_and_never_inside_a_number():
+    runs = {f"method {i}": [result(0.1), result(0.5)] for i in range(4)}
+    text = shown(mean_std_table(runs, SPACE), width=60)
+    assert text.count("28.3") == 4 * 20
+    assert text.count("30.0") == 4 * 1 and "…" not in text
+
+
+def test_method_names_are_not_markup():
+    text = shown(iou_table({"[red]CBST[/red]": result(0.2)}, SPACE))
+    assert "[red]CBST[/red]" in text
+
+
+def test_markdown():
+    rows = {"ST": result(0.1), "CBST|x": result(0.2, absent=["train"])}
+    lines = as_markdown(rows, SPACE).splitlines()
+    assert lines[:3] == ["| class (IoU in %) | ST | CBST\\|x |", "| --- | ---: | ---: |", "| road | 10.0 | 20.0 |"]
+    assert lines[-1] == "| mIoU | 19.0 | 28.6 |" and len(lines) == 2 + 20
+    assert "| train | 26.0 | \N{EN DASH} |" in lines
+    turned = as_markdown(rows, SPACE, layout="methods").splitlines()
+    assert len(turned) == 4 and turned[2].startswith("| ST | 10.0 | 11.0 |") and turned[2].endswith(" 19.0 |")
+
+
+def test_markdown_of_several_seeds():
+    lines = as_markdown({"ST": [result(0.1), result(0.2)], "CBST": result(0.3)}, SPACE).splitlines()
+    assert lines[2] == "| road | 15.0 ± 7.1 | 30.0 |"
+
+
+def test_other_label_spaces():
+    iou = dict.fromkeys(SYNTHIA_16.names, 0.5)
+    assert len(as_markdown({"ST": {"iou": iou, "miou": 0.5}}, SYNTHIA_16).splitlines()) == 2 + 17
+
+
+def test_tables_refuse():
+    with pytest.raises(ValueError, match=r"^a table needs at least one method, got none$"):
+        iou_table({}, SPACE)
+    with pytest.raises(ValueError, match=r"^method ST needs at least one result, got none$"):
+        mean_std_table({"ST": []}, SPACE)
+    with pytest.raises(ValueError, match=r"^layout must be 'classes' or 'methods', got 'wide'$"):
+        as_markdown({"ST": result(0.1)}, SPACE, layout="wide")
+    with pytest.raises(ValueError, match=r"^a result of method ST has no entry for class sidewalk$"):
+        iou_table({"ST": {"iou": {"road": 0.5}, "miou": 0.5}}, SPACE)
+
+
+# --- figures
+
+
+def photo(height=24, width=60, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def labels(height=24, width=60, seed=0, void=False):
+    ids = np.random.default_rng(seed).integers(0, 19, (height // 4, width // 4), dtype=np.uint8)
+    ids = np.kron(ids, np.ones((4, 4), np.uint8))
+    if void:
+        ids[-4:] = 255
+    return ids
+
+
+def colours(picture):
+    return {tuple(int(n) for n in colour) for colour in picture.reshape(-1, 3)}
+
+
+def test_overlay_mixes_and_leaves_ignored_pixels():
+    image, ids = photo(), labels(void=True)
+    before = image.copy()
+    out = overlay(image, ids, SPACE, alpha=0.25)
+    np.testing.assert_array_equal(out[-4:], image[-4:])
+    expected = 0.75 * image[:-4] + 0.25 * SPACE.colorize(ids)[:-4]
+    # rounded to whole grey levels
+    assert np.abs(out[:-4] - expected).max() <= 0.5 and out.dtype == np.uint8
+    np.testing.assert_array_equal(image, before)
+
+
+def test_overlay_ends():
+    image, ids = photo(), labels()
+    np.testing.assert_array_equal(overlay(image, ids, SPACE, alpha=0), image)
+    np.testing.assert_array_equal(overlay(image, ids, SPACE, alpha=1), SPACE.colorize(ids))
+
+
+def test_overlay_refuses():
+    image, ids = photo(), labels()
+    with pytest.raises(ValueError, match=r"^train_ids must have the image's size \(24, 60\), got \(20, 60\)$"):
+        overlay(image, ids[:20], SPACE)
+    with pytest.raises(ValueError, match=r"^alpha must be in \[0, 1\], got 2$"):
+        overlay(image, ids, SPACE, alpha=2)
+    with pytest.raises(ValueError, match=r"^image must be uint8 of shape \(H, W, 3\), got uint8 of shape \(24, 60\)$"):
+        overlay(ids, ids, SPACE)
+
+
+def find(sheet, picture):
+    """Return the corners of all places where `picture` stands in `sheet`, pixel for pixel."""
+    height, width = picture.shape[:2]
+    found = []
+    for y, x in zip(*np.nonzero((sheet == picture[0, 0]).all(axis=2))):
+        if np.array_equal(sheet[y : y + height, x : x + width], picture):
+            found.append((int(y), int(x)))
+    return found
+
+
+def test_sheet_holds_every_picture_in_its_place():
+    rows = [
+        [photo(seed=r), SPACE.colorize(labels(seed=2 * r)), SPACE.colorize(labels(seed=2 * r + 1))] for r in range(2)
+    ]
+    sheet = comparison_sheet(rows, ["image", "truth", "CBST"], legend=SPACE, scale=1)
+    assert sheet.dtype == np.uint8 and sheet.ndim == 3 and sheet.flags.writeable
+    places = [[find(sheet, cell) for cell in row] for row in rows]
+    assert all(len(place) == 1 for row in places for place in row)
+    tops = [[place[0][0] for place in row] for row in places]
+    lefts = [[place[0][1] for place in row] for row in places]
+    assert tops[0] == [tops[0][0]] * 3 and tops[1][0] >= tops[0][0] + 24
+    assert lefts[0] == lefts[1] and lefts[0][1] >= lefts[0][0] + 60 and lefts[0][2] >= lefts[0][1] + 60
+
+
+def test_labels_are_enlarged_without_new_colours_and_photographs_smoothly():
+    ids = labels()
+    truth = SPACE.colorize(ids)
+    sheet = comparison_sheet([[photo(), truth]], ["image", "truth"], legend=SPACE, scale=5)
+    assert len(find(sheet, SPACE.colorize(np.kron(ids, np.ones((5, 5), np.uint8))))) == 1
+    blocky = np.kron(photo(), np.ones((5, 5, 1), np.uint8))
+    assert find(sheet, blocky) == []
+    # Odd factors do not bring new colours either: nothing in the sheet but palette, black, and the drawing's greys.
+    alone = comparison_sheet([[truth]], ["truth"], legend=SPACE, scale=2.7)
+    unknown = colours(alone) - set(SPACE.palette)
+    assert all(max(colour) - min(colour) <= 4 for colour in unknown)
+
+
+def test_default_scale_makes_columns_of_about_320_pixels():
+    for width, column in ((60, 300), (160, 320), (320, 320), (640, 320), (2048, 320)):
+        picture = SPACE.colorize(np.zeros((width // 2, width), np.uint8))
+        sheet = comparison_sheet([[picture]], ["truth"])
+        road = (sheet == SPACE.palette[0]).all(axis=2)
+        assert road.any(axis=0).sum() == column
+        assert road.any(axis=1).sum() == column // 2
+
+
+def test_pictures_of_different_sizes_share_the_column_width():
+    small, large = SPACE.colorize(np.zeros((20, 40), np.uint8)), SPACE.colorize(np.ones((20, 80), np.uint8))
+    sheet = comparison_sheet([[small], [large]], ["truth"], scale=2)
+    for colour, height in ((SPACE.palette[0], 80), (SPACE.palette[1], 40)):
+        area = (sheet == colour).all(axis=2)
+        assert area.any(axis=0).sum() == 160 and area.any(axis=1).sum() == height
+
+
+def test_legend_shows_every_class_and_names_black_only_when_seen():
+    cell = np.zeros((20, 400, 3), np.uint8) + np.uint8(128)
+    plain = comparison_sheet([[cell]], ["image"])
+    with_legend = comparison_sheet([[cell]], ["image"], legend=SPACE)
+    assert with_legend.shape[0] > plain.shape[0] and with_legend.shape[1] == plain.shape[1]
+    assert set(SPACE.palette) <= colours(with_legend)
+    assert not set(SPACE.palette) & colours(plain)
+
+    def black(void):
+        sheet = comparison_sheet([[SPACE.colorize(labels(void=void))]], ["truth"], legend=SPACE, scale=4)
+        return ((sheet == 0).all(axis=2)).sum()
+
+    # four rows of 60 pixels at scale 4, and a swatch of its own
+    assert black(False) == 0 and black(True) > 16 * 240
+
+
+def test_titles_are_drawn_and_long_ones_stay_in_their_column():
+    cell = np.full((20, 100, 3), 128, np.uint8)
+    none = comparison_sheet([[cell, cell]], ["", ""])
+    some = comparison_sheet([[cell, cell]], ["image", "CBST"])
+    long = comparison_sheet([[cell, cell]], ["image", "a very long name " * 20])
+    assert none.shape == some.shape == long.shape
+    left = slice(0, none.shape[1] // 2 - 4)
+    assert (some != none).any() and (long != some).any()
+    assert (long[:, -20:] == 255).all()
+    # the first column's title is there in both
+    assert (long[:, left] != none[:, left]).any() and (some[:, left] != none[:, left]).any()
+
+
+def test_row_titles_stand_on_the_left_and_keep_both_ends_of_a_name():
+    cell = np.full((60, 100, 3), 128, np.uint8)
+    plain = comparison_sheet([[cell], [cell]], ["image"])
+    first = comparison_sheet([[cell], [cell]], ["image"], row_titles=["munich_000001_0001", "ulm"])
+    other = comparison_sheet([[cell], [cell]], ["image"], row_titles=["munich_000001_0002", "ulm"])
+    assert first.shape[0] == plain.shape[0] and first.shape[1] > plain.shape[1]
+    assert (first != other).any()
+    # Everything right of the names is the same sheet, moved.
+    shift = first.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(first[:, shift + 20 :], plain[:, 20:])
+
+
+def test_empty_cells():
+    cell = photo()
+    sheet = comparison_sheet([[cell, None], [None, None]], ["image", "truth"], scale=1)
+    assert len(find(sheet, cell)) == 1
+    assert sheet.shape == comparison_sheet([[cell, cell], [None, None]], ["image", "truth"], scale=1).shape
+
+
+def test_inputs_are_left_alone():
+    cell = photo()
+    before = cell.copy()
+    comparison_sheet([[cell]], ["image"], row_titles=["a"], legend=SPACE)[:] = 0
+    np.testing.assert_array_equal(cell, before)
+
+
+def test_sheets_refuse():
+    cell = photo()
+    with pytest.raises(ValueError, match=r"^rows must hold at least one picture, got none$"):
+        comparison_sheet([], [])
+    with pytest.raises(ValueError, match=r"^row 1 must have 2 cells, one per title, got 1$"):
+        comparison_sheet([[cell, cell], [cell]], ["a", "b"])
+    with pytest.raises(ValueError, match=r"^row_titles must have one entry for each of the 1 rows, got 2$"):
+        comparison_sheet([[cell]], ["a"], row_titles=["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"^every cell of row 0 must be uint8 of shape \(H, W, 3\), got uint8 of shape"
+    ):
+        comparison_sheet([[labels()]], ["a"])
+    with pytest.raises(ValueError, match=r"^scale must be above 0, got -1$"):
+        comparison_sheet([[cell]], ["a"], scale=-1)
