@@ -1,0 +1,44 @@
+"""The networks of the paper as Gluon HybridBlocks, and nothing else.
+
+This package imports MXNet only (through :mod:`symbols.backend`) and knows nothing of data, rounds or paths.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict
+
+from symbols.backend import gluon
+from symbols.fcn8s import FCN8s, fcn8s_vgg16
+
+__all__ = ["NETWORKS", "FCN8s", "get_network"]
+
+NETWORKS: Dict[str, Callable[..., gluon.HybridBlock]] = {"fcn8s": fcn8s_vgg16}
+
+
+def get_network(name: str, num_classes: int, **options: Any) -> gluon.HybridBlock:
+    """Return the network called `name`, not yet initialised.
+
+    Parameters
+    ----------
+    name : str
+        One of ``NETWORKS``.
+    num_classes : int
+        Number of classes C, at least 2.
+    **options
+        Keyword arguments of the network's constructor, for example ``width``.
+
+    Returns
+    -------
+    HybridBlock
+        Maps images (B, 3, h, w) to logits; the constructor's documentation states their shape.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown or `num_classes` is smaller than 2.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(sorted(NETWORKS))}, got {name!r}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    return NETWORKS[name](num_classes=num_classes, **options)

@@ -1,0 +1,2 @@
+import mxnet as mx
+from mxnet import gluon, nd, autograd

@@ -1,0 +1,130 @@
+"""FCN8s on VGG-16 (Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015).
+
+B images, C classes, h x w pixels. The published Caffe network pads its first convolution by 100 pixels and crops the
+result; here every convolution keeps its size ("same" padding) and every pooling rounds up, which gives the same layers
+and an aligned output for any input size.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import numpy as np
+
+from symbols.backend import gluon, mx
+from symbols.vgg16 import BATCH_NORM, VGG16, conv_unit, scaled
+
+nn = gluon.nn
+
+__all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel", "fcn8s_vgg16"]
+
+
+def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
+    """Return the weight of a transposed convolution that interpolates each channel bilinearly.
+
+    Parameters
+    ----------
+    channels : int
+        Number of channels C.
+    factor : int
+        Even upsampling factor.
+
+    Returns
+    -------
+    ndarray of shape (C, C, 2 * factor, 2 * factor), float32
+        Zero between different channels.
+    """
+    size = 2 * factor
+    ramp = 1 - np.abs(np.arange(size) - (size - 1) / 2) / factor
+    weight = np.zeros((channels, channels, size, size), dtype=np.float32)
+    weight[np.arange(channels), np.arange(channels)] = ramp[:, None] * ramp[None, :]
+    return weight
+
+
+@mx.init.register
+class BilinearUpsampling(mx.init.Initializer):
+    """Initialise a transposed convolution with :func:`bilinear_kernel`."""
+
+    def _init_weight(self, name, array):
+        array[:] = bilinear_kernel(array.shape[0], array.shape[2] // 2)
+
+
+class FCN8s(gluon.HybridBlock):
+    """FCN8s-VGG16 with skip connections from pool3 and pool4.
+
+    Parameters
+    ----------
+    num_classes : int
+        Number of classes C.
+    width : float
+        Multiplier of all channel counts; 1 is the published network (fc6 7 x 7 x 4096, fc7 1 x 1 x 4096).
+    batch_norm : {"none", "batch", "frozen"}
+        Batch norm for runs from scratch; the published network has none.
+    dropout : float
+        Dropout rate behind fc6 and fc7, in [0, 1).
+    skip_scale : tuple of float
+        Factors before the scores of pool3 and pool4; (1e-4, 1e-2) trains the plain network in one go from VGG weights.
+
+    Inputs:
+        - **x**: images, float32 (B, 3, h, w), any h and w of at least 17.
+
+    Outputs:
+        - **logits**: float32 (B, C, h, w).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        width: float = 1.0,
+        batch_norm: str = "none",
+        dropout: float = 0.5,
+        skip_scale: Tuple[float, float] = (1.0, 1.0),
+        **kwargs,
+    ):
+        if batch_norm not in BATCH_NORM:
+            raise ValueError(f"batch_norm must be one of {', '.join(BATCH_NORM)}, got {batch_norm!r}")
+        if not width > 0:
+            raise ValueError(f"width must be greater than 0, got {width}")
+        super().__init__(**kwargs)
+        self._skip_scale = tuple(skip_scale)
+        hidden = scaled(4096, width)
+        with self.name_scope():
+            self.trunk = VGG16(width=width, batch_norm=batch_norm)
+            self.fc6 = conv_unit(hidden, 7, batch_norm)
+            self.fc7 = conv_unit(hidden, 1, batch_norm)
+            self.drop = nn.Dropout(dropout)
+            self.score_fr = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
+            self.score_pool4 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
+            self.score_pool3 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
+            self.upscore2 = self._upsampling(num_classes, 2)
+            self.upscore_pool4 = self._upsampling(num_classes, 2)
+            self.upscore8 = self._upsampling(num_classes, 8)
+
+    @staticmethod
+    def _upsampling(num_classes: int, factor: int) -> gluon.HybridBlock:
+        return nn.Conv2DTranspose(
+            num_classes,
+            2 * factor,
+            strides=factor,
+            padding=factor // 2,
+            use_bias=False,
+            in_channels=num_classes,
+            weight_initializer=BilinearUpsampling(),
+        )
+
+    def hybrid_forward(self, F, x):
+        pool3, pool4, pool5 = self.trunk(x)
+        scale3, scale4 = self._skip_scale
+        top = self.drop(self.fc7(self.drop(self.fc6(pool5))))
+        score = self.upscore2(self.score_fr(top))  # (B, C, >= h/16, >= w/16)
+        skip4 = self.score_pool4(pool4 * scale4)
+        score = self.upscore_pool4(F.slice_like(score, skip4, axes=(2, 3)) + skip4)  # (B, C, >= h/8, >= w/8)
+        skip3 = self.score_pool3(pool3 * scale3)
+        score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
+        return F.slice_like(score, x, axes=(2, 3))
+
+
+def fcn8s_vgg16(num_classes: int, **options) -> FCN8s:
+    """Return :class:`FCN8s`; `options` are its keyword arguments."""
+    return FCN8s(num_classes, **options)

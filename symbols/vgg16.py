@@ -1,0 +1,85 @@
+"""VGG-16 convolution stages (Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+Recognition", ICLR 2015, configuration D), as the trunk of FCN8s.
+
+B images, h x w pixels. Every stage ends in a 2 x 2 max pooling that rounds sizes up, so that stage i has
+ceil(h / 2^i) rows for any input size.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+from symbols.backend import gluon
+
+nn = gluon.nn
+
+__all__ = ["STAGES", "VGG16", "conv_unit", "scaled"]
+
+# (number of 3 x 3 convolutions, channels) of each stage at width 1
+STAGES: Tuple[Tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+
+# Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
+BATCH_NORM = {"none": None, "batch": False, "frozen": True}
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return the channel count of a layer that has `channels` at width 1."""
+    return max(1, int(round(channels * width)))
+
+
+def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
+    """Return convolution ("same" padding), optional batch norm and ReLU as one block.
+
+    Parameters
+    ----------
+    channels : int
+        Output channels.
+    kernel : int
+        Odd kernel size in pixels.
+    batch_norm : {"none", "batch", "frozen"}
+        No batch norm; batch statistics while training; moving statistics even while training (gamma and beta train).
+    """
+    use_global_stats = BATCH_NORM[batch_norm]
+    unit = nn.HybridSequential()
+    with unit.name_scope():
+        unit.add(nn.Conv2D(channels, kernel, padding=kernel // 2, use_bias=use_global_stats is None))
+        if use_global_stats is not None:
+            unit.add(nn.BatchNorm(use_global_stats=use_global_stats))
+        unit.add(nn.Activation("relu"))
+    return unit
+
+
+class VGG16(gluon.HybridBlock):
+    """The five convolution stages of VGG-16.
+
+    Parameters
+    ----------
+    width : float
+        Multiplier of all channel counts; 1 is the published network.
+    batch_norm : {"none", "batch", "frozen"}
+        See :func:`conv_unit`; the published network has none.
+
+    Inputs:
+        - **x**: images, float32 (B, 3, h, w).
+
+    Outputs:
+        - **pool3**: (B, 256 * width, ceil(h/8), ceil(w/8)).
+        - **pool4**: (B, 512 * width, ceil(h/16), ceil(w/16)).
+        - **pool5**: (B, 512 * width, ceil(h/32), ceil(w/32)).
+    """
+
+    def __init__(self, *, width: float = 1.0, batch_norm: str = "none", **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            for index, (count, channels) in enumerate(STAGES, start=1):
+                stage = nn.HybridSequential()
+                with stage.name_scope():
+                    for _ in range(count):
+                        stage.add(conv_unit(scaled(channels, width), 3, batch_norm))
+                    stage.add(nn.MaxPool2D(pool_size=2, strides=2, ceil_mode=True))
+                setattr(self, f"stage{index}", stage)
+
+    def hybrid_forward(self, F, x):
+        pool3 = self.stage3(self.stage2(self.stage1(x)))
+        pool4 = self.stage4(pool3)
+        return pool3, pool4, self.stage5(pool4)

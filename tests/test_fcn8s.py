@@ -1,0 +1,103 @@
+"""FCN8s: the published layers, sizes, imperative == hybridised, gradients everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from symbols import get_network
+from symbols.backend import autograd, mx
+from symbols.fcn8s import bilinear_kernel
+
+
+def small(hybrid=False, **options):
+    mx.random.seed(0)
+    network = get_network("fcn8s", 5, **{"width": 0.0625, "batch_norm": "batch", "dropout": 0.0, **options})
+    network.initialize(mx.init.Xavier())
+    network(mx.nd.zeros((1, 3, 32, 32)))
+    if hybrid:
+        network.hybridize(static_alloc=True, static_shape=True)
+    return network
+
+
+def test_published_layers_at_width_1():
+    network = get_network("fcn8s", 21)
+    network.initialize()
+    shapes = {}
+    # shapes without running 134 million weights: infer them from the symbol
+    symbol = network(mx.sym.Variable("data"))
+    arguments, _, _ = symbol.infer_shape(data=(1, 3, 64, 64))
+    names = {p.name: key for key, p in network._collect_params_with_prefix().items()}
+    for name, shape in zip(symbol.list_arguments(), arguments):
+        if name in names:
+            shapes[names[name]] = shape
+    convolutions = [shapes[f"trunk.stage{s}.{i}.0.weight"] for s, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(n)]
+    channels = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    assert convolutions == [(c, b, 3, 3) for b, c in zip([3, *channels], channels)]
+    assert shapes["fc6.0.weight"] == (4096, 512, 7, 7) and shapes["fc7.0.weight"] == (4096, 4096, 1, 1)
+    assert shapes["score_fr.weight"] == (21, 4096, 1, 1)
+    assert shapes["score_pool4.weight"] == (21, 512, 1, 1) and shapes["score_pool3.weight"] == (21, 256, 1, 1)
+    assert shapes["upscore2.weight"] == shapes["upscore_pool4.weight"] == (21, 21, 4, 4)
+    assert shapes["upscore8.weight"] == (21, 21, 16, 16)
+    # VGG-16 without its classifier 14,714,688; fc6 102,764,544; fc7 16,781,312; scores 102,438 (86,037 + 10,773 + 5,397
+    # + ... counted from the shapes); upsampling 21 * 21 * (16 + 16 + 256)
+    scores = 21 * (4096 + 512 + 256 + 3)
+    total = 14_714_688 + 102_764_544 + 16_781_312 + scores + 21 * 21 * 288
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == total
+
+
+@pytest.mark.parametrize("size", [(64, 160), (37, 45), (17, 17), (33, 100)])
+def test_output_has_the_size_of_the_input(size):
+    assert small(hybrid=True)(mx.nd.ones((2, 3, *size))).shape == (2, 5, *size)
+
+
+def test_bilinear_upsampling_reproduces_a_ramp():
+    kernel = bilinear_kernel(2, 4)
+    ramp = mx.nd.array(np.tile(np.arange(6.0), (1, 2, 6, 1)))
+    up = mx.nd.Deconvolution(
+        ramp, mx.nd.array(kernel), kernel=(8, 8), stride=(4, 4), pad=(2, 2), num_filter=2, no_bias=True
+    ).asnumpy()
+    assert up.shape == (1, 2, 24, 24)
+    # pixel centres: output i lies at (i + 0.5) / 4 - 0.5 of the input; the outermost pixels fade to the zero border
+    np.testing.assert_allclose(up[0, 1, 12, 4:-4], (np.arange(4, 20) + 0.5) / 4 - 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "batch", "frozen"])
+def test_imperative_equals_hybridised_and_every_parameter_gets_a_gradient(batch_norm):
+    results = []
+    for hybrid in (False, True):
+        network = small(hybrid, batch_norm=batch_norm)
+        x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 40, 56)))
+        x.attach_grad()
+        with autograd.record():
+            loss = (network(x) ** 2).mean()
+        loss.backward()
+        results.append((network(x).asnumpy(), x.grad.asnumpy()))
+        for name, parameter in network._collect_params_with_prefix().items():
+            if parameter.grad_req != "null":
+                assert np.abs(parameter.grad().asnumpy()).sum() > 0, name
+    for imperative, hybridised in zip(*results):
+        np.testing.assert_allclose(hybridised, imperative, rtol=1e-4, atol=1e-6)  # fused operators round differently
+
+
+def test_frozen_batch_norm_keeps_its_statistics_while_training():
+    for setting, moves in (("frozen", False), ("batch", True)):
+        network = small(batch_norm=setting)
+        name = "trunk.stage1.0.1.running_mean"
+        before = network._collect_params_with_prefix()[name].data().asnumpy()
+        with autograd.record():
+            out = network(mx.nd.random.normal(shape=(2, 3, 32, 32)))
+        out.backward()  # MXNet moves the statistics in the backward pass
+        after = network._collect_params_with_prefix()[name].data().asnumpy()
+        assert (before != after).any() == moves
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="network must be one of .*fcn8s.*, got 'unet'"):
+        get_network("unet", 19)
+    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
+        get_network("fcn8s", 1)
+    with pytest.raises(ValueError, match="batch_norm must be one of none, batch, frozen, got 'sync'"):
+        get_network("fcn8s", 3, batch_norm="sync")
+    with pytest.raises(ValueError, match="width must be greater than 0, got 0"):
+        get_network("fcn8s", 3, width=0)
