@@ -1,0 +1,1 @@
+"""Slow literal transcriptions of the paper, as oracles."""

@@ -1,0 +1,202 @@
+"""Thresholds and selection against literal transcriptions, worked cases and the released program's measured values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.label_space import CITYSCAPES_19
+from cbst_mx.selftrain.kc import ConfidencePool, rank
+from cbst_mx.selftrain.pseudo_labels import select
+from symbols.backend import mx
+from tests.reference import algorithms
+
+GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
+
+
+def pool_of(maps, ctx=None, fidelity="paper"):
+    pool = ConfidencePool(maps[0].shape[0], fidelity=fidelity)
+    for probability in maps:
+        pool.add(mx.nd.array(probability, ctx=ctx or mx.cpu()))
+    return pool
+
+
+def random_maps(seed, classes=5, images=3, size=(6, 9), levels=None):
+    """Probability maps; with `levels`, coarsely quantised so that many values are equal."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(images, classes, *size)) * 2
+    maps = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    if levels:
+        maps = np.round(maps * levels) / levels
+    return list(maps.astype(np.float32))
+
+
+def reference_labels(maps, limits):
+    return [np.array(algorithms.solve(m, limits), dtype=np.uint8).reshape(m.shape[1:]) for m in maps]
+
+
+def expected(limits):
+    return np.array([np.inf if limit is None else limit for limit in limits], dtype=np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    portion=st.sampled_from([0.01, 0.2, 0.35, 0.5, 1.0]),
+    levels=st.sampled_from([None, 4, 10]),
+    classes=st.integers(2, 6),
+)
+def test_both_policies_equal_the_literal_algorithms(seed, portion, levels, classes):
+    maps = random_maps(seed, classes=classes, levels=levels)
+    pool = pool_of(maps)
+    k = algorithms.algorithm_1(maps, portion)
+    limits, counts = algorithms.algorithm_2(maps, portion)
+    class_balanced = pool.thresholds("class-balanced", portion)
+    np.testing.assert_array_equal(class_balanced.values, expected(limits))
+    np.testing.assert_array_equal(class_balanced.counts, counts)
+    globally = pool.thresholds("global", portion)
+    np.testing.assert_array_equal(globally.values, expected([k] * classes))
+    for thresholds, oracle in ((class_balanced, limits), (globally, [k] * classes)):
+        if levels and any(limit == 0 for limit in oracle if limit is not None):
+            continue  # the transcription would divide by zero
+        for probability, labels in zip(maps, reference_labels(maps, oracle)):
+            chosen = select(mx.nd.array(probability), thresholds)
+            # equal ratios of different classes may be told apart by float64's extra digits: they are ties in float32
+            differs = chosen != labels
+            assert not levels and not differs.any() or levels and (chosen[differs] != 255).all()
+
+
+def test_a_case_worked_by_hand():
+    # 2 classes, 5 pixels: class 0 is predicted with 0.9, 0.8, 0.7, class 1 with 0.6, 0.55
+    first = np.array([[[0.9, 0.8, 0.7, 0.4, 0.45]]], dtype=np.float32)
+    maps = [np.concatenate([first, 1 - first])]
+    pool = pool_of(maps)
+    thresholds = pool.thresholds("class-balanced", 0.5)  # ranks round(1.5) = 2 and round(1.0) = 1
+    np.testing.assert_array_equal(thresholds.values, np.float32([0.8, 0.6]))
+    np.testing.assert_array_equal(thresholds.counts, [3, 2])
+    np.testing.assert_allclose(thresholds.k, -np.log([0.8, 0.6]), rtol=1e-6)  # float32 thresholds
+    np.testing.assert_array_equal(select(mx.nd.array(maps[0]), thresholds), [[0, 0, 255, 1, 255]])
+    globally = pool.thresholds("global", 0.4)  # rank 2 of 0.9, 0.8, 0.7, 0.6, 0.55
+    np.testing.assert_array_equal(select(mx.nd.array(maps[0]), globally), [[0, 0, 255, 255, 255]])
+
+
+def test_the_winner_can_differ_from_the_plain_argmax():
+    maps = np.array([[[0.90, 0.51]], [[0.10, 0.49]]], dtype=np.float32)
+    pool = pool_of([maps])
+    thresholds = pool.thresholds("class-balanced", 1.0)
+    balanced = type(thresholds)("class-balanced", "paper", 1.0, np.float32([0.9, 0.4]), thresholds.counts)
+    np.testing.assert_array_equal(select(mx.nd.array(maps), balanced), [[0, 1]])
+
+
+@pytest.mark.parametrize("portion", [0.2, 0.35, 0.5, 1.0])
+def test_distinct_confidences_keep_exactly_the_ranked_number(portion):
+    maps = random_maps(3, classes=4, images=2, size=(16, 16))
+    pool = pool_of(maps)
+    thresholds = pool.thresholds("class-balanced", portion)
+    confidences = np.concatenate([m.max(axis=0).ravel() for m in maps])
+    predicted = np.concatenate([m.argmax(axis=0).ravel() for m in maps])
+    for index in range(4):
+        own = confidences[predicted == index]
+        assert len(np.unique(own)) == len(own)
+        assert (own >= thresholds.values[index]).sum() == round(portion * len(own))
+
+
+def test_saturated_confidences_are_all_kept():
+    maps = np.zeros((2, 4, 8), dtype=np.float32)
+    maps[0] = 1.0  # every pixel of class 0 at confidence 1: a strict inequality would keep none
+    thresholds = pool_of([maps]).thresholds("class-balanced", 0.2)
+    assert (select(mx.nd.array(maps), thresholds) == 0).all()
+
+
+def test_a_class_never_predicted_keeps_nothing():
+    maps = random_maps(1, classes=3)
+    for m in maps:
+        m[2] = 0
+    thresholds = pool_of(maps).thresholds("class-balanced", 1.0)
+    assert thresholds.counts[2] == 0 and thresholds.values[2] == np.inf and thresholds.to_json()["threshold"][2] is None
+    assert not any((select(mx.nd.array(m), thresholds) == 2).any() for m in maps)
+
+
+def test_more_portion_keeps_more_pixels():
+    maps = random_maps(5, size=(20, 20))
+    pool = pool_of(maps)
+    for policy in ("global", "class-balanced"):
+        kept = []
+        for portion in (0.1, 0.2, 0.35, 0.5, 0.8, 1.0):
+            thresholds = pool.thresholds(policy, portion)
+            kept.append(sum(int((select(mx.nd.array(m), thresholds) != 255).sum()) for m in maps))
+        assert kept == sorted(kept) and kept[0] < kept[-1] == 3 * 400
+
+
+def test_order_of_images_and_context_change_nothing():
+    maps = random_maps(6)
+    first = pool_of(maps).thresholds("class-balanced", 0.3)
+    second = pool_of(maps[::-1], ctx=mx.cpu(1)).thresholds("class-balanced", 0.3)
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_a_constant_factor_per_class_cancels_in_cbst():
+    # powers of two are exact in float32, so the labels must agree everywhere; the predicted classes do change with the
+    # factor, so it is applied to pools built per class from the same predictions
+    maps = random_maps(7, classes=4, size=(12, 12))
+    thresholds = pool_of(maps).thresholds("class-balanced", 0.3)
+    factors = np.float32([1, 4, 0.5, 2])
+    scaled = type(thresholds)("class-balanced", "paper", 0.3, thresholds.values * factors, thresholds.counts)
+    for m in maps:
+        np.testing.assert_array_equal(
+            select(mx.nd.array(m * factors[:, None, None]), scaled), select(mx.nd.array(m), thresholds)
+        )
+
+
+@pytest.mark.parametrize("policy, run", [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
+def test_released_rules_reproduce_the_measured_pass(policy, run):
+    with np.load(GOLDEN) as golden:
+        maps = golden["probability"] * golden["spatial_prior"] if run == "sp" else golden["probability"]
+        limits, ids = golden[f"{run}_threshold"], golden[f"{run}_pseudo_label_ids"]
+        portion, sizes = float(golden["portion"]), golden[f"{run}_class_size"]
+    pool = pool_of(list(maps), fidelity="released")
+    thresholds = pool.thresholds(policy, portion)
+    np.testing.assert_array_equal(thresholds.values, np.where(limits == 0, 1, limits).astype(np.float32))
+    if policy == "class-balanced":  # their sizes count the extra zero of every pool; a global pass makes all sizes equal
+        np.testing.assert_array_equal(thresholds.counts, np.maximum(sizes - 1, 0))
+    for probability, expected_ids in zip(maps, ids):
+        labels = select(mx.nd.array(probability), thresholds)
+        np.testing.assert_array_equal(CITYSCAPES_19.decode(labels, "cityscapes"), expected_ids)
+
+
+def test_paper_and_released_rules_differ():
+    maps = random_maps(8, size=(20, 20))
+    paper = pool_of(maps).thresholds("class-balanced", 0.2)
+    released = pool_of(maps, fidelity="released").thresholds("class-balanced", 0.2)
+    assert (paper.values != released.values).any() and (paper.counts > 3 * released.counts).all()
+
+
+@pytest.mark.parametrize("count, portion, paper, released", [(10, 0.25, 2, 2), (14, 0.25, 4, 3), (7, 0.5, 4, 3), (1, 0.2, 0, 0)])
+def test_rank(count, portion, paper, released):
+    assert (rank(portion, count), rank(portion, count, "released")) == (paper, released)
+
+
+@pytest.mark.parametrize("portion", [0, -0.1, 1.2, float("nan")])
+def test_portion_outside_its_range_is_refused(portion):
+    with pytest.raises(ConfigError, match=r"portion must be in \(0, 1\], got"):
+        pool_of(random_maps(1)).thresholds("global", portion)
+
+
+def test_other_refusals():
+    with pytest.raises(ConfigError, match="policy must be one of global, class-balanced, got 'best'"):
+        pool_of(random_maps(1)).thresholds("best", 0.2)
+    with pytest.raises(ConfigError, match="fidelity must be one of paper, released, got 'mine'"):
+        ConfidencePool(3, fidelity="mine")
+    with pytest.raises(DataError, match="target set is empty"):
+        ConfidencePool(3).thresholds("global", 0.2)
+    with pytest.raises(DataError, match=r"probability must have shape \(3, H, W\), got \(5, 6, 9\)"):
+        ConfidencePool(3).add(mx.nd.array(random_maps(1)[0]))
+    with pytest.raises(DataError, match="must be finite"):
+        ConfidencePool(2).add(mx.nd.array([[[np.nan]], [[0.5]]]))
+    with pytest.raises(DataError, match=r"probability must have shape \(5, H, W\), got \(4, 2, 2\)"):
+        select(mx.nd.zeros((4, 2, 2)), pool_of(random_maps(1)).thresholds("global", 0.2))
