@@ -1,0 +1,219 @@
+"""Parameter files: ``NAME.params`` (MXNet's own format) and a sidecar ``NAME.params.json`` that says what they are.
+
+MXNet's format has no checksum, is not written atomically and does not know its network, so the sidecar holds the
+network's specification, the label space and the SHA-256 of the parameter file; all three are checked when loading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import numpy as np
+
+from cbst_mx.errors import CheckpointError
+from cbst_mx.files import atomic_path, write_json
+from cbst_mx.label_space import LabelSpace
+from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import build_network
+from symbols.backend import gluon, mx
+
+__all__ = ["load_arrays", "load_network", "load_parameters", "read_sidecar", "save_arrays", "save_parameters"]
+
+SIDECAR_FORMAT = 1
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the path of the sidecar of the parameter file `path`."""
+    return Path(f"{path}.json")
+
+
+def save_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
+    """Write named NDArrays to `path`, atomically and read back, and return the file's SHA-256.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be written completely; what was at `path` before is then still there.
+    """
+    with atomic_path(Path(path)) as temporary:
+        mx.nd.save(str(temporary), arrays)
+        # a small file on a full disk is reported as written by MXNet: only reading it back tells
+        try:
+            if set(mx.nd.load(str(temporary))) != set(arrays):
+                raise OSError("the file read back is incomplete")
+        except mx.MXNetError as error:
+            raise OSError("the file read back is damaged; is the disk full?") from error
+        digest = _sha256(temporary)
+    return digest
+
+
+def load_arrays(path: Path) -> Dict[str, mx.nd.NDArray]:
+    """Read named NDArrays from `path`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"parameter file {path} does not exist")
+    try:
+        arrays = mx.nd.load(str(path))
+    except (mx.MXNetError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"parameter file {path} is not a readable MXNet .params file (truncated?)") from error
+    if not isinstance(arrays, dict):
+        raise CheckpointError(f"parameter file {path} holds arrays without names; named arrays are needed")
+    return arrays
+
+
+def _label_space_to_json(space: LabelSpace) -> Dict[str, Any]:
+    return {"name": space.name, "names": list(space.names), "palette": [list(colour) for colour in space.palette]}
+
+
+def save_parameters(
+    path: Path, network: gluon.HybridBlock, spec: NetworkSpec, label_space: LabelSpace, *, config_hash: str | None = None
+) -> None:
+    """Write the parameters of `network` and their sidecar, both atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.params`` file to write; the sidecar gets the ending ``.params.json``.
+    network : HybridBlock
+        An initialised network.
+    spec : NetworkSpec
+        What `network` was built from.
+    label_space : LabelSpace
+        The meaning of its classes.
+    config_hash : str, optional
+        SHA-256 of the experiment that made the parameters.
+
+    Raises
+    ------
+    CheckpointError
+        If a parameter is not finite.
+    RunError
+        If the file cannot be written.
+    """
+    arrays = {
+        name: parameter.data(parameter.list_ctx()[0]).as_in_context(mx.cpu())
+        for name, parameter in network._collect_params_with_prefix().items()
+    }
+    for name, array in arrays.items():
+        if not np.isfinite(array.asnumpy()).all():
+            raise CheckpointError(f"parameters not saved to {path}: {name} has values that are not finite (diverged?)")
+    digest = save_arrays(path, arrays)
+    sidecar = {
+        "format": SIDECAR_FORMAT,
+        "network": spec.to_json(),
+        "label_space": _label_space_to_json(label_space),
+        "config_sha256": config_hash,
+        "sha256": digest,
+    }
+    write_json(sidecar_path(Path(path)), sidecar)
+
+
+def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
+    """Read the sidecar of the parameter file `path`.
+
+    Returns
+    -------
+    spec : NetworkSpec
+    label_space : LabelSpace
+        Without raw-id conventions other than trainIds when it is not one of the built-in label spaces.
+    sha256 : str
+        Expected SHA-256 of the parameter file.
+
+    Raises
+    ------
+    CheckpointError
+        If the parameter file or its sidecar is missing or damaged.
+    """
+    path = Path(path)
+    side = sidecar_path(path)
+    if not path.is_file():
+        raise CheckpointError(f"parameter file {path} does not exist")
+    if not side.is_file():
+        raise CheckpointError(f"parameter file {path} has no sidecar {side.name}: only files written by cbst-mx are read")
+    try:
+        values = json.loads(side.read_text(encoding="utf-8"))
+        spec = NetworkSpec.from_json(values["network"])
+        space = values["label_space"]
+        identity = {index: index for index in range(len(space["names"]))}
+        label_space = LabelSpace(
+            name=space["name"],
+            names=tuple(space["names"]),
+            palette=tuple(tuple(colour) for colour in space["palette"]),
+            raw_ids={"trainId": {**identity, 255: 255}},
+        )
+        return spec, label_space, str(values["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"sidecar {side} is damaged: {type(error).__name__}: {error}") from error
+
+
+def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, label_space: LabelSpace) -> None:
+    """Fill `network` with the parameters of `path`, after checking that they belong to it.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Built from `spec`; its parameters are initialised on the current context where they are not yet.
+    path : Path
+        A file written by :func:`save_parameters`.
+    spec : NetworkSpec
+        The network expected.
+    label_space : LabelSpace
+        The classes expected.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, altered, or of another network or label space.
+    """
+    stored, stored_space, digest = read_sidecar(path)
+    if stored != spec:
+        raise CheckpointError(f"{path} holds parameters of another network: {_describe(stored)}, not {_describe(spec)}")
+    if stored_space.names != label_space.names:
+        raise CheckpointError(
+            f"{path} was trained for label space {stored_space.name} ({stored_space.num_classes} classes), "
+            f"not {label_space.name} ({label_space.num_classes} classes)"
+        )
+    if _sha256(Path(path)) != digest:
+        raise CheckpointError(f"parameter file {path} was altered or truncated: its SHA-256 is not its sidecar's")
+    try:
+        # dtype and shape are the file's: the sidecar already vouched for the network
+        network.load_parameters(str(path), ctx=mx.current_context())
+    except (mx.MXNetError, AssertionError, ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"parameter file {path} does not fit the network {_describe(spec)}") from error
+
+
+def load_network(path: Path, ctx: mx.Context) -> Tuple[gluon.HybridBlock, NetworkSpec, LabelSpace]:
+    """Build the network that the sidecar of `path` describes, on `ctx`, with the parameters of `path`.
+
+    Raises
+    ------
+    CheckpointError
+        As :func:`load_parameters`.
+    """
+    spec, label_space, _ = read_sidecar(path)
+    network = build_network(spec, ctx)
+    with ctx:
+        load_parameters(network, path, spec, label_space)
+    return network, spec, label_space
+
+
+def _describe(spec: NetworkSpec) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in sorted(spec.options.items()))
+    return f"{spec.name} with {spec.num_classes} classes" + (f" ({options})" if options else "")

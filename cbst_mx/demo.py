@@ -1,0 +1,176 @@
+"""The demo: source-only, ST, CBST and CBST-SP on generated street scenes, from one source network per seed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+import numpy as np
+
+from cbst_mx.checkpoints import load_network
+from cbst_mx.config import DATA_VARIABLE, Experiment, load_experiment
+from cbst_mx.data.images import write_rgb_png
+from cbst_mx.data.street_scenes import Shift, write_demo_data
+from cbst_mx.errors import RunError
+from cbst_mx.files import read_json, write_json
+from cbst_mx.label_space import LabelSpace
+from cbst_mx.networks import parse_context
+from cbst_mx.report.figures import comparison_sheet
+from cbst_mx.rounds import Run
+from cbst_mx.selftrain.confidence import probability_maps
+
+__all__ = ["METHODS", "DemoResult", "run_demo"]
+
+#: Run folder of each method to its name in tables.
+METHODS = {"source": "source-only", "st": "ST", "cbst": "CBST", "cbst-sp": "CBST-SP"}
+
+SIZE = (64, 160)  # pixels of a scene
+COUNTS = {"source_count": 400, "source_val_count": 50, "target_count": 150, "target_val_count": 60}
+_PICTURE_ROWS = 4
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demo gave.
+
+    Attributes
+    ----------
+    rows : dict
+        Seed to method to result on the target's validation set, as ``confusion.summary`` gives it: last round.
+    source_rows : dict
+        The same on held-out source images.
+    label_space : LabelSpace
+    results, picture : Path
+        ``results.json`` and ``comparison.png``.
+    """
+
+    rows: Dict[int, Dict[str, Dict[str, Any]]]
+    source_rows: Dict[int, Dict[str, Dict[str, Any]]]
+    label_space: LabelSpace
+    results: Path
+    picture: Path
+
+
+def run_demo(
+    experiment: Path,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    shift_strength: float,
+    shift_seed: int,
+    progress: Progress,
+) -> DemoResult:
+    """Run the four methods for every seed; finished parts of an earlier call are kept.
+
+    Parameters
+    ----------
+    experiment : Path
+        The experiment file; its method and start are replaced.
+    out : Path
+        Gets ``seed-N/data``, ``seed-N/METHOD`` (run folders), ``results.json`` and ``comparison.png``.
+    seeds : sequence of int
+        Each seeds scenes, initialisation and training.
+    shift_strength, shift_seed
+        Of the target's appearance.
+    progress : callable
+        Called with (what, done, in all).
+
+    Raises
+    ------
+    CBSTError
+        If a file cannot be used or `out` holds a demo with other settings.
+    """
+    settings = {"shift_strength": shift_strength, "shift_seed": shift_seed, "size": list(SIZE), **COUNTS}
+    rows: Dict[int, Dict[str, Dict[str, Any]]] = {}
+    source_rows: Dict[int, Dict[str, Dict[str, Any]]] = {}
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        _scenes(folder, settings, seed, progress)
+        rows[seed], source_rows[seed] = {}, {}
+        with _data_root(folder / "data"):
+            for method in METHODS:
+                run = Run(_variant(experiment, folder, method, seed), folder / method, progress=_prefixed(progress, seed, method))
+                last = run.run()["stages"][-1]["evaluation"]
+                rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
+    picture = out / "comparison.png"
+    with _data_root(out / f"seed-{seeds[0]}" / "data"):
+        write_rgb_png(picture, _comparison(_variant(experiment, out, "source", seeds[0]), out / f"seed-{seeds[0]}"))
+    results = out / "results.json"
+    write_json(results, {"settings": settings, "target": _keyed(rows), "source": _keyed(source_rows)})
+    return DemoResult(rows, source_rows, run.label_space, results, picture)
+
+
+def _keyed(rows: Dict[int, Any]) -> Dict[str, Any]:
+    return {str(seed): value for seed, value in rows.items()}
+
+
+def _scenes(folder: Path, settings: Dict[str, Any], seed: int, progress: Progress) -> None:
+    """Write the scenes of a seed, or check that those there have the same settings."""
+    record = folder / "data.json"
+    if record.is_file():
+        stored = read_json(record)
+        if stored != settings:
+            raise RunError(f"{folder} holds a demo with other settings ({stored}): give another folder with --out")
+        return
+    shift = Shift(strength=settings["shift_strength"], seed=settings["shift_seed"])
+    write_demo_data(
+        folder / "data",
+        **COUNTS,
+        size=SIZE,
+        seed=seed,
+        shift=shift,
+        progress=lambda done, total: progress(f"seed {seed}: street scenes", done, total),
+    )
+    write_json(record, settings)
+
+
+def _variant(experiment: Path, folder: Path, method: str, seed: int) -> Experiment:
+    """Return the experiment of one method: the source training without rounds, or rounds from its parameters."""
+    changes: List[str] = [f"seed={seed}", f"name=demo-{method}"]
+    if method == "source":
+        changes.append("self_training.rounds=0")
+    else:
+        source = folder / "source" / "source" / "parameters.params"
+        changes += [f"self_training.method={method}", "source_training=null", f"initial_parameters={source}"]
+    return load_experiment(experiment, tuple(changes))
+
+
+def _prefixed(progress: Progress, seed: int, method: str) -> Progress:
+    return lambda what, done, total: progress(f"seed {seed}, {METHODS[method]}: {what}", done, total)
+
+
+@contextmanager
+def _data_root(path: Path) -> Iterator[None]:
+    """Let relative data roots mean `path` while the block runs."""
+    before = os.environ.get(DATA_VARIABLE)
+    os.environ[DATA_VARIABLE] = str(path.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DATA_VARIABLE]
+        else:
+            os.environ[DATA_VARIABLE] = before
+
+
+def _comparison(experiment: Experiment, folder: Path) -> np.ndarray:
+    """Draw the first target validation images with the truth and every method's last prediction."""
+    images = experiment.open_validation()["target"]
+    images = images.subset(range(min(_PICTURE_ROWS, len(images))))
+    space = experiment.classes()
+    columns = [[images.image(i) for i in range(len(images))], [space.colorize(images.label(i)) for i in range(len(images))]]
+    ctx = parse_context(experiment.ctx)
+    for method in METHODS:
+        run = folder / method
+        rounds = sorted(run.glob("round-*/parameters.params"), key=lambda path: int(path.parent.name[6:]))
+        network, spec, _ = load_network(rounds[-1] if rounds else run / "source" / "parameters.params", ctx)
+        maps = probability_maps(
+            network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation_flip
+        )
+        columns.append([space.colorize(p.argmax(axis=0).asnumpy().astype(np.uint8)) for _, p in maps])
+    return comparison_sheet(list(zip(*columns)), ["image", "truth", *METHODS.values()], legend=space)

@@ -1,0 +1,416 @@
+"""The loop: source training, then rounds of pseudo-labelling (step a) and retraining (step b), each evaluated.
+
+The only module that sees the experiment and all stages. Every stage reads its inputs from the run folder and writes its
+outputs there, the file that marks it as done last; a finished stage is not run again, so a killed run continues.
+Stage 0 is the source network, stage r the network after round r. The last round is the result: none is chosen by
+target labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from cbst_mx.checkpoints import load_network, load_parameters, save_parameters
+from cbst_mx.config import Experiment, Optimiser
+from cbst_mx.data import ImageSet, LabelledImageSet
+from cbst_mx.data.images import write_label_png
+from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.errors import CheckpointError, ConfigError, RunError
+from cbst_mx.evaluation import confusion
+from cbst_mx.files import check_free_space, read_json, write_json
+from cbst_mx.label_space import IGNORE
+from cbst_mx.networks import build_network, parse_context
+from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.selftrain import portion as schedules
+from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain.confidence import probability_maps
+from cbst_mx.selftrain.kc import ConfidencePool
+from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.training.retraining import pseudo_labelled_samples
+from cbst_mx.training.sgd import Schedule, train
+from cbst_mx.training.source import labelled_samples
+from symbols.backend import gluon, mx
+
+__all__ = ["Run", "evaluate_network"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]  # (what, done, in all)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    return None
+
+
+def evaluate_network(
+    network: gluon.HybridBlock,
+    images: LabelledImageSet,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    ctx: mx.Context,
+    flip: bool,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    """Return the confusion matrix of every image.
+
+    Returns
+    -------
+    ndarray of shape (N, C, C), int64
+        Rows truth, columns prediction; pixels without truth are not counted.
+    """
+    classes = images.label_space.num_classes
+    matrices = np.zeros((len(images), classes, classes), dtype=np.int64)
+    maps = probability_maps(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, flip=flip)
+    for index, probability in maps:
+        predicted = probability.argmax(axis=0).asnumpy().astype(np.uint8)
+        matrices[index] = confusion.confusion_matrix(images.label(index), predicted, classes)
+        progress(index + 1, len(images))
+    return matrices
+
+
+class Run:
+    """One experiment in one run folder.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What to run.
+    out : Path
+        The run folder; created, or continued when it is this experiment's.
+    progress : callable, optional
+        Called with (what, done, in all) as work goes on.
+
+    Raises
+    ------
+    CBSTError
+        If an input cannot be used or the folder is another run's: before anything is written.
+    """
+
+    def __init__(self, experiment: Experiment, out: Path, *, progress: Progress = _silent):
+        self.experiment = experiment
+        self.progress = progress
+        self.label_space = experiment.classes()
+        self.spec = experiment.network_spec()
+        self.ctx = parse_context(experiment.ctx)
+        self.source = experiment.open_source()
+        self.target = experiment.open_target()
+        self.validation = experiment.open_validation()
+        self._network: Optional[gluon.HybridBlock] = None
+        self._holds = -1  # the stage whose parameters the network holds
+        network = build_network(self.spec, self.ctx, seed=experiment.seed)
+        self._check_initial_parameters(network)
+        check_free_space(out, self._disk_needed(network))
+        counts = {"source": len(self.source), "target": len(self.target)}
+        counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
+        self.dir = RunDir.open(
+            out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts}
+        )
+
+    # -- stages --------------------------------------------------------------------------------------------------
+
+    def run(self) -> Dict[str, Any]:
+        """Run every stage that is not done yet and return the summary."""
+        with self.logging():
+            self.train_source()
+            self.evaluate(0)
+            for index in range(1, self.experiment.self_training.rounds + 1):
+                self.round(index)
+            return self.write_summary()
+
+    def round(self, index: int) -> None:
+        """Run round `index` (1 is the first): pseudo-labels, retraining, evaluation."""
+        self.pseudo_label(index)
+        self.retrain(index)
+        self.evaluate(index)
+
+    def train_source(self) -> None:
+        """Train the source network, or take over the initial parameters."""
+        stage = self.dir.stage(0)
+        if stage.training.is_file():
+            return
+        experiment = self.experiment
+        if experiment.initial_parameters is not None:
+            network = build_network(self.spec, self.ctx)
+            with self.ctx:
+                load_parameters(network, Path(experiment.initial_parameters), self.spec, self.label_space)
+            self._finish_training(stage, 0, network, {"taken from": str(experiment.initial_parameters)})
+            return
+        assert experiment.source_training is not None  # the experiment has been validated
+        network = build_network(self.spec, self.ctx, seed=experiment.seed)
+        self._train(stage, 0, network, experiment.source_training, labelled_samples(self.source), None, 1.0)
+
+    def pseudo_label(self, index: int) -> None:
+        """Step a) of round `index`: thresholds from one pass over the target images, pseudo-labels from a second.
+
+        Raises
+        ------
+        RunError
+            If the network of the round before is not there.
+        """
+        stage = self._round_stage(index)
+        if stage.thresholds.is_file():
+            return
+        training = self.experiment.self_training
+        network = self._network_of(index - 1)
+        schedule = training.portion
+        p = schedules.portion(index, initial=schedule.initial, step=schedule.step, maximum=schedule.maximum)
+        prior = self._prior() if training.method == "cbst-sp" else None
+        total = 2 * len(self.target)
+        pool = ConfidencePool(self.label_space.num_classes, fidelity=training.fidelity)
+        for image, probability in self._target_maps(network, prior):
+            pool.add(probability)
+            self.progress(f"round {index}: pseudo-labels", image + 1, total)
+        thresholds = pool.thresholds(training.policy, p)
+        kept = np.zeros(self.label_space.num_classes, dtype=np.int64)
+        pixels = 0
+        with self._fresh_folder(stage.pseudo_labels) as folder:
+            for image, probability in self._target_maps(network, prior):
+                label = select(probability, thresholds)
+                write_label_png(folder / f"{self.target.names[image]}.png", label, self.label_space)
+                kept += np.bincount(label[label != IGNORE], minlength=len(kept))
+                pixels += label.size
+                self.progress(f"round {index}: pseudo-labels", len(self.target) + image + 1, total)
+        record = {
+            **thresholds.to_json(),
+            "method": training.method,
+            "names": list(self.label_space.names),
+            "kept": [int(count) for count in kept],
+            "pixels": pixels,
+            "kept_portion": float(kept.sum() / pixels),
+        }
+        write_json(stage.thresholds, record)
+        logger.info("round %d: p = %.2f, %.1f %% of the pixels kept", index, p, 100 * record["kept_portion"])
+
+    def retrain(self, index: int) -> None:
+        """Step b) of round `index`: SGD on source labels and pseudo-labels together, from the round before's network.
+
+        Raises
+        ------
+        RunError
+            If the pseudo-labels or the network of the round before are not there.
+        """
+        stage = self._round_stage(index)
+        if stage.training.is_file():
+            return
+        if not stage.thresholds.is_file():
+            raise RunError(f"{stage.thresholds} does not exist: run pseudo-label for round {index} first")
+        training = self.experiment.self_training
+        network = self._network_of(index - 1)
+        self._holds = -1  # its parameters change from here on
+        samples = labelled_samples(self.source) + pseudo_labelled_samples(
+            self.target, stage.pseudo_labels, self.label_space
+        )
+        groups = None
+        if training.target_per_batch is not None:
+            places = training.target_per_batch
+            groups = [(len(self.source), training.retraining.batch_size - places), (len(self.target), places)]
+        factor = schedules.learning_rate(index, initial=1.0, factor=training.learning_rate_factor)
+        self._train(stage, index, network, training.retraining, samples, groups, factor)
+
+    def evaluate(self, index: int) -> Dict[str, Any]:
+        """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set."""
+        stage = self.dir.stage(index)
+        if stage.evaluation.is_file():
+            return read_json(stage.evaluation)
+        network = self._network_of(index)
+        matrices: Dict[str, np.ndarray] = {}
+        results: Dict[str, Any] = {}
+        for name, images in self.validation.items():
+            matrices[name] = evaluate_network(
+                network,
+                images,
+                mean=self.spec.mean,
+                std=self.spec.std,
+                ctx=self.ctx,
+                flip=self.experiment.evaluation_flip,
+                batch_size=self.experiment.inference_batch,
+                progress=lambda done, total, name=name: self.progress(f"{_title(index)}: evaluation on {name}", done, total),
+            )
+            results[name] = confusion.summary(matrices[name].sum(axis=0), self.label_space)
+            logger.info("%s: mIoU on %s %.1f %%", _title(index), name, 100 * results[name]["miou"])
+        stage.save_confusion(matrices)
+        write_json(stage.evaluation, results)
+        return results
+
+    def write_summary(self) -> Dict[str, Any]:
+        """Write and return the results of all stages that have been evaluated; the last one is the run's result."""
+        stages: List[Dict[str, Any]] = []
+        for index in range(self.experiment.self_training.rounds + 1):
+            path = self.dir.stage(index).evaluation
+            if path.is_file():
+                stages.append({"round": index, "evaluation": read_json(path)})
+        summary = {
+            "name": self.experiment.name,
+            "method": self.experiment.self_training.method,
+            "seed": self.experiment.seed,
+            "leading": next(iter(self.validation)),
+            "stages": stages,
+        }
+        write_json(self.dir.summary, summary)
+        return summary
+
+    @contextlib.contextmanager
+    def logging(self):
+        """Write what the package logs into the run folder's log file while the block runs."""
+        handler = logging.FileHandler(self.dir.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        package = logging.getLogger("cbst_mx")
+        level = package.level
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            package.removeHandler(handler)
+            package.setLevel(level)
+            handler.close()
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _train(
+        self,
+        stage: StageDir,
+        index: int,
+        network: gluon.HybridBlock,
+        optimiser: Optimiser,
+        samples: List[Sample],
+        groups: Optional[List[tuple]],
+        factor: float,
+    ) -> None:
+        experiment = self.experiment
+
+        def loader(start: int) -> BatchLoader:
+            return BatchLoader(
+                samples,
+                experiment.augmentation.transform(),
+                batch_size=optimiser.batch_size,
+                seed=experiment.seed,
+                round=index,
+                iterations=optimiser.iterations,
+                start=start,
+                workers=experiment.workers,
+                mean=self.spec.mean,
+                std=self.spec.std,
+                groups=groups,
+            )
+
+        schedule = Schedule(
+            optimiser.learning_rate * factor, optimiser.iterations, optimiser.warmup, optimiser.power
+        )
+        what = f"{_title(index)}: training"
+        record = train(
+            network,
+            loader,
+            schedule,
+            ctx=self.ctx,
+            seed=experiment.seed,
+            round=index,
+            momentum=optimiser.momentum,
+            weight_decay=optimiser.weight_decay,
+            checkpoint=stage.checkpoint,
+            checkpoint_every=optimiser.checkpoint_every,
+            progress=lambda done, total: self.progress(what, done, total),
+        )
+        if record.losses:
+            logger.info("%s done, %d iterations, last loss %.4f", what, record.iterations, record.losses[-1])
+        self._finish_training(stage, index, network, record.to_json())
+
+    def _finish_training(
+        self, stage: StageDir, index: int, network: gluon.HybridBlock, record: Dict[str, Any]
+    ) -> None:
+        save_parameters(
+            stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash
+        )
+        write_json(stage.training, record)
+        with contextlib.suppress(FileNotFoundError):
+            stage.checkpoint.unlink()
+        self._network, self._holds = network, index
+
+    def _network_of(self, index: int) -> gluon.HybridBlock:
+        """Return the network with the parameters of stage `index`."""
+        if self._network is None or self._holds != index:
+            stage = self.dir.stage(index)
+            if not stage.training.is_file():
+                what = "source" if index == 0 else f"retrain for round {index}"
+                raise RunError(f"{stage.parameters} is not there or not finished: run {what} first")
+            self._network, _, _ = load_network(stage.parameters, self.ctx)
+            self._holds = index
+        return self._network
+
+    def _round_stage(self, index: int) -> StageDir:
+        rounds = self.experiment.self_training.rounds
+        if not 1 <= index <= rounds:
+            raise ConfigError(f"round must be from 1 to {rounds} (self_training.rounds), got {index}")
+        return self.dir.stage(index)
+
+    def _target_maps(self, network: gluon.HybridBlock, prior: Optional[np.ndarray]):
+        training = self.experiment.self_training
+        maps = probability_maps(
+            network,
+            self.target,
+            batch_size=self.experiment.inference_batch,
+            mean=self.spec.mean,
+            std=self.spec.std,
+            ctx=self.ctx,
+            flip=training.flip,
+            scales=training.scales,
+        )
+        for index, probability in maps:
+            if prior is not None:
+                sized = spatial_prior.resized(prior, probability.shape[1:])
+                probability = probability * mx.nd.array(sized, ctx=self.ctx)
+            yield index, probability
+
+    def _prior(self) -> np.ndarray:
+        path = self.dir.spatial_prior
+        if not path.is_file():
+            settings = self.experiment.self_training.spatial_prior
+            prior = spatial_prior.estimate(
+                self.source,
+                (settings.grid[0], settings.grid[1]),
+                kernel=settings.kernel,
+                progress=lambda done, total: self.progress("spatial prior", done, total),
+            )
+            spatial_prior.save(path, prior)
+        return spatial_prior.load(path, self.label_space.num_classes)
+
+    def _check_initial_parameters(self, network: gluon.HybridBlock) -> None:
+        if self.experiment.initial_parameters is not None:
+            with self.ctx:
+                load_parameters(network, Path(self.experiment.initial_parameters), self.spec, self.label_space)
+
+    def _disk_needed(self, network: gluon.HybridBlock) -> int:
+        """Return a generous estimate, in bytes, of what the whole run writes."""
+        size = sum(4 * int(np.prod(p.shape)) for p in network.collect_params().values())
+        rounds = self.experiment.self_training.rounds
+        height, width = self.target.image(0).shape[:2]
+        labels = len(self.target) * (height * width // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
+        matrices = sum(len(images) for images in self.validation.values()) * 8 * self.label_space.num_classes**2
+        return (rounds + 1) * (size + matrices) + rounds * labels + 3 * size
+
+    @contextlib.contextmanager
+    def _fresh_folder(self, path: Path):
+        """Yield a temporary folder that takes the place of `path` when the block ends well."""
+        temporary = path.with_name(f".{path.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _title(index: int) -> str:
+    return "source" if index == 0 else f"round {index}"

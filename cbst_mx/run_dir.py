@@ -1,0 +1,178 @@
+"""The run folder: the name of every artefact and the manifest.
+
+::
+
+    OUT/
+      experiment.yaml            the experiment as it was run (all defaults written out)
+      manifest.json              its hash and seed, versions, inputs
+      log.txt                    every line the run logged
+      source/                    parameters.params (+ .json), confusion.npz, evaluation.json
+      round-1/                   thresholds.json, pseudo_labels/NAME.png, parameters.params (+ .json), confusion.npz, evaluation.json
+      round-2/ ...
+      summary.json               IoU per class and mIoU after the source training and after every round
+
+A stage is done when the JSON file it writes last is there, so a killed run starts again at the stage it was in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+import numpy as np
+
+import cbst_mx
+from cbst_mx.errors import RunError
+from cbst_mx.files import read_json, save_npz, write_json, write_text
+
+__all__ = ["RunDir", "StageDir"]
+
+
+def _versions() -> Dict[str, str]:
+    versions = {"python": platform.python_version(), "cbst_mx": cbst_mx.__version__}
+    for name in ("mxnet", "mxnet-cu112", "numpy", "opencv-python", "scipy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+class RunDir:
+    """Paths of one run folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: Path, experiment_text: str, *, identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> RunDir:
+        """Create the run folder, or go on in it when it is this very run's.
+
+        Parameters
+        ----------
+        path : Path
+            The folder; made when it does not exist.
+        experiment_text : str
+            The experiment with all defaults, as YAML.
+        identity : mapping
+            What makes the run this run, as JSON values; its hash is kept in the manifest.
+        inputs : mapping
+            What is known of the inputs (roots, image counts), for the record.
+
+        Raises
+        ------
+        RunError
+            If the folder belongs to another run or holds something else.
+        """
+        run = cls(path)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        if run.manifest.is_file():
+            stored = read_json(run.manifest)
+            if stored.get("config_sha256") != digest:
+                raise RunError(
+                    f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
+                    f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
+                )
+            return run
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
+        write_text(run.experiment, experiment_text)
+        manifest = {
+            "name": identity.get("name"),
+            "config_sha256": digest,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "inputs": dict(inputs),
+            "versions": _versions(),
+        }
+        write_json(run.manifest, manifest)
+        return run
+
+    @property
+    def experiment(self) -> Path:
+        """The experiment as it was run."""
+        return self.path / "experiment.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Hash, versions and inputs."""
+        return self.path / "manifest.json"
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.path / "log.txt"
+
+    @property
+    def summary(self) -> Path:
+        """Results of all stages."""
+        return self.path / "summary.json"
+
+    @property
+    def spatial_prior(self) -> Path:
+        """The spatial prior q_n(c), float32 (C, H, W), key ``prior``."""
+        return self.path / "spatial_prior.npz"
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the experiment."""
+        return str(read_json(self.manifest)["config_sha256"])
+
+    def stage(self, index: int) -> StageDir:
+        """Return the folder of the source network (`index` 0) or of round `index` (1, 2, ...)."""
+        return StageDir(self.path / ("source" if index == 0 else f"round-{index}"))
+
+
+class StageDir:
+    """Paths of the source stage or of one round."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def parameters(self) -> Path:
+        """Parameters after the stage."""
+        return self.path / "parameters.params"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Parameters and momentum within the stage; removed at its end."""
+        return self.path / "checkpoint.params"
+
+    @property
+    def training(self) -> Path:
+        """Record of the training, written last: the stage's parameters are complete when it exists."""
+        return self.path / "training.json"
+
+    @property
+    def pseudo_labels(self) -> Path:
+        """Folder of pseudo-label PNGs."""
+        return self.path / "pseudo_labels"
+
+    @property
+    def thresholds(self) -> Path:
+        """Thresholds, counts and kept pixels, written last: the pseudo-labels are complete when it exists."""
+        return self.path / "thresholds.json"
+
+    @property
+    def confusion(self) -> Path:
+        """int64 confusion matrices, one per evaluated image set."""
+        return self.path / "confusion.npz"
+
+    @property
+    def evaluation(self) -> Path:
+        """IoU per class and mIoU per evaluated image set."""
+        return self.path / "evaluation.json"
+
+    def save_confusion(self, matrices: Mapping[str, np.ndarray]) -> None:
+        """Write the confusion matrices (C, C), int64, atomically."""
+        save_npz(self.confusion, matrices)

@@ -1,0 +1,157 @@
+"""Loss and SGD: numeric gradient, ignore, schedule, exact continuation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cbst_mx.data.loader import BatchLoader
+from cbst_mx.data.transforms import TrainTransform
+from cbst_mx.errors import CheckpointError, RunError, TrainingError
+from cbst_mx.label_space import CITYSCAPES_19
+from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import build_network
+from cbst_mx.training.losses import SegmentationLoss
+from cbst_mx.training.retraining import pseudo_labelled_samples
+from cbst_mx.training.sgd import Schedule, train
+from symbols.backend import autograd, mx
+
+SPEC = NetworkSpec("fcn8s", 3, {"width": 0.03125, "batch_norm": "batch", "dropout": 0.5})
+
+
+def loss_and_gradient(logits, label, hybrid):
+    loss_of = SegmentationLoss()
+    if hybrid:
+        loss_of.hybridize(static_alloc=True, static_shape=True)
+    x = mx.nd.array(logits)
+    x.attach_grad()
+    with autograd.record():
+        loss = loss_of(x, mx.nd.array(label))
+    loss.backward()
+    return loss.asscalar(), x.grad.asnumpy()
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_loss_and_gradient_equal_float64_arithmetic(hybrid):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 3, 5)).astype(np.float32)
+    label = rng.integers(0, 4, (2, 3, 5)).astype(np.float32)
+    label[rng.random(label.shape) < 0.3] = 255
+    z = logits.astype(np.float64)
+    probability = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    valid = label != 255
+    one_hot = (np.arange(4)[None, :, None, None] == label[:, None]).astype(float)
+    loss, gradient = loss_and_gradient(logits, label, hybrid)
+    expected = -(np.log(probability) * one_hot).sum() / valid.sum()
+    assert loss == pytest.approx(expected, rel=1e-6)
+    # the gradient of softmax cross-entropy over the number of valid pixels; float32 rounding
+    np.testing.assert_allclose(gradient, (probability - one_hot) * valid[:, None] / valid.sum(), atol=1e-7)
+
+
+def test_numeric_gradient():
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, (1, 2, 3)).astype(np.float32)
+    label[0, 0, 0] = 255
+    x, y = mx.sym.Variable("x"), mx.sym.Variable("y")
+    symbol = SegmentationLoss()(x, y)
+    # central differences in float32: two digits
+    mx.test_utils.check_numeric_gradient(
+        symbol, [rng.normal(size=(1, 3, 2, 3)), label], grad_nodes=["x"], numeric_eps=1e-2, rtol=2e-2, atol=1e-3
+    )
+
+
+def test_without_valid_pixels_loss_and_gradient_are_zero():
+    loss, gradient = loss_and_gradient(np.ones((1, 3, 2, 2), np.float32), np.full((1, 2, 2), 255.0), True)
+    assert loss == 0 and not gradient.any()
+
+
+def test_schedule():
+    schedule = Schedule(0.1, 10, warmup=2, power=1.0)
+    np.testing.assert_allclose([schedule(i) for i in (0, 1, 5, 9)], [0.05, 0.09, 0.05, 0.01])
+    assert Schedule(0.1, 10)(9) == 0.1
+
+
+def samples(count=6):
+    rng = np.random.default_rng(2)
+    made = []
+    for _ in range(count):
+        label = np.repeat(np.repeat(rng.integers(0, 3, (2, 4)), 16, axis=0), 16, axis=1).astype(np.uint8)
+        image = (label[..., None] * 80 + rng.integers(0, 30, (32, 64, 3))).astype(np.uint8)
+        made.append((image, label))
+    return [lambda pair=pair: pair for pair in made]
+
+
+def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=0.05):
+    network = build_network(SPEC, mx.cpu(), seed=3)
+
+    def loader(start):
+        return BatchLoader(
+            samples(),
+            TrainTransform(crop=(32, 64), scale=(0.8, 1.2)),
+            batch_size=2,
+            seed=3,
+            iterations=iterations,
+            start=start,
+        )
+
+    class Stop(Exception):
+        pass
+
+    def progress(done, total):
+        if done == stop:
+            raise Stop
+
+    try:
+        record = train(
+            network,
+            loader,
+            Schedule(learning_rate, iterations, power=0.9),
+            ctx=mx.cpu(),
+            seed=3,
+            checkpoint=checkpoint,
+            checkpoint_every=every,
+            progress=progress,
+        )
+    except Stop:
+        record = None
+    return record, {k: p.data().asnumpy() for k, p in network._collect_params_with_prefix().items()}
+
+
+def test_training_lowers_the_loss():
+    record, _ = run_training(80)
+    assert record.iterations == 80 and len(record.losses) == 4
+    assert record.losses[-1] < 0.6 * record.losses[0]
+
+
+def test_a_continued_phase_equals_a_whole_one_bit_for_bit(tmp_path):
+    whole_record, whole = run_training(30)
+    checkpoint = tmp_path / "checkpoint.params"
+    record, _ = run_training(30, checkpoint, every=10, stop=25)  # killed at 25: goes on from 20, dropout included
+    assert record is None and checkpoint.is_file()
+    record, continued = run_training(30, checkpoint, every=10)
+    assert record.to_json() == whole_record.to_json()
+    assert set(whole) == set(continued)
+    for name in whole:
+        np.testing.assert_array_equal(continued[name], whole[name], err_msg=name)
+
+
+def test_divergence_and_foreign_checkpoint_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is .* lower the learning rate \(1e\+30\)"):
+        run_training(20, learning_rate=1e30)
+    mx.nd.save(str(tmp_path / "c.params"), {"parameter:other": mx.nd.zeros(3)})
+    with pytest.raises(CheckpointError, match="is not this network's"):
+        run_training(2, tmp_path / "c.params", every=1)
+    (tmp_path / "c.params").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="is not a readable MXNet .params file"):
+        run_training(2, tmp_path / "c.params", every=1)
+
+
+def test_a_missing_pseudo_label_is_refused(tmp_path):
+    class Images:
+        names = ("a", "b")
+
+        def __len__(self):
+            return 2
+
+    with pytest.raises(RunError, match="2 of 2 pseudo-labels are missing, the first is .*a.png: run pseudo-label again"):
+        pseudo_labelled_samples(Images(), tmp_path, CITYSCAPES_19)
