@@ -83,7 +83,12 @@ def _label_space_to_json(space: LabelSpace) -> Dict[str, Any]:
 
 
 def save_parameters(
-    path: Path, network: gluon.HybridBlock, spec: NetworkSpec, label_space: LabelSpace, *, config_hash: str | None = None
+    path: Path,
+    network: gluon.HybridBlock,
+    spec: NetworkSpec,
+    label_space: LabelSpace,
+    *,
+    config_hash: str | None = None,
 ) -> None:
     """Write the parameters of `network` and their sidecar, both atomically.
 
@@ -146,7 +151,9 @@ def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
     if not path.is_file():
         raise CheckpointError(f"parameter file {path} does not exist")
     if not side.is_file():
-        raise CheckpointError(f"parameter file {path} has no sidecar {side.name}: only files written by cbst-mx are read")
+        raise CheckpointError(
+            f"parameter file {path} has no sidecar {side.name}: only files written by cbst-mx are read"
+        )
     try:
         values = json.loads(side.read_text(encoding="utf-8"))
         spec = NetworkSpec.from_json(values["network"])

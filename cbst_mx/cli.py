@@ -50,6 +50,7 @@ class _Bars:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
+            self._progress.start()  # not before there is something to show: errors come without a blank line
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)
         if done == total:
@@ -58,11 +59,11 @@ class _Bars:
             self._progress.remove_task(self._tasks.pop(what))
 
     def __enter__(self) -> _Bars:
-        self._progress.start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
 
 class _OneSentence(click.Group):
@@ -105,7 +106,9 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
     """Add what every command that works in a run folder takes; the function gets the open Run."""
 
     @click.argument("experiment", type=_EXPERIMENT)
-    @click.option("--out", required=True, type=_FOLDER, help="Run folder; created, or continued if it is this experiment's.")
+    @click.option(
+        "--out", required=True, type=_FOLDER, help="Run folder; created, or continued if it is this experiment's."
+    )
     @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N. Default: the experiment's.")
     @click.option(
         "--set",
@@ -170,7 +173,9 @@ def pseudo_label(run: Any, index: int) -> None:
     selected) and OUT/round-N/thresholds.json.
     """
     run.pseudo_label(index)
-    click.echo(f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}")
+    click.echo(
+        f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}"
+    )
 
 
 @main.command()
@@ -179,8 +184,8 @@ def pseudo_label(run: Any, index: int) -> None:
 def retrain(run: Any, index: int) -> None:
     """Step b) of one round: retrain on source labels and pseudo-labels together.
 
-    Reads OUT/round-N/pseudo_labels and the parameters of the round before; writes OUT/round-N/parameters.params with its
-    sidecar and training.json.
+    Reads OUT/round-N/pseudo_labels and the parameters of the round before; writes OUT/round-N/parameters.params with
+    its sidecar and training.json.
     """
     run.retrain(index)
     click.echo(f"parameters in {run.dir.stage(index).parameters}")
@@ -232,7 +237,13 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @_device
-@click.option("--format", "format_", required=True, type=click.Choice(["gta5", "cityscapes", "folder"]), help="Layout of the images.")
+@click.option(
+    "--format",
+    "format_",
+    required=True,
+    type=click.Choice(["gta5", "cityscapes", "folder"]),
+    help="Layout of the images.",
+)
 @click.option("--root", required=True, type=_FOLDER, help="Data root.")
 @click.option("--split", help="Split (cityscapes, folder).")
 @click.option("--labels", type=click.Choice(["labelIds", "labelTrainIds"]), help="Which label files (cityscapes).")
@@ -348,15 +359,25 @@ def _image_set(paths: Tuple[Path, ...]) -> Any:
 @click.option("--source-val", "source_val_count", default=50, show_default=True, help="Held-out source images.")
 @click.option("--target", "target_count", default=150, show_default=True, help="Target training images.")
 @click.option("--target-val", "target_val_count", default=50, show_default=True, help="Target validation images.")
-@click.option("--size", nargs=2, type=int, default=(128, 256), show_default=True, metavar="H W", help="Height and width in pixels.")
+@click.option(
+    "--size",
+    nargs=2,
+    type=int,
+    default=(128, 256),
+    show_default=True,
+    metavar="H W",
+    help="Height and width in pixels.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
-@click.option("--shift", default=1.0, show_default=True, help="Strength of the target's change in appearance; 0 = none.")
+@click.option(
+    "--shift", default=1.0, show_default=True, help="Strength of the target's change in appearance; 0 = none."
+)
 @click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
 def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_seed: int, **counts: int) -> None:
     """Write generated street scenes of two domains to OUT.
 
-    Writes OUT/gta5 and OUT/gta5_val in the format of GTA5 (images/00001.png, labels/00001.png) and OUT/cityscapes in the
-    format of Cityscapes (leftImg8bit and gtFine with train and val). OUT must be new or empty.
+    Writes OUT/gta5 and OUT/gta5_val in the format of GTA5 (images/00001.png, labels/00001.png) and OUT/cityscapes in
+    the format of Cityscapes (leftImg8bit and gtFine with train and val). OUT must be new or empty.
     """
     from cbst_mx.data.street_scenes import Shift, write_demo_data
 
@@ -377,12 +398,18 @@ def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_s
 @click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a whole repetition.")
 @click.option("--shift", default=1.0, show_default=True, help="Strength of the target's change in appearance.")
 @click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
-@click.option("--experiment", type=_EXPERIMENT, default=Path("experiments/demo.yaml"), show_default=True, help="The experiment repeated.")
+@click.option(
+    "--experiment",
+    type=_EXPERIMENT,
+    default=Path("experiments/demo.yaml"),
+    show_default=True,
+    help="The experiment repeated.",
+)
 def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path) -> None:
     """The whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
 
-    Reads the experiment file. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method, OUT/results.json
-    and OUT/comparison.png. Goes on where an earlier call was stopped.
+    Reads the experiment file. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method,
+    OUT/results.json and OUT/comparison.png. Goes on where an earlier call was stopped.
     """
     from cbst_mx.demo import METHODS, run_demo  # imports mxnet
     from cbst_mx.report.tables import iou_table, mean_std_table
@@ -390,13 +417,17 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path)
     try:
         numbers = [int(text) for text in seeds.split(",")]
     except ValueError:
-        raise click.BadParameter(f"must be integers with commas between them, got {seeds!r}", param_hint="--seeds") from None
+        raise click.BadParameter(
+            f"must be integers with commas between them, got {seeds!r}", param_hint="--seeds"
+        ) from None
     console = Console()
     with _Bars(console) as bars:
         result = run_demo(experiment, out, numbers, shift_strength=shift, shift_seed=shift_seed, progress=bars)
     first = result.rows[numbers[0]]
     console.print(iou_table({METHODS[name]: first[name] for name in first}, result.label_space))
     if len(numbers) > 1:
-        console.print(mean_std_table({METHODS[m]: [result.rows[n][m] for n in numbers] for m in METHODS}, result.label_space))
+        console.print(
+            mean_std_table({METHODS[m]: [result.rows[n][m] for n in numbers] for m in METHODS}, result.label_space)
+        )
     click.echo(f"results in {result.results}")
     click.echo(f"picture: {result.picture}")

@@ -118,7 +118,8 @@ class SelfTraining(_Strict):
     def _places_for_source(self) -> SelfTraining:
         if self.target_per_batch is not None and self.target_per_batch >= self.retraining.batch_size:
             raise ValueError(
-                f"target_per_batch must be smaller than the batch_size {self.retraining.batch_size}, got {self.target_per_batch}"
+                f"target_per_batch must be smaller than the batch_size {self.retraining.batch_size}, "
+                f"got {self.target_per_batch}"
             )
         return self
 
@@ -212,7 +213,7 @@ def _root(data: Data) -> Path:
     base = os.environ.get(DATA_VARIABLE)
     if not base:
         raise ConfigError(
-            f"data root {data.root} is relative: set the environment variable {DATA_VARIABLE} to the folder that holds it"
+            f"data root {data.root} is relative: set the environment variable {DATA_VARIABLE} to its folder"
         )
     return Path(base).expanduser() / root
 
@@ -242,7 +243,9 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
         level = values
         *parents, last = key.split(".")
         for parent in parents:
-            level = level.setdefault(parent, {})
+            if level.get(parent) is None:
+                level[parent] = {}
+            level = level[parent]
             if not isinstance(level, dict):
                 raise ConfigError(f"change {change!r}: {parent} is not a mapping in {path}")
         level[last] = parse_value(text)

@@ -28,7 +28,7 @@ __all__ = ["METHODS", "DemoResult", "run_demo"]
 METHODS = {"source": "source-only", "st": "ST", "cbst": "CBST", "cbst-sp": "CBST-SP"}
 
 SIZE = (64, 160)  # pixels of a scene
-COUNTS = {"source_count": 400, "source_val_count": 50, "target_count": 150, "target_val_count": 60}
+COUNTS = {"source_count": 600, "source_val_count": 50, "target_count": 150, "target_val_count": 60}
 _PICTURE_ROWS = 4
 
 Progress = Callable[[str, int, int], None]
@@ -94,7 +94,11 @@ def run_demo(
         rows[seed], source_rows[seed] = {}, {}
         with _data_root(folder / "data"):
             for method in METHODS:
-                run = Run(_variant(experiment, folder, method, seed), folder / method, progress=_prefixed(progress, seed, method))
+                run = Run(
+                    _variant(experiment, folder, method, seed),
+                    folder / method,
+                    progress=_prefixed(progress, seed, method),
+                )
                 last = run.run()["stages"][-1]["evaluation"]
                 rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
     picture = out / "comparison.png"
@@ -163,14 +167,15 @@ def _comparison(experiment: Experiment, folder: Path) -> np.ndarray:
     images = experiment.open_validation()["target"]
     images = images.subset(range(min(_PICTURE_ROWS, len(images))))
     space = experiment.classes()
-    columns = [[images.image(i) for i in range(len(images))], [space.colorize(images.label(i)) for i in range(len(images))]]
+    columns = [
+        [images.image(i) for i in range(len(images))],
+        [space.colorize(images.label(i)) for i in range(len(images))],
+    ]
     ctx = parse_context(experiment.ctx)
     for method in METHODS:
         run = folder / method
         rounds = sorted(run.glob("round-*/parameters.params"), key=lambda path: int(path.parent.name[6:]))
         network, spec, _ = load_network(rounds[-1] if rounds else run / "source" / "parameters.params", ctx)
-        maps = probability_maps(
-            network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation_flip
-        )
+        maps = probability_maps(network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation_flip)
         columns.append([space.colorize(p.argmax(axis=0).asnumpy().astype(np.uint8)) for _, p in maps])
     return comparison_sheet(list(zip(*columns)), ["image", "truth", *METHODS.values()], legend=space)

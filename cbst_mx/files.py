@@ -95,7 +95,8 @@ def check_free_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
-            f"not enough disk space for the run folder {path}: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+            f"not enough disk space for the run folder {path}: about {needed / 1e6:.0f} MB are needed, "
+            f"{free / 1e6:.0f} MB are free"
         )
 
 

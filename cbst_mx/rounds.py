@@ -18,10 +18,10 @@ import numpy as np
 
 from cbst_mx.checkpoints import load_network, load_parameters, save_parameters
 from cbst_mx.config import Experiment, Optimiser
-from cbst_mx.data import ImageSet, LabelledImageSet
+from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.images import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
-from cbst_mx.errors import CheckpointError, ConfigError, RunError
+from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion
 from cbst_mx.files import check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
@@ -110,9 +110,7 @@ class Run:
         check_free_space(out, self._disk_needed(network))
         counts = {"source": len(self.source), "target": len(self.target)}
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
-        self.dir = RunDir.open(
-            out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts}
-        )
+        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -232,7 +230,9 @@ class Run:
                 ctx=self.ctx,
                 flip=self.experiment.evaluation_flip,
                 batch_size=self.experiment.inference_batch,
-                progress=lambda done, total, name=name: self.progress(f"{_title(index)}: evaluation on {name}", done, total),
+                progress=lambda done, total, name=name: self.progress(
+                    f"{_title(index)}: evaluation on {name}", done, total
+                ),
             )
             results[name] = confusion.summary(matrices[name].sum(axis=0), self.label_space)
             logger.info("%s: mIoU on %s %.1f %%", _title(index), name, 100 * results[name]["miou"])
@@ -302,9 +302,7 @@ class Run:
                 groups=groups,
             )
 
-        schedule = Schedule(
-            optimiser.learning_rate * factor, optimiser.iterations, optimiser.warmup, optimiser.power
-        )
+        schedule = Schedule(optimiser.learning_rate * factor, optimiser.iterations, optimiser.warmup, optimiser.power)
         what = f"{_title(index)}: training"
         record = train(
             network,
@@ -323,12 +321,8 @@ class Run:
             logger.info("%s done, %d iterations, last loss %.4f", what, record.iterations, record.losses[-1])
         self._finish_training(stage, index, network, record.to_json())
 
-    def _finish_training(
-        self, stage: StageDir, index: int, network: gluon.HybridBlock, record: Dict[str, Any]
-    ) -> None:
-        save_parameters(
-            stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash
-        )
+    def _finish_training(self, stage: StageDir, index: int, network: gluon.HybridBlock, record: Dict[str, Any]) -> None:
+        save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
         with contextlib.suppress(FileNotFoundError):
             stage.checkpoint.unlink()

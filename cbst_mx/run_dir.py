@@ -7,7 +7,7 @@
       manifest.json              its hash and seed, versions, inputs
       log.txt                    every line the run logged
       source/                    parameters.params (+ .json), confusion.npz, evaluation.json
-      round-1/                   thresholds.json, pseudo_labels/NAME.png, parameters.params (+ .json), confusion.npz, evaluation.json
+      round-1/                   thresholds.json, pseudo_labels/NAME.png and the source's files
       round-2/ ...
       summary.json               IoU per class and mIoU after the source training and after every round
 
@@ -55,7 +55,9 @@ class RunDir:
         self.path = Path(path)
 
     @classmethod
-    def open(cls, path: Path, experiment_text: str, *, identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> RunDir:
+    def open(
+        cls, path: Path, experiment_text: str, *, identity: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> RunDir:
         """Create the run folder, or go on in it when it is this very run's.
 
         Parameters

@@ -1,2 +1,185 @@
-import mxnet as mx
-from mxnet import gluon, nd, autograd
+"""The only place that imports mxnet; everything else says ``from symbols.backend import mx, gluon, nd, autograd``.
+
+What mxnet needs before and during its import is done here: all usable cores, the CUDA libraries of the pip wheels, a
+name that newer NumPy lacks. Where the import cannot work, the error is one sentence that says why and what to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Callable, Collection, Iterable, List, MutableMapping
+
+__all__ = ["MXNetUnavailableError", "autograd", "gluon", "mx", "nd"]
+
+# In the order in which they need each other. They are below the folder nvidia/ of site-packages, which is not on the
+# loader's path, so mxnet finds them only when they are loaded already.
+_CUDA_LIBRARIES = (
+    "cuda_runtime/lib/libcudart.so.11.0",
+    "cublas/lib/libcublasLt.so.11",
+    "cublas/lib/libcublas.so.11",
+    "cufft/lib/libcufft.so.10",
+    "curand/lib/libcurand.so.10",
+    "cusolver/lib/libcusolver.so.11",
+    "cuda_nvrtc/lib/libnvrtc.so.11.2",
+    "nccl/lib/libnccl.so.2",
+    "nvtx/lib/libnvToolsExt.so.1",
+    "cudnn/lib/libcudnn.so.8",
+)
+_BUILDS = ("mxnet", "mxnet-mkl", "mxnet-native", *(f"mxnet-cu{cuda}" for cuda in (101, 102, 110, 112, 117)))
+_INSTALL = "pip install 'cbst_mx[cpu]' (or 'cbst_mx[cu112]' for NVIDIA GPUs; in a checkout '.[cpu]', '.[cu112]')"
+
+
+class MXNetUnavailableError(ImportError):
+    """mxnet cannot be imported here; the message is one sentence with the way out."""
+
+
+def set_threads(environment: MutableMapping[str, str]) -> None:
+    """Let mxnet use every core this process may run on, unless the user set OMP_NUM_THREADS.
+
+    Left alone it uses half of the logical cores. It reads the variable once, when it is imported.
+    """
+    if not environment.get("OMP_NUM_THREADS"):
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+        environment["OMP_NUM_THREADS"] = str(len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def installed_builds(find: Callable[[str], object] = metadata.distribution) -> List[str]:
+    """Return the names of the installed builds of mxnet.
+
+    Parameters
+    ----------
+    find : callable
+        Raises ``importlib.metadata.PackageNotFoundError`` for a distribution that is not installed.
+    """
+    builds = []
+    for name in _BUILDS:
+        try:
+            find(name)
+        except metadata.PackageNotFoundError:
+            continue
+        builds.append(name)
+    return builds
+
+
+def check_distributions(builds: Collection[str]) -> None:
+    """Refuse two builds of mxnet side by side: they own the same files, and which one is there is chance.
+
+    Raises
+    ------
+    MXNetUnavailableError
+        When there is more than one.
+    """
+    if len(builds) > 1:
+        keep = "mxnet-cu112" if "mxnet-cu112" in builds else "mxnet"
+        raise MXNetUnavailableError(
+            f"{' and '.join(builds)} are both installed and overwrite each other's files: "
+            f"pip uninstall -y {' '.join(builds)} && pip install --no-deps --force-reinstall {keep}==1.9.1"
+        )
+
+
+def check_numpy(version: str) -> None:
+    """Refuse NumPy 2, from which mxnet 1.9.1 uses names that are gone.
+
+    Raises
+    ------
+    MXNetUnavailableError
+        When the major version is 2 or higher.
+    """
+    if int(version.split(".")[0]) >= 2:
+        raise MXNetUnavailableError(f"mxnet 1.9.1 does not work with numpy {version}: pip install 'numpy==1.23.5'")
+
+
+def restore_numpy_bool(numpy_module: object, version: str) -> None:
+    """Give NumPy 1.24 to 1.26 the alias ``numpy.bool`` back: the one name mxnet 1.9.1 misses there."""
+    if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24) and "bool" not in vars(numpy_module):
+        numpy_module.bool = bool  # type: ignore[attr-defined]
+
+
+def preload_cuda(folders: Iterable[str], load: Callable[[str], object] = ctypes.CDLL) -> List[str]:
+    """Load the CUDA libraries of NVIDIA's pip wheels by full path, so that mxnet-cu112 finds them.
+
+    Parameters
+    ----------
+    folders : iterable of str
+        The folders called ``nvidia`` in site-packages.
+    load : callable
+        Loads one library, given its full path.
+
+    Returns
+    -------
+    list of str
+        What was loaded. A library that no wheel brings is left to the system's loader.
+    """
+    candidates = [Path(folder, library) for library in _CUDA_LIBRARIES for folder in folders]
+    present = [str(path) for path in candidates if path.is_file()]
+    for path in present:
+        load(path)
+    return present
+
+
+def explain(error: BaseException, builds: Collection[str]) -> MXNetUnavailableError:
+    """Turn a failed ``import mxnet`` into one sentence with the fix.
+
+    Parameters
+    ----------
+    error : BaseException
+        What the import raised.
+    builds : collection of str
+        The result of `installed_builds`.
+    """
+    build = next(iter(builds), "mxnet")
+    reinstall = f"pip install --no-deps --force-reinstall {build}==1.9.1"
+    if isinstance(error, ModuleNotFoundError):
+        if error.name != "mxnet":
+            return MXNetUnavailableError(f"mxnet needs the module {error.name}, which is missing: {_INSTALL}")
+        if builds:
+            return MXNetUnavailableError(f"{build} is listed as installed but its files are missing: {reinstall}")
+        return MXNetUnavailableError(f"mxnet is not installed: {_INSTALL}")
+    found = re.search(r"lib[\w+-]+\.so[.\d]*", str(error)) if isinstance(error, OSError) else None
+    if found is None:
+        reason = " ".join(str(error).split()).rstrip(".")
+        return MXNetUnavailableError(f"{build} cannot be loaded ({reason}): {reinstall}")
+    library = found.group()
+    if library.startswith("libcuda."):
+        fix = "install it, or use the CPU build: pip uninstall -y mxnet-cu112 && pip install mxnet==1.9.1"
+        return MXNetUnavailableError(
+            f"{build} needs {library} of the NVIDIA driver, which is not on this machine: {fix}"
+        )
+    if library.startswith(("libgomp.", "libquadmath.")):
+        fix = "install the system's packages, on Debian and Ubuntu: apt-get install libgomp1 libquadmath0"
+    elif library.startswith(("libcu", "libnv", "libnccl")):
+        fix = "pip install 'cbst_mx[cu112]' (in a checkout '.[cu112]')"
+    else:
+        fix = f"install the system's package that has it or, if mxnet should have brought it, {reinstall}"
+    return MXNetUnavailableError(f"{build} cannot load the library {library}: {fix}")
+
+
+def _prepare(builds: Collection[str]) -> None:
+    check_distributions(builds)
+    set_threads(os.environ)
+    import numpy
+
+    check_numpy(numpy.__version__)
+    restore_numpy_bool(numpy, numpy.__version__)
+    nvidia = importlib.util.find_spec("nvidia")
+    if "mxnet-cu112" in builds and nvidia is not None:
+        preload_cuda(nvidia.submodule_search_locations or ())
+
+
+_builds = installed_builds()
+try:
+    _prepare(_builds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # mxnet is no longer maintained and uses old names
+        import mxnet as mx
+        from mxnet import autograd, gluon, nd
+except MXNetUnavailableError:
+    raise
+except (ImportError, OSError, RuntimeError, AttributeError) as _error:
+    raise explain(_error, _builds) from _error

@@ -162,7 +162,9 @@ def test_released_rules_reproduce_the_measured_pass(policy, run):
     pool = pool_of(list(maps), fidelity="released")
     thresholds = pool.thresholds(policy, portion)
     np.testing.assert_array_equal(thresholds.values, np.where(limits == 0, 1, limits).astype(np.float32))
-    if policy == "class-balanced":  # their sizes count the extra zero of every pool; a global pass makes all sizes equal
+    if (
+        policy == "class-balanced"
+    ):  # their sizes count the extra zero of every pool; a global pass makes all sizes equal
         np.testing.assert_array_equal(thresholds.counts, np.maximum(sizes - 1, 0))
     for probability, expected_ids in zip(maps, ids):
         labels = select(mx.nd.array(probability), thresholds)
@@ -176,7 +178,9 @@ def test_paper_and_released_rules_differ():
     assert (paper.values != released.values).any() and (paper.counts > 3 * released.counts).all()
 
 
-@pytest.mark.parametrize("count, portion, paper, released", [(10, 0.25, 2, 2), (14, 0.25, 4, 3), (7, 0.5, 4, 3), (1, 0.2, 0, 0)])
+@pytest.mark.parametrize(
+    "count, portion, paper, released", [(10, 0.25, 2, 2), (14, 0.25, 4, 3), (7, 0.5, 4, 3), (1, 0.2, 0, 0)]
+)
 def test_rank(count, portion, paper, released):
     assert (rank(portion, count), rank(portion, count, "released")) == (paper, released)
 

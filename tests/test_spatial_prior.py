@@ -48,7 +48,14 @@ def test_smoothing_spreads_by_the_scaled_kernel():
 
 def test_generated_streets_have_sky_above_and_road_below(tmp_path):
     write_demo_data(
-        tmp_path / "d", source_count=30, source_val_count=0, target_count=0, target_val_count=0, size=(64, 128), seed=0, shift=Shift()
+        tmp_path / "d",
+        source_count=30,
+        source_val_count=0,
+        target_count=0,
+        target_val_count=0,
+        size=(64, 128),
+        seed=0,
+        shift=Shift(),
     )
     source = open_labelled("gta5", tmp_path / "d" / "gta5", label_space=CITYSCAPES_19)
     prior = spatial_prior.estimate(source, (32, 64))

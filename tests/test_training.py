@@ -153,5 +153,7 @@ def test_a_missing_pseudo_label_is_refused(tmp_path):
         def __len__(self):
             return 2
 
-    with pytest.raises(RunError, match="2 of 2 pseudo-labels are missing, the first is .*a.png: run pseudo-label again"):
+    with pytest.raises(
+        RunError, match="2 of 2 pseudo-labels are missing, the first is .*a.png: run pseudo-label again"
+    ):
         pseudo_labelled_samples(Images(), tmp_path, CITYSCAPES_19)

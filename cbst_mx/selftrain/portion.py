@@ -44,5 +44,5 @@ def portion(round_index: int, *, initial: float = 0.20, step: float = 0.05, maxi
 
 
 def learning_rate(round_index: int, *, initial: float, factor: float = 1.0) -> float:
-    """Return the learning rate of a round: `initial` times `factor` for every round before it (round 1 is the first)."""
+    """Return the learning rate of a round: `initial` times `factor` for every round before it (1 is the first)."""
     return initial * factor ** (round_index - 1)

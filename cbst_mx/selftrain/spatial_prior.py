@@ -1,9 +1,9 @@
 """Spatial prior q_n(c): how frequent class c is at pixel n in the source labels (CBST-SP, eq. 9).
 
 C classes, H x W pixels of one grid. The class counts per pixel are smoothed by a Gaussian kernel and every class map is
-divided by its largest value: q_n(c) is 1 where class c is most frequent and says how much rarer it is elsewhere. A factor
-per class is free, since k_c absorbs it; with this one the prior never favours a class that is merely confined to a small
-region, as maps that sum to 1 do. ST has one k for all classes, so there the choice matters.
+divided by its largest value: q_n(c) is 1 where class c is most frequent and says how much rarer it is elsewhere. A
+factor per class is free, since k_c absorbs it; with this one the prior never favours a class that is merely confined to
+a small region, as maps that sum to 1 do. ST has one k for all classes, so there the choice matters.
 The kernel is 70 x 70 pixels at 1024 x 2048 and scaled with the grid; its standard deviation, not published, is a sixth
 of its size, so that the kernel spans three standard deviations to either side.
 """

@@ -36,7 +36,8 @@ def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSp
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise RunError(
-            f"{len(missing)} of {len(paths)} pseudo-labels are missing, the first is {missing[0]}: run pseudo-label again"
+            f"{len(missing)} of {len(paths)} pseudo-labels are missing, the first is {missing[0]}: "
+            "run pseudo-label again"
         )
 
     def read(index: int):

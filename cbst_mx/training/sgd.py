@@ -126,7 +126,7 @@ def train(
     with contextlib.closing(iter(make_loader(record.iterations))) as batches:
         for images, labels in batches:
             iteration = record.iterations
-            # dropout draws from the device's state: seeding every iteration makes a continued phase equal to a whole one
+            # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
             state = seeding.generator(seed, round=round, index=iteration, purpose="dropout").integers(2**31)
             mx.random.seed(int(state))
             with autograd.record():

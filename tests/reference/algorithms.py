@@ -1,7 +1,7 @@
 """Algorithms 1 and 2 and the solvers of eq. 5 and eq. 8 of the paper, one pixel at a time in plain Python.
 
-Where the paper leaves room (rank 0-based or 1-based, rounding, equality) the project's stated choices are used: the value
-ranked round(p * n) counting from 1, and pixels equal to the threshold are kept.
+Where the paper leaves room (rank 0-based or 1-based, rounding, equality) the project's stated choices are used: the
+value ranked round(p * n) counting from 1, and pixels equal to the threshold are kept.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def algorithm_2(probabilities, portion):
 
 
 def solve(probability, thresholds):
-    """Return eq. 8 for every pixel of one image, row by row: argmax_c p_c / exp(-k_c), 255 when the ratio is below 1."""
+    """Return eq. 8 for every pixel of one image, row by row: argmax_c p_c / exp(-k_c), 255 when it is below 1."""
     labels = []
     for p in pixels(probability):
         # in float64 the quotient of two float32 numbers is at least 1 exactly when the first is not smaller

@@ -1,0 +1,92 @@
+# Everything runs in .venv, which the first target that needs it creates. Override on the command line, for example
+# `make setup PYTHON=python3.10` or `make setup EXTRAS=cu112,dev`.
+PYTHON ?= python3
+SEEDS ?= 0
+PYTEST_ARGS ?=
+
+# The extras chosen last are kept until others are asked for.
+INSTALLED := $(patsubst .venv/installed-%,%,$(wildcard .venv/installed-*))
+DEFAULT_EXTRAS := cpu,dev
+EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
+STAMP = .venv/installed-$(EXTRAS)
+BIN = .venv/bin
+
+# *-data.yaml describe data sets.
+EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean $(EXPERIMENTS)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
+	@for name in $(EXPERIMENTS); do echo "$$name - run experiments/$$name.yaml into runs/$$name"; done
+
+setup: $(STAMP) ## create .venv and install (EXTRAS=cpu,dev or cu112,dev; PYTHON=python3)
+
+demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 for mean and spread)
+	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS)
+
+test: $(STAMP) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)
+
+check: $(STAMP) ## ruff, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## run every benchmark in tools/bench
+	@for script in $(or $(wildcard tools/bench/*.py),none); do \
+		[ "$$script" != none ] || { echo "there are no benchmarks in tools/bench yet"; break; }; \
+		echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(EXPERIMENTS): %: experiments/%.yaml $(STAMP)
+	$(BIN)/cbst-mx run $< --out runs/$@
+
+define REFUSE_PYTHON
+import sys
+if not (3, 8) <= sys.version_info[:2] <= (3, 11):
+    sys.exit("Error: cbst_mx needs Python 3.8 to 3.11, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("Error: this Python cannot make virtual environments: apt-get install python3-venv, or make PYTHON=python3.11")
+endef
+export REFUSE_PYTHON
+
+# opencv-python wants libGL of a desktop, which a bare machine lacks; the headless build of the same version has the
+# same files without that need.
+define CHECK_CV2
+import importlib.metadata, subprocess, sys
+try:
+    import cv2
+except ImportError as error:
+    headless = "opencv-python-headless==" + importlib.metadata.version("opencv-python")
+    print("%s: installing %s over opencv-python" % (error, headless))
+    sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", headless]))
+endef
+export CHECK_CV2
+
+# What mxnet lacks (a library of the system, the NVIDIA driver) is said now rather than by every test.
+define CHECK_MXNET
+import sys
+try:
+    import symbols.backend
+except ImportError as error:
+    sys.exit("Error: %s" % error)
+endef
+export CHECK_MXNET
+
+# Always a new environment: mxnet and mxnet-cu112 must not meet in one. The stamp is made when all has worked.
+$(STAMP): setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "Error: there is no $(PYTHON) here: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c "$$REFUSE_PYTHON"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -q 'pip>=21.3'
+	$(BIN)/python -m pip install -q -e '.[$(EXTRAS)]'
+	@$(BIN)/python -c "$$CHECK_CV2"
+	@$(BIN)/python -c "$$CHECK_MXNET"
+	@touch $@

@@ -1,0 +1,59 @@
+"""Package metadata; the pins' reasons stand beside them."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "cbst_mx" / "__init__.py").read_text("utf-8"), re.M).group(1)
+
+REQUIRED = [
+    "numpy>=1.23.5,<1.24",  # 1.24 removed numpy.bool, which mxnet 1.9.1 uses; 1.23.5 has wheels for 3.8 to 3.11
+    "gluoncv==0.10.5.post0",  # the last one for mxnet 1.9; imported only where it is used
+    "opencv-python>=4.5,<4.12",  # image changes in the loader; 4.12 asks for numpy 2
+    "scipy>=1.10,<2",  # filters; mx.nd.array() uses scipy.sparse.csr, which scipy 2 removes
+    "click>=8",  # the command line
+    "pydantic>=2",  # typed, strict experiment files
+    "rich",  # tables and progress bars
+    "PyYAML",  # experiment files
+    "Pillow>=10.1",  # PNG with palette; ImageFont.load_default(size) came with 10.1
+    "typing_extensions",  # the Literal pydantic asks for on Python 3.8
+]
+
+# mxnet stands in extras only: mxnet and mxnet-cu112 own the same files, so a user must have exactly one of them.
+CU112 = [
+    "mxnet-cu112==1.9.1",
+    # The CUDA libraries it links to, which it does not bring. 11.8 keeps every library name of 11.2, and its compiler
+    # knows newer GPUs.
+    "nvidia-cuda-runtime-cu11==11.8.89",
+    "nvidia-cublas-cu11==11.11.3.6",
+    "nvidia-cudnn-cu11==8.9.6.50",  # 9 has another library name
+    "nvidia-cufft-cu11==10.9.0.58",
+    "nvidia-curand-cu11==10.3.0.86",
+    "nvidia-cusolver-cu11==11.4.1.48",
+    "nvidia-cuda-nvrtc-cu11==11.8.89",
+    "nvidia-nccl-cu11==2.21.5",
+    "nvidia-nvtx-cu11==11.8.86",
+]
+
+# One minor version each, the newest that also runs on Python 3.8, so that a check means the same everywhere.
+DEV = [
+    "pytest>=8.3,<8.4",
+    "hypothesis>=6.113,<6.114",
+    "ruff>=0.17,<0.18",
+    "mypy>=1.14,<1.15",
+    "types-PyYAML>=6.0,<6.1",
+]
+
+setup(
+    name="cbst_mx",
+    version=VERSION,
+    description="Class-balanced self-training for unsupervised domain adaptation of segmentation networks, on MXNet",
+    license="Apache-2.0",
+    packages=find_packages(include=["cbst_mx*", "symbols*"]),
+    python_requires=">=3.8,<3.12",  # the versions that were tried; keep in step with the Makefile
+    install_requires=REQUIRED,
+    extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "dev": DEV},
+    entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
+)

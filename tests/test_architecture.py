@@ -1,0 +1,296 @@
+"""The rules of the source tree: who imports whom, who may print, and what works without mxnet."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Bottom first. A module may import its own layer and those below.
+LAYERS = (
+    ("cbst_mx",),
+    ("cbst_mx.errors",),
+    ("cbst_mx.files", "cbst_mx.validation"),
+    ("cbst_mx.label_space",),
+    ("cbst_mx.seeding",),
+    ("cbst_mx.data",),
+    ("cbst_mx.network_spec",),
+    ("cbst_mx.config",),
+    ("cbst_mx.run_dir",),
+    ("cbst_mx.networks",),
+    ("cbst_mx.checkpoints",),
+    ("cbst_mx.selftrain",),
+    ("cbst_mx.training",),
+    ("cbst_mx.evaluation",),
+    ("cbst_mx.rounds",),
+    ("cbst_mx.report",),
+    ("cbst_mx.demo",),
+    ("cbst_mx.cli",),
+)
+# These see the config; every other module takes explicit keyword arguments.
+ORCHESTRATORS = ("cbst_mx.config", "cbst_mx.rounds", "cbst_mx.demo", "cbst_mx.cli")
+# These need mxnet; every other module of cbst_mx imports without it (cli imports it inside its commands).
+ON_MXNET = (
+    "cbst_mx.networks",
+    "cbst_mx.checkpoints",
+    "cbst_mx.training",
+    "cbst_mx.selftrain.confidence",
+    "cbst_mx.selftrain.kc",
+    "cbst_mx.selftrain.pseudo_labels",
+    "cbst_mx.rounds",
+    "cbst_mx.demo",
+)
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def read_tree(*folders):
+    """Return module name to syntax tree of every file in `folders`."""
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    return {module_name(file): ast.parse(file.read_text("utf-8"), str(file)) for file in files}
+
+
+MODULES = read_tree("cbst_mx", "symbols")
+
+
+def is_below(name, packages):
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def statements(tree, at_import):
+    """Yield every node; `at_import` leaves out what runs later (functions) or never (TYPE_CHECKING)."""
+    for node in ast.iter_child_nodes(tree):
+        if at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        yield from statements(node, at_import)
+
+
+def imports(tree, modules, at_import=False):
+    """Return the full names `tree` imports; of ``from package import name`` the module, where `name` is one."""
+    found = set()
+    for node in statements(tree, at_import):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute in this tree"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in modules else node.module)
+    return found
+
+
+def closure(name, modules):
+    """Return everything that importing the module `name` imports, packages of submodules included."""
+    seen, queue = set(), [name]
+    while queue:
+        current = queue.pop()
+        while current:
+            if current not in seen:
+                seen.add(current)
+                if current in modules:
+                    queue.extend(imports(modules[current], modules, at_import=True))
+            current = current.rpartition(".")[0]
+    return seen
+
+
+def layer(name):
+    # the bare package is a layer of its own, not the parent of all others
+    found = [i for i, packages in enumerate(LAYERS) if name == "cbst_mx" and i == 0 or i and is_below(name, packages)]
+    assert len(found) == 1, f"{name} has no place in LAYERS"
+    return found[0]
+
+
+def upward_imports(modules):
+    return [
+        f"{name} imports {target}"
+        for name, tree in modules.items()
+        if is_below(name, ["cbst_mx"])
+        for target in sorted(imports(tree, modules))
+        if is_below(target, ["cbst_mx"]) and layer(target) > layer(name)
+    ]
+
+
+def cycles(modules):
+    """Return the modules that import themselves through others."""
+    direct = {name: imports(tree, modules) & set(modules) for name, tree in modules.items()}
+
+    def reachable(start):
+        seen, queue = set(), list(direct[start])
+        while queue:
+            name = queue.pop()
+            if name not in seen:
+                seen.add(name)
+                queue.extend(direct[name])
+        return seen
+
+    return [name for name in modules if name in reachable(name)]
+
+
+def speaks(tree):
+    """Return the lines that print, exit or write to the terminal."""
+    forbidden = {
+        "print", "exit", "quit", "SystemExit", "breakpoint", "sys.exit", "os._exit", "sys.stdout", "sys.stderr",
+        "click.echo", "click.secho", "rich.print",
+    }  # fmt: skip
+    names = (node for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute)))
+    found = [f"line {node.lineno}: {ast_name(node)}" for node in names if ast_name(node) in forbidden]
+    return found + [f"imports {name}" for name in imports(tree, MODULES) if is_below(name, ["click", "rich.console"])]
+
+
+def ast_name(node):
+    if isinstance(node, ast.Attribute):
+        return f"{ast_name(node.value)}.{node.attr}"
+    return getattr(node, "id", "")
+
+
+def config_parameters(tree):
+    """Return the functions that take a parameter called config or experiment."""
+    return [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for argument in (
+            *node.args.posonlyargs,
+            *node.args.args,
+            *node.args.kwonlyargs,
+            node.args.vararg,
+            node.args.kwarg,
+        )
+        if argument is not None and argument.arg in ("config", "experiment")
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- the tree
+
+
+def test_the_walk_sees_the_tree():
+    assert {"cbst_mx.data.gta5", "cbst_mx.selftrain.kc", "symbols.fcn8s"} <= set(MODULES)
+    below_rounds = {target for target in imports(MODULES["cbst_mx.rounds"], MODULES) if is_below(target, ["cbst_mx"])}
+    assert len(below_rounds) > 8 and "cbst_mx.selftrain.kc" in below_rounds
+
+
+def test_imports_point_downwards():
+    assert upward_imports(MODULES) == []
+
+
+def test_no_module_imports_itself_through_others():
+    assert cycles(MODULES) == []
+
+
+def test_symbols_knows_nothing_of_cbst_mx():
+    for name, tree in MODULES.items():
+        if is_below(name, ["symbols"]):
+            assert not [target for target in imports(tree, MODULES) if is_below(target, ["cbst_mx"])], name
+
+
+def test_one_place_imports_mxnet_and_none_gluoncv_at_start():
+    importers = [name for name, tree in MODULES.items() if any(is_below(t, ["mxnet"]) for t in imports(tree, MODULES))]
+    assert importers == ["symbols.backend"]
+    for name, tree in MODULES.items():
+        assert not any(is_below(t, ["gluoncv"]) for t in imports(tree, MODULES, at_import=True)), name
+
+
+def test_only_the_command_line_prints_and_exits():
+    assert speaks(MODULES["cbst_mx.cli"])
+    for name, tree in MODULES.items():
+        assert name == "cbst_mx.cli" or speaks(tree) == [], name
+
+
+def test_the_config_stops_at_the_orchestrators():
+    assert config_parameters(MODULES["cbst_mx.rounds"])
+    for name, tree in MODULES.items():
+        if name not in ORCHESTRATORS:
+            assert config_parameters(tree) == [], name
+            assert "cbst_mx.config" not in imports(tree, MODULES), name
+
+
+def test_nobody_imports_tools_or_experiments():
+    for name, tree in {**MODULES, **read_tree("tests")}.items():
+        assert not [target for target in imports(tree, MODULES) if is_below(target, ["tools", "experiments"])], name
+
+
+# --------------------------------------------------------------------------------------------------- without mxnet
+
+
+PURE = [name for name in MODULES if is_below(name, ["cbst_mx"]) and not is_below(name, ON_MXNET)]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_reach_no_mxnet(name):
+    assert not [target for target in closure(name, MODULES) if is_below(target, ["mxnet", "gluoncv", "symbols"])]
+
+
+def test_modules_on_mxnet_reach_it():
+    # else the list above would be too long, or the closure blind
+    for name in (name for name in MODULES if is_below(name, ON_MXNET) and name != "cbst_mx.training"):
+        if name not in ("cbst_mx.training.retraining", "cbst_mx.training.source"):
+            assert "mxnet" in closure(name, MODULES), name
+
+
+def test_pure_modules_import_where_mxnet_cannot():
+    code = f"""
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("mxnet", "gluoncv"):
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocker())
+for name in {PURE!r}:
+    importlib.import_module(name)
+try:
+    importlib.import_module("cbst_mx.networks")
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "blocked: mxnet" in result.stdout  # the blocker works
+
+
+# --------------------------------------------------------------------------------------- the rules catch violations
+
+
+def tree_of(**sources):
+    return {name.replace("__", "."): ast.parse(source) for name, source in sources.items()}
+
+
+def test_an_upward_import_is_found_even_inside_a_function():
+    modules = tree_of(cbst_mx__errors="def f():\n from cbst_mx import rounds", cbst_mx__rounds="import cbst_mx.errors")
+    assert upward_imports(modules) == ["cbst_mx.errors imports cbst_mx.rounds"]
+    assert cycles(modules) == ["cbst_mx.errors", "cbst_mx.rounds"]
+
+
+def test_a_module_without_a_layer_is_refused():
+    with pytest.raises(AssertionError, match="cbst_mx.new has no place"):
+        layer("cbst_mx.new")
+
+
+def test_mxnet_is_found_through_packages_but_not_in_functions():
+    modules = tree_of(a="from b.c import x", b="import mxnet.gluon", b__c="", d="def f():\n import mxnet")
+    assert "mxnet" in closure("a", modules) and "mxnet" not in closure("d", modules)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["print(1)", "import sys\nsys.exit()", "raise SystemExit(1)", "import click", "import sys\nsys.stderr.write('')"],
+)
+def test_speaking_is_found(source):
+    assert speaks(ast.parse(source))
+
+
+@pytest.mark.parametrize("source", ["def f(config): pass", "class A:\n def f(self, *, experiment=None): pass"])
+def test_config_parameters_are_found(source):
+    assert config_parameters(ast.parse(source)) == ["f"]

@@ -1,0 +1,98 @@
+"""Parameter files: round trip, sidecar, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cbst_mx import checkpoints
+from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
+from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import build_network, parse_context
+from symbols.backend import mx
+
+SPEC = NetworkSpec("fcn8s", 19, {"width": 0.03125, "batch_norm": "batch"})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    network = build_network(SPEC, mx.cpu(), seed=0)
+    path = tmp_path / "parameters.params"
+    checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19, config_hash="abc")
+    return path, network
+
+
+def test_round_trip_gives_the_same_network(saved):
+    path, network = saved
+    again, spec, space = checkpoints.load_network(path, mx.cpu())
+    assert spec == SPEC and space.names == CITYSCAPES_19.names and space.palette == CITYSCAPES_19.palette
+    x = mx.nd.random.normal(shape=(1, 3, 32, 48))
+    np.testing.assert_array_equal(again(x).asnumpy(), network(x).asnumpy())
+    assert sorted(p.name for p in path.parent.iterdir()) == ["parameters.params", "parameters.params.json"]
+
+
+def test_the_same_seed_gives_the_same_network_on_another_context(saved):
+    other = build_network(SPEC, mx.cpu(1), seed=0)
+    x = mx.nd.ones((1, 3, 32, 32))
+    np.testing.assert_array_equal(other(x.as_in_context(mx.cpu(1))).asnumpy(), saved[1](x).asnumpy())
+
+
+def refused(path, spec=SPEC, space=CITYSCAPES_19):
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load_parameters(build_network(spec, mx.cpu()), path, spec, space)
+    return str(error.value)
+
+
+def test_parameters_of_another_network_or_label_space_are_refused(saved):
+    path, _ = saved
+    wider = NetworkSpec("fcn8s", 19, {"width": 0.0625, "batch_norm": "batch"})
+    assert refused(path, wider) == (
+        f"{path} holds parameters of another network: fcn8s with 19 classes (batch_norm=batch, width=0.03125), "
+        "not fcn8s with 19 classes (batch_norm=batch, width=0.0625)"
+    )
+    assert "trained for label space cityscapes-19 (19 classes), not synthia-16 (16 classes)" in refused(
+        path, space=SYNTHIA_16
+    )
+
+
+def test_damaged_files_are_refused(saved):
+    path, _ = saved
+    data = path.read_bytes()
+    for changed in (data[: len(data) // 2], data[:-1] + bytes([data[-1] ^ 1]), b""):
+        path.write_bytes(changed)
+        assert "was altered or truncated" in refused(path)
+    side = checkpoints.sidecar_path(path)
+    side.write_text("{")
+    assert "is damaged" in refused(path)
+    side.write_text(json.dumps({"network": {}}))
+    assert "is damaged" in refused(path)
+    side.unlink()
+    assert "has no sidecar parameters.params.json" in refused(path)
+    path.unlink()
+    assert refused(path) == f"parameter file {path} does not exist"
+
+
+def test_parameters_that_are_not_finite_are_not_saved(saved):
+    path, network = saved
+    before = path.read_bytes()
+    network.score_fr.bias.data()[:] = np.nan
+    with pytest.raises(CheckpointError, match="score_fr.bias has values that are not finite"):
+        checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19)
+    assert path.read_bytes() == before
+
+
+def test_networks_that_cannot_be_built_are_refused():
+    with pytest.raises(ConfigError, match="network: network must be one of .*fcn8s"):
+        build_network(NetworkSpec("unet", 19), mx.cpu())
+    with pytest.raises(ConfigError, match="network: .*unexpected keyword argument 'depth'"):
+        build_network(NetworkSpec("fcn8s", 19, {"depth": 3}), mx.cpu())
+
+
+@pytest.mark.parametrize("name", ["tpu", "cpu:x", "gpu:99", ""])
+def test_contexts_that_are_not_there_are_refused(name):
+    with pytest.raises(ConfigError, match="ctx"):
+        parse_context(name)
+    assert parse_context("cpu:1") == mx.cpu(1)

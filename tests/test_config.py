@@ -1,0 +1,109 @@
+"""Experiment files: defaults, strictness, changes, opening data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cbst_mx.config import load_experiment
+from cbst_mx.data.street_scenes import Shift, write_demo_data
+from cbst_mx.errors import CBSTError, ConfigError, DataError
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+DEMO = EXPERIMENTS / "demo.yaml"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in EXPERIMENTS.glob("*.yaml") if not p.stem.endswith("-data")), ids=lambda p: p.stem
+)
+def test_every_experiment_file_loads_and_is_named_as_its_file(path):
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    assert experiment.network_spec().num_classes == experiment.classes().num_classes
+
+
+def test_an_experiment_written_out_is_the_same_experiment(tmp_path):
+    experiment = load_experiment(DEMO)
+    (tmp_path / "again.yaml").write_text(experiment.to_yaml())
+    assert load_experiment(tmp_path / "again.yaml") == experiment
+
+
+def test_changes():
+    changed = load_experiment(
+        DEMO, ("self_training.rounds=2", "self_training.method=st", "source_training.learning_rate=1e-3", "seed=7")
+    )
+    assert (changed.self_training.rounds, changed.self_training.policy, changed.seed) == (2, "global", 7)
+    assert changed.source_training.learning_rate == 1e-3
+    assert load_experiment(DEMO).self_training.policy == "class-balanced"
+
+
+def test_workers_and_device_do_not_make_another_run():
+    base, other = load_experiment(DEMO), load_experiment(DEMO, ("workers=0", "ctx=cpu:1"))
+    assert base.identity == other.identity != load_experiment(DEMO, ("seed=1",)).identity
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ("self_training.portions=3", "unknown key 'self_training.portions' (allowed: method, rounds, portion"),
+        ("self_training.rounds=two", "key 'self_training.rounds' must be an integer, got 'two'"),
+        ("self_training.portion.initial=1.5", "key 'self_training.portion.initial' must be in (0, 1], got 1.5"),
+        ("self_training.portion.initial=0", "key 'self_training.portion.initial' must be in (0, 1], got 0"),
+        ("self_training.method=mst", "key 'self_training.method' must be 'st', 'cbst' or 'cbst-sp', got 'mst'"),
+        ("self_training.target_per_batch=8", "target_per_batch must be smaller than the batch_size 8, got 8"),
+        ("source_training=null", "exactly one of source_training and initial_parameters must be given"),
+        ("validation={}", "validation must name at least one image set"),
+        ("augmentation.scale=[2.0, 1.0]", "scale must be two numbers with 0 < low <= high"),
+        ("nonsense", "a change must have the form key=value, got 'nonsense'"),
+        ("source.root.x=1", "root is not a mapping"),
+    ],
+)
+def test_refusals(change, sentence):
+    with pytest.raises(ConfigError) as error:
+        load_experiment(DEMO, (change,))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_label_space_is_refused_when_unknown():
+    with pytest.raises(ConfigError, match="label_space must be one of .*cityscapes-19.*, got 'mine'"):
+        load_experiment(DEMO, ("label_space=mine",)).classes()
+
+
+def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):
+    experiment = load_experiment(DEMO)
+    monkeypatch.delenv("CBST_DATA", raising=False)
+    with pytest.raises(ConfigError, match="data root gta5 is relative: set the environment variable CBST_DATA"):
+        experiment.open_source()
+    monkeypatch.setenv("CBST_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=f"{tmp_path}/none/gta5"):
+        experiment.open_source()
+    write_demo_data(
+        tmp_path / "d",
+        source_count=2,
+        source_val_count=1,
+        target_count=3,
+        target_val_count=1,
+        size=(32, 64),
+        seed=0,
+        shift=Shift(),
+    )
+    monkeypatch.setenv("CBST_DATA", str(tmp_path / "d"))
+    assert len(experiment.open_source()) == 2 and list(experiment.open_validation()) == ["target", "source"]
+    target = experiment.open_target()
+    assert len(target) == 3 and not [name for name in dir(target) if "label" in name]
+
+
+def test_a_description_is_found_beside_the_experiment(tmp_path):
+    values = yaml.safe_load(DEMO.read_text())
+    values["source"] = {"format": "folder", "root": "x", "split": "day", "description": "own-data.yaml"}
+    values["label_space"] = "folder"
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(CBSTError, match=f"{tmp_path}/own-data.yaml"):
+        load_experiment(tmp_path / "e.yaml").classes()
+    (tmp_path / "own-data.yaml").write_text(
+        "label_space: {name: own, names: [a, b], palette: [[0, 0, 0], [9, 9, 9]], ids: {0: 0, 1: 1}}\n"
+        "splits: {day: {images: ['*.png']}}\n"
+    )
+    assert load_experiment(tmp_path / "e.yaml").classes().names == ("a", "b")

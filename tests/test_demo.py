@@ -1,0 +1,64 @@
+"""The demo on a few small scenes: four methods, table, picture, continuation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cbst_mx import demo
+from cbst_mx.cli import main
+
+EXPERIMENT = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    counts = {"source_count": 6, "source_val_count": 2, "target_count": 4, "target_val_count": 2}
+    monkeypatch.setattr(demo, "SIZE", (32, 64))
+    monkeypatch.setattr(demo, "COUNTS", counts)
+    text = EXPERIMENT.read_text()
+    for before, after in (
+        ("width: 0.125", "width: 0.03125"),
+        ("crop: [64, 160]", "crop: [32, 64]"),
+        ("{iterations: 2000, batch_size: 8", "{iterations: 4, batch_size: 4"),
+        ("{iterations: 100, batch_size: 8", "{iterations: 2, batch_size: 4"),
+        ("target_per_batch: 4", "target_per_batch: 2"),
+        ("rounds: 7", "rounds: 1"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    path = tmp_path / "small.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_demo_writes_tables_and_a_picture_and_continues(small, tmp_path):
+    arguments = ["demo", "--out", str(tmp_path / "out"), "--experiment", str(small), "--seeds", "0,1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"picture: {tmp_path / 'out' / 'comparison.png'}" in result.output
+    assert "CBST-SP" in result.output and "±" in result.output
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(stored["target"]) == {"0", "1"} and list(stored["target"]["0"]) == list(demo.METHODS)
+    for seed in (0, 1):
+        folder = tmp_path / "out" / f"seed-{seed}"
+        for method in demo.METHODS:
+            summary = json.loads((folder / method / "summary.json").read_text())
+            assert stored["target"][str(seed)][method] == summary["stages"][-1]["evaluation"]["target"]
+            # every method starts from the same source network
+            assert summary["stages"][0]["evaluation"]["target"] == stored["target"][str(seed)]["source"]
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert picture.mode == "RGB" and picture.width > 6 * 64
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 0 and json.loads((tmp_path / "out" / "results.json").read_text()) == stored
+    other = CliRunner().invoke(main, [*arguments, "--shift", "0.5"])
+    assert other.exit_code == 1 and "holds a demo with other settings" in other.output
+
+
+def test_wrong_seeds_are_wrong_usage(tmp_path):
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out"), "--seeds", "one"])
+    assert result.exit_code == 2 and "must be integers with commas between them, got 'one'" in result.output

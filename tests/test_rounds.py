@@ -1,0 +1,266 @@
+"""The whole job on a few small scenes: stages, files, continuation, evaluation, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cbst_mx.cli import main
+from cbst_mx.config import load_experiment
+from cbst_mx.data.street_scenes import Shift, write_demo_data
+from cbst_mx.errors import CheckpointError, ConfigError, RunError
+from cbst_mx.evaluation.confusion import mean_iou
+from cbst_mx.rounds import Run
+
+DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+SMALL = (
+    "network.options={width: 0.03125, batch_norm: batch, dropout: 0.1}",
+    "augmentation.crop=[32, 64]",
+    "source_training={iterations: 12, batch_size: 4, learning_rate: 0.05, checkpoint_every: 5}",
+    "self_training.retraining={iterations: 4, batch_size: 4, learning_rate: 0.01}",
+    "self_training.target_per_batch=2",
+    "self_training.rounds=2",
+    "self_training.spatial_prior={grid: [16, 32]}",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scenes") / "data"
+    write_demo_data(
+        path,
+        source_count=8,
+        source_val_count=2,
+        target_count=5,
+        target_val_count=3,
+        size=(32, 64),
+        seed=0,
+        shift=Shift(),
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _root(data, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(data))
+
+
+def experiment(*changes):
+    return load_experiment(DEMO, (*SMALL, *changes))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CBST_DATA", str(data))
+        run = Run(experiment(), tmp_path_factory.mktemp("runs") / "cbst")
+        return run, run.run()
+
+
+def test_a_run_leaves_every_artefact(finished):
+    run, summary = finished
+    assert [stage["round"] for stage in summary["stages"]] == [0, 1, 2]
+    for index in range(3):
+        stage = run.dir.stage(index)
+        assert stage.parameters.is_file() and not stage.checkpoint.exists()
+        results = json.loads(stage.evaluation.read_text())
+        with np.load(stage.confusion) as matrices:
+            assert matrices["target"].shape == (3, 19, 19) and matrices["target"].dtype == np.int64
+            assert results["target"]["miou"] == pytest.approx(mean_iou(matrices["target"].sum(axis=0)))
+    assert "mIoU on target" in run.dir.log.read_text()
+
+
+def test_pseudo_labels_agree_with_their_record(finished):
+    run, _ = finished
+    for index, portion in ((1, 0.20), (2, 0.25)):
+        stage = run.dir.stage(index)
+        record = json.loads(stage.thresholds.read_text())
+        assert (record["portion"], record["policy"], record["fidelity"]) == (portion, "class-balanced", "paper")
+        kept = np.zeros(19, dtype=np.int64)
+        assert sorted(p.stem for p in stage.pseudo_labels.iterdir()) == sorted(run.target.names)
+        for path in stage.pseudo_labels.iterdir():
+            with Image.open(path) as image:
+                assert image.mode == "P" and image.size == (64, 32) and image.getpalette()[:3] == [128, 64, 128]
+                label = np.asarray(image)
+            kept += np.bincount(label[label != 255], minlength=19)
+        np.testing.assert_array_equal(kept, record["kept"])
+        assert sum(record["count"]) == record["pixels"] == 5 * 32 * 64
+        # every class keeps at least its portion's rank, some more where the winner is not the plain argmax
+        assert kept.sum() >= sum(round(portion * count) for count in record["count"])
+        never = [n for n, count in enumerate(record["count"]) if count == 0]
+        assert not kept[never].any() and all(record["threshold"][n] is None for n in never)
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    run, summary = finished
+    times = {path: path.stat().st_mtime_ns for path in run.dir.path.rglob("*.params")}
+    assert Run(experiment(), run.dir.path).run() == summary
+    assert {path: path.stat().st_mtime_ns for path in run.dir.path.rglob("*.params")} == times
+
+
+@pytest.mark.parametrize(
+    "killed_at", [("source: training", 7), ("round 1: pseudo-labels", 8), ("round 2: training", 2)]
+)
+def test_a_killed_run_continues_to_the_same_result(finished, tmp_path, killed_at):
+    class Killed(BaseException):
+        pass
+
+    def kill(what, done, total):
+        if (what, done) == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Run(experiment(), tmp_path / "run", progress=kill).run()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    continued = Run(experiment(), tmp_path / "run")
+    assert continued.run() == finished[1]
+    for index in range(3):
+        mine, theirs = continued.dir.stage(index).parameters, finished[0].dir.stage(index).parameters
+        assert mine.read_bytes() == theirs.read_bytes()
+    assert not [path for path in (tmp_path / "run").rglob(".*")]
+
+
+def test_workers_do_not_change_the_result(finished, tmp_path):
+    run = Run(experiment("workers=0", "self_training.rounds=0"), tmp_path / "run")
+    run.train_source()
+    assert run.dir.stage(0).parameters.read_bytes() == finished[0].dir.stage(0).parameters.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["st", "cbst-sp"])
+def test_other_methods_start_from_given_parameters(finished, tmp_path, method):
+    source = finished[0].dir.stage(0).parameters
+    changes = (
+        f"self_training.method={method}",
+        "source_training=null",
+        f"initial_parameters={source}",
+        "self_training.rounds=1",
+    )
+    run = Run(experiment(*changes), tmp_path / "run")
+    summary = run.run()
+    assert summary["stages"][0]["evaluation"] == finished[1]["stages"][0]["evaluation"]
+    assert summary["stages"][1]["evaluation"] != finished[1]["stages"][1]["evaluation"]
+    record = json.loads(run.dir.stage(1).thresholds.read_text())
+    if method == "st":
+        assert len({value for value in record["threshold"] if value is not None}) == 1
+    else:
+        with np.load(run.dir.spatial_prior) as stored:
+            assert stored["prior"].shape == (19, 16, 32)
+
+
+def test_steps_out_of_order_are_refused(tmp_path):
+    run = Run(experiment(), tmp_path / "run")
+    with pytest.raises(RunError, match="source/parameters.params is not there or not finished: run source first"):
+        run.pseudo_label(1)
+    with pytest.raises(RunError, match="thresholds.json does not exist: run pseudo-label for round 1 first"):
+        run.retrain(1)
+    with pytest.raises(ConfigError, match=r"round must be from 1 to 2 \(self_training.rounds\), got 3"):
+        run.pseudo_label(3)
+
+
+def test_nothing_is_written_for_inputs_that_cannot_be_used(finished, tmp_path):
+    wrong = experiment(
+        "source_training=null",
+        f"initial_parameters={finished[0].dir.stage(0).parameters}",
+        "network.options={width: 0.0625}",
+    )
+    with pytest.raises(CheckpointError, match="holds parameters of another network"):
+        Run(wrong, tmp_path / "run")
+    with pytest.raises(RunError, match="belongs to another run"):
+        Run(experiment("seed=5"), finished[0].dir.path)
+    assert not (tmp_path / "run").exists()
+
+
+def cli(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_cli_single_steps_evaluate_and_predict(finished, data, tmp_path):
+    changes = [part for change in SMALL for part in ("--set", change)]
+    out = tmp_path / "run"
+    for step in (
+        ["source"],
+        ["pseudo-label", "--round", 1],
+        ["retrain", "--round", 1],
+        ["round", "--round", 2],
+        ["run"],
+    ):
+        result = cli(step[0], DEMO, "--out", out, *changes, *step[1:])
+        assert result.exit_code == 0, result.output
+    assert json.loads((out / "summary.json").read_text()) == finished[1]
+    assert "round 2" in result.output and "mIoU" in result.output
+    parameters = out / "round-2" / "parameters.params"
+    result = cli(
+        "evaluate", "--parameters", parameters, "--format", "cityscapes", "--root", data / "cityscapes",
+        "--split", "val", "--out", tmp_path / "e.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "e.json").read_text()) == finished[1]["stages"][2]["evaluation"]["target"]
+    result = cli("predict", "--parameters", parameters, data / "gta5_val" / "images", "--out", tmp_path / "p")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        "00001_label.png", "00001_overlay.png", "00002_label.png", "00002_overlay.png"
+    ]  # fmt: skip
+    with Image.open(tmp_path / "p" / "00001_label.png") as label, Image.open(
+        tmp_path / "p" / "00001_overlay.png"
+    ) as overlay:
+        assert (label.mode, label.size, overlay.mode, overlay.size) == ("P", (64, 32), "RGB", (64, 32))
+    again = cli("predict", "--parameters", parameters, data / "gta5_val" / "images", "--out", tmp_path / "p")
+    assert again.exit_code == 1 and "exists already" in again.output
+
+
+def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
+    parameters = finished[0].dir.stage(0).parameters
+    cases = [
+        (["run", tmp_path / "none.yaml", "--out", tmp_path / "o"], 1, "none.yaml does not exist"),
+        (["run", DEMO, "--out", tmp_path / "o", "--set", "rounds=3"], 1, "unknown key 'rounds' (allowed: name, seed"),
+        (["run", DEMO, "--out", finished[0].dir.path], 1, "belongs to another run"),
+        (["run", DEMO, "--out", tmp_path / "o", "--ctx", "gpu:7"], 1, "ctx gpu:7 is not available"),
+        (["predict", "--parameters", parameters, tmp_path / "no.png", "--out", tmp_path / "o"], 1,
+         "no.png does not exist"),
+        (["predict", "--parameters", tmp_path / "x.params", data / "gta5_val" / "images", "--out", tmp_path / "o"], 1,
+         "x.params does not exist"),
+        (["run", DEMO], 2, "Missing option '--out'"),
+        (["pseudo-label", DEMO, "--out", tmp_path / "o", "--round", 0], 2, "0 is not in the range x>=1"),
+    ]  # fmt: skip
+    for arguments, code, sentence in cases:
+        result = cli(*arguments)
+        assert result.exit_code == code, result.output
+        assert sentence in result.output, result.output
+        if code == 1:
+            assert result.output.startswith("Error: ") and result.output.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_cli_help_says_what_is_read_and_written():
+    overview = cli("--help").output
+    for name in ("demo-data", "source", "pseudo-label", "retrain", "round", "run", "evaluate", "predict", "demo"):
+        assert f"  {name} " in overview
+        text = cli(name, "--help").output.lower()
+        assert "write" in text or "prints" in text, name
+
+
+def test_cli_demo_data(tmp_path):
+    result = cli(
+        "demo-data",
+        tmp_path / "d",
+        "--source",
+        2,
+        "--source-val",
+        1,
+        "--target",
+        1,
+        "--target-val",
+        1,
+        "--size",
+        32,
+        64,
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "d" / "gta5" / "labels" / "00002.png").is_file()
+    again = cli("demo-data", tmp_path / "d")
+    assert again.exit_code == 1 and again.output.startswith("Error: ")

@@ -1,0 +1,95 @@
+"""Run folders and atomic files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cbst_mx import files
+from cbst_mx.errors import RunError
+from cbst_mx.run_dir import RunDir
+
+IDENTITY = {"name": "x", "seed": 0}
+
+
+def opened(path, **identity):
+    return RunDir.open(path, "name: x\n", identity={**IDENTITY, **identity}, inputs={"images": 3})
+
+
+def test_a_folder_is_made_and_continued(tmp_path):
+    run = opened(tmp_path / "a" / "run")
+    manifest = json.loads(run.manifest.read_text())
+    assert (
+        manifest["name"] == "x"
+        and manifest["inputs"] == {"images": 3}
+        and manifest["versions"]["numpy"] == np.__version__
+    )
+    assert run.experiment.read_text() == "name: x\n"
+    before = run.manifest.read_bytes()
+    assert opened(run.path).config_hash == manifest["config_sha256"]
+    assert run.manifest.read_bytes() == before
+    assert run.stage(0).parameters.name == "parameters.params" and run.stage(3).path.name == "round-3"
+
+
+def test_another_runs_folder_and_foreign_folders_are_refused(tmp_path):
+    run = opened(tmp_path / "run")
+    with pytest.raises(RunError, match=r"output folder .*run belongs to another run \(experiment 'x', "):
+        opened(run.path, seed=1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    with pytest.raises(RunError, match="is not empty and not a run folder: give a new or empty folder"):
+        opened(tmp_path / "other")
+    assert os.listdir(tmp_path / "other") == ["thesis.txt"]
+    with pytest.raises(RunError, match="is not empty and not a run folder"):
+        opened(tmp_path / "other" / "thesis.txt")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        files.write_json(path, {"a": float("nan")})
+    with pytest.raises(RuntimeError):
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_reading_what_is_not_there_or_damaged(tmp_path):
+    with pytest.raises(RunError, match="does not exist: the stage that writes it has not been run"):
+        files.read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(RunError, match="x.json cannot be read"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_npz_round_trip(tmp_path):
+    files.save_npz(tmp_path / "x.npz", {"a": np.arange(5)})
+    with np.load(tmp_path / "x.npz") as stored:
+        np.testing.assert_array_equal(stored["a"], np.arange(5))
+
+
+def test_free_space_is_checked_before_the_start(tmp_path):
+    files.check_free_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(RunError, match=r"not enough disk space .*: about 1000000000 MB are needed, \d+ MB are free"):
+        files.check_free_space(tmp_path / "not" / "yet", 10**15)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    # a limit on the size of files stands for the full disk: writing fails half way in the same place
+    code = (
+        "import resource, signal, sys; from cbst_mx import files; from cbst_mx.errors import RunError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: files.write_json(sys.argv[1], list(range(10000)))\n"
+        "except RunError as error: print(error)\n"
+    )
+    path = tmp_path / "x.json"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"cannot write {path}: no space left on the disk\n"
+    assert list(tmp_path.iterdir()) == []
