@@ -70,6 +70,32 @@ except ImportError as error:
 endef
 export CHECK_CV2
 
+# mxnet wants a compiler's libgomp and libquadmath, which a bare machine lacks too. Wheels bring both under other names,
+# and mxnet looks in its own folder first.
+define CHECK_LIBRARIES
+import ctypes, glob, os, shutil, subprocess, sys, sysconfig, tempfile, zipfile
+site = sysconfig.get_paths()["purelib"]
+folder = os.path.join(site, "mxnet")
+def missing(name):
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return os.path.isdir(folder)
+if missing("libquadmath.so.0"):
+    shutil.copy(glob.glob(os.path.join(site, "numpy.libs", "libquadmath*"))[0], os.path.join(folder, "libquadmath.so.0"))
+    print("libquadmath.so.0 is not on this machine: using the one of numpy's wheel")
+if missing("libgomp.so.1"):
+    with tempfile.TemporaryDirectory() as download:
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", download]
+        subprocess.check_call(pip + ["scikit-learn==1.3.2"])
+        with zipfile.ZipFile(os.path.join(download, os.listdir(download)[0])) as wheel:
+            member = [name for name in wheel.namelist() if "/libgomp" in name][0]
+            with open(os.path.join(folder, "libgomp.so.1"), "wb") as library:
+                library.write(wheel.read(member))
+    print("libgomp.so.1 is not on this machine: using the one of scikit-learn's wheel")
+endef
+export CHECK_LIBRARIES
+
 # What mxnet lacks (a library of the system, the NVIDIA driver) is said now rather than by every test.
 define CHECK_MXNET
 import sys
@@ -88,5 +114,6 @@ $(STAMP): setup.py
 	$(BIN)/python -m pip install -q 'pip>=21.3'
 	$(BIN)/python -m pip install -q -e '.[$(EXTRAS)]'
 	@$(BIN)/python -c "$$CHECK_CV2"
+	@$(BIN)/python -c "$$CHECK_LIBRARIES"
 	@$(BIN)/python -c "$$CHECK_MXNET"
 	@touch $@

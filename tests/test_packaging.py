@@ -108,6 +108,14 @@ def test_makefile_and_setup_name_the_same_pythons(packaging):
     assert "if not (3, 8) <= sys.version_info[:2] <= (3, 11)" in (ROOT / "Makefile").read_text("utf-8")
 
 
+@pytest.mark.parametrize("version", [(3, 7, 16), (3, 12, 1)])
+def test_setup_refuses_other_pythons(monkeypatch, version):
+    pytest.importorskip("setuptools")
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit, match=rf"^cbst_mx needs Python 3.8 to 3.11, this is 3.{version[1]}$"):
+        runpy.run_path(str(ROOT / "setup.py"))
+
+
 def test_ci_runs_check_and_test():
     script = ROOT / ".ci" / "run"
     assert os.access(str(script), os.X_OK) and script.read_text("utf-8").endswith("\nmake check test\n")

@@ -313,7 +313,7 @@ class Shift:
     Parameters
     ----------
     strength
-        0 gives the source's appearance, 1 the demo's; larger values are allowed.
+        0 gives the source's appearance, 1 the tables' full shift; the demo uses the default.
     seed
         Chooses the random direction in which each class's look moves.
 
@@ -323,7 +323,7 @@ class Shift:
         When the strength is negative or not finite, or the seed is negative.
     """
 
-    strength: float = 1.0
+    strength: float = 0.8
     seed: int = 0
 
     def __post_init__(self) -> None:

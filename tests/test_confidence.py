@@ -1,0 +1,103 @@
+"""Probability maps: normalisation, flip and scale averaging, upsampling, batches of mixed sizes, devices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cbst_mx.data.images import write_rgb_png
+from cbst_mx.data import ImageSet
+from cbst_mx.data.transforms import normalise
+from cbst_mx.networks import build_network
+from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.selftrain.confidence import probabilities, probability_maps
+from cbst_mx.selftrain.kc import ConfidencePool
+from cbst_mx.selftrain.pseudo_labels import select
+from symbols.backend import gluon, mx
+
+SPEC = NetworkSpec("fcn8s", 4, {"width": 0.03125, "batch_norm": "none"})
+LOOKS = {"mean": SPEC.mean, "std": SPEC.std}
+
+
+class ChannelLogits(gluon.HybridBlock):
+    """The image's own channels as logits, at a stride."""
+
+    def __init__(self, stride=1):
+        super().__init__()
+        self._stride = stride
+
+    def hybrid_forward(self, F, x):
+        return F.Pooling(x, kernel=(self._stride,) * 2, stride=(self._stride,) * 2, pool_type="avg")
+
+
+def images(*sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    pair = images((6, 8), (6, 8))
+    maps = probabilities(ChannelLogits(), pair, ctx=mx.cpu(), **LOOKS).asnumpy()
+    for image, probability in zip(pair, maps):
+        z = np.exp(normalise(image).astype(np.float64))
+        np.testing.assert_allclose(probability, z / z.sum(axis=0), rtol=1e-5)  # float32 exponentials
+
+
+def test_flip_average_makes_a_mirrored_image_give_mirrored_probabilities():
+    network = build_network(SPEC, mx.cpu(), seed=0)
+    (image,) = images((32, 48))
+    both = [
+        probabilities(network, [i], ctx=mx.cpu(), flip=True, **LOOKS)[0].asnumpy()
+        for i in (image, np.ascontiguousarray(image[:, ::-1]))
+    ]
+    np.testing.assert_allclose(both[0], both[1][:, :, ::-1], rtol=1e-5, atol=1e-7)  # the sum's order differs
+    single = probabilities(network, [image], ctx=mx.cpu(), **LOOKS)[0].asnumpy()
+    assert np.abs(single - both[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.5)])
+def test_maps_have_the_images_size_and_sum_to_one(scales):
+    (image,) = images((64, 96))
+    for network in (ChannelLogits(stride=8), build_network(SPEC, mx.cpu(), seed=0)):
+        probability = probabilities(network, [image], ctx=mx.cpu(), scales=scales, flip=True, **LOOKS)[0]
+        assert probability.shape[1:] == (64, 96)
+        np.testing.assert_allclose(probability.sum(axis=0).asnumpy(), 1, rtol=1e-5)
+
+
+def test_images_of_several_sizes_come_in_order(tmp_path):
+    sizes = [(32, 40), (32, 40), (24, 40), (32, 40), (32, 40), (32, 40)]
+    for number, image in enumerate(images(*sizes)):
+        write_rgb_png(tmp_path / f"{number}.png", image)
+    chosen = ImageSet([str(n) for n in range(6)], [tmp_path / f"{n}.png" for n in range(6)])
+    network = build_network(SPEC, mx.cpu(), seed=0)
+    found = list(probability_maps(network, chosen, batch_size=2, ctx=mx.cpu(), **LOOKS))
+    assert [index for index, _ in found] == list(range(6))
+    for (_, probability), image in zip(found, images(*sizes)):
+        alone = probabilities(network, [image], ctx=mx.cpu(), **LOOKS)[0]
+        # another batch size may take another convolution kernel
+        np.testing.assert_allclose(probability.asnumpy(), alone.asnumpy(), rtol=1e-4, atol=1e-6)
+
+
+def labels_on(ctx):
+    network = build_network(SPEC, mx.cpu(), seed=0)
+    network.collect_params().reset_ctx(ctx)
+    maps = probabilities(network, images((32, 48), (32, 48)), ctx=ctx, flip=True, **LOOKS)
+    assert maps.context == ctx
+    pool = ConfidencePool(4)
+    for probability in maps:
+        pool.add(probability)
+    thresholds = pool.thresholds("class-balanced", 0.3)
+    return thresholds.values, np.stack([select(probability, thresholds) for probability in maps])
+
+
+def test_two_contexts_give_the_same_pseudo_labels():
+    for first, second in zip(labels_on(mx.cpu(0)), labels_on(mx.cpu(1))):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same_pseudo_labels():
+    limits, labels = labels_on(mx.cpu())
+    gpu_limits, gpu_labels = labels_on(mx.gpu(0))
+    np.testing.assert_allclose(gpu_limits, limits, rtol=1e-3)  # other convolution algorithms
+    assert (gpu_labels == labels).mean() > 0.99
