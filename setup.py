@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 # python_requires alone lets pip try to build an old numpy first and fail with a page of errors.
 if not (3, 8) <= sys.version_info[:2] <= (3, 11):
-    sys.exit("cbst_mx needs Python 3.8 to 3.11, this is %d.%d" % sys.version_info[:2])
+    sys.exit(f"cbst_mx needs Python 3.8 to 3.11, this is {sys.version_info[0]}.{sys.version_info[1]}")
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "cbst_mx" / "__init__.py").read_text("utf-8"), re.M).group(1)

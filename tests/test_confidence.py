@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cbst_mx.data.images import write_rgb_png
 from cbst_mx.data import ImageSet
+from cbst_mx.data.images import write_rgb_png
 from cbst_mx.data.transforms import normalise
-from cbst_mx.networks import build_network
 from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import build_network
 from cbst_mx.selftrain.confidence import probabilities, probability_maps
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.pseudo_labels import select

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Union
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cbst_mx.errors import DataError
 from cbst_mx.files import atomic_path
@@ -49,7 +49,7 @@ def read_rgb(path: PathLike) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            image.load()
+            _load_whole(image)
             if image.mode in _DEEP_MODES:
                 raise DataError(f"image {path} must have 8 bits per channel, got mode {image.mode}")
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
@@ -72,7 +72,7 @@ def read_label(path: PathLike) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            image.load()
+            _load_whole(image)
             if image.format == "JPEG":
                 raise DataError(f"label {path} must be stored without loss (PNG), got JPEG, whose ids are not reliable")
             if image.mode in ("P", "L"):
@@ -138,6 +138,12 @@ def write_rgb_png(path: PathLike, rgb: np.ndarray) -> None:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise DataError(f"rgb must be uint8 of shape (H, W, 3), got {rgb.dtype} of shape {rgb.shape}")
     _write_png(path, Image.fromarray(rgb), compress_level=_RGB_COMPRESSION)
+
+
+def _load_whole(image: Image.Image) -> None:
+    # Other packages (gluoncv) switch Pillow's check for truncated files off for the whole process.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    image.load()
 
 
 def _unreadable(what: str, path: PathLike, error: BaseException) -> DataError:

@@ -1134,13 +1134,13 @@ def _paint(canvas: _Canvas, looks: _Looks, rng: np.random.Generator) -> np.ndarr
 
     part_instances = np.array(canvas.part_instances)
     part_classes = classes[part_instances]
-    colours = palette[part_instances] + looks.offset[part_classes]
+    part_colours = palette[part_instances] + looks.offset[part_classes]
     texture = looks.contrast[part_classes]
     for i, accent in enumerate(canvas.part_accents):
         if accent is not None:
-            colours[i] = np.asarray(ACCENTS[accent]) + ACCENT_SHARE * looks.offset[part_classes[i]]
+            part_colours[i] = np.asarray(ACCENTS[accent]) + ACCENT_SHARE * looks.offset[part_classes[i]]
             texture[i] *= 0.3
-    colours *= np.array(canvas.part_tones)[:, None]
+    part_colours *= np.array(canvas.part_tones)[:, None]
 
     atlas, left = _texture_atlas()
     parts = canvas.parts
@@ -1155,7 +1155,7 @@ def _paint(canvas: _Canvas, looks: _Looks, rng: np.random.Generator) -> np.ndarr
     rows = np.clip(np.arange(height) / canvas.horizon, 0, 1).astype(np.float32)[:, None]
     grain += (parts == 0) * (SKY_BRIGHTENING * (rows - 0.5))
 
-    image = colours.astype(np.float32)[parts]
+    image = part_colours.astype(np.float32)[parts]
     image += grain[..., None]
     size = (width // SUPERSAMPLING, height // SUPERSAMPLING)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,9 +1,9 @@
 """Thresholds: k of self-training (Algorithm 1) and k_c of class-balanced self-training (Algorithm 2).
 
 C classes, n pixels, p the portion in (0, 1], k and k_c in nats. A pixel of confidence max_c p_n(c) belongs to its
-predicted class argmax_c p_n(c); N_c pixels belong to class c. With the confidences of a pool in descending order, exp(-k) is
-the value ranked round(p * n) over all pixels and exp(-k_c) the one ranked round(p * N_c) over the pixels of c (``round``
-is Python's: halves to even). Pixels at the threshold are kept, so ties may keep more than that portion.
+predicted class argmax_c p_n(c); N_c pixels belong to class c. With the confidences of a pool in descending order,
+exp(-k) is the value ranked round(p * n) over all pixels and exp(-k_c) the one ranked round(p * N_c) over the pixels of
+c (``round`` is Python's: halves to even). Pixels at the threshold are kept, so ties may keep more than that portion.
 
 The rules of the authors' released program, ``fidelity="released"``, differ: every 4th pixel of an image and predicted
 class enters the pool, the pool of a class starts with one extra 0.0, the pool of all pixels with one more besides those
