@@ -6,6 +6,7 @@ network's specification, the label space and the SHA-256 of the parameter file; 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -47,13 +48,14 @@ def save_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
         If the file cannot be written completely; what was at `path` before is then still there.
     """
     with atomic_path(Path(path)) as temporary:
-        mx.nd.save(str(temporary), arrays)
         # a small file on a full disk is reported as written by MXNet: only reading it back tells
         try:
-            if set(mx.nd.load(str(temporary))) != set(arrays):
-                raise OSError("the file read back is incomplete")
+            mx.nd.save(str(temporary), arrays)
+            complete = set(mx.nd.load(str(temporary))) == set(arrays)
         except mx.MXNetError as error:
-            raise OSError("the file read back is damaged; is the disk full?") from error
+            raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
+        if not complete:
+            raise OSError(errno.ENOSPC, "the file read back is incomplete")
         digest = _sha256(temporary)
     return digest
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +267,80 @@ def test_cli_demo_data(tmp_path):
     assert (tmp_path / "d" / "gta5" / "labels" / "00002.png").is_file()
     again = cli("demo-data", tmp_path / "d")
     assert again.exit_code == 1 and again.output.startswith("Error: ")
+
+
+def missing_root(root):
+    shutil.rmtree(root / "gta5")
+    return "gta5"
+
+
+def missing_label(root):
+    (root / "gta5" / "labels" / "00003.png").unlink()
+    return "00003"
+
+
+def unknown_id(root):
+    path = root / "gta5" / "labels" / "00003.png"
+    with Image.open(path) as image:
+        label = np.array(image)
+    label[0, 0] = 77
+    Image.fromarray(label).save(path)
+    return "label id 77, unknown"
+
+
+def colour_label(root):
+    Image.new("RGB", (64, 32)).save(root / "gta5" / "labels" / "00003.png")
+    return "00003.png"
+
+
+def truncated_image(root):
+    path = root / "gta5" / "images" / "00003.png"
+    path.write_bytes(path.read_bytes()[:500])
+    return "damaged or truncated"
+
+
+def other_size(root):
+    Image.new("L", (60, 32)).save(root / "gta5" / "labels" / "00003.png")
+    return "32 x 64, got 32 x 60"
+
+
+def truncated_target(root):
+    path = sorted((root / "cityscapes" / "leftImg8bit" / "train").rglob("*.png"))[0]
+    path.write_bytes(path.read_bytes()[:500])
+    return "damaged or truncated"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [missing_root, missing_label, unknown_id, colour_label, truncated_image, other_size, truncated_target],
+    ids=lambda fault: fault.__name__,
+)
+def test_cli_damaged_data_is_one_sentence_and_can_be_mended(data, tmp_path, monkeypatch, fault):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    monkeypatch.setenv("CBST_DATA", str(broken))
+    expected = fault(broken)
+    changes = [part for change in (*SMALL, "self_training.rounds=0") for part in ("--set", change)]
+    result = cli("run", DEMO, "--out", tmp_path / "run", *changes)
+    sentence = result.output.splitlines()[-1]
+    assert result.exit_code == 1 and sentence.startswith("Error: ") and expected in sentence, result.output
+    assert not list((tmp_path / "run").rglob("*.params")) and not list((tmp_path / "run").rglob(".*"))
+    shutil.rmtree(broken)
+    shutil.copytree(data, broken)
+    again = cli("run", DEMO, "--out", tmp_path / "run", *changes)
+    assert again.exit_code == 0, again.output
+
+
+def test_cli_a_full_disk_is_one_sentence(tmp_path):
+    # a limit on the size of files stands for the full disk; it holds for a whole process, so the command gets its own
+    code = (
+        "import resource, signal, sys; from cbst_mx.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "main(sys.argv[1:])\n"
+    )
+    changes = [part for change in (*SMALL, "self_training.rounds=0") for part in ("--set", change)]
+    command = [sys.executable, "-c", code, "run", str(DEMO), "--out", str(tmp_path / "run"), *changes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("Error: cannot write ") and "no space left on the disk" in done.stderr
+    assert not list((tmp_path / "run").rglob("*.params*"))
