@@ -429,5 +429,8 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path)
         console.print(
             mean_std_table({METHODS[m]: [result.rows[n][m] for n in numbers] for m in METHODS}, result.label_space)
         )
+    for number in numbers:
+        source = ", ".join(f"{METHODS[m]} {100 * result.source_rows[number][m]['miou']:.1f}" for m in METHODS)
+        click.echo(f"seed {number}, mIoU on held-out source images: {source}")
     click.echo(f"results in {result.results}")
     click.echo(f"picture: {result.picture}")

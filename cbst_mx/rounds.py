@@ -169,7 +169,7 @@ class Run:
         thresholds = pool.thresholds(training.policy, p)
         kept = np.zeros(self.label_space.num_classes, dtype=np.int64)
         pixels = 0
-        with self._fresh_folder(stage.pseudo_labels) as folder:
+        with _fresh_folder(stage.pseudo_labels) as folder:
             for image, probability in self._target_maps(network, prior):
                 label = select(probability, thresholds)
                 write_label_png(folder / f"{self.target.names[image]}.png", label, self.label_space)
@@ -390,20 +390,21 @@ class Run:
         matrices = sum(len(images) for images in self.validation.values()) * 8 * self.label_space.num_classes**2
         return (rounds + 1) * (size + matrices) + rounds * labels + 3 * size
 
-    @contextlib.contextmanager
-    def _fresh_folder(self, path: Path):
-        """Yield a temporary folder that takes the place of `path` when the block ends well."""
-        temporary = path.with_name(f".{path.name}.part")
+
+@contextlib.contextmanager
+def _fresh_folder(path: Path):
+    """Yield a temporary folder that takes the place of `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            shutil.rmtree(path, ignore_errors=True)
-            temporary.replace(path)
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _title(index: int) -> str:
