@@ -6,11 +6,14 @@ Exit codes: 0 done, 1 something given cannot be used (one sentence says what), 2
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import click
 from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -35,7 +38,7 @@ class _Rate(TextColumn):
 
 
 class _Bars:
-    """One progress bar per stage, shown while it runs; called as ``bars(what, done, total)``."""
+    """One progress bar per stage while it runs, and a line for what the library logs; ``bars(what, done, total)``."""
 
     def __init__(self, console: Console):
         columns = (
@@ -47,6 +50,7 @@ class _Bars:
         )
         self._progress = Progress(*columns, console=console, transient=not console.is_terminal)
         self._tasks: Dict[str, Any] = {}
+        self._messages = RichHandler(console=console, show_level=False, show_path=False, highlighter=NullHighlighter())
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
@@ -54,14 +58,14 @@ class _Bars:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)
         if done == total:
-            if not self._progress.console.is_terminal:
-                self._progress.console.print(f"{what}: {total} done")
             self._progress.remove_task(self._tasks.pop(what))
 
     def __enter__(self) -> _Bars:
+        logging.getLogger("cbst_mx").addHandler(self._messages)
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        logging.getLogger("cbst_mx").removeHandler(self._messages)
         if self._progress.live.is_started:
             self._progress.stop()
 

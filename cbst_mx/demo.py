@@ -97,7 +97,7 @@ def run_demo(
                 run = Run(
                     _variant(experiment, folder, method, seed),
                     folder / method,
-                    progress=_prefixed(progress, seed, method),
+                    progress=progress,
                 )
                 last = run.run()["stages"][-1]["evaluation"]
                 rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
@@ -128,24 +128,20 @@ def _scenes(folder: Path, settings: Dict[str, Any], seed: int, progress: Progres
         size=SIZE,
         seed=seed,
         shift=shift,
-        progress=lambda done, total: progress(f"seed {seed}: street scenes", done, total),
+        progress=lambda done, total: progress(f"demo, seed {seed}: street scenes", done, total),
     )
     write_json(record, settings)
 
 
 def _variant(experiment: Path, folder: Path, method: str, seed: int) -> Experiment:
     """Return the experiment of one method: the source training without rounds, or rounds from its parameters."""
-    changes: List[str] = [f"seed={seed}", f"name=demo-{method}"]
+    changes: List[str] = [f"seed={seed}", f"name=demo-{method}-seed-{seed}"]
     if method == "source":
         changes.append("self_training.rounds=0")
     else:
         source = folder / "source" / "source" / "parameters.params"
         changes += [f"self_training.method={method}", "source_training=null", f"initial_parameters={source}"]
     return load_experiment(experiment, tuple(changes))
-
-
-def _prefixed(progress: Progress, seed: int, method: str) -> Progress:
-    return lambda what, done, total: progress(f"seed {seed}, {METHODS[method]}: {what}", done, total)
 
 
 @contextmanager

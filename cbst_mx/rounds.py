@@ -165,7 +165,7 @@ class Run:
         pool = ConfidencePool(self.label_space.num_classes, fidelity=training.fidelity)
         for image, probability in self._target_maps(network, prior):
             pool.add(probability)
-            self.progress(f"round {index}: pseudo-labels", image + 1, total)
+            self.progress(f"{self._title(index)}: pseudo-labels", image + 1, total)
         thresholds = pool.thresholds(training.policy, p)
         kept = np.zeros(self.label_space.num_classes, dtype=np.int64)
         pixels = 0
@@ -175,7 +175,7 @@ class Run:
                 write_label_png(folder / f"{self.target.names[image]}.png", label, self.label_space)
                 kept += np.bincount(label[label != IGNORE], minlength=len(kept))
                 pixels += label.size
-                self.progress(f"round {index}: pseudo-labels", len(self.target) + image + 1, total)
+                self.progress(f"{self._title(index)}: pseudo-labels", len(self.target) + image + 1, total)
         record = {
             **thresholds.to_json(),
             "method": training.method,
@@ -185,7 +185,7 @@ class Run:
             "kept_portion": float(kept.sum() / pixels),
         }
         write_json(stage.thresholds, record)
-        logger.info("round %d: p = %.2f, %.1f %% of the pixels kept", index, p, 100 * record["kept_portion"])
+        logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * record["kept_portion"])
 
     def retrain(self, index: int) -> None:
         """Step b) of round `index`: SGD on source labels and pseudo-labels together, from the round before's network.
@@ -231,11 +231,11 @@ class Run:
                 flip=self.experiment.evaluation_flip,
                 batch_size=self.experiment.inference_batch,
                 progress=lambda done, total, name=name: self.progress(
-                    f"{_title(index)}: evaluation on {name}", done, total
+                    f"{self._title(index)}: evaluation on {name}", done, total
                 ),
             )
             results[name] = confusion.summary(matrices[name].sum(axis=0), self.label_space)
-            logger.info("%s: mIoU on %s %.1f %%", _title(index), name, 100 * results[name]["miou"])
+            logger.info("%s: mIoU on %s %.1f %%", self._title(index), name, 100 * results[name]["miou"])
         stage.save_confusion(matrices)
         write_json(stage.evaluation, results)
         return results
@@ -273,6 +273,9 @@ class Run:
             package.setLevel(level)
             handler.close()
 
+    def _title(self, index: int) -> str:
+        return f"{self.experiment.name}, " + ("source" if index == 0 else f"round {index}")
+
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _train(
@@ -303,7 +306,7 @@ class Run:
             )
 
         schedule = Schedule(optimiser.learning_rate * factor, optimiser.iterations, optimiser.warmup, optimiser.power)
-        what = f"{_title(index)}: training"
+        what = f"{self._title(index)}: training"
         record = train(
             network,
             loader,
@@ -371,7 +374,7 @@ class Run:
                 self.source,
                 (settings.grid[0], settings.grid[1]),
                 kernel=settings.kernel,
-                progress=lambda done, total: self.progress("spatial prior", done, total),
+                progress=lambda done, total: self.progress(f"{self.experiment.name}, spatial prior", done, total),
             )
             spatial_prior.save(path, prior)
         return spatial_prior.load(path, self.label_space.num_classes)
@@ -405,7 +408,3 @@ def _fresh_folder(path: Path):
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _title(index: int) -> str:
-    return "source" if index == 0 else f"round {index}"

@@ -107,7 +107,7 @@ def test_a_finished_run_is_not_run_again(finished):
 
 
 @pytest.mark.parametrize(
-    "killed_at", [("source: training", 7), ("round 1: pseudo-labels", 8), ("round 2: training", 2)]
+    "killed_at", [("demo, source: training", 7), ("demo, round 1: pseudo-labels", 8), ("demo, round 2: training", 2)]
 )
 def test_a_killed_run_continues_to_the_same_result(finished, tmp_path, killed_at):
     class Killed(BaseException):
