@@ -202,3 +202,51 @@ def test_bench_says_when_there_is_nothing_to_run(checkout):
     stamp.touch()
     os.utime(str(checkout / "setup.py"), (0, 0))
     assert make(checkout, "bench").stdout.strip() == "there are no benchmarks in tools/bench yet"
+
+
+# What the Makefile does on a machine without the libraries of a desktop and of a compiler, with everything faked: pip
+# writes down what it was asked for and leaves a wheel where a download should go.
+PIP = """
+import os, sys, zipfile
+print(*sys.argv[1:])
+if "download" in sys.argv:
+    with zipfile.ZipFile(os.path.join(sys.argv[sys.argv.index("-d") + 1], "x.whl"), "w") as wheel:
+        wheel.writestr("scikit_learn.libs/libgomp-1.so", "gomp")
+"""
+
+
+def run_step(name, folder):
+    """Run the Python of the Makefile's variable `name` without site-packages, with only what lies in `folder`."""
+    (folder / "pip").mkdir()
+    (folder / "pip" / "__init__.py").touch()
+    (folder / "pip" / "__main__.py").write_text(PIP)
+    code = make(ROOT, "-f", "Makefile", f'--eval=show: ; @printf "%s" "$${name}"', "show").stdout
+    command = [sys.executable, "-S", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@needs_make
+def test_a_machine_without_libgl_gets_the_same_version_headless(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    (tmp_path / "opencv_python-4.11.0.86.dist-info").mkdir()
+    (tmp_path / "opencv_python-4.11.0.86.dist-info" / "METADATA").write_text(
+        "Name: opencv-python\nVersion: 4.11.0.86\n"
+    )
+    said, asked = run_step("CHECK_CV2", tmp_path).stdout.splitlines()
+    assert said.startswith("libGL.so.1: ") and asked == "install -q --no-deps opencv-python-headless==4.11.0.86"
+
+
+@needs_make
+@pytest.mark.parametrize("there", [False, True])
+def test_a_machine_without_libgomp_and_libquadmath_gets_those_of_wheels(tmp_path, there):
+    for folder in ("mxnet", "numpy.libs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "numpy.libs" / "libquadmath-1.so.0").write_text("quadmath")
+    (tmp_path / "sysconfig.py").write_text(f"def get_paths():\n    return {{'purelib': {str(tmp_path)!r}}}\n")
+    (tmp_path / "ctypes.py").write_text("def CDLL(name):\n    " + ("pass" if there else "raise OSError(name)"))
+    result = run_step("CHECK_LIBRARIES", tmp_path)
+    assert result.returncode == 0, result.stderr
+    got = {file.name: file.read_text() for file in (tmp_path / "mxnet").iterdir()}
+    assert got == ({} if there else {"libquadmath.so.0": "quadmath", "libgomp.so.1": "gomp"})
+    assert len(result.stdout.splitlines()) == (0 if there else 3)  # one line for each library, and what pip was asked
