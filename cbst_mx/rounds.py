@@ -105,6 +105,7 @@ class Run:
         self.validation = experiment.open_validation()
         self._network: Optional[gluon.HybridBlock] = None
         self._holds = -1  # the stage whose parameters the network holds
+        self._logging = False
         network = build_network(self.spec, self.ctx, seed=experiment.seed)
         self._check_initial_parameters(network)
         check_free_space(out, self._disk_needed(network))
@@ -259,7 +260,11 @@ class Run:
 
     @contextlib.contextmanager
     def logging(self):
-        """Write what the package logs into the run folder's log file while the block runs."""
+        """Write what the package logs into the run folder's log file while the (outermost) block runs."""
+        if self._logging:
+            yield
+            return
+        self._logging = True
         handler = logging.FileHandler(self.dir.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("cbst_mx")
@@ -269,6 +274,7 @@ class Run:
         try:
             yield
         finally:
+            self._logging = False
             package.removeHandler(handler)
             package.setLevel(level)
             handler.close()

@@ -329,6 +329,7 @@ def test_cli_damaged_data_is_one_sentence_and_can_be_mended(data, tmp_path, monk
     shutil.copytree(data, broken)
     again = cli("run", DEMO, "--out", tmp_path / "run", *changes)
     assert again.exit_code == 0, again.output
+    assert (tmp_path / "run" / "log.txt").read_text().count("mIoU on target") == 1
 
 
 def test_cli_a_full_disk_is_one_sentence(tmp_path):
