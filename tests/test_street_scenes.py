@@ -302,20 +302,3 @@ def test_every_class_has_a_look_that_can_be_shifted() -> None:
         assert 0 <= look.difficulty <= 1
         assert not isinstance(look.drifts_to, str) or look.drifts_to in NAMES
     assert all(LOOKS[name].difficulty <= 0.35 for name in EASY)
-
-
-def test_novel_looks_are_the_targets_alone_and_need_a_shift() -> None:
-    # One sky per scene: blue exceeds red by about 120 grey levels in the source; dark clouds, a novel look, are grey.
-    def blueness(domain: str, strength: float) -> np.ndarray:
-        found = []
-        for index in range(40):
-            image, label = render_scene(3, index, domain=domain, size=SMALL, shift=Shift(strength))
-            sky = image[label == NAMES.index("sky")].astype(float)
-            if len(sky):
-                found.append(sky[:, 2].mean() - sky[:, 0].mean())
-        return np.array(found)
-
-    assert blueness("source", 1.0).min() > 60
-    assert blueness("target", 0.0).min() > 60
-    grey = (blueness("target", 1.0) < 30).mean()
-    assert 0.1 < grey < 0.5  # a quarter of the scenes on average

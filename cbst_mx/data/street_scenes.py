@@ -93,9 +93,6 @@ class ClassLook:
         How much of the shift this class suffers, in [0, 1].
     drifts_to
         Name of the class whose mean source colour this one approaches in the target, or that colour itself.
-    novel
-        A look that only the target has, taken by NOVEL_SHARE of its instances: it resembles a class that belongs
-        elsewhere in the picture, as leaves in autumn resemble dry grass. Reached in proportion to the strength.
     """
 
     colours: tuple[RGB, ...]
@@ -105,7 +102,6 @@ class ClassLook:
     contrast: float
     difficulty: float
     drifts_to: str | RGB
-    novel: RGB | None = None
 
 
 LOOKS: dict[str, ClassLook] = {
@@ -119,16 +115,15 @@ LOOKS: dict[str, ClassLook] = {
         6,
         0.20,
         "wall",
-        novel=(132, 160, 196),
     ),
     "wall": ClassLook(((134, 130, 142),), 9, "bricks", 2.2, 13, 0.80, "building"),
-    "fence": ClassLook(((92, 66, 48),), 8, "pickets", 2.0, 26, 0.50, "wall"),
+    "fence": ClassLook(((92, 66, 48),), 8, "pickets", 2.0, 26, 0.70, "wall"),
     "pole": ClassLook(((70, 74, 84),), 7, "flat", 1.0, 0, 0.45, "building"),
     "traffic light": ClassLook(((36, 38, 30),), 5, "flat", 1.0, 0, 0.70, "pole"),
     "traffic sign": ClassLook(((34, 80, 190), (236, 196, 40), (206, 46, 44)), 10, "flat", 1.0, 0, 0.70, "pole"),
-    "vegetation": ClassLook(((62, 108, 44), (80, 118, 42), (52, 92, 50)), 8, "leaves", 1.6, 17, 0.20, "terrain", novel=(156, 160, 78)),
+    "vegetation": ClassLook(((62, 108, 44), (80, 118, 42), (52, 92, 50)), 8, "leaves", 1.6, 17, 0.20, "terrain"),
     "terrain": ClassLook(((150, 160, 76),), 9, "grass", 2.2, 12, 0.80, "vegetation"),
-    "sky": ClassLook(((104, 162, 226),), 8, "clouds", 0.7, 10, 0.60, (206, 200, 190), novel=(128, 124, 130)),
+    "sky": ClassLook(((104, 162, 226),), 8, "clouds", 0.7, 10, 0.60, (206, 200, 190)),
     "person": ClassLook(
         ((196, 64, 60), (66, 76, 150), (212, 196, 170), (90, 60, 96)), 16, "flat", 1.0, 0, 0.30, "rider"
     ),
@@ -145,7 +140,7 @@ LOOKS: dict[str, ClassLook] = {
     "truck": ClassLook(((226, 120, 36), (60, 122, 128)), 10, "panels", 1.2, 8, 0.80, "car"),
     "bus": ClassLook(((238, 190, 30),), 10, "flat", 1.0, 0, 0.65, "truck"),
     "train": ClassLook(((44, 142, 104),), 10, "panels", 0.8, 5, 0.75, "building"),
-    "motorcycle": ClassLook(((120, 22, 58),), 10, "flat", 1.0, 0, 0.65, "car"),
+    "motorcycle": ClassLook(((120, 22, 58),), 10, "flat", 1.0, 0, 0.80, "car"),
     "bicycle": ClassLook(((22, 112, 122),), 10, "flat", 1.0, 0, 0.60, "motorcycle"),
 }
 
@@ -185,7 +180,6 @@ SHIFT_DRIFT = 0.55
 SHIFT_RANDOM = 34.0
 SHIFT_CONTRAST = 0.6
 SHIFT_OCTAVES = 0.8
-NOVEL_SHARE = 0.25  # of the instances of a class with a novel look: glass fronts, autumn trees, dark clouds
 
 # What lies over the whole image. Source values hold at strength 0; the target's are reached in proportion to the
 # strength.
@@ -329,7 +323,7 @@ class Shift:
         When the strength is negative or not finite, or the seed is negative.
     """
 
-    strength: float = 0.75
+    strength: float = 0.8
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -1101,7 +1095,6 @@ class _Looks:
     offset: np.ndarray  # float64 (C, 3), added to the source colours
     contrast: np.ndarray  # float64 (C,)
     frequency: np.ndarray  # float64 (C,)
-    novelty: float  # how far novel looks are reached, in [0, 1]
 
 
 @lru_cache(maxsize=16)
@@ -1121,7 +1114,7 @@ def _shifted_looks(shift: Shift) -> _Looks:
         offset[c] = drift + amount * SHIFT_RANDOM * direction
         contrast[c] = look.contrast * max(0.0, 1 + contrast_sign * amount * SHIFT_CONTRAST)
         frequency[c] = look.frequency * 2.0 ** (octave_sign * amount * SHIFT_OCTAVES)
-    return _Looks(offset, contrast, frequency, min(1.0, shift.strength))
+    return _Looks(offset, contrast, frequency)
 
 
 def _paint(canvas: _Canvas, looks: _Looks, rng: np.random.Generator) -> np.ndarray:
@@ -1133,11 +1126,8 @@ def _paint(canvas: _Canvas, looks: _Looks, rng: np.random.Generator) -> np.ndarr
 
     palette = np.empty((count, 3))
     for i, c in enumerate(classes):
-        look = LOOKS[names[c]]
-        place = draws[i] * len(look.colours)
-        palette[i] = look.colours[int(place)]
-        if look.novel is not None and place % 1 < NOVEL_SHARE:
-            palette[i] += looks.novelty * (np.array(look.novel) - palette[i])
+        colours = LOOKS[names[c]].colours
+        palette[i] = colours[int(draws[i] * len(colours))]
     palette += (normals[:, :1] + CHROMA_JITTER * normals[:, 1:]) * np.array([LOOKS[name].jitter for name in names])[
         classes, None
     ]
