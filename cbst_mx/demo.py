@@ -94,11 +94,7 @@ def run_demo(
         rows[seed], source_rows[seed] = {}, {}
         with _data_root(folder / "data"):
             for method in METHODS:
-                run = Run(
-                    _variant(experiment, folder, method, seed),
-                    folder / method,
-                    progress=progress,
-                )
+                run = Run(_variant(experiment, folder, method, seed), folder / method, progress=progress)
                 last = run.run()["stages"][-1]["evaluation"]
                 rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
     picture = out / "comparison.png"
@@ -120,7 +116,9 @@ def _scenes(folder: Path, settings: Dict[str, Any], seed: int, progress: Progres
         stored = read_json(record)
         if stored != settings:
             raise RunError(f"{folder} holds a demo with other settings ({stored}): give another folder with --out")
-        return
+        if (folder / "data").is_dir():
+            return
+    write_json(record, settings)  # first: the scenes appear all at once, so a killed call leaves either or both
     shift = Shift(strength=settings["shift_strength"], seed=settings["shift_seed"])
     write_demo_data(
         folder / "data",
@@ -130,7 +128,6 @@ def _scenes(folder: Path, settings: Dict[str, Any], seed: int, progress: Progres
         shift=shift,
         progress=lambda done, total: progress(f"demo, seed {seed}: street scenes", done, total),
     )
-    write_json(record, settings)
 
 
 def _variant(experiment: Path, folder: Path, method: str, seed: int) -> Experiment:
