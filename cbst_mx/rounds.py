@@ -107,7 +107,8 @@ class Run:
         self._holds = -1  # the stage whose parameters the network holds
         self._logging = False
         network = build_network(self.spec, self.ctx, seed=experiment.seed)
-        self._check_initial_parameters(network)
+        if experiment.initial_parameters is not None:
+            self._load_initial(network)
         check_free_space(out, self._disk_needed(network))
         counts = {"source": len(self.source), "target": len(self.target)}
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
@@ -138,8 +139,7 @@ class Run:
         experiment = self.experiment
         if experiment.initial_parameters is not None:
             network = build_network(self.spec, self.ctx)
-            with self.ctx:
-                load_parameters(network, Path(experiment.initial_parameters), self.spec, self.label_space)
+            self._load_initial(network)
             self._finish_training(stage, 0, network, {"taken from": str(experiment.initial_parameters)})
             return
         assert experiment.source_training is not None  # the experiment has been validated
@@ -366,10 +366,12 @@ class Run:
             flip=training.flip,
             scales=training.scales,
         )
+        sized: Optional[mx.nd.NDArray] = None
         for index, probability in maps:
             if prior is not None:
-                sized = spatial_prior.resized(prior, probability.shape[1:])
-                probability = probability * mx.nd.array(sized, ctx=self.ctx)
+                if sized is None or sized.shape != probability.shape:  # images of one size share the resized prior
+                    sized = mx.nd.array(spatial_prior.resized(prior, probability.shape[1:]), ctx=self.ctx)
+                probability = probability * sized
             yield index, probability
 
     def _prior(self) -> np.ndarray:
@@ -385,10 +387,9 @@ class Run:
             spatial_prior.save(path, prior)
         return spatial_prior.load(path, self.label_space.num_classes)
 
-    def _check_initial_parameters(self, network: gluon.HybridBlock) -> None:
-        if self.experiment.initial_parameters is not None:
-            with self.ctx:
-                load_parameters(network, Path(self.experiment.initial_parameters), self.spec, self.label_space)
+    def _load_initial(self, network: gluon.HybridBlock) -> None:
+        with self.ctx:
+            load_parameters(network, Path(str(self.experiment.initial_parameters)), self.spec, self.label_space)
 
     def _disk_needed(self, network: gluon.HybridBlock) -> int:
         """Return a generous estimate, in bytes, of what the whole run writes."""

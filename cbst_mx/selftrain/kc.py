@@ -154,7 +154,7 @@ class ConfidencePool:
             raise DataError("probability must be finite, got a map with NaN or infinity")
         classes = predicted.asnumpy().astype(np.int64)
         if self.fidelity == "released":
-            # a stable sort by class keeps raster order within each class
+            # indices of one class after the other, in raster order within each
             kept = [np.flatnonzero(classes == index)[::_RELEASED_STEP] for index in range(self.num_classes)]
             chosen = np.concatenate(kept)
             values = mx.nd.array(host[chosen], ctx=values.context)
