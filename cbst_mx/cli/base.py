@@ -1,0 +1,86 @@
+"""What the commands share: progress bars, path types, and errors as one sentence."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Dict
+
+import click
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cbst_mx.errors import CBSTError
+
+__all__ = ["Bars", "FILE", "FOLDER", "OneSentence"]
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _Rate(TextColumn):
+    """Steps per second."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Any) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+class Bars:
+    """One progress bar per stage while it runs, and a line for what the library logs; ``bars(what, done, total)``."""
+
+    def __init__(self, console: Console):
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=not console.is_terminal)
+        self._tasks: Dict[str, Any] = {}
+        self._messages = RichHandler(console=console, show_level=False, show_path=False, highlighter=NullHighlighter())
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._progress.start()  # not before there is something to show: errors come without a blank line
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done, total=total)
+        if done == total:
+            self._progress.remove_task(self._tasks.pop(what))
+
+    def __enter__(self) -> Bars:
+        logging.getLogger("cbst_mx").addHandler(self._messages)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        logging.getLogger("cbst_mx").removeHandler(self._messages)
+        if self._progress.live.is_started:
+            self._progress.stop()
+
+
+class OneSentence(click.Group):
+    """A group that turns errors a user can mend into one sentence and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CBSTError as error:
+            _fail(str(error))
+        except ImportError as error:
+            if type(error).__name__ != "MXNetUnavailableError":
+                raise
+            _fail(str(error))
+        except OSError as error:
+            # what has no better sentence of its own: a disk full in the log file, a folder without permission
+            _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+
+
+def _fail(sentence: str) -> None:
+    click.echo(f"Error: {sentence}", err=True)
+    raise click.exceptions.Exit(1)

@@ -1,0 +1,99 @@
+"""Commands on generated street scenes: ``demo-data`` and ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Tuple
+
+import click
+from rich.console import Console
+
+from cbst_mx.cli.base import FILE, FOLDER, Bars
+
+__all__ = ["COMMANDS"]
+
+
+@click.command("demo-data")
+@click.argument("out", type=FOLDER)
+@click.option("--source", "source_count", default=400, show_default=True, help="Labelled source images.")
+@click.option("--source-val", "source_val_count", default=50, show_default=True, help="Held-out source images.")
+@click.option("--target", "target_count", default=150, show_default=True, help="Target training images.")
+@click.option("--target-val", "target_val_count", default=50, show_default=True, help="Target validation images.")
+@click.option(
+    "--size",
+    nargs=2,
+    type=int,
+    default=(128, 256),
+    show_default=True,
+    metavar="H W",
+    help="Height and width in pixels.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
+@click.option(
+    "--shift", default=0.8, show_default=True, help="Strength of the target's change in appearance; 0 = none."
+)
+@click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
+def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_seed: int, **counts: int) -> None:
+    """Write generated street scenes of two domains to OUT.
+
+    Writes OUT/gta5 and OUT/gta5_val in the format of GTA5 (images/00001.png, labels/00001.png) and OUT/cityscapes in
+    the format of Cityscapes (leftImg8bit and gtFine with train and val). OUT must be new or empty.
+    """
+    from cbst_mx.data.street_scenes import Shift, write_demo_data
+
+    with Bars(Console()) as bars:
+        write_demo_data(
+            out,
+            size=size,
+            seed=seed,
+            shift=Shift(strength=shift, seed=shift_seed),
+            progress=lambda done, total: bars("street scenes", done, total),
+            **counts,
+        )
+    click.echo(f"street scenes in {out}")
+
+
+@click.command()
+@click.option("--out", required=True, type=FOLDER, help="Folder for data, runs, tables and the picture.")
+@click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a whole repetition.")
+@click.option("--shift", default=0.8, show_default=True, help="Strength of the target's change in appearance.")
+@click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
+@click.option(
+    "--experiment",
+    type=FILE,
+    default=Path("experiments/demo.yaml"),
+    show_default=True,
+    help="The experiment repeated.",
+)
+def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path) -> None:
+    """The whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
+
+    Reads the experiment file. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method,
+    OUT/results.json and OUT/comparison.png. Goes on where an earlier call was stopped.
+    """
+    from cbst_mx.demo import METHODS, run_demo  # imports mxnet
+    from cbst_mx.report.tables import iou_table, mean_std_table
+
+    try:
+        numbers = [int(text) for text in seeds.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"must be integers with commas between them, got {seeds!r}", param_hint="--seeds"
+        ) from None
+    console = Console()
+    with Bars(console) as bars:
+        result = run_demo(experiment, out, numbers, shift_strength=shift, shift_seed=shift_seed, progress=bars)
+    first = result.rows[numbers[0]]
+    console.print(iou_table({METHODS[name]: first[name] for name in first}, result.label_space))
+    if len(numbers) > 1:
+        console.print(
+            mean_std_table({METHODS[m]: [result.rows[n][m] for n in numbers] for m in METHODS}, result.label_space)
+        )
+    for number in numbers:
+        source = ", ".join(f"{METHODS[m]} {100 * result.source_rows[number][m]['miou']:.1f}" for m in METHODS)
+        click.echo(f"seed {number}, mIoU on held-out source images: {source}")
+    click.echo(f"results in {result.results}")
+    click.echo(f"picture: {result.picture}")
+
+
+COMMANDS = (demo_data, demo)

@@ -1,0 +1,137 @@
+"""Commands that work in a run folder: ``run`` and the single steps of a round."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import click
+from rich.console import Console
+
+from cbst_mx.cli.base import FILE, FOLDER, Bars
+
+__all__ = ["COMMANDS"]
+
+
+def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what every command that works in a run folder takes; the function gets the open Run."""
+
+    @click.argument("experiment", type=FILE)
+    @click.option(
+        "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
+    )
+    @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N. Default: the experiment's.")
+    @click.option(
+        "--set",
+        "changes",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a key of the experiment, e.g. --set self_training.rounds=2. May be repeated.",
+    )
+    @functools.wraps(function)
+    def command(experiment: Path, out: Path, ctx: Optional[str], changes: Tuple[str, ...], **options: Any) -> None:
+        from cbst_mx.config import load_experiment
+
+        if ctx:
+            changes = (*changes, f"ctx={ctx}")
+        loaded = load_experiment(experiment, changes)
+        from cbst_mx.rounds import Run  # imports mxnet
+
+        with Bars(Console()) as bars:
+            run = Run(loaded, out, progress=bars)
+            with run.logging():
+                function(run, **options)
+
+    return command
+
+
+_ROUND = click.option("--round", "index", required=True, type=click.IntRange(1), help="Which round; 1 is the first.")
+
+
+@click.command()
+@_experiment_command
+def run(run: Any) -> None:
+    """Run EXPERIMENT: source training, all rounds, evaluation.
+
+    Reads the experiment file and the images it names (relative data roots are below the folder in CBST_DATA). Writes
+    the run folder: source/ and round-N/ with parameters, thresholds, pseudo-labels and evaluation, summary.json,
+    log.txt. A finished step is not run again, so the same command continues a run that was stopped.
+    """
+    summary = run.run()
+    _print_stages(summary, run.label_space)
+    click.echo(f"results in {run.dir.summary}")
+
+
+@click.command()
+@_experiment_command
+def source(run: Any) -> None:
+    """Train the source network of EXPERIMENT and evaluate it.
+
+    Reads the labelled source images; writes OUT/source/parameters.params with its sidecar, training.json, confusion.npz
+    and evaluation.json. Takes over initial_parameters instead where the experiment gives them.
+    """
+    run.train_source()
+    _print_evaluation(run, 0)
+
+
+@click.command("pseudo-label")
+@_ROUND
+@_experiment_command
+def pseudo_label(run: Any, index: int) -> None:
+    """Step a) of one round: label the target images with the network of the round before.
+
+    Reads OUT/source or OUT/round-(N-1); writes OUT/round-N/pseudo_labels/NAME.png (trainIds with palette, 255 = not
+    selected) and OUT/round-N/thresholds.json.
+    """
+    run.pseudo_label(index)
+    click.echo(
+        f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}"
+    )
+
+
+@click.command()
+@_ROUND
+@_experiment_command
+def retrain(run: Any, index: int) -> None:
+    """Step b) of one round: retrain on source labels and pseudo-labels together.
+
+    Reads OUT/round-N/pseudo_labels and the parameters of the round before; writes OUT/round-N/parameters.params with
+    its sidecar and training.json.
+    """
+    run.retrain(index)
+    click.echo(f"parameters in {run.dir.stage(index).parameters}")
+
+
+@click.command("round")
+@_ROUND
+@_experiment_command
+def round_(run: Any, index: int) -> None:
+    """One round: pseudo-label, retrain, evaluate.
+
+    Reads the parameters of the round before; writes OUT/round-N.
+    """
+    run.round(index)
+    _print_evaluation(run, index)
+
+
+def _print_evaluation(run: Any, index: int) -> None:
+    from cbst_mx.report.tables import iou_table
+
+    results = run.evaluate(index)
+    run.write_summary()
+    Console().print(iou_table(results, run.label_space))
+
+
+def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
+    from cbst_mx.report.tables import iou_table
+
+    leading = summary["leading"]
+    rows = {
+        ("source" if stage["round"] == 0 else f"round {stage['round']}"): stage["evaluation"][leading]
+        for stage in summary["stages"]
+    }
+    Console().print(iou_table(rows, label_space))
+
+
+COMMANDS = (run, source, pseudo_label, retrain, round_)
