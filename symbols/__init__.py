@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any, Callable, Dict
 
 from symbols.backend import gluon
-from symbols.fcn8s import FCN8s, fcn8s_vgg16
+from symbols.fcn8s import FCN8s
+from symbols.resnet38 import ResNet38
 
-__all__ = ["NETWORKS", "FCN8s", "get_network"]
+__all__ = ["NETWORKS", "FCN8s", "ResNet38", "get_network"]
 
-NETWORKS: Dict[str, Callable[..., gluon.HybridBlock]] = {"fcn8s": fcn8s_vgg16}
+NETWORKS: Dict[str, Callable[..., gluon.HybridBlock]] = {"fcn8s": FCN8s, "resnet38": ResNet38}
 
 
 def get_network(name: str, num_classes: int, **options: Any) -> gluon.HybridBlock:

@@ -16,7 +16,7 @@ from symbols.vgg16 import BATCH_NORM, VGG16, conv_unit, scaled
 
 nn = gluon.nn
 
-__all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel", "fcn8s_vgg16"]
+__all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel"]
 
 
 def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
@@ -64,6 +64,8 @@ class FCN8s(gluon.HybridBlock):
         Dropout rate behind fc6 and fc7, in [0, 1).
     skip_scale : tuple of float
         Factors before the scores of pool3 and pool4; (1e-4, 1e-2) trains the plain network in one go from VGG weights.
+    upsampling : {"frozen", "learned"}
+        Whether the bilinear upsampling is trained; the published network keeps it.
 
     Inputs:
         - **x**: images, float32 (B, 3, h, w), any h and w of at least 17.
@@ -80,12 +82,15 @@ class FCN8s(gluon.HybridBlock):
         batch_norm: str = "none",
         dropout: float = 0.5,
         skip_scale: Tuple[float, float] = (1.0, 1.0),
+        upsampling: str = "frozen",
         **kwargs,
     ):
         if batch_norm not in BATCH_NORM:
             raise ValueError(f"batch_norm must be one of {', '.join(BATCH_NORM)}, got {batch_norm!r}")
         if not width > 0:
             raise ValueError(f"width must be greater than 0, got {width}")
+        if upsampling not in ("frozen", "learned"):
+            raise ValueError(f"upsampling must be frozen or learned, got {upsampling!r}")
         super().__init__(**kwargs)
         self._skip_scale = tuple(skip_scale)
         hidden = scaled(4096, width)
@@ -97,13 +102,13 @@ class FCN8s(gluon.HybridBlock):
             self.score_fr = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool4 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool3 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
-            self.upscore2 = self._upsampling(num_classes, 2)
-            self.upscore_pool4 = self._upsampling(num_classes, 2)
-            self.upscore8 = self._upsampling(num_classes, 8)
+            self.upscore2 = self._upsampling(num_classes, 2, upsampling)
+            self.upscore_pool4 = self._upsampling(num_classes, 2, upsampling)
+            self.upscore8 = self._upsampling(num_classes, 8, upsampling)
 
     @staticmethod
-    def _upsampling(num_classes: int, factor: int) -> gluon.HybridBlock:
-        return nn.Conv2DTranspose(
+    def _upsampling(num_classes: int, factor: int, upsampling: str) -> gluon.HybridBlock:
+        block = nn.Conv2DTranspose(
             num_classes,
             2 * factor,
             strides=factor,
@@ -112,6 +117,9 @@ class FCN8s(gluon.HybridBlock):
             in_channels=num_classes,
             weight_initializer=BilinearUpsampling(),
         )
+        if upsampling == "frozen":
+            block.weight.grad_req = "null"
+        return block
 
     def hybrid_forward(self, F, x):
         pool3, pool4, pool5 = self.trunk(x)
@@ -123,8 +131,3 @@ class FCN8s(gluon.HybridBlock):
         skip3 = self.score_pool3(pool3 * scale3)
         score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
         return F.slice_like(score, x, axes=(2, 3))
-
-
-def fcn8s_vgg16(num_classes: int, **options) -> FCN8s:
-    """Return :class:`FCN8s`; `options` are its keyword arguments."""
-    return FCN8s(num_classes, **options)

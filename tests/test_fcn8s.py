@@ -20,8 +20,12 @@ def small(hybrid=False, **options):
     return network
 
 
-def test_published_layers_at_width_1():
-    network = get_network("fcn8s", 21)
+# Parameters of the published network: VGG-16 without its classifier has 14,714,688 (Simonyan and Zisserman count 138 M
+# with it), fc6 and fc7 as convolutions 102,764,544 and 16,781,312; Long et al., table 1, give 134 M for FCN-VGG16. The
+# totals add the scores and the upsampling of the authors' published voc-fcn8s definition for C classes.
+@pytest.mark.parametrize("classes, total", [(21, 134_489_759), (19, 134_456_985)])
+def test_published_layers_at_width_1(classes, total):
+    network = get_network("fcn8s", classes)
     network.initialize()
     shapes = {}
     # shapes without running 134 million weights: infer them from the symbol
@@ -35,15 +39,21 @@ def test_published_layers_at_width_1():
     channels = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     assert convolutions == [(c, b, 3, 3) for b, c in zip([3, *channels], channels)]
     assert shapes["fc6.0.weight"] == (4096, 512, 7, 7) and shapes["fc7.0.weight"] == (4096, 4096, 1, 1)
-    assert shapes["score_fr.weight"] == (21, 4096, 1, 1)
-    assert shapes["score_pool4.weight"] == (21, 512, 1, 1) and shapes["score_pool3.weight"] == (21, 256, 1, 1)
-    assert shapes["upscore2.weight"] == shapes["upscore_pool4.weight"] == (21, 21, 4, 4)
-    assert shapes["upscore8.weight"] == (21, 21, 16, 16)
-    # VGG-16 without its classifier 14,714,688; fc6 102,764,544; fc7 16,781,312; scores 102,438 (86,037 + 10,773 + 5,397
-    # + ... counted from the shapes); upsampling 21 * 21 * (16 + 16 + 256)
-    scores = 21 * (4096 + 512 + 256 + 3)
-    total = 14_714_688 + 102_764_544 + 16_781_312 + scores + 21 * 21 * 288
+    assert shapes["score_fr.weight"] == (classes, 4096, 1, 1)
+    assert shapes["score_pool4.weight"] == (classes, 512, 1, 1)
+    assert shapes["score_pool3.weight"] == (classes, 256, 1, 1)
+    assert shapes["upscore2.weight"] == shapes["upscore_pool4.weight"] == (classes, classes, 4, 4)
+    assert shapes["upscore8.weight"] == (classes, classes, 16, 16)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == total
+
+
+def test_only_learned_upsampling_is_trained():
+    for setting, trained in (("frozen", False), ("learned", True)):
+        parameters = small(upsampling=setting)._collect_params_with_prefix()
+        requests = {parameters[f"{name}.weight"].grad_req for name in ("upscore2", "upscore_pool4", "upscore8")}
+        assert requests == {"write" if trained else "null"}
+    with pytest.raises(ValueError, match="upsampling must be frozen or learned, got 'free'"):
+        small(upsampling="free")
 
 
 @pytest.mark.parametrize("size", [(64, 160), (37, 45), (17, 17), (33, 100)])
@@ -66,7 +76,7 @@ def test_bilinear_upsampling_reproduces_a_ramp():
 def test_imperative_equals_hybridised_and_every_parameter_gets_a_gradient(batch_norm):
     results = []
     for hybrid in (False, True):
-        network = small(hybrid, batch_norm=batch_norm)
+        network = small(hybrid, batch_norm=batch_norm, upsampling="learned")
         x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 40, 56)))
         x.attach_grad()
         with autograd.record():

@@ -1,0 +1,151 @@
+"""ResNet-38 against measured values of the authors' program, and the contracts of every network."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from symbols import get_network
+from symbols.backend import autograd, mx
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = json.loads((GOLDEN / "resnet38_parameters.json").read_text())
+
+
+def released(name):
+    """Return the released file's name of a Gluon parameter."""
+    return name.replace("_running_", "_moving_")
+
+
+def deterministic(name, shape):
+    """Return the weights of golden/README.md for the parameter called `name`."""
+    x = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if name.endswith("_weight"):
+        x *= np.sqrt(2 / np.prod(shape[1:])) * (8.0 if name.startswith("linear") else 0.8)
+    elif name.endswith("_gamma"):
+        x = 1 + 0.1 * x
+    elif name.endswith("_moving_var"):
+        x = 1 + 0.1 * np.abs(x)
+    else:
+        x = 0.1 * x
+    return x.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def published():
+    """ResNet-38 at width 1 without dropout, with the deterministic weights."""
+    network = get_network("resnet38", 19, dropout=(0.0, 0.0))
+    network.initialize(mx.init.Zero())
+    for name, parameter in network.collect_params().items():
+        parameter.set_data(mx.nd.array(deterministic(released(name), parameter.shape)))
+    return network
+
+
+def small(hybrid=False, **options):
+    mx.random.seed(0)
+    network = get_network("resnet38", 5, **{"width": 0.0625, "dropout": (0.0, 0.0), **options})
+    network.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
+    if hybrid:
+        network.hybridize(static_alloc=True, static_shape=True)
+    return network
+
+
+def test_parameters_are_the_released_ones_in_their_order():
+    parameters = get_network("resnet38", 19).collect_params()
+    found = [[released(name), list(parameter.shape)] for name, parameter in parameters.items()]
+    assert [entry for entry in found if "_moving_" not in entry[0]] == NAMES["arguments"]
+    assert [entry for entry in found if "_moving_" in entry[0]] == NAMES["auxiliary"]
+    assert sum(int(np.prod(shape)) for _, shape in NAMES["arguments"]) == 124_033_363
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["imperative", "hybridised"])
+def test_logits_are_those_of_the_released_program(published, hybrid):
+    golden = np.load(GOLDEN / "resnet38_forward.npz")
+    x = mx.nd.array(np.random.RandomState(0).standard_normal((1, 3, 64, 128)).astype(np.float32))
+    published.hybridize(hybrid)
+    logits = published(x)
+    # another build of MXNet sums in another order; the provenance states these tolerances
+    np.testing.assert_allclose(logits.asnumpy(), golden["logits"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(mx.nd.softmax(logits, axis=1).asnumpy(), golden["softmax"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 160), (37, 45), (1, 9), (33, 100)])
+def test_output_is_at_stride_8(size):
+    assert small(hybrid=True)(mx.nd.ones((2, 3, *size))).shape == (2, 5, -(-size[0] // 8), -(-size[1] // 8))
+
+
+def test_classifier_form_has_the_same_trunk_at_stride_32():
+    trunk = {n: p.shape for n, p in small(form="classifier").collect_params().items() if not n.startswith("linear")}
+    segmentation = {name: parameter.shape for name, parameter in small().collect_params().items()}
+    head = {"conv6a_weight", "conv6a_bias", "linear5_weight", "linear5_bias"}
+    assert trunk == {name: shape for name, shape in segmentation.items() if name not in head}
+    network = small(form="classifier")
+    assert network(mx.nd.ones((2, 3, 96, 64))).shape == (2, 5)
+    assert network.units(network.stem(mx.nd.ones((1, 3, 96, 64)))).shape[2:] == (3, 2)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "batch"])
+def test_imperative_equals_hybridised_and_every_parameter_gets_a_gradient(batch_norm):
+    results = []
+    for hybrid in (False, True):
+        network = small(hybrid, batch_norm=batch_norm)
+        x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 40, 56)))
+        x.attach_grad()
+        with autograd.record():
+            out = network(x)
+            loss = (out**2).mean()
+        loss.backward()
+        results.append((out.asnumpy(), x.grad.asnumpy()))
+        for name, parameter in network.collect_params().items():
+            assert (parameter.grad_req == "null") == ("_running_" in name)
+            if parameter.grad_req != "null":
+                assert np.abs(parameter.grad().asnumpy()).sum() > 0, name
+    for imperative, hybridised in zip(*results):
+        # fused operators round differently; gradients behind 36 layers are of the order 1e-3
+        np.testing.assert_allclose(hybridised, imperative, rtol=1e-4, atol=1e-6)
+
+
+def test_segments_compose_to_the_network():
+    network = small()
+    x = mx.nd.random.normal(shape=(1, 3, 24, 32))
+    out = x
+    for segment in network.segments():
+        out = segment(out)
+    assert (out == network(x)).asnumpy().all() and len(network.segments()) == 19
+
+
+def test_dropout_is_in_the_last_two_units_only():
+    network = small(dropout=(0.3, 0.5))
+    rates = [block._rate for unit in network.units for block in unit.branch if type(block).__name__ == "Dropout"]
+    assert rates == [0.3, 0.5]
+    x = mx.nd.ones((1, 3, 16, 16))
+    with autograd.record(train_mode=True):
+        assert (network(x) != network(x)).asnumpy().any()
+    assert (network(x) == network(x)).asnumpy().all()
+
+
+def test_save_and_load(tmp_path):
+    network, other = small(), small()
+    other.initialize(mx.init.Normal(1), force_reinit=True)
+    network.save_parameters(str(tmp_path / "x.params"))
+    other.load_parameters(str(tmp_path / "x.params"))
+    x = mx.nd.random.normal(shape=(1, 3, 24, 32))
+    assert (network(x) == other(x)).asnumpy().all()
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"batch_norm": "none"}, "batch_norm must be frozen or batch, got 'none'"),
+        ({"width": -1}, "width must be greater than 0, got -1"),
+        ({"form": "both"}, "form must be one of segmentation, classifier, got 'both'"),
+        ({"dropout": (0.5,)}, "dropout must hold the rates of the last two units"),
+    ],
+)
+def test_refusals(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        get_network("resnet38", 19, **options)
