@@ -2,32 +2,47 @@
 
 MXNet's format has no checksum, is not written atomically and does not know its network, so the sidecar holds the
 network's specification, the label space and the SHA-256 of the parameter file; all three are checked when loading.
+Options of the network that only change its training (`TRAINING_OPTIONS`) may differ.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import numpy as np
 
-from cbst_mx.errors import CheckpointError
+from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import atomic_path, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.networks import build_network
+from symbols import NETWORKS
 from symbols.backend import gluon, mx
 
-__all__ = ["load_arrays", "load_network", "load_parameters", "read_sidecar", "save_arrays", "save_parameters"]
+__all__ = [
+    "check_unaltered",
+    "file_digest",
+    "load_arrays",
+    "load_network",
+    "load_parameters",
+    "read_sidecar",
+    "save_arrays",
+    "save_parameters",
+    "sidecar_path",
+]
 
 SIDECAR_FORMAT = 1
+TRAINING_OPTIONS = frozenset({"dropout", "upsampling"})
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file in hexadecimal."""
+    digest = hashlib.new(algorithm)
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
@@ -56,7 +71,7 @@ def save_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
             raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
         if not complete:
             raise OSError(errno.ENOSPC, "the file read back is incomplete")
-        digest = _sha256(temporary)
+        digest = file_digest(temporary)
     return digest
 
 
@@ -91,6 +106,7 @@ def save_parameters(
     label_space: LabelSpace,
     *,
     config_hash: str | None = None,
+    imported: Dict[str, Any] | None = None,
 ) -> None:
     """Write the parameters of `network` and their sidecar, both atomically.
 
@@ -106,6 +122,8 @@ def save_parameters(
         The meaning of its classes.
     config_hash : str, optional
         SHA-256 of the experiment that made the parameters.
+    imported : dict, optional
+        Where they came from when not from a training, as JSON values (see :mod:`cbst_mx.weights`).
 
     Raises
     ------
@@ -128,6 +146,7 @@ def save_parameters(
         "label_space": _label_space_to_json(label_space),
         "config_sha256": config_hash,
         "sha256": digest,
+        **({} if imported is None else {"imported": imported}),
     }
     write_json(sidecar_path(Path(path)), sidecar)
 
@@ -146,7 +165,7 @@ def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
     Raises
     ------
     CheckpointError
-        If the parameter file or its sidecar is missing or damaged.
+        If the parameter file or its sidecar is missing or damaged, or the sidecar is of a later version.
     """
     path = Path(path)
     side = sidecar_path(path)
@@ -158,6 +177,8 @@ def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
         )
     try:
         values = json.loads(side.read_text(encoding="utf-8"))
+        if values["format"] != SIDECAR_FORMAT:
+            raise CheckpointError(f"sidecar {side} must have format {SIDECAR_FORMAT}, got {values['format']!r}")
         spec = NetworkSpec.from_json(values["network"])
         space = values["label_space"]
         identity = {index: index for index in range(len(space["names"]))}
@@ -168,8 +189,27 @@ def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
             raw_ids={"trainId": {**identity, 255: 255}},
         )
         return spec, label_space, str(values["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"sidecar {side} is damaged: {type(error).__name__}: {error}") from error
+
+
+def check_unaltered(path: Path, sha256: str) -> None:
+    """Refuse a parameter file that is not the one its sidecar was written for.
+
+    Parameters
+    ----------
+    path : Path
+        The parameter file.
+    sha256 : str
+        What its sidecar states.
+
+    Raises
+    ------
+    CheckpointError
+        If the file's SHA-256 is another one.
+    """
+    if file_digest(path) != sha256:
+        raise CheckpointError(f"parameter file {path} was altered or truncated: its SHA-256 is not its sidecar's")
 
 
 def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, label_space: LabelSpace) -> None:
@@ -192,15 +232,19 @@ def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, l
         If the file is missing, damaged, altered, or of another network or label space.
     """
     stored, stored_space, digest = read_sidecar(path)
-    if stored != spec:
+    if _computation(stored) != _computation(spec):
         raise CheckpointError(f"{path} holds parameters of another network: {_describe(stored)}, not {_describe(spec)}")
+    if (stored.mean, stored.std) != (spec.mean, spec.std):
+        raise CheckpointError(
+            f"{path} was trained on images normalised by mean {list(stored.mean)} and std {list(stored.std)}, "
+            f"not mean {list(spec.mean)} and std {list(spec.std)}"
+        )
     if stored_space.names != label_space.names:
         raise CheckpointError(
             f"{path} was trained for label space {stored_space.name} ({stored_space.num_classes} classes), "
             f"not {label_space.name} ({label_space.num_classes} classes)"
         )
-    if _sha256(Path(path)) != digest:
-        raise CheckpointError(f"parameter file {path} was altered or truncated: its SHA-256 is not its sidecar's")
+    check_unaltered(path, digest)
     try:
         # dtype and shape are the file's: the sidecar already vouched for the network
         network.load_parameters(str(path), ctx=mx.current_context())
@@ -221,6 +265,16 @@ def load_network(path: Path, ctx: mx.Context) -> Tuple[gluon.HybridBlock, Networ
     with ctx:
         load_parameters(network, path, spec, label_space)
     return network, spec, label_space
+
+
+def _computation(spec: NetworkSpec) -> Tuple[str, int, Dict[str, Any]]:
+    """Return what decides on the tensors of a network and what it computes from them, defaults written out."""
+    constructor = NETWORKS.get(spec.name)
+    parameters = inspect.signature(constructor).parameters.values() if constructor else ()
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options.update(spec.options)
+    kept = {key: value for key, value in options.items() if key not in TRAINING_OPTIONS}
+    return spec.name, spec.num_classes, json.loads(json.dumps(kept))  # lists and tuples alike
 
 
 def _describe(spec: NetworkSpec) -> str:

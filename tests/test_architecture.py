@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("cbst_mx",),
     ("cbst_mx.errors",),
-    ("cbst_mx.files", "cbst_mx.validation"),
+    ("cbst_mx.files", "cbst_mx.validation", "cbst_mx.torch_files"),
     ("cbst_mx.label_space",),
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
@@ -24,6 +24,7 @@ LAYERS = (
     ("cbst_mx.run_dir",),
     ("cbst_mx.networks",),
     ("cbst_mx.checkpoints",),
+    ("cbst_mx.weights",),
     ("cbst_mx.selftrain",),
     ("cbst_mx.training",),
     ("cbst_mx.evaluation",),
@@ -38,6 +39,7 @@ ORCHESTRATORS = ("cbst_mx.config", "cbst_mx.rounds", "cbst_mx.demo", "cbst_mx.cl
 ON_MXNET = (
     "cbst_mx.networks",
     "cbst_mx.checkpoints",
+    "cbst_mx.weights",
     "cbst_mx.training",
     "cbst_mx.selftrain.confidence",
     "cbst_mx.selftrain.kc",

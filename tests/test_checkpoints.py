@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -58,6 +59,51 @@ def test_parameters_of_another_network_or_label_space_are_refused(saved):
     )
 
 
+def test_options_that_only_change_training_may_differ(saved):
+    path, network = saved
+    # defaults may be written out, and lists stand for tuples
+    same = {**SPEC.options, "dropout": 0.1, "upsampling": "learned", "skip_scale": [1.0, 1.0]}
+    other = build_network(NetworkSpec("fcn8s", 19, same), mx.cpu())
+    checkpoints.load_parameters(other, path, NetworkSpec("fcn8s", 19, same), CITYSCAPES_19)
+    x = mx.nd.ones((1, 3, 32, 32))
+    np.testing.assert_array_equal(other(x).asnumpy(), network(x).asnumpy())
+    for key, value in (("skip_scale", [0.5, 1.0]), ("batch_norm", "frozen")):
+        assert "holds parameters of another network" in refused(path, NetworkSpec("fcn8s", 19, {**same, key: value}))
+
+
+def test_parameters_of_another_normalisation_are_refused(saved):
+    path, _ = saved
+    other = NetworkSpec("fcn8s", 19, SPEC.options, std=(1.0, 1.0, 1.0))
+    assert refused(path, other) == (
+        f"{path} was trained on images normalised by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225], "
+        "not mean [0.485, 0.456, 0.406] and std [1.0, 1.0, 1.0]"
+    )
+
+
+def test_the_sidecar_says_what_the_file_is(saved):
+    path, network = saved
+    sidecar = json.loads(checkpoints.sidecar_path(path).read_text())
+    assert sidecar == {
+        "format": 1,
+        "network": {
+            "name": "fcn8s",
+            "num_classes": 19,
+            "options": SPEC.options,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+        "label_space": {
+            "name": "cityscapes-19",
+            "names": list(CITYSCAPES_19.names),
+            "palette": [list(colour) for colour in CITYSCAPES_19.palette],
+        },
+        "config_sha256": "abc",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19, imported={"file": "vgg16.pth"})
+    assert json.loads(checkpoints.sidecar_path(path).read_text())["imported"] == {"file": "vgg16.pth"}
+
+
 def test_damaged_files_are_refused(saved):
     path, _ = saved
     data = path.read_bytes()
@@ -65,10 +111,17 @@ def test_damaged_files_are_refused(saved):
         path.write_bytes(changed)
         assert "was altered or truncated" in refused(path)
     side = checkpoints.sidecar_path(path)
+    stored = json.loads(side.read_text())
     side.write_text("{")
     assert "is damaged" in refused(path)
-    side.write_text(json.dumps({"network": {}}))
-    assert "is damaged" in refused(path)
+    for values in ({"network": {}}, {"format": 1, "network": {}}, [], {**stored, "label_space": {}}):
+        side.write_text(json.dumps(values))
+        assert "is damaged" in refused(path)
+    twice = {**stored["label_space"], "names": ["road"] * 19}
+    side.write_text(json.dumps({**stored, "label_space": twice}))
+    assert "is damaged: ConfigError: label space cityscapes-19 must name each class once" in refused(path)
+    side.write_text(json.dumps({**stored, "format": 2}))
+    assert refused(path) == f"sidecar {side} must have format 1, got 2"
     side.unlink()
     assert "has no sidecar parameters.params.json" in refused(path)
     path.unlink()

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from rich.console import Console
 
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
-from cbst_mx.report.figures import comparison_sheet, overlay
+from cbst_mx.report.figures import comparison_sheet, heat_map_sheet, overlay
 from cbst_mx.report.tables import as_markdown, iou_table, mean_std_table
 
 SPACE = CITYSCAPES_19
@@ -297,3 +298,67 @@ def test_sheets_refuse():
         comparison_sheet([[labels()]], ["a"])
     with pytest.raises(ValueError, match=r"^scale must be above 0, got -1$"):
         comparison_sheet([[cell]], ["a"], scale=-1)
+
+
+def heat(share):
+    """Return the colour of a value in [0, 1]: black, red, yellow and white in this order."""
+    colour = cv2.applyColorMap(np.full((1, 1), round(255 * share), np.uint8), cv2.COLORMAP_INFERNO)[0, 0, ::-1]
+    return tuple(int(n) for n in colour)
+
+
+def test_heat_maps_stand_in_reading_order_on_their_own_scales():
+    maps = np.zeros((5, 10, 20), np.float32)
+    maps[0, :, :10], maps[1, :, 10:], maps[3, :5], maps[4] = 1, 1e-7, 300, 0.5  # halves, and one full map
+    sheet = heat_map_sheet(maps, ["left", "right", "none", "top", "full"])
+    assert sheet.dtype == np.uint8 and sheet.flags.writeable
+    # three columns of 320 x 160 pixels, 16 between them, 26 for each title
+    cells = [sheet[46 + 202 * (i // 3) :, 20 + 336 * (i % 3) :][:160, :320] for i in range(5)]
+    dark, light = heat(0), heat(1)
+    for cell, high, low in (
+        (cells[0], (80, 20), (80, 300)),
+        (cells[1], (80, 300), (80, 20)),
+        (cells[3], (20, 160), (140, 160)),
+    ):
+        assert tuple(cell[high]) == light and tuple(cell[low]) == dark
+    assert colours(cells[4]) == {light}
+    # a class that never occurs is neither low nor high
+    assert len(colours(cells[2])) == 1 and not colours(cells[2]) & {dark, light}
+    # and what the colours mean is drawn once, all of them, below
+    legend = sheet[46 + 202 * 2 - 16 :]
+    assert {heat(n / 255) for n in range(256)} <= colours(legend)
+
+
+def test_heat_maps_interpolate_values_and_not_colours():
+    maps = np.random.default_rng(0).random((1, 7, 9))
+    ramp = {heat(n / 255) for n in range(256)}
+    cell = heat_map_sheet(maps, ["a"])[46:, 20:340][: round(320 * 7 / 9)]
+    assert colours(cell) <= ramp
+    large = heat_map_sheet(np.random.default_rng(0).random((1, 350, 450)), ["a"])[46:, 20:340][: round(320 * 7 / 9)]
+    assert colours(large) <= ramp
+
+
+def test_heat_map_titles_and_caption_are_drawn():
+    maps = np.ones((2, 8, 16))
+    plain, titled = heat_map_sheet(maps, ["", ""]), heat_map_sheet(maps, ["road", "sky"])
+    assert plain.shape == titled.shape and (plain[20:46] != titled[20:46]).any() and (plain[46:] == titled[46:]).all()
+    long = heat_map_sheet(maps, ["a very long class name " * 5, ""])
+    assert (long[:, 340:] == plain[:, 340:]).all()  # stays in its column, clear of the largest value
+    other_scale = heat_map_sheet(2 * maps, ["", ""])
+    assert (other_scale[20:46] != plain[20:46]).any() and (other_scale[46:] == plain[46:]).all()
+    captioned = heat_map_sheet(maps, ["", ""], "70 pixels " * 50)
+    assert captioned.shape[0] > plain.shape[0] and captioned.shape[1] == plain.shape[1]
+    assert (captioned[:, -20:] == 255).all()
+
+
+def test_one_heat_map_leaves_room_for_its_legend():
+    sheet = heat_map_sheet(np.ones((1, 8, 16)), ["road"])
+    assert sheet.shape[1] == 360 and (sheet[:, -20:] == 255).all()
+    assert {heat(0), heat(1)} <= colours(sheet[46 + 160 :])
+
+
+def test_heat_maps_refuse():
+    with pytest.raises(ValueError, match=r"^titles must have one entry for each of the 2 maps, got 1$"):
+        heat_map_sheet(np.ones((2, 4, 4)), ["a"])
+    for maps in (np.ones((4, 4)), np.ones((0, 4, 4)), -np.ones((1, 4, 4)), np.full((1, 4, 4), np.nan)):
+        with pytest.raises(ValueError, match=r"^maps must be finite values of at least 0 of shape \(C, H, W\), got"):
+            heat_map_sheet(maps, ["a"])

@@ -1,15 +1,22 @@
-"""Spatial prior: counts by hand, smoothing, normalisation, resizing, files."""
+"""Spatial prior: counts by hand, smoothing, normalisation, what a constant changes, resizing, files, MATLAB files."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import io
 
 from cbst_mx.data import open_labelled
-from cbst_mx.data.street_scenes import Shift, write_demo_data
+from cbst_mx.data.street_scenes import Shift, render_scene, write_demo_data
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain.kc import ConfidencePool
+from cbst_mx.selftrain.pseudo_labels import select
+from symbols.backend import mx
 
 
 class Labels:
@@ -90,3 +97,282 @@ def test_file_round_trip_and_refusals(tmp_path):
         spatial_prior.load(tmp_path / "none.npz", 19)
     with pytest.raises(ConfigError, match="kernel must be 0 or more pixels, got -1"):
         spatial_prior.smooth(np.ones((1, 2, 2)), kernel=-1)
+
+
+# -------------------------------------------------------------------------------------------------- normalisation
+
+
+def test_normalisations_worked_by_hand():
+    source = Labels([[0, 1], [1, 255]], [[0, 0], [1, 2]])
+
+    def prior(normalisation):
+        return spatial_prior.estimate(source, (2, 2), kernel=0, normalisation=normalisation)
+
+    # class 0 occurs 2, 1, 0, 0 times in two label maps, class 1 0, 1, 2, 0 times
+    np.testing.assert_array_equal(prior("maximum")[0], [[1, 0.5], [0, 0]])
+    np.testing.assert_array_equal(prior("sum")[:2], np.float32([[[2 / 3, 1 / 3], [0, 0]], [[0, 1 / 3], [2 / 3, 0]]]))
+    np.testing.assert_array_equal(prior("frequency")[:3], [[[1, 0.5], [0, 0]], [[0, 0.5], [1, 0]], [[0, 0], [0, 0.5]]])
+    for normalisation in spatial_prior.NORMALISATIONS:
+        assert not prior(normalisation)[3:].any()
+
+
+def test_normalisations_differ_by_one_factor_per_class():
+    counts = 1 + np.random.default_rng(0).poisson(1.0, (4, 16, 32))
+    maps = {n: spatial_prior.smooth(counts, normalisation=n, images=7) for n in spatial_prior.NORMALISATIONS}
+    np.testing.assert_allclose(maps["sum"].sum(axis=(1, 2)), 1, rtol=1e-5)  # 512 values rounded to float32
+    for other in ("sum", "frequency"):
+        factors = maps[other] / maps["maximum"]
+        # both are rounded to float32
+        np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1, :1], factors.shape), rtol=1e-6)
+
+
+def test_sigma_sets_the_width_and_the_kernel_its_end():
+    counts = np.zeros((1, 256, 512))
+    counts[0, 128, 256] = 1
+    default, narrow, same = (
+        spatial_prior.smooth(counts, kernel=70, sigma=sigma, normalisation="sum")[0] for sigma in (None, 4.0, 70 / 6)
+    )
+    np.testing.assert_allclose(same, default, rtol=1e-6)
+    assert narrow.max() > 4 * default.max()
+    for maps in (default, narrow):
+        rows, columns = np.nonzero(maps)
+        # 70 pixels are 17.5 at this grid, half of them to either side: 9 pixels and the one in the middle
+        assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 19
+    spread = (default.sum(axis=1) * (np.arange(256) - 128) ** 2).sum()
+    # cut off at three standard deviations a Gaussian loses 3 % of its variance; a pixel's width adds about 1 %
+    assert spread == pytest.approx((70 / 6 / 4) ** 2, rel=0.05)
+
+
+def test_estimate_refuses_before_it_reads():
+    class Unread(Labels):
+        def label(self, index):
+            raise AssertionError("read")
+
+    source = Unread([[0]])
+    for arguments, sentence in (
+        ({"grid": (0, 4)}, r"^grid must be a height and a width of at least 1 pixel, got \(0, 4\)$"),
+        ({"kernel": float("nan")}, "^kernel must be 0 or more pixels, got nan$"),
+        ({"sigma": 0.0}, "^sigma must be more than 0 pixels, got 0.0$"),
+        ({"kernel": 0, "sigma": 2.0}, "^sigma must not be given with a kernel of 0, which does not smooth, got 2.0$"),
+        ({"normalisation": "l2"}, "^normalisation must be one of maximum, sum, frequency, got 'l2'$"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            spatial_prior.estimate(source, **{"grid": (2, 2), **arguments})
+
+
+# --------------------------------------------------------------------------------- what a constant per class changes
+
+
+def scenes(count=3, size=(32, 64)):
+    """Return confident probabilities (count, 19, H, W) of street scenes and a positive prior (19, H, W)."""
+    labels = [render_scene(1, index, domain="target", size=size)[1] for index in range(count)]
+    rng = np.random.default_rng(0)
+    logits = 6.0 * np.stack([np.arange(19)[:, None, None] == label for label in labels])
+    logits += 0.5 * rng.standard_normal(logits.shape)
+    odds = np.exp(logits)
+    probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    source = Labels(*(render_scene(0, index, domain="source", size=size)[1] for index in range(20)))
+    return probabilities, np.float32(0.2) + np.float32(0.8) * spatial_prior.estimate(source, size)
+
+
+def labelled(probabilities, prior, portion=0.3):
+    """Return the thresholds and pseudo-labels of a whole pass (Algorithm 2, eq. 8 and 9)."""
+    maps = [mx.nd.array(probability * prior) for probability in probabilities]
+    pool = ConfidencePool(len(prior))
+    for values in maps:
+        pool.add(values)
+    thresholds = pool.thresholds("class-balanced", portion)
+    return thresholds, np.stack([select(values, thresholds) for values in maps])
+
+
+def times(prior, index, factor):
+    changed = prior.copy()
+    changed[index] *= np.float32(factor)
+    return changed
+
+
+@pytest.mark.parametrize("name", ["road", "sky", "car", "person"])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_k_c_absorbs_a_constant_that_changes_no_predicted_class(name, factor):
+    probabilities, prior = scenes()
+    index = CITYSCAPES_19.names.index(name)
+    changed = times(prior, index, factor)
+    # what the equality rests on
+    np.testing.assert_array_equal((probabilities * prior).argmax(axis=1), (probabilities * changed).argmax(axis=1))
+    before, labels = labelled(probabilities, prior)
+    after, same = labelled(probabilities, changed)
+    assert (labels == index).any() and (labels == 255).any()
+    # powers of two multiply floats without rounding: equal to the last bit
+    assert after.values[index] == before.values[index] * np.float32(factor)
+    np.testing.assert_array_equal(same, labels)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_other_constants_move_pixels_on_the_threshold_only(factor):
+    probabilities, prior = scenes()
+    index = CITYSCAPES_19.names.index("building")
+    before, labels = labelled(probabilities, prior)
+    after, others = labelled(probabilities, times(prior, index, factor))
+    # each product and quotient is rounded to float32, a relative 6e-8
+    assert after.values[index] == pytest.approx(before.values[index] * factor, rel=4e-7)
+    ratio = (probabilities * prior / before.values[:, None, None]).max(axis=1)
+    np.testing.assert_array_equal(others[abs(ratio - 1) > 1e-6], labels[abs(ratio - 1) > 1e-6])
+    assert (abs(ratio - 1) > 1e-6).mean() > 0.99
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 8.0, 2.0**30])
+def test_one_constant_for_all_classes_and_for_thresholds_changes_nothing_at_all(factor):
+    rng = np.random.default_rng(3)  # no class is confident, so that predictions are easily overturned
+    probabilities = rng.dirichlet(np.ones(5), (2, 16, 32)).transpose(0, 3, 1, 2).astype(np.float32)
+    prior = rng.random((5, 16, 32)).astype(np.float32)
+    thresholds, labels = labelled(probabilities, prior)
+    np.testing.assert_array_equal(labelled(probabilities, prior * np.float32(factor))[1], labels)
+    # eq. 8 and 9 alone: k_c given, a factor of one class is a shift of its k_c, whoever wins
+    values = thresholds.values.copy()
+    values[2] *= np.float32(factor)
+    for probability, expected in zip(probabilities, labels):
+        product = mx.nd.array(probability * times(prior, 2, factor))
+        np.testing.assert_array_equal(select(product, replace(thresholds, values=values)), expected)
+
+
+def test_a_constant_that_overturns_predictions_changes_the_pools():
+    # Algorithm 2 pools by argmax_c q_n(c) p_n(c): here doubling one map moves the middle pixel to its pool
+    probabilities = np.float32([[[[0.9, 0.6, 0.2]], [[0.1, 0.4, 0.8]]]])
+    prior = np.ones((2, 1, 3), np.float32)
+    before, labels = labelled(probabilities, prior, portion=1.0)
+    after, others = labelled(probabilities, times(prior, 1, 2), portion=1.0)
+    assert before.counts.tolist() == [2, 1] and after.counts.tolist() == [1, 2]
+    assert labels.tolist() == [[[0, 0, 1]]] and others.tolist() == [[[0, 1, 1]]]
+    # normalised maps do not know the constant
+    np.testing.assert_array_equal(
+        labelled(probabilities, spatial_prior.normalised(times(prior, 1, 2)), portion=1.0)[1], labels
+    )
+
+
+@pytest.mark.parametrize("normalisation", ["maximum", "sum"])
+def test_normalisation_removes_constants(normalisation):
+    maps = np.random.default_rng(0).random((3, 8, 16)).astype(np.float32)
+    expected = spatial_prior.normalised(maps, normalisation)
+    np.testing.assert_array_equal(spatial_prior.normalised(times(maps, 1, 0.25), normalisation), expected)
+    np.testing.assert_allclose(spatial_prior.normalised(times(maps, 1, 0.3), normalisation), expected, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+PRIOR = np.random.default_rng(0).random((19, 4, 8)).astype(np.float32)
+NAMES = list(CITYSCAPES_19.names)
+
+
+def test_metadata_are_kept_and_names_compared(tmp_path):
+    path = tmp_path / "prior.npz"
+    spatial_prior.save(path, PRIOR, {"names": NAMES, "kernel": 70.0, "images": 3})
+    prior, metadata = spatial_prior.read(path)
+    assert prior.dtype == np.float32 and np.array_equal(prior, PRIOR)
+    assert metadata == {"format": 1, "grid": [4, 8], "names": NAMES, "kernel": 70.0, "images": 3}
+    with np.load(path, allow_pickle=False) as stored:  # for other programs
+        assert sorted(stored.files) == ["metadata", "prior"]
+        assert stored["prior"].dtype == np.float32 and json.loads(str(stored["metadata"])) == metadata
+    np.testing.assert_array_equal(spatial_prior.load(path, 19, NAMES), PRIOR)
+    other = [*NAMES[:9], "grass", *NAMES[10:]]
+    with pytest.raises(DataError, match="must hold a prior of the same classes: class 9 is 'terrain', not 'grass'$"):
+        spatial_prior.load(path, 19, other)
+
+
+def test_a_file_with_the_array_alone_is_read(tmp_path):
+    path = tmp_path / "prior.npz"
+    np.savez(path, prior=PRIOR.astype(np.float64))
+    prior, metadata = spatial_prior.read(path)
+    assert metadata == {} and prior.dtype == np.float32
+    np.testing.assert_array_equal(spatial_prior.load(path, 19, NAMES), PRIOR)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = tmp_path / "prior.npz"
+    spatial_prior.save(path, PRIOR)
+    whole = path.read_bytes()
+    damaged = [whole[:length] for length in (0, 3, 100, len(whole) - 30)]
+    damaged.append(whole[:200] + bytes(40) + whole[240:])
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="is not a readable spatial prior"):
+            spatial_prior.read(path)
+    for values, sentence in (
+        ({"other": PRIOR}, "is not a readable spatial prior"),
+        ({"prior": np.array([None])}, "is not a readable spatial prior.*allow_pickle"),
+        ({"prior": PRIOR.astype(np.complex64)}, "its numbers are of type complex64"),
+        ({"prior": PRIOR, "metadata": np.array("[]")}, "its metadata are no mapping"),
+        ({"prior": PRIOR, "metadata": np.array('{"format": 2}')}, "must be of format 1 or older, got 2: a newer"),
+        (
+            {"prior": PRIOR, "metadata": np.array('{"names": ["road"]}')},
+            r"must name each of its 19 classes, got \['road",
+        ),
+        ({"prior": PRIOR[0]}, r"must hold a prior of shape \(C, H, W\), got \(4, 8\)"),
+        ({"prior": PRIOR * np.nan}, "must hold finite values of at least 0"),
+    ):
+        np.savez(path, **values)
+        with pytest.raises(DataError, match=sentence):
+            spatial_prior.read(path)
+    with open(path, "wb") as stream:
+        np.save(stream, PRIOR)
+    with pytest.raises(DataError, match="it holds one array without a name"):
+        spatial_prior.read(path)
+    with pytest.raises(DataError, match=r"'prior'\): No such file or directory$"):
+        spatial_prior.read(tmp_path / "none.npz")
+
+
+# -------------------------------------------------------------------------------------------------------------- MATLAB
+
+
+def matlab(path, **arrays):
+    io.savemat(path, arrays, do_compression=True)
+    return path
+
+
+def test_matlab_file_is_read_and_small_negative_values_become_zero(tmp_path):
+    values = PRIOR.astype(np.float64)
+    values[3, 0, :5] = -0.001
+    values[4, 1, 2] = -0.002
+    prior, clamped, smallest = spatial_prior.read_matlab(matlab(tmp_path / "a.mat", prior_array=values, other=[1, 2]))
+    assert prior.dtype == np.float32 and prior.flags.c_contiguous
+    assert clamped == 6 and smallest == np.float32(-0.002)
+    np.testing.assert_array_equal(prior, np.maximum(values, 0).astype(np.float32))
+    counts = (10 * PRIOR).astype(np.uint8)
+    prior, clamped, _ = spatial_prior.read_matlab(matlab(tmp_path / "b.mat", prior_array=counts))
+    assert clamped == 0 and np.array_equal(prior, counts)
+
+
+def test_matlab_maps_are_shrunk_to_means(tmp_path):
+    path = matlab(tmp_path / "a.mat", prior_array=PRIOR)
+    prior, _, _ = spatial_prior.read_matlab(path, grid=(2, 4))
+    expected = PRIOR.reshape(19, 2, 2, 4, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(prior, expected, rtol=1e-6)  # sums of four in another order
+    with pytest.raises(ConfigError, match="^grid must be at most 4 x 8, got 4 x 16$"):
+        spatial_prior.read_matlab(path, grid=(4, 16))
+
+
+def test_matlab_files_are_refused(tmp_path):
+    path = tmp_path / "a.mat"
+    for arrays, sentence in (
+        ({"q": PRIOR, "note": "x"}, "a.mat must hold the array 'prior_array', got q, note$"),
+        ({"prior_array": PRIOR[0]}, r"real numbers of shape \(C, H, W\), got single of shape \(4, 8\)$"),
+        ({"prior_array": PRIOR + 1j}, r"real numbers of shape \(C, H, W\), got complex64 of shape \(19, 4, 8\)$"),
+        ({"prior_array": "text"}, "got char of shape"),
+        ({"prior_array": {"a": 1}}, "got struct of shape"),
+        ({"prior_array": np.where(PRIOR > 0.5, np.nan, PRIOR)}, "got NaN or infinity in 'prior_array'$"),
+        ({"prior_array": PRIOR.astype(np.float64) * 1e300}, "got NaN or infinity"),
+        ({"prior_array": np.log(PRIOR)}, "must hold frequencies, whose negative values are small, got -"),
+    ):
+        matlab(path, **arrays)
+        with pytest.raises(DataError, match=sentence):
+            spatial_prior.read_matlab(path)
+    for start in (b"", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384)):
+        path.write_bytes(start + b"\x89HDF\r\n\x1a\n" + bytes(2000))
+        with pytest.raises(DataError, match=r"is a MATLAB v7.3 \(HDF5\) file: save it with MATLAB's option -v7"):
+            spatial_prior.read_matlab(path)
+    whole = matlab(path, prior_array=PRIOR).read_bytes()
+    for content in (b"", b"nonsense" * 100, whole[:150], whole[:-100]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="a.mat is not a readable MATLAB file: "):
+            spatial_prior.read_matlab(path)
+    with pytest.raises(DataError, match="is not a readable MATLAB file: No such file or directory$"):
+        spatial_prior.read_matlab(tmp_path / "none.mat")

@@ -1,10 +1,11 @@
-"""Pictures that compare methods: class colours over photographs, and sheets of images, truths and predictions.
+"""Pictures that compare methods: class colours over photographs, sheets of images, truths and predictions, heat maps.
 
 Pictures are uint8 (H, W, 3) RGB; sizes are in pixels.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Sequence, cast
 
 import cv2
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cbst_mx.label_space import IGNORE, LabelSpace
 
-__all__ = ["comparison_sheet", "overlay"]
+__all__ = ["comparison_sheet", "heat_map_sheet", "overlay"]
 
 _CELL_WIDTH = 320  # aimed at when no scale is given
 _GAP = 8
@@ -21,6 +22,8 @@ _MARGIN = 20
 _INK = (32, 33, 36)
 _EMPTY = (236, 236, 238)
 _FRAME = (150, 150, 154)
+_PALE_INK = (95, 99, 104)
+_HEAT = cv2.COLORMAP_INFERNO  # grows lighter with the value, so that it reads in grey print as well
 
 
 def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5) -> np.ndarray:
@@ -140,6 +143,79 @@ def comparison_sheet(
         draw.rectangle((*corner, corner[0] + size, corner[1] + size), colour, _FRAME)
         draw.text((corner[0] + size + _GAP, corner[1] + size / 2), name, _INK, text_font, anchor="lm")
     return np.asarray(sheet).copy()
+
+
+def heat_map_sheet(maps: np.ndarray, titles: Sequence[str], caption: str = "") -> np.ndarray:
+    """Draw one heat map per class, each from 0 to its own largest value, with the colour scale below.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (C, H, W), float
+        Finite values of at least 0.
+    titles : sequence of str
+        One per map. The map's largest value is written beside it; a map of zeros stays an empty cell.
+    caption : str
+        A line of text below the maps.
+
+    Returns
+    -------
+    ndarray of shape (h, w, 3), uint8
+        On white; about sqrt(C) maps side by side, each 320 pixels wide.
+
+    Raises
+    ------
+    ValueError
+        When the maps have another shape or values, or there is not one title for each.
+    """
+    if maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all() or (maps < 0).any():
+        raise ValueError(f"maps must be finite values of at least 0 of shape (C, H, W), got shape {maps.shape}")
+    if len(titles) != len(maps):
+        raise ValueError(f"titles must have one entry for each of the {len(maps)} maps, got {len(titles)}")
+    columns = math.ceil(math.sqrt(len(maps)))
+    rows = -(-len(maps) // columns)
+    cell = (_CELL_WIDTH, max(1, round(_CELL_WIDTH * maps.shape[1] / maps.shape[2])))
+    font, small = _font(18), _font(14)
+    title_height, bar_height = 18 + _GAP, 16  # letters reach 5 pixels below their line
+    step = (cell[0] + 2 * _GAP, cell[1] + title_height + 2 * _GAP)
+    bottom = _MARGIN + rows * step[1]
+    width = 2 * _MARGIN + columns * step[0] - 2 * _GAP
+    sheet = Image.new("RGB", (width, bottom + bar_height + (_GAP + 14 if caption else 0) + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    shrinks = maps.shape[2] > cell[0]
+    for index, (plane, title) in enumerate(zip(maps, titles)):
+        x, y = _MARGIN + index % columns * step[0], _MARGIN + index // columns * step[1]
+        largest = float(plane.max())
+        note = f"max {largest:.3g}" if largest else "never occurs"
+        room = cell[0] - small.getlength(note) - _GAP
+        draw.text((x, y + title_height - 6), _shortened(title, int(room), font), _INK, font, anchor="ls")
+        draw.text((x + cell[0], y + title_height - 6), note, _PALE_INK, small, anchor="rs")
+        box = (x, y + title_height, x + cell[0] - 1, y + title_height + cell[1] - 1)
+        if not largest:
+            draw.rectangle(box, _EMPTY)
+            continue
+        # Values are resized and not colours, so that no colours appear that stand for no value.
+        share = (plane / largest).astype(np.float32)
+        share = cv2.resize(share, cell, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        sheet.paste(Image.fromarray(_heat(share)), box[:2])
+
+    y, largest_text = bottom, "the largest value of the class"
+    left = _MARGIN + round(small.getlength("0")) + _GAP
+    length = min(_CELL_WIDTH, round(width - left - _GAP - small.getlength(largest_text) - _MARGIN))
+    bar = _heat(np.tile(np.linspace(0, 1, length, dtype=np.float32), (bar_height, 1)))
+    sheet.paste(Image.fromarray(bar), (left, y))
+    draw.text((_MARGIN, y + bar_height / 2), "0", _INK, small, anchor="lm")
+    draw.text((left + length + _GAP, y + bar_height / 2), largest_text, _INK, small, anchor="lm")
+    if caption:
+        text = _shortened(caption, width - 2 * _MARGIN, small)
+        draw.text((_MARGIN, y + bar_height + _GAP), text, _PALE_INK, small, anchor="la")
+    return np.asarray(sheet).copy()
+
+
+def _heat(share: np.ndarray) -> np.ndarray:
+    """Return the colours, uint8 (H, W, 3) RGB, of values (H, W) in [0, 1]."""
+    levels = np.clip(np.rint(share * 255), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(cv2.applyColorMap(levels, _HEAT)[..., ::-1])
 
 
 def _check_picture(name: str, picture: np.ndarray) -> None:

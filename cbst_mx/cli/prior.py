@@ -1,0 +1,197 @@
+"""Commands on spatial priors: ``prior build``, ``prior show`` and ``prior import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import click
+from rich.console import Console
+
+from cbst_mx.cli.base import FILE, FOLDER, Bars
+
+__all__ = ["COMMANDS"]
+
+_FORMATS = ("gta5", "synthia", "cityscapes", "nthu", "folder")
+_OUT = click.option("--out", required=True, type=FILE, help="The .npz file to write.")
+_GRID = click.option("--grid", nargs=2, type=click.IntRange(1), metavar="H W", help="Rows and columns of the maps.")
+
+
+@click.group()
+def prior() -> None:
+    """Build, look at and import spatial priors: how frequent each class is at each pixel (CBST-SP)."""
+
+
+@prior.command()
+@click.option("--experiment", type=FILE, help="Take source, classes, grid and kernel from this experiment file.")
+@click.option("--source", "format_", type=click.Choice(_FORMATS), help="Layout of the source.")
+@click.option("--root", type=FOLDER, help="Data root of the source.")
+@click.option("--split", help="Split (cityscapes, nthu, folder).")
+@click.option("--city", help="City (nthu).")
+@click.option("--labels", help="Which label files: labelIds, labelTrainIds (cityscapes), raw, ids, trainIds (synthia).")
+@click.option("--description", type=FILE, help="YAML description (folder).")
+@click.option("--list", "list_", type=FILE, help="A text file that names the images to use, one per line.")
+@click.option("--label-space", "space_name", help="The classes. Default: those of the source's layout.")
+@_GRID
+@click.option("--kernel", type=float, help="Size of the Gaussian in pixels at 1024 x 2048. Default: 70.")
+@click.option("--sigma", type=float, help="Its standard deviation in those pixels. Default: a sixth of its size.")
+@click.option(
+    "--normalisation",
+    type=click.Choice(["maximum", "sum", "frequency"]),
+    default="maximum",
+    show_default=True,
+    help="Divide each class map by its largest value, its sum, or the number of images.",
+)
+@_OUT
+def build(
+    experiment: Optional[Path],
+    format_: Optional[str],
+    root: Optional[Path],
+    list_: Optional[Path],
+    space_name: Optional[str],
+    grid: Optional[Tuple[int, int]],
+    kernel: Optional[float],
+    sigma: Optional[float],
+    normalisation: str,
+    out: Path,
+    **options: Any,
+) -> None:
+    """Count the classes at every pixel of the source labels and smooth the counts.
+
+    Give the source by --source and --root, or --experiment. Reads the labels; writes --out with the array `prior`
+    (float32, classes x rows x columns) and metadata. The grid is 256 x 512 where neither --grid nor the experiment says
+    otherwise; the prior is resized to each image when it is used.
+    """
+    from cbst_mx.selftrain import spatial_prior
+
+    given = [
+        name
+        for name, value in [("root", root), ("list", list_), ("label-space", space_name), *options.items()]
+        if value
+    ]
+    if experiment is not None:
+        from cbst_mx.config import load_experiment
+
+        if format_ or given:
+            raise click.UsageError(
+                f"--experiment says what the source is: leave out --{'source' if format_ else given[0]}"
+            )
+        loaded = load_experiment(experiment)
+        settings = loaded.self_training.spatial_prior
+        grid = grid or (settings.grid[0], settings.grid[1])
+        kernel = settings.kernel if kernel is None else kernel
+        labelled = loaded.open_source()
+    else:
+        from cbst_mx.data import folder, open_labelled
+        from cbst_mx.label_space import get_label_space
+
+        if format_ is None or root is None:
+            raise click.UsageError("give the source by --source and --root, or by --experiment")
+        if space_name is None and options["description"] is not None:
+            space = folder.label_space(folder.read_description(options["description"]))
+        else:
+            usual = {"synthia": "synthia-16", "nthu": "nthu-13"}.get(format_, "cityscapes-19")
+            space = get_label_space(space_name or usual)
+        chosen = list_ and list_.absolute()  # the reader's relative paths start at the data root
+        labelled = open_labelled(format_, root, label_space=space, list=chosen, **options)
+    grid = grid or (256, 512)
+    kernel = spatial_prior.KERNEL if kernel is None else kernel
+    with Bars(Console()) as bars:
+        maps = spatial_prior.estimate(
+            labelled,
+            grid,
+            kernel=kernel,
+            sigma=sigma,
+            normalisation=normalisation,
+            progress=lambda done, total: bars("spatial prior", done, total),
+        )
+    names = labelled.label_space.names
+    metadata = {
+        "names": list(names),
+        "kernel": kernel,
+        "sigma": spatial_prior.standard_deviation(kernel, sigma),
+        "normalisation": normalisation,
+        "images": len(labelled),
+    }
+    spatial_prior.save(out, maps, metadata)
+    absent = [name for name, plane in zip(names, maps) if not plane.any()]
+    if absent:
+        click.echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
+    click.echo(f"prior of {len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps in {out}")
+
+
+@prior.command()
+@click.argument("file", type=FILE)
+@click.option("--label-space", "space_name", help="Names of the classes, for a file that has none.")
+@click.option("--out", required=True, type=FILE, help="The PNG file to write.")
+def show(file: Path, space_name: Optional[str], out: Path) -> None:
+    """Draw the class maps of the spatial prior FILE as a sheet of heat maps.
+
+    Every class has its own scale, from 0 to its largest value, which is written beside its name.
+    """
+    from cbst_mx.data.images import write_rgb_png
+    from cbst_mx.report.figures import heat_map_sheet
+    from cbst_mx.selftrain import spatial_prior
+
+    maps, metadata = spatial_prior.read(file)
+    names = metadata.get("names")
+    if space_name is not None:
+        names = _names(space_name, len(maps), f"{file}")
+    titles = names or [f"class {index}" for index in range(len(maps))]
+    write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], _caption(maps.shape, metadata)))
+    click.echo(f"{len(maps)} class maps drawn in {out}")
+
+
+@prior.command("import")
+@click.argument("file", type=FILE)
+@_GRID
+@click.option("--label-space", "space_name", help="Names of the classes. Default: cityscapes-19 for 19 classes.")
+@_OUT
+def import_(file: Path, grid: Optional[Tuple[int, int]], space_name: Optional[str], out: Path) -> None:
+    """Turn the authors' prior_array.mat (FILE) into a spatial prior of this program.
+
+    Reads the array `prior_array`, classes x rows x columns, of a MATLAB file up to v7; writes --out. Small negative
+    values become 0; nothing is normalised. With --grid the maps are shrunk.
+    """
+    from cbst_mx.selftrain import spatial_prior
+
+    maps, clamped, smallest = spatial_prior.read_matlab(file, grid=grid)
+    if space_name is None and len(maps) == 19:
+        space_name = "cityscapes-19"
+    metadata: Dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}
+    if space_name is not None:
+        metadata["names"] = _names(space_name, len(maps), f"{file}")
+    spatial_prior.save(out, maps, metadata)
+    if clamped:
+        click.echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
+    else:
+        click.echo("no negative values")
+    classes = f"{len(maps)} classes ({space_name or 'without names: give --label-space to name them'})"
+    click.echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
+
+
+def _names(space_name: str, count: int, origin: str) -> List[str]:
+    from cbst_mx.errors import ConfigError
+    from cbst_mx.label_space import get_label_space
+
+    names = get_label_space(space_name).names
+    if len(names) != count:
+        raise ConfigError(f"label space {space_name} has {len(names)} classes, but {origin} has {count}")
+    return list(names)
+
+
+def _caption(shape: Tuple[int, ...], metadata: Dict[str, Any]) -> str:
+    parts = [f"{shape[1]} x {shape[2]} pixels"]
+    for key, text in (
+        ("images", "{:.6g} label maps"),
+        ("kernel", "kernel {:.6g} pixels"),
+        ("sigma", "sigma {:.4g} pixels (at 1024 x 2048)"),
+    ):
+        if isinstance(metadata.get(key), (int, float)):
+            parts.append(text.format(metadata[key]))
+    if "normalisation" in metadata:
+        parts.append(f"normalisation: {metadata['normalisation']}")
+    return ", ".join(parts)
+
+
+COMMANDS = (prior,)

@@ -1,0 +1,165 @@
+"""Commands on the classes predicted on a target set: ``class-statistics`` and ``select-images``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cbst_mx.cli.base import FILE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cbst_mx.selftrain.class_statistics import ImageStatistics, Selection
+
+__all__ = ["COMMANDS"]
+
+_SPACE = click.option("--label-space", "space_name", help="Names of the classes, for a file that has none.")
+
+
+@click.command("class-statistics")
+@click.argument("file", type=FILE)
+@_SPACE
+@click.option("--worst", default=5, show_default=True, type=click.IntRange(1), help="How many worst classes.")
+@click.option("--priority", default=0.001, show_default=True, help="Portion below which a class has priority.")
+@click.option("--out", type=FILE, help="Write the result as JSON here as well.")
+def class_statistics(file: Path, space_name: Optional[str], worst: int, priority: float, out: Optional[Path]) -> None:
+    """Print the predicted portion of every class, the worst classes and those with priority.
+
+    FILE is an image_statistics.npz, or the kc.json or thresholds.json of a labelling pass. The worst classes are the
+    least predicted ones; a class that is never predicted is among them and has priority.
+    """
+    from cbst_mx.files import write_json
+    from cbst_mx.selftrain.class_statistics import summary
+
+    counts, stored = _read_counts(file)
+    names = _class_names(stored, space_name, len(counts), file)
+    result = summary(counts, names, worst=worst, priority=priority)
+    table = Table()
+    table.add_column("class")
+    for title in ("pixels", "portion in %"):
+        table.add_column(title, justify="right")
+    table.add_column("mined")
+    for index, (name, count, portion) in enumerate(zip(names, result["count"], result["portion"])):
+        marks = [f"worst {result['worst'].index(index) + 1}"] if index in result["worst"] else []
+        marks += ["priority"] if index in result["priority"] else []
+        table.add_row(name, str(count), f"{100 * portion:.3f}", ", ".join(marks))
+    Console().print(table)
+    if out:
+        write_json(out, result)
+        click.echo(f"result in {out}")
+
+
+@click.command("select-images")
+@click.option("--statistics", "file", required=True, type=FILE, help="The image_statistics.npz of a labelling pass.")
+@click.option("--keep", required=True, type=click.IntRange(1), help="How many images.")
+@click.option(
+    "--method",
+    type=click.Choice(["class-balanced", "confidence"]),
+    default="class-balanced",
+    show_default=True,
+    help="Score: mean over an image's predicted classes of the mean confidence of each; or mean over its pixels.",
+)
+@click.option("--out", required=True, type=FILE, help="The list to write, one name per line.")
+@click.option("--table", "scores", type=FILE, help="Write the score of every image as CSV here as well.")
+@_SPACE
+def select_images(
+    file: Path, keep: int, method: str, out: Path, scores: Optional[Path], space_name: Optional[str]
+) -> None:
+    """Choose the images whose predictions are the most confident.
+
+    With the class-balanced score and --keep 505 this is how the authors chose 505 of the 2,975 Cityscapes training
+    images, as far as they have said. Of equal scores the names that come first are kept. Writes the names to --out, a
+    list that an experiment's target takes (`list: ...`), and beside it OUT.json with the score threshold and the
+    predicted portions before and after.
+    """
+    from cbst_mx.files import write_json, write_text
+    from cbst_mx.selftrain import class_statistics as stats
+
+    statistics = stats.ImageStatistics.load(file)
+    names = _class_names(statistics.class_names, space_name, statistics.num_classes, file)
+    selection = stats.select_images(statistics, keep, method)
+    before, after = statistics.total(), selection.counts
+    portions = stats.portions(before), stats.portions(after)
+    if scores:
+        write_text(scores, _csv(statistics, selection))
+    record = {
+        "method": method,
+        "images": len(statistics),
+        "keep": keep,
+        "threshold": selection.threshold,
+        "names": names,
+        "portion_before": portions[0].tolist(),
+        "portion_after": portions[1].tolist(),
+    }
+    write_json(out.with_name(f"{out.name}.json"), record)
+    write_text(out, "".join(f"{name}\n" for name in selection.names))
+
+    table = Table()
+    table.add_column("class")
+    for title in ("predicted in all, %", "in those kept, %"):
+        table.add_column(title, justify="right")
+    for name, *values in zip(names, *portions):
+        table.add_row(name, *(f"{100 * value:.3f}" for value in values))
+    Console().print(table)
+    click.echo(f"{keep} of {len(statistics)} images kept, those with a {method} score of {selection.threshold:.6f} up")
+    lost = [name for name, old, new in zip(names, before, after) if old and not new]
+    covered = f"{(after > 0).sum()} of the {(before > 0).sum()} predicted classes covered"
+    click.echo(covered + (f", without {', '.join(lost)}" if lost else ""))
+    click.echo(f"names in {out}, threshold in {out}.json")
+
+
+def _read_counts(file: Path) -> Tuple[np.ndarray, Optional[Sequence[str]]]:
+    """Return the predicted pixels per class, int64 (C,), and the class names where the file has them."""
+    import numpy as np
+
+    from cbst_mx.errors import DataError
+    from cbst_mx.files import read_json
+    from cbst_mx.selftrain.class_statistics import ImageStatistics
+
+    if file.suffix != ".json":
+        statistics = ImageStatistics.load(file)
+        return statistics.total(), statistics.class_names
+    record = read_json(file)
+    counts = record.get("count") if isinstance(record, dict) else None
+    if not isinstance(counts, list) or not counts or not all(type(count) is int and count >= 0 for count in counts):
+        raise DataError(f"{file} must hold 'count', a list of the pixels predicted as each class, got {counts!r}")
+    names = record.get("names")
+    if names is not None and (
+        not isinstance(names, list) or len(names) != len(counts) or not all(isinstance(name, str) for name in names)
+    ):
+        raise DataError(f"{file} must hold 'names', a list of {len(counts)} texts, got {names!r}")
+    return np.array(counts, dtype=np.int64), names
+
+
+def _class_names(stored: Optional[Sequence[str]], space_name: Optional[str], count: int, file: Path) -> List[str]:
+    from cbst_mx.errors import ConfigError
+    from cbst_mx.label_space import get_label_space
+
+    if space_name is None:
+        return list(stored) if stored is not None else [f"class {index}" for index in range(count)]
+    names = get_label_space(space_name).names
+    if len(names) != count:
+        raise ConfigError(f"label space {space_name} has {len(names)} classes, but {file} has {count}")
+    return list(names)
+
+
+def _csv(statistics: ImageStatistics, selection: Selection) -> str:
+    """Return the scores of all images as CSV, the best first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "score", "kept", "predicted classes"])
+    classes = dict(zip(statistics.names, (statistics.counts > 0).sum(axis=1)))
+    scores, chosen = selection.scores, set(selection.names)
+    for name in sorted(scores, key=lambda name: (-scores[name], name)):
+        writer.writerow([name, repr(scores[name]), int(name in chosen), classes[name]])
+    return text.getvalue()
+
+
+COMMANDS = (class_statistics, select_images)

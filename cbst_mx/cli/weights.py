@@ -1,0 +1,138 @@
+"""The command ``import-weights``: start a network from weights of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cbst_mx.cli.base import FILE
+
+__all__ = ["COMMANDS"]
+
+_STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpected": "dim"}
+
+
+@click.command("import-weights")
+@click.argument("file")
+@click.option("--network", "name", required=True, type=click.Choice(["fcn8s", "resnet38"]), help="The network to fill.")
+@click.option("--num-classes", required=True, type=click.IntRange(2), metavar="C", help="Its number of classes.")
+@click.option("--out", required=True, type=FILE, help="Parameter file to write; replaced if it exists.")
+@click.option(
+    "--label-space",
+    help="Meaning of the classes: a known name, or the YAML description of a data folder. Default: by number, "
+    "19 cityscapes-19, 16 synthia-16, 13 nthu-13, others numbered.",
+)
+@click.option("--width", type=float, help="Multiplier of the network's channels. Default: 1, or the file's own.")
+@click.option(
+    "--batch-norm", type=click.Choice(["none", "frozen", "batch"]), help="Default: the network's, or the file's."
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another option of the network, e.g. --option skip_scale=[1e-4,1e-2]. May be repeated.",
+)
+@click.option(
+    "--allow-missing",
+    multiple=True,
+    metavar="PATTERN",
+    help="Tensors of the network, e.g. 'linear19_*', that may stay as initialised where the file has none of that name "
+    "and shape. May be repeated.",
+)
+def import_weights(
+    file: str,
+    name: str,
+    num_classes: int,
+    out: Path,
+    label_space: Optional[str],
+    width: Optional[float],
+    batch_norm: Optional[str],
+    options: Tuple[str, ...],
+    allow_missing: Tuple[str, ...],
+) -> None:
+    """Turn FILE into parameters of a network that experiments and the other commands can use.
+
+    FILE is a released MXNet ResNet-38, VGG-16 of Gluon's model zoo (.params) or of torchvision (.pth), or a file of
+    this program; zoo:vgg16 is the model zoo's file where MXNet keeps its downloads (nothing is downloaded). No code in
+    FILE is run.
+
+    Prints one line per tensor. Writes OUT and OUT.json, unless tensors stay as initialised that --allow-missing does
+    not name. A classifier of whole images (ImageNet) cannot have the network's last layers: these need not be named.
+    """
+    from cbst_mx.weights import SEED, Comparison, read_weights
+    from cbst_mx.weights import import_weights as write
+
+    space = None if label_space is None else _label_space(label_space)
+    given = _options(options, width, batch_norm)
+    source = read_weights(file)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # for the longest names; rich takes 80 where it cannot ask
+
+    def show(comparison: Comparison) -> None:
+        console.print(_table(comparison.rows))
+        counts = [f"{comparison.count(status)} {status}" for status in _STYLES]
+        console.print(f"{source.format}: {', '.join(counts)}; {len(comparison.initialised)} left as initialised")
+        if comparison.classifier:
+            console.print(f"{comparison.classifier} (seed {SEED})", highlight=False)
+
+    spec, space = write(
+        source,
+        name,
+        num_classes,
+        out,
+        label_space=space,
+        options=given,
+        allow_missing=allow_missing,
+        show=show,
+    )
+    click.echo(
+        f"{out}: {name} with {num_classes} classes ({space.name}), for RGB images in [0, 1] normalised by mean "
+        f"{list(spec.mean)} and std {list(spec.std)}; {out.name}.json belongs to it"
+    )
+
+
+def _label_space(text: str) -> Any:
+    from cbst_mx.data import folder
+    from cbst_mx.label_space import get_label_space
+
+    if text.endswith((".yaml", ".yml")):
+        return folder.label_space(folder.read_description(text))
+    return get_label_space(text)
+
+
+def _options(pairs: Tuple[str, ...], width: Optional[float], batch_norm: Optional[str]) -> Dict[str, Any]:
+    from cbst_mx.errors import ConfigError
+    from cbst_mx.validation import parse_value
+
+    options: Dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"option must have the form KEY=VALUE, got {pair!r}")
+        options[key] = parse_value(value)
+    options.update({key: value for key, value in (("width", width), ("batch_norm", batch_norm)) if value is not None})
+    return options
+
+
+def _table(rows: Any) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("status", "tensor", "shape", "in the file", "shape there, if other"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        there = "" if row.source_shape == row.shape else _shape(row.source_shape)
+        table.add_row(row.status, row.name, _shape(row.shape), row.source, there, style=_STYLES[row.status])
+    return table
+
+
+def _shape(shape: Optional[Tuple[int, ...]]) -> str:
+    return "" if shape is None else "x".join(map(str, shape)) or "scalar"
+
+
+COMMANDS = (import_weights,)

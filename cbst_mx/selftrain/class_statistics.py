@@ -1,0 +1,347 @@
+"""Statistics of the classes a network predicts on a target set: their portions, the rare ones, scores of images.
+
+C classes, N images, portions in [0, 1]. A pixel counts for its predicted class argmax_c p_n(c) with its confidence
+max_c p_n(c), whether it is selected later or not.
+
+Rare classes are those of the paper's hard-sample mining: the 5 worst (least predicted) classes are mined, and those
+whose portion is below 0.1 % come first. A class that is never predicted has the portion 0: it is among the worst and
+has priority, for it may well occur in the source labels, whose crops are mined by the same list.
+
+The score of an image is the authors' stated measure (their answers, no published code): the mean confidence of each
+class predicted in it, then the mean over those classes. The images above a threshold, 505 of the 2,975 of Cityscapes
+train, were their target set; the threshold's value is not known, so the number of images is given here instead.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import save_npz
+
+__all__ = [
+    "METHODS",
+    "PRIORITY",
+    "WORST",
+    "ImageStatistics",
+    "Selection",
+    "portions",
+    "priority_classes",
+    "select_images",
+    "summary",
+    "worst_classes",
+]
+
+WORST = 5  # classes
+PRIORITY = 0.001  # portion
+METHODS = ("class-balanced", "confidence")
+
+# What numpy raises for damaged files, depending on where the damage is.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def portions(counts: np.ndarray) -> np.ndarray:
+    """Return the predicted portion of every class.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (C,), integer
+        Pixels predicted as each class.
+
+    Returns
+    -------
+    ndarray of shape (C,), float64
+        They sum to 1.
+
+    Raises
+    ------
+    DataError
+        If there is no pixel at all.
+    """
+    total = int(counts.sum())
+    if total == 0:
+        raise DataError("counts must hold at least one predicted pixel, got none")
+    return counts / total
+
+
+def worst_classes(counts: np.ndarray, number: int = WORST) -> List[int]:
+    """Return the `number` least predicted classes, the least first, equal ones in the order of their trainIds.
+
+    Classes that are never predicted are among them, and so first. Of fewer than `number` classes all are returned.
+
+    Raises
+    ------
+    ConfigError
+        If `number` is below 1.
+    """
+    if number < 1:
+        raise ConfigError(f"worst must be at least 1 class, got {number}")
+    return [int(index) for index in np.argsort(counts, kind="stable")[:number]]
+
+
+def priority_classes(counts: np.ndarray, below: float = PRIORITY) -> List[int]:
+    """Return the classes whose predicted portion is below `below`, in the order of their trainIds.
+
+    Classes that are never predicted are among them. There may be more of them than worst classes.
+
+    Raises
+    ------
+    ConfigError
+        If `below` is not in [0, 1].
+    DataError
+        If there is no pixel at all.
+    """
+    if not 0 <= below <= 1:
+        raise ConfigError(f"priority must be a portion in [0, 1], got {below}")
+    return [int(index) for index in np.flatnonzero(portions(counts) < below)]
+
+
+def summary(
+    counts: np.ndarray, names: Sequence[str], *, worst: int = WORST, priority: float = PRIORITY
+) -> Dict[str, Any]:
+    """Return the class statistics as JSON values.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (C,), integer
+        Pixels predicted as each class.
+    names : sequence of str
+        C class names.
+    worst, priority
+        As `number` of :func:`worst_classes` and `below` of :func:`priority_classes`.
+
+    Returns
+    -------
+    dict
+        ``names``, ``count``, ``portion``, one entry per class; ``worst`` (the least predicted first) and ``priority``,
+        lists of trainIds.
+    """
+    return {
+        "names": list(names),
+        "count": [int(count) for count in counts],
+        "portion": [float(portion) for portion in portions(counts)],
+        "worst": worst_classes(counts, worst),
+        "priority": priority_classes(counts, priority),
+    }
+
+
+class ImageStatistics:
+    """How many pixels of each image were predicted as each class, and how confidently.
+
+    A few hundred bytes per image; the order in which images are added or merged changes nothing.
+
+    Parameters
+    ----------
+    num_classes : int
+        C.
+    class_names : sequence of str, optional
+        C names by trainId, kept with the numbers.
+    """
+
+    def __init__(self, num_classes: int, class_names: Optional[Sequence[str]] = None):
+        if class_names is not None and len(class_names) != num_classes:
+            raise ConfigError(f"class_names must be {num_classes} names, got {len(class_names)}")
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else tuple(class_names)
+        self._images: Dict[str, Tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """The images' names, sorted; the rows of the arrays are in this order."""
+        return tuple(sorted(self._images))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Pixels by image and predicted class, int64 (N, C)."""
+        return np.array([self._images[name][0] for name in self.names], np.int64).reshape(-1, self.num_classes)
+
+    @property
+    def confidence_sums(self) -> np.ndarray:
+        """Sum of the confidences of those pixels, float64 (N, C)."""
+        return np.array([self._images[name][1] for name in self.names], np.float64).reshape(-1, self.num_classes)
+
+    def add(self, name: str, counts: np.ndarray, confidence_sums: np.ndarray) -> None:
+        """Add one image.
+
+        Parameters
+        ----------
+        name : str
+            Its name, which may come once only.
+        counts : ndarray of shape (C,), integer
+            Pixels predicted as each class.
+        confidence_sums : ndarray of shape (C,), float
+            Sum of their confidences; 0 for a class that is not predicted.
+
+        Raises
+        ------
+        DataError
+            If an argument does not fit, or there is an image of that name already.
+        """
+        if not name or len(name.splitlines()) != 1:  # names are written one per line
+            raise DataError(f"the name of an image must be one line of text, got {name!r}")
+        if name in self._images:
+            raise DataError(f"the statistics of image {name} must be added once only, they are there already")
+        counts, sums = np.asarray(counts), np.asarray(confidence_sums, dtype=np.float64)
+        for what, array in (("counts", counts), ("confidence_sums", sums)):
+            if array.shape != (self.num_classes,):
+                raise DataError(f"{what} of image {name} must have shape ({self.num_classes},), got {array.shape}")
+        if counts.dtype.kind not in "iu" or (counts < 0).any() or not counts.any():
+            raise DataError(f"counts of image {name} must be integers of at least 0 and not all 0, got {counts}")
+        if not np.isfinite(sums).all() or (sums < 0).any() or sums[counts == 0].any():
+            raise DataError(
+                f"confidence_sums of image {name} must be finite, at least 0, and 0 where counts is 0, got {sums}"
+            )
+        self._images[name] = (counts.astype(np.int64), sums.copy())
+
+    def merge(self, other: ImageStatistics) -> None:
+        """Add the images of `other`.
+
+        Raises
+        ------
+        DataError
+            If the classes differ or an image is in both; then nothing is added.
+        """
+        if other.num_classes != self.num_classes:
+            raise DataError(f"statistics to merge must be of {self.num_classes} classes, got {other.num_classes}")
+        if self.class_names and other.class_names and self.class_names != other.class_names:
+            raise DataError("statistics to merge must be of the same classes, got other class names")
+        twice = sorted(self._images.keys() & other._images.keys())
+        if twice:
+            raise DataError(f"statistics to merge must be of different images, got {twice[0]} in both")
+        self.class_names = self.class_names or other.class_names
+        self._images.update(other._images)
+
+    def total(self) -> np.ndarray:
+        """Return the pixels predicted as each class in all images, int64 (C,)."""
+        return self.counts.sum(axis=0, dtype=np.int64)
+
+    def scores(self, method: str = "class-balanced") -> np.ndarray:
+        """Return the score of every image, in the order of `names`.
+
+        Parameters
+        ----------
+        method : {"class-balanced", "confidence"}
+            The mean over the classes predicted in the image of the mean confidence of each, which is the authors'
+            measure; or the plain mean confidence of all pixels, where large classes rule.
+
+        Returns
+        -------
+        ndarray of shape (N,), float64
+
+        Raises
+        ------
+        ConfigError
+            If `method` is unknown.
+        """
+        if method not in METHODS:
+            raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        counts, sums = self.counts, self.confidence_sums
+        if method == "confidence":
+            return sums.sum(axis=1) / counts.sum(axis=1)
+        predicted = counts > 0
+        means = np.divide(sums, counts, out=np.zeros(sums.shape), where=predicted)  # (N, C)
+        return means.sum(axis=1) / predicted.sum(axis=1)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays ``names``, ``counts``, ``confidence_sums`` (and ``class_names``) as ``.npz``, atomically."""
+        arrays = {
+            "names": np.array(self.names, dtype=np.str_),
+            "counts": self.counts,
+            "confidence_sums": self.confidence_sums,
+        }
+        if self.class_names is not None:
+            arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
+        save_npz(path, arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> ImageStatistics:
+        """Read what :meth:`save` has written; ``class_names`` may be missing.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, damaged, or does not hold such statistics.
+        """
+        try:
+            with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
+                stored = np.load(stream, allow_pickle=False)
+                if isinstance(stored, np.ndarray):
+                    raise ValueError("it holds one array without a name")
+                names, counts, sums = stored["names"], stored["counts"], stored["confidence_sums"]
+                class_names = stored["class_names"] if "class_names" in stored.files else None
+        except _UNREADABLE as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path} is not a readable file of image statistics: {reason}") from error
+        if names.ndim != 1 or names.dtype.kind != "U" or counts.ndim != 2 or len(counts) != len(names):
+            raise DataError(
+                f"{path} must hold N names and counts of shape (N, C), got {names.dtype} of shape {names.shape} "
+                f"and {counts.dtype} of shape {counts.shape}"
+            )
+        if sums.shape != counts.shape or sums.dtype.kind != "f":
+            raise DataError(
+                f"{path} must hold confidence_sums as numbers of shape {counts.shape}, "
+                f"got {sums.dtype} of shape {sums.shape}"
+            )
+        if class_names is not None and (class_names.dtype.kind != "U" or class_names.shape != counts.shape[1:]):
+            raise DataError(
+                f"{path} must hold class_names as {counts.shape[1]} texts, "
+                f"got {class_names.dtype} of shape {class_names.shape}"
+            )
+        statistics = cls(counts.shape[1], None if class_names is None else [str(name) for name in class_names])
+        try:
+            for name, *numbers in zip(names, counts, sums):
+                statistics.add(str(name), *numbers)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        return statistics
+
+
+class Selection(NamedTuple):
+    """Images chosen by their scores."""
+
+    names: Tuple[str, ...]  # of the chosen images, sorted
+    threshold: float  # the lowest score among them
+    scores: Dict[str, float]  # of every image
+    counts: np.ndarray  # int64 (C,), pixels predicted as each class in the chosen images
+
+
+def select_images(statistics: ImageStatistics, keep: int, method: str = "class-balanced") -> Selection:
+    """Choose the `keep` images of the highest scores; of equal scores, those whose names come first.
+
+    Parameters
+    ----------
+    statistics : ImageStatistics
+        Of all images there are to choose from.
+    keep : int
+        How many, 1 to N.
+    method : {"class-balanced", "confidence"}
+        The score, see :meth:`ImageStatistics.scores`.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not allowed.
+    """
+    if not 1 <= keep <= len(statistics):
+        raise ConfigError(f"keep must be from 1 to the {len(statistics)} images there are, got {keep}")
+    scores = statistics.scores(method)
+    order = np.argsort(-scores, kind="stable")  # the names are sorted, so equal scores stay in their order
+    chosen = np.sort(order[:keep])
+    names = statistics.names
+    return Selection(
+        names=tuple(names[index] for index in chosen),
+        threshold=float(scores[order[keep - 1]]),
+        scores={name: float(score) for name, score in zip(names, scores)},
+        counts=statistics.counts[chosen].sum(axis=0, dtype=np.int64),
+    )

@@ -1,0 +1,326 @@
+"""Read the tensors of a PyTorch file without PyTorch and without running anything the file says.
+
+A ``.pth`` file is a pickle, a small program, beside raw numbers. Python's own unpickler calls whatever function the
+program names; here its instructions are carried out one by one by a machine that knows only those that describe
+dictionaries of tensors, and that calls nothing but the few functions written below.
+
+Both forms are read: the zip archive of PyTorch 1.6 and later (``*/data.pkl`` with one stored record per storage under
+``*/data/``) and the older stream of pickles (magic number, protocol, system, object, storage keys) with the storages
+behind them. A storage is a flat array; a tensor is a view of one with offset, sizes and strides, all in elements.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import pickletools
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Callable, Dict, List, Mapping, Tuple, Union
+
+import numpy as np
+
+from cbst_mx.errors import CheckpointError
+
+__all__ = ["looks_like_torch", "read_torch"]
+
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"  # the instruction that states the protocol, from protocol 2 on
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+# The storages of floating-point tensors, and of the step counters that batch norm keeps.
+_STORAGES: Dict[str, np.dtype] = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.LongStorage": np.dtype("<i8"),
+}
+
+
+# The ways in which cut or hostile bytes fail to be a dictionary of tensors, below and in the standard library.
+_UNREADABLE = (
+    *(ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError, EOFError),
+    *(struct.error, zipfile.BadZipFile),
+)
+
+
+class _Damaged(ValueError):
+    """The file is not what the format asks for; the message completes "FILE is damaged: "."""
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A function, class or storage type that the pickle names; never the thing itself."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: np.dtype
+    length: int  # elements
+    start: int  # where a storage that is a view of another one begins
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    size: Tuple[int, ...]
+    stride: Tuple[int, ...]
+
+
+def looks_like_torch(head: bytes) -> bool:
+    """Tell from the first bytes whether a file may be PyTorch's; :func:`read_torch` refuses what is not."""
+    return head.startswith((_ZIP, _PICKLE))
+
+
+def read_torch(path: Path) -> Dict[str, np.ndarray]:
+    """Read the named tensors of a PyTorch file.
+
+    Parameters
+    ----------
+    path : Path
+        A dictionary of tensors as ``torch.save(model.state_dict(), path)`` writes it.
+
+    Returns
+    -------
+    dict of str to ndarray, float32
+        In the file's order; contiguous copies. Entries that are no tensors are left out.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, is another archive or pickle, or names anything that is not needed for tensors.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            is_zip = stream.read(len(_ZIP)) == _ZIP
+            content, storages = _read_zip(path) if is_zip else _read_stream(stream)
+        if not isinstance(content, dict):
+            raise _Damaged("it holds no dictionary of tensors")
+        tensors = {name: value for name, value in content.items() if isinstance(value, _Tensor)}
+        return {str(name): _array(tensor, storages) for name, tensor in tensors.items()}
+    except _Forbidden as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except _UNREADABLE as error:
+        what = error if isinstance(error, _Damaged) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} is damaged or no PyTorch file of tensors: {what}") from error
+
+
+# ---------------------------------------------------------------------------------------------- the two file forms
+
+_Storages = Mapping[str, Union[bytes, memoryview]]
+
+
+def _read_zip(path: Path) -> Tuple[Any, _Storages]:
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise _Damaged("the zip archive has no data.pkl (NumPy's .npz and other archives are not read)")
+        folder = pickles[0][: -len("data.pkl")]
+
+        def record(name: str) -> bytes:
+            entry = archive.getinfo(folder + name)
+            if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch never compresses, and a bomb would
+                raise _Damaged(f"record {name} is compressed")
+            return archive.read(entry)
+
+        if folder + "byteorder" in archive.namelist() and record("byteorder") != b"little":
+            raise _Damaged("its numbers are big-endian")
+        found: Dict[str, _Storage] = {}
+        content = _run(io.BytesIO(record("data.pkl")), found)
+        return content, {key: record(f"data/{key}") for key in found}
+
+
+def _read_stream(stream: IO[bytes]) -> Tuple[Any, _Storages]:
+    # Mapped, so that a length the file lies about cannot ask for memory.
+    data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    found: Dict[str, _Storage] = {}
+    if _run(data, found) != _MAGIC:
+        raise _Damaged("it is a Python pickle of something else")
+    if _run(data, found) != _PROTOCOL or _run(data, found)["little_endian"] is not True:
+        raise _Damaged("it is of an unknown protocol or big-endian")
+    content = _run(data, found)
+    keys = _run(data, found)
+    view, position, storages = memoryview(data), data.tell(), {}
+    for key in keys:
+        storage = found[str(key)]
+        length = int.from_bytes(view[position : position + 8], "little")
+        end = position + 8 + length * storage.dtype.itemsize
+        if length != storage.length or end > len(view):
+            raise _Damaged(f"storage {key} is cut off or not of the stated {storage.length} elements")
+        storages[str(key)] = view[position + 8 : end]
+        position = end
+    return content, storages
+
+
+def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
+    dtype, numbers = tensor.storage.dtype, np.frombuffer(storages[tensor.storage.key], np.uint8)
+    if numbers.size != tensor.storage.length * dtype.itemsize:
+        raise _Damaged(f"storage {tensor.storage.key} has not the stated {tensor.storage.length} elements")
+    sizes = (*tensor.size, *tensor.stride, tensor.offset, tensor.storage.start)
+    if len(tensor.size) != len(tensor.stride) or any(type(size) is not int or size < 0 for size in sizes):
+        raise _Damaged("a tensor's sizes, strides or offset are no natural numbers")
+    first = tensor.offset + tensor.storage.start
+    last = first + sum((size - 1) * stride for size, stride in zip(tensor.size, tensor.stride))
+    count = math.prod(tensor.size)
+    # a stride of 0 can claim more elements than there are: no weight does
+    if count and (last >= tensor.storage.length or count > tensor.storage.length):
+        raise _Damaged(f"a tensor of sizes {tensor.size} reaches beyond its storage")
+    if not count:
+        return np.zeros(tensor.size, np.float32)
+    strides = [stride * dtype.itemsize for stride in tensor.stride]
+    view: np.ndarray = np.ndarray(tensor.size, dtype, numbers.data, first * dtype.itemsize, strides)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the caller refuses
+        return np.array(view, dtype=np.float32, order="C")
+
+
+# ------------------------------------------------------------------------------------------------ the pickle machine
+
+
+class _Forbidden(ValueError):
+    """The pickle asks for something that is not needed to describe tensors."""
+
+
+def _tensor(storage: Any, offset: int, size: Tuple[int, ...], stride: Tuple[int, ...], *_: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise _Damaged("a tensor has no storage")
+    return _Tensor(storage, offset, tuple(size), tuple(stride))
+
+
+def _ordered(pairs: Any = ()) -> Dict[Union[str, int], Any]:
+    return _fill({}, [part for key, value in pairs for part in (key, value)])
+
+
+def _fill(target: Any, parts: List[Any]) -> Dict[Union[str, int], Any]:
+    """Put key, value, key, value, ... into a dictionary."""
+    for key, value in zip(parts[::2], parts[1::2]):
+        # the hash of nested tuples recurses in C, as deep as the file likes
+        if not isinstance(target, dict) or not isinstance(key, (str, int)):
+            raise _Damaged("a dictionary has a key that is neither text nor number")
+        target[key] = value
+    return target
+
+
+_CALLS: Dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered,
+    "torch.Size": tuple,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_tensor": _tensor,  # before 0.4, as in the VGG-16 file of 2017
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch.nn.parameter.Parameter": lambda data, *_: data,
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+}
+
+
+def _name(module: str, name: str) -> _Name:
+    full = f"{module}.{name}".replace("torch.cuda.", "torch.")  # where a storage lived does not matter
+    if full not in _CALLS and full not in _STORAGES:
+        raise _Forbidden(
+            f"its pickle asks for {full}, which tensors do not need and which could run code; nothing was run"
+        )
+    return _Name(full)
+
+
+def _storage(identity: Any, found: Dict[str, _Storage]) -> _Storage:
+    """Note the storage that a persistent id ("storage", type, key, location, elements[, view]) stands for."""
+    kind, storage_type, key, _, length, *view = identity
+    if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
+        raise _Damaged(f"unknown persistent id {kind!r}")
+    if type(length) is not int or not 0 <= length < 2**48:
+        raise _Damaged(f"storage {key} has {length} elements")
+    start = view[0][1] if view and view[0] is not None else 0  # view: (key, start, length)
+    storage = _Storage(str(key), _STORAGES[storage_type.name], length, start)
+    before = found.setdefault(storage.key, storage)
+    if (before.dtype, before.length) != (storage.dtype, storage.length):
+        raise _Damaged(f"storage {key} is stated twice, differently")
+    return storage
+
+
+def _run(stream: Any, found: Dict[str, _Storage]) -> Any:
+    """Carry out one pickle and return the object it describes.
+
+    Parameters
+    ----------
+    stream : file-like
+        Positioned at the pickle; left behind it.
+    found : dict
+        Gets the storages that the object refers to, by key.
+    """
+    stack: List[Any] = []
+    marks: List[int] = []
+    memo: Dict[int, Any] = {}
+
+    def since_mark() -> List[Any]:
+        start = marks.pop()
+        values = stack[start:]
+        del stack[start:]
+        return values
+
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(stream):
+        code = opcode.name
+        if code in ("PROTO", "FRAME"):
+            pass
+        elif code in _LITERALS:
+            stack.append(argument)
+        elif code in _CONSTANTS:
+            stack.append(_CONSTANTS[code])
+        elif code in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if code == "MEMOIZE" else argument] = stack[-1]
+        elif code in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif code == "MARK":
+            marks.append(len(stack))
+        elif code == "EMPTY_DICT":
+            stack.append({})
+        elif code == "EMPTY_LIST":
+            stack.append([])
+        elif code == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            _fill(stack[-1], [key, value])
+        elif code == "SETITEMS":
+            values = since_mark()
+            _fill(stack[-1], values)
+        elif code in ("APPEND", "APPENDS"):
+            values = [stack.pop()] if code == "APPEND" else since_mark()
+            if not isinstance(stack[-1], list):
+                raise _Damaged("something is appended to what is no list")
+            stack[-1].extend(values)
+        elif code == "TUPLE":
+            stack.append(tuple(since_mark()))
+        elif code in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(code[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif code == "GLOBAL":
+            stack.append(_name(*argument.split(" ", 1)))
+        elif code == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            stack.append(_name(module, name))
+        elif code in ("REDUCE", "NEWOBJ"):
+            arguments, function = stack.pop(), stack.pop()
+            if not isinstance(function, _Name) or function.name not in _CALLS:
+                raise _Damaged("something is called that is no function")
+            stack.append(_CALLS[function.name](*arguments))
+        elif code == "BUILD":
+            stack.pop()  # attributes of dictionaries and parameters: versions, hooks
+        elif code == "BINPERSID":
+            stack.append(_storage(stack.pop(), found))
+        elif code == "STOP":
+            return stack.pop()
+        else:
+            raise _Forbidden(f"its pickle has the instruction {code}, which tensors do not need")
+    raise _Damaged("its pickle does not end")

@@ -1,0 +1,238 @@
+"""PyTorch files without PyTorch: tensors come out right, nothing in a file is run, damage is one sentence."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from cbst_mx.errors import CheckpointError
+from cbst_mx.torch_files import read_torch
+from tests.torch_format import HEAD, MAGIC, dictionary, name, tensor, text, write_stream, write_zip
+
+
+def refused(path):
+    with pytest.raises(CheckpointError) as error:
+        read_torch(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+# -------------------------------------------------------------------------------------------------------- the tensors
+
+
+@pytest.mark.parametrize("form", ["zip", "stream"])
+def test_views_of_a_storage_are_read(tmp_path, form):
+    base = np.arange(40, dtype="<f4")
+    view = "zip" if form == "zip" else None
+    items = {
+        "whole": tensor("7", "f4", 40, (5, 8), (8, 1), view=view),
+        "transposed": tensor("7", "f4", 40, (8, 5), (1, 8), view=view),
+        "cut": tensor("7", "f4", 40, (2, 3), (8, 1), 10, view=view),
+        "scalar": tensor("7", "f4", 40, (), (), 39, view=view),
+        "empty": tensor("7", "f4", 40, (0, 4), (4, 1), view=view),
+        "old": tensor("7", "f4", 40, (40,), (1,), view=view, function="_rebuild_tensor"),
+        "epoch": b"K\x03",  # a number, which is no tensor
+    }
+    path = tmp_path / "weights.any"
+    (write_zip if form == "zip" else write_stream)(path, dictionary(items), {"7": base.tobytes()})
+    tensors = read_torch(path)
+    square = base.reshape(5, 8)
+    expected = {
+        "whole": square,
+        "transposed": square.T,
+        "cut": square[1:3, 2:5],
+        "scalar": base[39],
+        "empty": np.zeros((0, 4)),
+        "old": base,
+    }
+    assert list(tensors) == list(expected)
+    for key, value in tensors.items():
+        assert value.dtype == np.float32 and value.flags.c_contiguous
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_a_storage_that_is_a_view_begins_where_it_says(tmp_path):
+    path = tmp_path / "w.pth"
+    items = {"a": tensor("0", "f4", 10, (2, 2), (2, 1), 1, view=(3, 5))}
+    write_stream(path, dictionary(items), {"0": np.arange(10, dtype="<f4").tobytes()})
+    np.testing.assert_array_equal(read_torch(path)["a"], [[4, 5], [6, 7]])
+
+
+@pytest.mark.parametrize("kind", ["f2", "f8", "i8"])
+def test_other_numbers_become_float32(tmp_path, kind):
+    values = np.array([1, -2, 300], "<" + kind)
+    path = tmp_path / "w.pth"
+    write_zip(path, dictionary({"a": tensor("0", kind, 3, (3,), (1,), view="zip")}), {"0": values.tobytes()})
+    array = read_torch(path)["a"]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, [1, -2, 300])
+
+
+ONE = tensor("0", "f4", 1, (1,), (1,), view="zip")
+FUNCTION = name("torch._utils", "_rebuild_tensor_v2")
+PARAMETER = name("torch.nn.parameter", "Parameter") + b"(" + ONE + b"t\x81(\x89\x89Ntb"  # as in files of 2017
+SPELLINGS = {
+    "parameters": HEAD + b"}" + text("a") + PARAMETER + b"s.",
+    "rebuilt parameters": HEAD + b"}" + text("a")
+    + name("torch._utils", "_rebuild_parameter") + b"(" + ONE + b"\x88NtRs.",
+    # OrderedDict([["a", ...]])
+    "pairs of Python 2": HEAD + name("collections", "OrderedDict") + b"(](](U\x01a" + ONE + b"eetR.",
+    # frame, memo, short text, global from the stack
+    "protocol 4": b"\x80\x04\x95" + bytes(8) + b"}\x94\x8c\x01a"
+    + ONE.replace(FUNCTION, b"\x8c\x0ctorch._utils\x8c\x12_rebuild_tensor_v2\x93") + b"s.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_other_spellings_of_a_dictionary_are_read(tmp_path, spelling):
+    path = tmp_path / "w.pth"
+    write_zip(path, SPELLINGS[spelling], {"0": np.array([2.5], "<f4").tobytes()})
+    assert {key: value.tolist() for key, value in read_torch(path).items()} == {"a": [2.5]}
+
+
+# -------------------------------------------------------------------------------------------------- nothing is executed
+
+
+class Attack:
+    """Pickles to a call of os.system that makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def attacks(marker):
+    """Return pickles that make the file `marker` when Python's unpickler loads them."""
+    command = f"touch '{marker}'"
+    python = f"__import__('os').system({command!r})"
+    programs = [pickle.dumps({"weight": Attack(marker)}, protocol) for protocol in range(5)]
+    programs += [HEAD + name("builtins", "eval") + b"(" + text(python) + b"tR."]
+    programs += [b"(S'touch " + str(marker).encode() + b"'\nios\nsystem\n."]  # INST
+    programs += [HEAD + b"(" + name("os", "system") + text(command) + b"o."]  # OBJ
+    return programs
+
+
+@pytest.mark.parametrize("form", ["zip", "stream", "raw"])
+def test_code_in_a_file_is_not_run(tmp_path, form):
+    marker, path = tmp_path / "marker", tmp_path / "w.pth"
+    for program in attacks(marker):
+        pickle.loads(program)
+        assert marker.exists()  # the attack is one
+        marker.unlink()
+        if form == "zip":
+            write_zip(path, program, {})
+        elif form == "stream":
+            write_stream(path, program, {})
+        else:
+            path.write_bytes(program)
+        sentence = refused(path)
+        assert not marker.exists()
+        if form != "raw":
+            assert (
+                "os.system" in sentence
+                or "posix.system" in sentence
+                or "builtins.eval" in sentence
+                or ("instruction" in sentence)
+            )
+
+
+def test_the_refusal_names_what_the_pickle_asks_for(tmp_path):
+    path = tmp_path / "w.pth"
+    write_zip(path, HEAD + name("torch.nn.modules.container", "Sequential") + b").", {})
+    assert refused(path) == (
+        f"{path} is refused: its pickle asks for torch.nn.modules.container.Sequential, which tensors do not need and "
+        "which could run code; nothing was run"
+    )
+    write_zip(path, dictionary({"a": tensor("0", "BFloat16Storage", 1, (1,), (1,), view="zip")}), {"0": b"\0\0"})
+    assert "asks for torch.BFloat16Storage" in refused(path)
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+
+
+def good(path, form):
+    items = {
+        f"{i}.weight": tensor(str(i), "f4", 6, (2, 3), (3, 1), view="zip" if form == "zip" else None) for i in (0, 1)
+    }
+    storages = {str(i): np.arange(6, dtype="<f4").tobytes() for i in (0, 1)}
+    (write_zip if form == "zip" else write_stream)(path, dictionary(items), storages)
+
+
+@pytest.mark.parametrize("form", ["zip", "stream"])
+def test_a_file_cut_anywhere_is_refused(tmp_path, form):
+    path = tmp_path / "w.pth"
+    good(path, form)
+    data = path.read_bytes()
+    assert len(read_torch(path)) == 2
+    for length in range(0, len(data), 3):
+        path.write_bytes(data[:length])
+        refused(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "stream"])
+def test_changed_bytes_never_do_more_than_fail(tmp_path, form):
+    path = tmp_path / "w.pth"
+    good(path, form)
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    failed = 0
+    for _ in range(400):
+        changed = bytearray(data)
+        for position in rng.integers(0, len(data), 3):
+            changed[position] = rng.integers(256)
+        path.write_bytes(bytes(changed))
+        try:
+            read_torch(path)
+        except CheckpointError:
+            failed += 1
+    assert failed > 200  # most bytes matter; those of the older form's numbers do not show
+
+
+@pytest.mark.parametrize(
+    "part, sentence",
+    [
+        (tensor("0", "f4", 6, (2, 3), (3, 2), view="zip"), "reaches beyond its storage"),
+        (tensor("0", "f4", 6, (2, 3), (3, 1), 1, view="zip"), "reaches beyond its storage"),
+        (tensor("0", "f4", 6, (2**31 - 1, 2**31 - 1), (0, 0), view="zip"), "reaches beyond its storage"),
+        (tensor("0", "f4", 6, (2, 3), (3, -1), view="zip"), "no natural numbers"),
+        (tensor("0", "f4", 6, (2, 3), (1,), view="zip"), "no natural numbers"),
+        (tensor("0", "f4", 7, (7,), (1,), view="zip"), "storage 0 has not the stated 7 elements"),
+        (tensor("0", "f4", 2**40, (1,), (1,), view="zip"), "storage 0 has not the stated"),
+        (tensor("9", "f4", 6, (6,), (1,), view="zip"), "no item named 'model/data/9'"),
+        (name("torch", "Size") + b"(K\x01tR", "'int' object is not iterable"),
+        (b"K\x05)R", "something is called that is no function"),
+        (b"}}}ss", "a dictionary has a key that is neither text nor number"),
+    ],
+)
+def test_tensors_that_do_not_fit_their_storage_are_refused(tmp_path, part, sentence):
+    path = tmp_path / "w.pth"
+    write_zip(path, dictionary({"a": part}), {"0": np.zeros(6, "<f4").tobytes()})
+    assert sentence in refused(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    np.savez(tmp_path / "w.npz", a=np.array([{}], dtype=object))
+    assert "(NumPy's .npz and other archives are not read)" in refused(tmp_path / "w.npz")
+    path.write_bytes(pickle.dumps({"a": 1}, 2))
+    assert "is a Python pickle of something else" in refused(path)
+    path.write_bytes(pickle.dumps(MAGIC, 2) + pickle.dumps(7, 2))
+    assert "unknown protocol" in refused(path)
+    path.write_bytes(b"")
+    refused(path)
+    write_zip(path, HEAD + b"].", {})
+    assert "holds no dictionary of tensors" in refused(path)
+    write_zip(path, dictionary({}), {}, byteorder=b"big")
+    assert "big-endian" in refused(path)
+    write_stream(path, dictionary({}), {}, little=False)
+    assert "big-endian" in refused(path)
+    write_zip(path, dictionary({}), {}, compression=zipfile.ZIP_DEFLATED)
+    assert "record byteorder is compressed" in refused(path)
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        read_torch(tmp_path / "none.pth")

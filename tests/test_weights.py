@@ -1,0 +1,501 @@
+"""Foreign weights: names and shapes, the networks they give, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cbst_mx import checkpoints, weights
+from cbst_mx.cli.weights import import_weights as command
+from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, LabelSpace
+from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import build_network
+from cbst_mx.weights import match, read_weights
+from symbols import get_network
+from symbols.backend import gluon, mx
+from tests import torch_format
+
+nn = gluon.nn
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "resnet38_parameters.json").read_text())
+SMALL = {"width": 1 / 32}
+VGG_CONVOLUTIONS = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (256, 256), (512, 256)]
+VGG_CONVOLUTIONS += [(512, 512)] * 5
+
+
+def statuses(comparison):
+    return {status: comparison.count(status) for status in ("matched", "missing", "shape mismatch", "unexpected")}
+
+
+def save(path, arrays):
+    mx.nd.save(str(path), {name: mx.nd.array(array) for name, array in arrays.items()})
+    return path
+
+
+def numpy_parameters(network):
+    return {key: parameter.data().asnumpy() for key, parameter in network._collect_params_with_prefix().items()}
+
+
+def released(network):
+    """Return the tensors of a ResNet-38 as a released file names them."""
+    tensors = {}
+    for parameter in network.collect_params().values():
+        prefix = "aux:" if "running" in parameter.name else "arg:"
+        tensors[prefix + parameter.name.replace("running", "moving")] = parameter.data().asnumpy()
+    return tensors
+
+
+def resnet38(num_classes=19, seed=3):
+    """Build a small network whose batch-norm statistics are not the initial ones."""
+    network = build_network(NetworkSpec("resnet38", num_classes, SMALL), mx.cpu(), seed=seed)
+    rng = np.random.default_rng(0)
+    for parameter in network.collect_params(".*running.*").values():
+        parameter.set_data(mx.nd.array(rng.uniform(0.5, 1.5, parameter.shape)))
+    return network
+
+
+def run(file, *arguments):
+    result = CliRunner().invoke(command, [str(file), *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, (CheckpointError, ConfigError, SystemExit)):
+        raise result.exception
+    return result
+
+
+# ---------------------------------------------------------------------------------------------- names and shapes alone
+
+
+def width_1(name, num_classes):
+    """Return names and shapes of a network at width 1, without its 130 million values."""
+    network = get_network(name, num_classes)
+    symbol = network(mx.sym.Variable("data"))
+    arguments, _, states = symbol.infer_shape(data=(1, 3, 64, 64))
+    shapes = dict(zip(symbol.list_arguments(), arguments))
+    shapes.update(zip(symbol.list_auxiliary_states(), states))
+    parameters = network._collect_params_with_prefix()
+    return {name: shapes[parameters[key].name] for key, name in weights.tensor_names(network).items()}
+
+
+def golden_file():
+    tensors = {f"arg:{name}": tuple(shape) for name, shape in GOLDEN["arguments"]}
+    return {**tensors, **{f"aux:{name}": tuple(shape) for name, shape in GOLDEN["auxiliary"]}}
+
+
+def test_the_released_resnet38_fits_completely():
+    comparison = match(golden_file(), width_1("resnet38", 19))
+    assert statuses(comparison) == {"matched": 121 + 74, "missing": 0, "shape mismatch": 0, "unexpected": 0}
+    assert all(row.shape == row.source_shape for row in comparison.rows)
+    comparison.check("file")
+
+
+def test_another_number_of_classes_is_refused_unless_allowed():
+    ours = width_1("resnet38", 16)
+    comparison = match(golden_file(), ours, origin="f.params")
+    assert comparison.refused == ("linear16_weight", "linear16_bias") and comparison.classifier == ""
+    assert statuses(comparison) == {"matched": 193, "missing": 2, "shape mismatch": 0, "unexpected": 2}
+    with pytest.raises(CheckpointError) as error:
+        comparison.check("f.params")
+    assert str(error.value) == (
+        "f.params fills 193 of the network's 195 tensors: linear16_weight, linear16_bias would stay as initialised, "
+        "which has to be allowed with --allow-missing PATTERN"
+    )
+    comparison = match(golden_file(), ours, allow_missing=["linear16_*"])
+    comparison.check("f.params")
+    assert comparison.initialised == ("linear16_weight", "linear16_bias")
+    with pytest.raises(CheckpointError, match="linear16_bias would stay"):
+        match(golden_file(), ours, allow_missing=["linear16_w?ight"]).check("f.params")
+
+
+@pytest.mark.parametrize("classifier", [(1000, 4096), (1000, 4096, 1, 1)])
+def test_imagenet_resnet38_leaves_the_classifier_initialised(classifier):
+    file = {name: shape for name, shape in golden_file().items() if not re.search("conv6a|linear", name)}
+    file.update({"arg:linear1000_weight": classifier, "arg:linear1000_bias": (1000,)})
+    ours = width_1("resnet38", 19)
+    comparison = match(file, ours, origin="a1.params")
+    comparison.check("a1.params")
+    assert comparison.initialised == ("conv6a_weight", "conv6a_bias", "linear19_weight", "linear19_bias")
+    assert comparison.classifier == (
+        "a1.params is a classifier of whole images: conv6a_weight, conv6a_bias, linear19_weight, linear19_bias cannot "
+        "be in it and stay as initialised"
+    )
+    assert [row.source for row in comparison.rows if row.status == "unexpected"] == [
+        "arg:linear1000_weight",
+        "arg:linear1000_bias",
+    ]
+    # only these: whatever else is missing is refused, and without the classifier the file proves nothing
+    del file["arg:bn7_beta"]
+    assert match(file, ours).refused == ("bn7_beta",)
+    del file["arg:linear1000_weight"]
+    assert "conv6a_weight" in match(file, ours).refused
+
+
+def vgg_shapes(style):
+    """Return names and shapes of the published VGG-16 files."""
+    convolution, dense, last = {
+        "gluon": ("features.{}.", ["features.31.", "features.33."], "output."),
+        "prefixed": ("vgg0_conv{}_", ["vgg0_dense0_", "vgg0_dense1_"], "vgg0_dense2_"),
+        "torchvision": ("features.{}.", ["classifier.0.", "classifier.3."], "classifier.6."),
+    }[style]
+    shapes, pooled = {}, {2, 4, 7, 10, 13}  # a pooling follows the second, fourth, ... convolution
+    index = 0
+    for count, (out, before) in enumerate(VGG_CONVOLUTIONS):
+        name = convolution.format(count if style == "prefixed" else index)
+        shapes[name + "weight"], shapes[name + "bias"] = (out, before, 3, 3), (out,)
+        index += 3 if count + 1 in pooled else 2
+    for name, shape in zip([*dense, last], [(4096, 25088), (4096, 4096), (1000, 4096)]):
+        shapes[name + "weight"], shapes[name + "bias"] = shape, shape[:1]
+    return shapes
+
+
+def test_the_gluon_names_are_those_of_the_model_zoo():
+    names = [*mx.gluon.model_zoo.vision.vgg16(prefix="vgg0_")._collect_params_with_prefix()]
+    assert names == list(vgg_shapes("gluon"))
+    assert [*mx.gluon.model_zoo.vision.vgg16(prefix="vgg0_").collect_params()] == list(vgg_shapes("prefixed"))
+
+
+@pytest.mark.parametrize("classes", [19, 21])
+@pytest.mark.parametrize("style", ["gluon", "prefixed", "torchvision"])
+def test_vgg16_fills_fcn8s_but_for_the_scores(style, classes):
+    comparison = match(vgg_shapes(style), width_1("fcn8s", classes), origin="vgg")
+    comparison.check("vgg")
+    assert statuses(comparison) == {"matched": 30, "missing": 9, "shape mismatch": 0, "unexpected": 2}
+    assert set(comparison.initialised) == {
+        *(f"score_{layer}.{part}" for layer in ("fr", "pool4", "pool3") for part in ("weight", "bias")),
+        *(f"{layer}.weight" for layer in ("upscore2", "upscore_pool4", "upscore8")),
+    }
+    assert "vgg is a classifier of whole images: score_fr.weight" in comparison.classifier
+    by_name = {row.name: row for row in comparison.rows}
+    assert by_name["fc6.0.weight"].shape == (4096, 512, 7, 7) and by_name["fc6.0.weight"].source_shape == (4096, 25088)
+
+
+def test_vgg16_with_batch_norm_is_refused():
+    shapes = {**vgg_shapes("prefixed"), "vgg0_batchnorm0_gamma": (64,)}
+    with pytest.raises(CheckpointError, match=r"f is a VGG-16 with batch norm \(vgg0_batchnorm0_gamma\), and only"):
+        match(shapes, width_1("fcn8s", 19), origin="f")
+
+
+def test_two_tensors_for_one_place_are_refused():
+    shapes = {**vgg_shapes("gluon"), "classifier.0.weight": (4096, 25088)}
+    with pytest.raises(CheckpointError, match="f has two tensors for fc6.0.weight: features.31.weight and classifier"):
+        match(shapes, width_1("fcn8s", 19), origin="f")
+
+
+def test_what_fits_nowhere_is_refused_even_if_all_may_be_missing():
+    ours = width_1("resnet38", 19)
+    with pytest.raises(CheckpointError, match="vgg has no tensor that fits one of the network's 195 by name and shape"):
+        match(vgg_shapes("gluon"), ours, allow_missing=["*"]).check("vgg")
+    with pytest.raises(ConfigError, match=r"such as conv6a_bias, linear19_weight, linear19_bias, got 'score_\*'"):
+        match(golden_file(), ours, allow_missing=["score_*"])
+
+
+# ------------------------------------------------------------------------------------------------------ whole networks
+
+
+def test_released_names_give_the_same_network(tmp_path):
+    network = resnet38()
+    file = save(tmp_path / "released.bin", released(network))  # the ending does not matter
+    out = tmp_path / "out.params"
+    result = run(file, "--network", "resnet38", "--num-classes", 19, "--out", out, "--width", 1 / 32)
+    assert result.exit_code == 0, result.output
+    assert "MXNet .params: 195 matched, 0 missing, 0 shape mismatch, 0 unexpected; 0 left as" in result.output
+    assert re.search(r"matched +bn7_running_var +128 +aux:bn7_moving_var *\n", result.output)
+    assert "RGB images in [0, 1] normalised by mean [0.485, 0.456, 0.406]" in result.output
+    loaded = get_network("resnet38", num_classes=19, **SMALL)
+    loaded.load_parameters(str(out))
+    x = mx.nd.random.normal(shape=(1, 3, 40, 64))
+    logits = loaded(x)
+    assert logits.shape == (1, 19, 5, 8)
+    # the same values, once hybridised
+    np.testing.assert_allclose(logits.asnumpy(), network(x).asnumpy(), rtol=1e-5, atol=1e-5)
+    sidecar = json.loads(checkpoints.sidecar_path(out).read_text())
+    assert sidecar["label_space"]["name"] == "cityscapes-19" and sidecar["network"]["options"] == SMALL
+    assert sidecar["imported"] == {
+        "file": "released.bin",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "format": "MXNet .params",
+        "initialised": [],
+        "seed": 0,
+    }
+    again, spec, space = checkpoints.load_network(out, mx.cpu())
+    assert space.names == CITYSCAPES_19.names and spec.num_classes == 19
+
+
+def test_imagenet_weights_give_the_trunk_and_a_seeded_classifier(tmp_path):
+    tensors = {name: value for name, value in released(resnet38()).items() if not re.search("conv6a|linear", name)}
+    tensors["arg:linear1000_weight"] = np.ones((1000, 128))
+    file = save(tmp_path / "imagenet.params", tensors)
+    results = []
+    for out in (tmp_path / "a.params", tmp_path / "b.params"):
+        result = run(file, "--network", "resnet38", "--num-classes", 16, "--out", out, "--width", 1 / 32)
+        assert result.exit_code == 0, result.output
+        assert "linear16_weight, linear16_bias cannot be in it and stay as initialised (seed 0)" in result.output
+        results.append(mx.nd.load(str(out)))
+    initialised = numpy_parameters(build_network(NetworkSpec("resnet38", 16, SMALL), mx.cpu(), seed=weights.SEED))
+    for name in ("head.2.weight", "head.4.weight"):
+        for result in results:
+            np.testing.assert_array_equal(result[name].asnumpy(), initialised[name])
+    np.testing.assert_array_equal(results[0]["stem.weight"].asnumpy(), tensors["arg:conv1a_weight"])
+    assert checkpoints.read_sidecar(tmp_path / "a.params")[1].names == SYNTHIA_16.names
+
+
+def test_imagenet_weights_fill_the_classifier_form(tmp_path):
+    spec = NetworkSpec("resnet38", 1000, {"form": "classifier", **SMALL})
+    original, filled = (build_network(spec, mx.cpu(), seed=seed) for seed in (1, 2))
+    tensors = released(original)
+    tensors["arg:linear1000_weight"] = tensors["arg:linear1000_weight"].reshape(1000, 128, 1, 1)  # as a convolution
+    source = read_weights(save(tmp_path / "imagenet.params", tensors))
+    weights.fill(filled, source, weights.compare(source, filled))
+    x = mx.nd.random.normal(shape=(1, 3, 64, 64))
+    np.testing.assert_array_equal(filled(x).asnumpy(), original(x).asnumpy())
+
+
+class TinyVGG(gluon.HybridBlock):
+    """VGG-16 with the layers and names of Gluon's, at width 1/32."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.HybridSequential()
+        for count, channels in ((2, 2), (2, 4), (3, 8), (3, 16), (3, 16)):
+            for _ in range(count):
+                self.features.add(nn.Conv2D(channels, 3, padding=1), nn.Activation("relu"))
+            self.features.add(nn.MaxPool2D(strides=2))
+        for _ in range(2):
+            self.features.add(nn.Dense(128, activation="relu"), nn.Dropout(0.5))
+        self.output = nn.Dense(10)
+
+    def hybrid_forward(self, F, x):
+        return self.output(self.features(x))
+
+
+@pytest.mark.parametrize("style", ["gluon", "zip", "stream"])
+def test_vgg16_computes_the_same_inside_fcn8s(tmp_path, style):
+    mx.random.seed(5)
+    vgg = TinyVGG()
+    vgg.initialize(mx.init.Xavier(magnitude=4))
+    x = mx.nd.random.normal(shape=(1, 3, 224, 224))
+    vgg(x)
+    tensors = numpy_parameters(vgg)
+    assert list(tensors) == list(vgg_shapes("gluon"))
+    file, out = tmp_path / "weights", tmp_path / "out.params"
+    if style == "gluon":
+        vgg.save_parameters(str(file))
+    else:
+        torch_format.save(file, dict(zip(vgg_shapes("torchvision"), tensors.values())), style)
+    result = run(file, "--network", "fcn8s", "--num-classes", 21, "--out", out, "--width", 1 / 32)
+    assert result.exit_code == 0, result.output
+    assert f"{'MXNet .params' if style == 'gluon' else 'PyTorch .pth'}: 30 matched, 9 missing" in result.output
+    network, spec, space = checkpoints.load_network(out, mx.cpu())
+    assert space.name == "numbered-21" and space.names[20] == "class 20" and len(set(space.palette)) == 21
+    network.hybridize(False)
+    # the middle of the 7 x 7 maps sees exactly what the dense layers see
+    middle = network.fc7(network.fc6(network.trunk(x)[2])).asnumpy()[0, :, 3, 3]
+    expected = vgg.features(x).asnumpy()[0]
+    assert expected.max() > 0.1
+    np.testing.assert_allclose(middle, expected, rtol=1e-4, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- own files
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Write a file of this program: FCN8s for 19 classes with other statistics than ImageNet's."""
+    spec = NetworkSpec("fcn8s", 19, {"skip_scale": [0.5, 0.25], **SMALL}, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    path = tmp_path / "own.params"
+    checkpoints.save_parameters(path, build_network(spec, mx.cpu(), seed=7), spec, CITYSCAPES_19)
+    return path, spec
+
+
+def importing(path, name="fcn8s", num_classes=19, **options):
+    out = path.with_name("imported.params")
+    return out, weights.import_weights(read_weights(path), name, num_classes, out, **options)
+
+
+def test_own_files_bring_their_options_and_normalisation(own):
+    path, spec = own
+    out, (written, space) = importing(path)
+    assert written == spec and space.names == CITYSCAPES_19.names
+    for name, array in mx.nd.load(str(path)).items():
+        np.testing.assert_array_equal(mx.nd.load(str(out))[name].asnumpy(), array.asnumpy())
+
+
+def test_own_files_of_other_classes_need_permission(own):
+    path, _ = own
+    with pytest.raises(CheckpointError, match="fills 30 of the network's 39 tensors: score_fr.weight, score_fr.bias, "):
+        importing(path, num_classes=13)
+    assert not path.with_name("imported.params").exists()
+    out, (_, space) = importing(path, num_classes=13, allow_missing=["score_*", "upscore*"])
+    assert space is NTHU_13
+    imported = checkpoints.read_sidecar(out)
+    assert imported[0].num_classes == 13
+    record = json.loads(checkpoints.sidecar_path(out).read_text())["imported"]
+    assert record["format"] == "cbst-mx parameters" and len(record["initialised"]) == 9
+
+
+def test_own_files_of_another_network_or_label_space_or_altered_are_refused(own):
+    path, _ = own
+    with pytest.raises(CheckpointError, match="own.params holds parameters of another network: fcn8s, not resnet38"):
+        importing(path, name="resnet38")
+    other = LabelSpace("other", tuple(map(str, range(19))), CITYSCAPES_19.palette, {})
+    with pytest.raises(CheckpointError, match="own.params was trained for label space cityscapes-19, not other"):
+        importing(path, label_space=other)
+    with pytest.raises(ConfigError, match="label space synthia-16 has 16 classes, but num_classes is 19"):
+        importing(path, label_space=SYNTHIA_16)
+    with pytest.raises(ConfigError, match="out must be another file than the weights"):
+        weights.import_weights(read_weights(path), "fcn8s", 19, path)
+    data = path.read_bytes()
+    for changed in (data[:-4], data[:-1] + bytes([data[-1] ^ 1])):
+        path.write_bytes(changed)
+        with pytest.raises(
+            CheckpointError, match="own.params was altered or truncated: its SHA-256 is not its sidecar's"
+        ):
+            read_weights(path)
+
+
+def test_parameters_saved_by_gluon_alone_are_read(tmp_path):
+    network = resnet38()
+    network.save_parameters(str(tmp_path / "plain.params"))
+    out, _ = importing(tmp_path / "plain.params", "resnet38", options=SMALL)
+    stored = mx.nd.load(str(out))
+    for name, array in numpy_parameters(network).items():
+        np.testing.assert_array_equal(stored[name].asnumpy(), array)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_a_partial_match_prints_the_table_and_writes_nothing(tmp_path):
+    tensors = released(resnet38())
+    del tensors["arg:conv1a_weight"]
+    tensors["aux:bn7_moving_mean"] = np.zeros(127)
+    file, out = save(tmp_path / "f.params", tensors), tmp_path / "out.params"
+    arguments = ("--network", "resnet38", "--num-classes", 19, "--out", out, "--width", 1 / 32)
+    result = run(file, *arguments)
+    assert result.exit_code == 1 and "fills 193 of the network's 195 tensors" in str(result.exception)
+    assert re.search(r"missing +conv1a_weight +2x3x3x3 *\n", result.output)
+    assert re.search(r"shape mismatch +bn7_running_mean +128 +aux:bn7_moving_mean +127", result.output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.params"]
+    result = run(file, *arguments, "--allow-missing", "conv1a_*", "--allow-missing", "bn7_running_mean")
+    assert result.exit_code == 0 and "193 matched, 1 missing, 1 shape mismatch, 0 unexpected; 2 left" in result.output
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    tensors = released(resnet38())
+    tensors["aux:bn7_moving_var"][3] = np.inf
+    file = save(tmp_path / "f.params", tensors)
+    with pytest.raises(CheckpointError, match="f.params has values in aux:bn7_moving_var that are not finite"):
+        importing(file, "resnet38", options=SMALL)
+    assert not (tmp_path / "imported.params").exists()
+
+
+def test_files_of_other_formats_are_refused(tmp_path):
+    file = tmp_path / "weights.params"
+    for content in (b"", b"import os", b"cos\nsystem\n(S'true'\ntR.", b"\x89HDF\r\n\x1a\n"):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="must be MXNet .params or PyTorch .pth by content, got a"):
+            read_weights(file)
+    np.save(tmp_path / "weights.npy", np.array([{}], dtype=object))
+    with pytest.raises(CheckpointError, match="begins with b'.x93NUMPY"):
+        read_weights(tmp_path / "weights.npy")
+    np.savez(tmp_path / "weights.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(CheckpointError, match="NumPy's .npz and other archives are not read"):
+        read_weights(tmp_path / "weights.npz")
+    with pytest.raises(CheckpointError, match="none.params cannot be read: No such file"):
+        read_weights(tmp_path / "none.params")
+    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
+        read_weights(tmp_path)
+
+
+def test_cut_params_are_refused(tmp_path):
+    file = save(tmp_path / "f.params", {"arg:conv1a_weight": np.ones((2, 3, 3, 3))})
+    data = file.read_bytes()
+    for length in (9, 40, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match="is not a readable MXNet .params file"):
+            read_weights(file)
+    mx.nd.save(str(file), [mx.nd.ones(3)])
+    with pytest.raises(CheckpointError, match="holds arrays without names"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("form", ["zip", "stream", "raw"])
+def test_the_command_runs_no_code_of_the_file(tmp_path, form):
+    class Attack:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'marker')!r}, 'w').close()",)
+
+    program = pickle.dumps({"features.0.weight": Attack()}, 2)
+    pickle.loads(program)
+    (tmp_path / "marker").unlink()  # the attack is one
+    file = tmp_path / "vgg16.pth"
+    if form == "raw":
+        file.write_bytes(program)
+    else:
+        (torch_format.write_zip if form == "zip" else torch_format.write_stream)(file, program, {})
+    result = run(file, "--network", "fcn8s", "--num-classes", 19, "--out", tmp_path / "out.params", "--width", 1 / 32)
+    assert result.exit_code == 1
+    assert "vgg16.pth is refused: its pickle asks for __builtin__.exec, which tensors do not" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["vgg16.pth"]
+
+
+def test_the_model_zoo_is_read_but_never_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    path = tmp_path / "models" / "vgg16-e660d456.params"
+    sha1 = "e660d4569ccb679ec68f1fd3cce07a387252a90a"  # Gluon's model_store lists the same
+    with pytest.raises(CheckpointError) as error:
+        read_weights("zoo:vgg16")
+    assert str(error.value) == (
+        f"zoo:vgg16 needs {path}, and nothing is downloaded: put the file of that name there (SHA-1 {sha1})"
+    )
+    path.parent.mkdir()
+    save(path, {"features.0.weight": np.ones((2, 3, 3, 3))})
+    with pytest.raises(CheckpointError, match=f"zoo:vgg16 must have SHA-1 {sha1}, but .* has [0-9a-f]{{40}}: damaged"):
+        read_weights("zoo:vgg16")
+    monkeypatch.setattr(weights, "ZOO_SHA1", hashlib.sha1(path.read_bytes()).hexdigest())
+    assert read_weights("zoo:vgg16").tensors["features.0.weight"].shape == (2, 3, 3, 3)
+    with pytest.raises(ConfigError, match="must be zoo:vgg16, got 'zoo:alexnet'"):
+        read_weights("zoo:alexnet")
+
+
+def test_arguments_are_checked(tmp_path):
+    file = save(tmp_path / "f.params", released(resnet38()))
+    arguments = (file, "--network", "resnet38", "--num-classes", 19, "--out", tmp_path / "o.params")
+
+    def refusal(*more):
+        result = run(*arguments, *more)
+        assert result.exit_code == 1 and not (tmp_path / "o.params").exists()
+        return str(result.exception)
+
+    assert refusal("--label-space", "kitti") == (
+        "label space must be one of cityscapes-19, nthu-13, synthia-16, got 'kitti'"
+    )
+    assert refusal("--option", "depth") == "option must have the form KEY=VALUE, got 'depth'"
+    assert "unexpected keyword argument 'depth'" in refusal("--option", "depth=3")
+    assert "batch_norm must be frozen or batch, got 'none'" in refusal("--batch-norm", "none")
+    assert run(*arguments, "--network", "unet").exit_code == 2
+
+
+def test_options_and_descriptions_reach_the_sidecar(tmp_path):
+    description = tmp_path / "data.yaml"
+    description.write_text(
+        "label_space: {name: mine, names: [a, b, c], ids: {0: 0, 1: 1, 2: 2},\n"
+        "              palette: [[1, 0, 0], [2, 0, 0], [3, 0, 0]]}\n"
+        "splits: {all: {images: ['*.png']}}\n"
+    )
+    file = tmp_path / "f.params"
+    mx.nd.save(str(file), {"trunk.stage1.0.0.weight": mx.nd.ones((2, 3, 3, 3))})
+    result = run(
+        *(file, "--network", "fcn8s", "--num-classes", 3, "--out", tmp_path / "o.params", "--width", 1 / 32),
+        *("--option", "skip_scale=[1e-4, 1e-2]", "--batch-norm", "batch", "--allow-missing", "*"),
+        *("--label-space", description),
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    spec, space, _ = checkpoints.read_sidecar(tmp_path / "o.params")
+    assert spec.options == {"skip_scale": [1e-4, 1e-2], "batch_norm": "batch", "width": 1 / 32}
+    assert space.name == "mine" and space.names == ("a", "b", "c")
