@@ -25,7 +25,7 @@ def small(tmp_path, monkeypatch):
         ("width: 0.125", "width: 0.03125"),
         ("crop: [64, 160]", "crop: [32, 64]"),
         ("{iterations: 2000, batch_size: 8", "{iterations: 4, batch_size: 4"),
-        ("{iterations: 150, batch_size: 8", "{iterations: 2, batch_size: 4"),
+        ("{iterations: 100, batch_size: 8", "{iterations: 2, batch_size: 4"),
         ("target_per_batch: 4", "target_per_batch: 2"),
         ("rounds: 7", "rounds: 1"),
     ):
