@@ -6,6 +6,7 @@ program's, unless its comment says otherwise.
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Literal
 
 from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_labelled
+from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LABEL_SPACES, LabelSpace
@@ -33,11 +35,21 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """One set of images."""
 
-    format: Literal["gta5", "cityscapes", "folder"]
+    format: Literal["gta5", "synthia", "cityscapes", "nthu", "folder"]
     root: str  # absolute, or below the folder named by the environment variable CBST_DATA
     split: Optional[str] = None
-    labels: Optional[Literal["labelIds", "labelTrainIds"]] = None  # cityscapes: which label files
+    # Which label files. cityscapes: labelIds (default), labelTrainIds; synthia: raw (default), ids, trainIds.
+    labels: Optional[Literal["labelIds", "labelTrainIds", "raw", "ids", "trainIds"]] = None
     description: Optional[str] = None  # folder: the YAML file, beside the experiment when relative
+    list: Optional[str] = None  # a text file that names the images to use; below the data root when relative
+    city: Optional[str] = None  # nthu
+    fold: Optional[int] = Field(None, ge=0)  # nthu: which fold of the labelled images
+    folds: Optional[int] = Field(None, ge=2)  # nthu: of how many; None: 10, as in the paper
+    fold_seed: Optional[int] = Field(None, ge=0)  # nthu: of which assignment to folds; None: 0
+
+    def selection(self) -> Dict[str, Any]:
+        """Return what chooses the images, besides format and root, as the readers' keyword arguments."""
+        return self.model_dump(exclude={"format", "root", "labels"})
 
 
 class Network(_Strict):
@@ -61,23 +73,33 @@ class Augmentation(_Strict):
     hue: float = 0.0
     blur: float = 0.0
 
-    def transform(self) -> TrainTransform:
-        """Return the transform described."""
+    def transform(self, mining: Optional[ClassMining] = None) -> TrainTransform:
+        """Return the transform described, with crops by `mining`."""
         values = self.model_dump()
-        return TrainTransform(**{**values, "crop": tuple(values["crop"]), "scale": tuple(values["scale"])})
+        values.update(crop=tuple(values["crop"]), scale=tuple(values["scale"]), mining=mining)
+        return TrainTransform(**values)
 
 
 class Optimiser(_Strict):
     """SGD over one training phase."""
 
-    iterations: int = Field(ge=0)
+    iterations: Optional[int] = Field(None, ge=0)
+    epochs: Optional[int] = Field(None, ge=0)  # in place of iterations: passes over all images of the phase
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     warmup: int = Field(0, ge=0)  # iterations of linear increase
     power: float = Field(0.0, ge=0)  # of the polynomial decay; 0 = constant
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    bias_lr_mult: float = Field(2.0, ge=0)  # of the learning rate, for all biases and batch-norm betas
+    bias_wd_mult: float = Field(0.0, ge=0)  # of the weight decay, for the same
     checkpoint_every: int = Field(500, ge=0)  # iterations; 0 = only at the end of the phase
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Optimiser:
+        if (self.iterations is None) == (self.epochs is None):
+            raise ValueError("exactly one of iterations and epochs must be given")
+        return self
 
 
 class Portion(_Strict):
@@ -95,6 +117,23 @@ class SpatialPrior(_Strict):
     kernel: float = Field(70.0, ge=0)  # pixels at 1024 x 2048
 
 
+class SourcePortion(_Strict):
+    """The portion of source images a round trains on; the released program's numbers."""
+
+    initial: float = Field(0.03, gt=0, le=1)
+    step: float = Field(0.0025, ge=0)
+    maximum: float = Field(0.06, gt=0, le=1)
+    policy: Literal["cumulative", "random"] = "cumulative"
+
+
+class Mining(_Strict):
+    """Rare-class mining: training crops centred on classes that are predicted least; not used by ST."""
+
+    worst: int = Field(5, ge=1)  # classes predicted least; the released program takes 3
+    priority: float = Field(0.001, ge=0, le=1)  # classes with a smaller predicted portion come first
+    probability: float = Field(0.8, ge=0, le=1)  # of mining an image
+
+
 class SelfTraining(_Strict):
     """The rounds."""
 
@@ -104,9 +143,14 @@ class SelfTraining(_Strict):
     fidelity: Literal["paper", "released"] = "paper"
     flip: bool = True  # average with the mirrored image when pseudo-labelling
     scales: List[float] = Field([1.0], min_length=1)  # average over these scales when pseudo-labelling
+    long_side: Optional[int] = Field(None, ge=32)  # pixels of the input when pseudo-labelling; None: as it is
+    source_portion: Optional[SourcePortion] = None  # None: all source images in every round (eq. 3 and 6)
+    mining: Optional[Mining] = None
     retraining: Optimiser
     learning_rate_factor: float = Field(1.0, gt=0)  # per round
     target_per_batch: Optional[int] = Field(None, ge=1)  # None: one permutation of source and target together
+    # source and target part of a batch pass through the network one after the other: batch statistics never mix them
+    separate_domains: bool = False
     spatial_prior: SpatialPrior = SpatialPrior()
 
     @property
@@ -121,7 +165,36 @@ class SelfTraining(_Strict):
                 f"target_per_batch must be smaller than the batch_size {self.retraining.batch_size}, "
                 f"got {self.target_per_batch}"
             )
+        if self.separate_domains and self.target_per_batch is None:
+            raise ValueError("separate_domains needs target_per_batch, which says how a batch is divided")
         return self
+
+
+class Evaluation(_Strict):
+    """How the network is evaluated: always at the size of the labels."""
+
+    flip: bool = True  # average with the mirrored image
+    scales: List[float] = Field([1.0], min_length=1)  # multi-scale testing
+    combine: Literal["mean", "max"] = "mean"  # over the scales; the paper does not say which
+    long_side: Optional[int] = Field(None, ge=32)  # pixels of the network's input at scale 1; None = as it is
+
+
+class WarmUp(_Strict):
+    """Adversarial adaptation of the source network in output space, before the first round."""
+
+    optimiser: Optimiser
+    weight: float = Field(0.001, ge=0)  # of the adversarial loss; 0 is the control without it
+    discriminator_learning_rate: float = Field(1e-4, gt=0)
+    discriminator_width: int = Field(64, ge=1)
+
+
+class Paper(_Strict):
+    """The row of the paper's tables that an experiment reproduces."""
+
+    table: Literal[1, 2, 3]
+    row: str
+    network: Literal["resnet38", "fcn8s"]
+    expected: Dict[str, float]  # IoU in % per class, and miou; of SYNTHIA miou_star as well
 
 
 class Experiment(_Strict):
@@ -138,15 +211,24 @@ class Experiment(_Strict):
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
     initial_parameters: Optional[str] = None  # a .params file with its sidecar that takes the source training's place
     self_training: SelfTraining
-    evaluation_flip: bool = True
+    pretrained: Optional[str] = None  # parameters the source training starts from, e.g. imported ImageNet weights
+    warm_up: Optional[WarmUp] = None
+    evaluation: Evaluation = Evaluation()
     inference_batch: int = Field(8, ge=1)
     workers: int = Field(2, ge=0)
-    ctx: str = "cpu"
+    ctx: str = "cpu"  # or gpu:0; gpu:0,1 spreads every training batch over both, each with its own dropout masks
+    amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of convolutions: bfloat16 on CPU, float16 on GPU
+    gradient_checkpointing: bool = False  # recompute activations in training instead of keeping them: less memory
+    paper: Optional[Paper] = None
+    origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "released", "author" or "ours"
+    smoke: bool = False  # tiny and meaningless: only to see that every step runs
 
     @model_validator(mode="after")
     def _one_start(self) -> Experiment:
         if (self.source_training is None) == (self.initial_parameters is None):
             raise ValueError("exactly one of source_training and initial_parameters must be given")
+        if self.pretrained is not None and self.source_training is None:
+            raise ValueError("pretrained needs source_training, which starts from it")
         if not self.validation:
             raise ValueError("validation must name at least one image set")
         return self
@@ -158,7 +240,7 @@ class Experiment(_Strict):
     @property
     def identity(self) -> Dict[str, Any]:
         """What makes a run this run: all but the settings that cannot change its numbers."""
-        return self.model_dump(exclude={"workers", "ctx"})
+        return self.model_dump(exclude={"workers", "ctx", "paper", "origin"})
 
     def classes(self) -> LabelSpace:
         """Return the label space.
@@ -181,15 +263,17 @@ class Experiment(_Strict):
         mean, std = tuple(net.mean), tuple(net.std)
         return NetworkSpec(net.name, self.classes().num_classes, dict(net.options), mean, std)  # type: ignore[arg-type]
 
+    def pretrained_path(self) -> Path:
+        """Return the parameters the source training starts from; a relative path is below ``CBST_DATA``."""
+        return below_data_root(str(self.pretrained))
+
     def open_source(self) -> LabelledImageSet:
         """Open the labelled source images."""
         return self._labelled(self.source)
 
     def open_target(self) -> ImageSet:
         """Open the target training images: without labels, whatever lies on the disk."""
-        return open_images(
-            self.target.format, _root(self.target), split=self.target.split, description=self.target.description
-        )
+        return open_images(self.target.format, below_data_root(self.target.root), **self.target.selection())
 
     def open_validation(self) -> Dict[str, LabelledImageSet]:
         """Open the labelled image sets of the evaluation."""
@@ -197,24 +281,24 @@ class Experiment(_Strict):
 
     def _labelled(self, data: Data) -> LabelledImageSet:
         return open_labelled(
-            data.format,
-            _root(data),
-            label_space=self.classes(),
-            split=data.split,
-            labels=data.labels,
-            description=data.description,
+            data.format, below_data_root(data.root), label_space=self.classes(), labels=data.labels, **data.selection()
         )
 
 
-def _root(data: Data) -> Path:
-    root = Path(os.path.expandvars(data.root)).expanduser()
+def below_data_root(path: str) -> Path:
+    """Return `path`, with variables filled in, below the folder in ``CBST_DATA`` when it is relative.
+
+    Raises
+    ------
+    ConfigError
+        If it is relative and the variable is not set.
+    """
+    root = Path(os.path.expandvars(path)).expanduser()
     if root.is_absolute():
         return root
     base = os.environ.get(DATA_VARIABLE)
     if not base:
-        raise ConfigError(
-            f"data root {data.root} is relative: set the environment variable {DATA_VARIABLE} to its folder"
-        )
+        raise ConfigError(f"path {path} is relative: set the environment variable {DATA_VARIABLE} to the data's folder")
     return Path(base).expanduser() / root
 
 
@@ -224,7 +308,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
     Parameters
     ----------
     path : Path
-        YAML.
+        YAML; the key ``extends`` names another experiment file, relative to this one, whose settings it changes.
     changes : tuple of str
         ``key=value`` pairs that override it, with dots between levels, for example ``self_training.rounds=2``; values
         are YAML.
@@ -235,7 +319,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
         With one sentence that names the file and the key.
     """
     path = Path(path)
-    values = read_yaml(path)
+    values = _read_with_bases(path)
     for change in changes:
         key, sign, text = change.partition("=")
         if not sign or not key:
@@ -249,12 +333,64 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
             if not isinstance(level, dict):
                 raise ConfigError(f"change {change!r}: {parent} is not a mapping in {path}")
         level[last] = parse_value(text)
+    if values.get("smoke") is True:
+        _merge(values, _SMOKE)
+        for phase in (values.get("source_training"), values["self_training"].get("retraining"), _warm_up(values)):
+            if phase:
+                _merge(phase, _SMOKE_PHASE)
     try:
-        experiment = Experiment.model_validate(_located(values, path.parent))
+        experiment = Experiment.model_validate(values)
     except ValidationError as error:
         raise ConfigError(one_sentence(error, str(path), Experiment)) from error
     experiment.augmentation.transform()  # refuses bad numbers now and not hours later
     return experiment
+
+
+# What makes an experiment a smoke test; everything else stays, so that every step of it runs.
+_SMOKE = {
+    "pretrained": None,
+    "network": {"options": {"width": 1 / 32}},
+    "augmentation": {"crop": [64, 64]},
+    "evaluation": {"long_side": None},
+    "self_training": {
+        "rounds": 2,
+        "long_side": None,
+        "target_per_batch": None,
+        "spatial_prior": {"grid": [32, 64]},
+    },
+    "inference_batch": 1,
+    "workers": 0,
+}
+_SMOKE_PHASE = {"iterations": 1, "epochs": None, "batch_size": 2}
+
+
+def _warm_up(values: Dict[str, Any]) -> Any:
+    return (values.get("warm_up") or {}).get("optimiser")
+
+
+def _merge(values: Dict[str, Any], changes: Dict[str, Any]) -> None:
+    """Put `changes` into `values`, mapping by mapping; anything but a mapping replaces what was there."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = copy.deepcopy(value)
+
+
+def _read_with_bases(path: Path, below: Tuple[Path, ...] = ()) -> Dict[str, Any]:
+    """Read an experiment over the one it ``extends``, if any, whose path is relative to its own."""
+    values = _located(read_yaml(path), path.parent)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends must be the path of an experiment file, got {base!r}")
+    base_path = (path.parent / base).resolve()
+    if base_path in (path.resolve(), *below):
+        raise ConfigError(f"{path}: extends {base} leads back to itself")
+    merged = _read_with_bases(base_path, (*below, path.resolve()))
+    _merge(merged, values)
+    return merged
 
 
 def _located(values: Dict[str, Any], base: Path) -> Dict[str, Any]:

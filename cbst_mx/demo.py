@@ -169,6 +169,6 @@ def _comparison(experiment: Experiment, folder: Path) -> np.ndarray:
         run = folder / method
         rounds = sorted(run.glob("round-*/parameters.params"), key=lambda path: int(path.parent.name[6:]))
         network, spec, _ = load_network(rounds[-1] if rounds else run / "source" / "parameters.params", ctx)
-        maps = probability_maps(network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation_flip)
+        maps = probability_maps(network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation.flip)
         columns.append([space.colorize(p.argmax(axis=0).asnumpy().astype(np.uint8)) for _, p in maps])
     return comparison_sheet(list(zip(*columns)), ["image", "truth", *METHODS.values()], legend=space)

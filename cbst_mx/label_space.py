@@ -352,7 +352,7 @@ SYNTHIA_16 = _from_cityscapes("synthia-16", _SYNTHIA_NAMES, synthia=_ids(_SYNTHI
 # TrainIds of SYNTHIA_16 over which mIoU* is taken.
 SYNTHIA_13 = tuple(i for i, name in enumerate(SYNTHIA_16.names) if name not in ("wall", "fence", "pole"))
 
-# The raw ids of the NTHU files themselves are not listed yet: they come with the reader for that data set.
+# NTHU label files hold Cityscapes ids.
 NTHU_13 = _from_cityscapes("nthu-13", tuple(SYNTHIA_16.names[i] for i in SYNTHIA_13))
 
 LABEL_SPACES: dict[str, LabelSpace] = {space.name: space for space in (CITYSCAPES_19, SYNTHIA_16, NTHU_13)}

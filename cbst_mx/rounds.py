@@ -19,22 +19,25 @@ import numpy as np
 from cbst_mx.checkpoints import load_network, load_parameters, save_parameters
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import LabelledImageSet
+from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.images import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion
 from cbst_mx.files import check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
-from cbst_mx.networks import build_network, parse_context
+from cbst_mx.networks import build_network, output_size, parse_contexts, set_precision
 from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.selftrain import class_statistics, spatial_prior
 from cbst_mx.selftrain import portion as schedules
-from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.confidence import probability_maps
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.training.losses import label_stride
 from cbst_mx.training.retraining import pseudo_labelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.source import labelled_samples
+from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
 __all__ = ["Run", "evaluate_network"]
@@ -55,11 +58,11 @@ def evaluate_network(
     mean: Sequence[float],
     std: Sequence[float],
     ctx: mx.Context,
-    flip: bool,
     batch_size: int,
     progress: Callable[[int, int], None],
+    **options: Any,
 ) -> np.ndarray:
-    """Return the confusion matrix of every image.
+    """Return the confusion matrix of every image; `options` are those of :func:`.confidence.probabilities`.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def evaluate_network(
     """
     classes = images.label_space.num_classes
     matrices = np.zeros((len(images), classes, classes), dtype=np.int64)
-    maps = probability_maps(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, flip=flip)
+    maps = probability_maps(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
     for index, probability in maps:
         predicted = probability.argmax(axis=0).asnumpy().astype(np.uint8)
         matrices[index] = confusion.confusion_matrix(images.label(index), predicted, classes)
@@ -99,7 +102,9 @@ class Run:
         self.progress = progress
         self.label_space = experiment.classes()
         self.spec = experiment.network_spec()
-        self.ctx = parse_context(experiment.ctx)
+        self.contexts = parse_contexts(experiment.ctx)
+        self.ctx = self.contexts[0]  # where everything but training computes
+        set_precision(experiment.amp, self.contexts)
         self.source = experiment.open_source()
         self.target = experiment.open_target()
         self.validation = experiment.open_validation()
@@ -107,8 +112,11 @@ class Run:
         self._holds = -1  # the stage whose parameters the network holds
         self._logging = False
         network = build_network(self.spec, self.ctx, seed=experiment.seed)
+        self._check_training(network)
         if experiment.initial_parameters is not None:
-            self._load_initial(network)
+            self._load(network, Path(experiment.initial_parameters))
+        elif experiment.pretrained is not None:
+            self._load(network, experiment.pretrained_path())
         check_free_space(out, self._disk_needed(network))
         counts = {"source": len(self.source), "target": len(self.target)}
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
@@ -139,12 +147,16 @@ class Run:
         experiment = self.experiment
         if experiment.initial_parameters is not None:
             network = build_network(self.spec, self.ctx)
-            self._load_initial(network)
+            self._load(network, Path(experiment.initial_parameters))
             self._finish_training(stage, 0, network, {"taken from": str(experiment.initial_parameters)})
             return
         assert experiment.source_training is not None  # the experiment has been validated
-        network = build_network(self.spec, self.ctx, seed=experiment.seed)
-        self._train(stage, 0, network, experiment.source_training, labelled_samples(self.source), None, 1.0)
+        if experiment.pretrained is None:
+            network = build_network(self.spec, self.ctx, seed=experiment.seed)
+        else:
+            network = build_network(self.spec, self.ctx)
+            self._load(network, experiment.pretrained_path())
+        self._train(stage, 0, network, experiment.source_training, labelled_samples(self.source))
 
     def pseudo_label(self, index: int) -> None:
         """Step a) of round `index`: thresholds from one pass over the target images, pseudo-labels from a second.
@@ -160,7 +172,7 @@ class Run:
         training = self.experiment.self_training
         network = self._network_of(index - 1)
         schedule = training.portion
-        p = schedules.portion(index, initial=schedule.initial, step=schedule.step, maximum=schedule.maximum)
+        p = schedules.portion(index, **schedule.model_dump(), fidelity=training.fidelity)
         prior = self._prior() if training.method == "cbst-sp" else None
         total = 2 * len(self.target)
         pool = ConfidencePool(self.label_space.num_classes, fidelity=training.fidelity)
@@ -204,15 +216,53 @@ class Run:
         training = self.experiment.self_training
         network = self._network_of(index - 1)
         self._holds = -1  # its parameters change from here on
-        samples = labelled_samples(self.source) + pseudo_labelled_samples(
-            self.target, stage.pseudo_labels, self.label_space
-        )
-        groups = None
+        source = self._source_of(index)
+        samples = labelled_samples(source) + pseudo_labelled_samples(self.target, stage.pseudo_labels, self.label_space)
+        groups: List[tuple] = []
         if training.target_per_batch is not None:
             places = training.target_per_batch
-            groups = [(len(self.source), training.retraining.batch_size - places), (len(self.target), places)]
-        factor = schedules.learning_rate(index, initial=1.0, factor=training.learning_rate_factor)
-        self._train(stage, index, network, training.retraining, samples, groups, factor)
+            groups = [(len(source), training.retraining.batch_size - places), (len(self.target), places)]
+        self._train(
+            stage,
+            index,
+            network,
+            training.retraining,
+            samples,
+            groups=groups,
+            parts=[places for _, places in groups] if training.separate_domains else (),
+            factor=schedules.learning_rate(index, initial=1.0, factor=training.learning_rate_factor),
+            mining=self._mining(read_json(stage.thresholds)["count"]),
+        )
+
+    def _source_of(self, index: int) -> LabelledImageSet:
+        """Return the source images round `index` trains on."""
+        training = self.experiment.self_training
+        schedule = training.source_portion
+        if schedule is None:
+            return self.source
+        fidelity = training.fidelity
+        values = schedule.model_dump(exclude={"policy"})
+        chosen = schedules.select_source(
+            len(self.source),
+            schedules.portion(index, **values, fidelity=fidelity),
+            round_index=index,
+            seed=self.experiment.seed,
+            policy=schedule.policy,
+            fidelity=fidelity,
+        )
+        logger.info("%s: %d of %d source images", self._title(index), len(chosen), len(self.source))
+        return self.source.subset(chosen)
+
+    def _mining(self, counts: List[int]) -> Optional[ClassMining]:
+        """Return the rare-class mining for the pixels predicted of every class; ST mines nothing."""
+        settings = self.experiment.self_training.mining
+        if settings is None or self.experiment.self_training.method == "st":
+            return None
+        predicted = np.array(counts, dtype=np.int64)
+        worst = class_statistics.worst_classes(predicted, min(settings.worst, len(predicted)))
+        priority = class_statistics.priority_classes(predicted, settings.priority)
+        logger.info("mined classes: %s", ", ".join(self.label_space.names[c] for c in [*worst, *priority]))
+        return ClassMining(worst, priority, probability=settings.probability)
 
     def evaluate(self, index: int) -> Dict[str, Any]:
         """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set."""
@@ -229,7 +279,7 @@ class Run:
                 mean=self.spec.mean,
                 std=self.spec.std,
                 ctx=self.ctx,
-                flip=self.experiment.evaluation_flip,
+                **self.experiment.evaluation.model_dump(),
                 batch_size=self.experiment.inference_batch,
                 progress=lambda done, total, name=name: self.progress(
                     f"{self._title(index)}: evaluation on {name}", done, total
@@ -291,37 +341,50 @@ class Run:
         network: gluon.HybridBlock,
         optimiser: Optimiser,
         samples: List[Sample],
-        groups: Optional[List[tuple]],
-        factor: float,
+        *,
+        groups: Sequence[tuple] = (),
+        parts: Sequence[int] = (),
+        factor: float = 1.0,
+        mining: Optional[ClassMining] = None,
     ) -> None:
         experiment = self.experiment
+        iterations = optimiser.iterations
+        if iterations is None:
+            iterations = schedules.iterations_of_epochs(
+                optimiser.epochs or 0, images=len(samples), batch_size=optimiser.batch_size
+            )
 
         def loader(start: int) -> BatchLoader:
             return BatchLoader(
                 samples,
-                experiment.augmentation.transform(),
+                experiment.augmentation.transform(mining=mining),
                 batch_size=optimiser.batch_size,
                 seed=experiment.seed,
                 round=index,
-                iterations=optimiser.iterations,
+                iterations=iterations,
                 start=start,
                 workers=experiment.workers,
                 mean=self.spec.mean,
                 std=self.spec.std,
-                groups=groups,
+                groups=groups or None,
             )
 
-        schedule = Schedule(optimiser.learning_rate * factor, optimiser.iterations, optimiser.warmup, optimiser.power)
+        schedule = Schedule(optimiser.learning_rate * factor, iterations, optimiser.warmup, optimiser.power)
         what = f"{self._title(index)}: training"
         record = train(
             network,
             loader,
             schedule,
-            ctx=self.ctx,
+            ctx=self.contexts,
             seed=experiment.seed,
             round=index,
             momentum=optimiser.momentum,
             weight_decay=optimiser.weight_decay,
+            bias_lr_mult=optimiser.bias_lr_mult,
+            bias_wd_mult=optimiser.bias_wd_mult,
+            parts=parts,
+            gradient_checkpointing=experiment.gradient_checkpointing,
+            loss_scaling=experiment.amp == "float16",
             checkpoint=stage.checkpoint,
             checkpoint_every=optimiser.checkpoint_every,
             progress=lambda done, total: self.progress(what, done, total),
@@ -365,6 +428,7 @@ class Run:
             ctx=self.ctx,
             flip=training.flip,
             scales=training.scales,
+            long_side=training.long_side,
         )
         sized: Optional[mx.nd.NDArray] = None
         for index, probability in maps:
@@ -387,9 +451,22 @@ class Run:
             spatial_prior.save(path, prior)
         return spatial_prior.load(path, self.label_space.num_classes)
 
-    def _load_initial(self, network: gluon.HybridBlock) -> None:
+    def _check_training(self, network: gluon.HybridBlock) -> None:
+        """Refuse now what would stop a training phase, which may be hours away."""
+        experiment = self.experiment
+        for phase in (experiment.source_training, experiment.self_training.retraining):
+            if phase is not None and phase.batch_size < len(self.contexts):
+                raise ConfigError(
+                    f"batch_size must be at least the number of devices in ctx {experiment.ctx}, got {phase.batch_size}"
+                )
+        crop = (experiment.augmentation.crop[0], experiment.augmentation.crop[1])
+        label_stride(crop, output_size(network, crop))
+        if experiment.gradient_checkpointing:
+            segments_of(network)
+
+    def _load(self, network: gluon.HybridBlock, path: Path) -> None:
         with self.ctx:
-            load_parameters(network, Path(str(self.experiment.initial_parameters)), self.spec, self.label_space)
+            load_parameters(network, path, self.spec, self.label_space)
 
     def _disk_needed(self, network: gluon.HybridBlock) -> int:
         """Return a generous estimate, in bytes, of what the whole run writes."""

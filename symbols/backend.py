@@ -2,6 +2,7 @@
 
 What mxnet needs before and during its import is done here: all usable cores, the CUDA libraries of the pip wheels, a
 name that newer NumPy lacks. Where the import cannot work, the error is one sentence that says why and what to do.
+Mixed precision is switched on here too, because it changes mxnet as a whole (:func:`enable_amp`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import ctypes
 import importlib.util
 import os
 import re
+import types
 import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Callable, Collection, Iterable, List, MutableMapping
 
-__all__ = ["MXNetUnavailableError", "autograd", "gluon", "mx", "nd"]
+__all__ = ["MXNetUnavailableError", "autograd", "enable_amp", "gluon", "has_bfloat16", "load_amp", "mx", "nd"]
 
 # In the order in which they need each other. They are below the folder nvidia/ of site-packages, which is not on the
 # loader's path, so mxnet finds them only when they are loaded already.
@@ -183,3 +185,55 @@ except MXNetUnavailableError:
     raise
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
     raise explain(_error, _builds) from _error
+
+_precision = "none"  # what enable_amp was last given
+
+
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this CPU computes in bfloat16 itself.
+
+    With AVX-512 alone oneDNN 2.4 emulates it: a training step of four 3 x 3 convolutions with batch norm then took 2.5
+    times as long as in float32 (with the instructions 0.54 times); without AVX-512 it refuses bfloat16 altogether.
+
+    Parameters
+    ----------
+    cpuinfo : Path
+        Where Linux lists the CPU's instructions; another system counts as not having them.
+    """
+    try:
+        return "avx512_bf16" in cpuinfo.read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+
+
+def load_amp() -> types.ModuleType:
+    """Return the module ``mxnet.contrib.amp``, which ``import mxnet`` leaves out."""
+    from mxnet.contrib import amp
+
+    return amp
+
+
+def enable_amp(precision: str) -> None:
+    """Let every network that is built from now on compute its convolutions and matrix products in `precision`.
+
+    MXNet does this by replacing its operators by ones that cast their inputs, for the whole process and for good: call
+    it before a network is built, and use another process for another precision. Parameters and their gradients stay
+    float32; operators that need the range or the digits (softmax, sums, transposed convolutions) stay in float32.
+
+    Parameters
+    ----------
+    precision : {"none", "bfloat16", "float16"}
+        "none" checks that no other was chosen before.
+
+    Raises
+    ------
+    RuntimeError
+        If this process has another precision already.
+    """
+    global _precision
+    if precision == _precision:
+        return
+    if _precision != "none":
+        raise RuntimeError(f"this process computes in {_precision} for good: start another one for {precision}")
+    load_amp().init(precision)
+    _precision = precision

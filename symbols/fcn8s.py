@@ -74,6 +74,8 @@ class FCN8s(gluon.HybridBlock):
         - **logits**: float32 (B, C, h, w).
     """
 
+    stride = 1  # pixels of the input per logit
+
     def __init__(
         self,
         num_classes: int,

@@ -138,6 +138,8 @@ class ResNet38(gluon.HybridBlock):
         - **logits**: float32 (B, C, ceil(h/8), ceil(w/8)); of the classifier (B, C).
     """
 
+    stride = 8  # pixels of the input per logit
+
     def __init__(
         self,
         num_classes: int,

@@ -24,10 +24,10 @@ class ChannelLogits(gluon.HybridBlock):
 
     def __init__(self, stride=1):
         super().__init__()
-        self._stride = stride
+        self.stride = stride
 
     def hybrid_forward(self, F, x):
-        return F.Pooling(x, kernel=(self._stride,) * 2, stride=(self._stride,) * 2, pool_type="avg")
+        return F.Pooling(x, kernel=(self.stride,) * 2, stride=(self.stride,) * 2, pool_type="avg")
 
 
 def images(*sizes, seed=0):
@@ -62,6 +62,43 @@ def test_maps_have_the_images_size_and_sum_to_one(scales):
         probability = probabilities(network, [image], ctx=mx.cpu(), scales=scales, flip=True, **LOOKS)[0]
         assert probability.shape[1:] == (64, 96)
         np.testing.assert_allclose(probability.sum(axis=0).asnumpy(), 1, rtol=1e-5)
+
+
+def test_at_a_stride_every_cell_lies_where_its_pixels_are():
+    # 20 x 27 pixels: the last cells are half empty, and must not stretch the others
+    image = np.zeros((20, 27, 3), np.uint8)
+    image[:8, :8] = 255
+    network = ChannelLogits(stride=8)
+    small = probabilities(network, [image[:16, :24]], ctx=mx.cpu(), flip=False, **LOOKS)[0].asnumpy()
+    whole = probabilities(network, [image], ctx=mx.cpu(), flip=False, **LOOKS)[0].asnumpy()
+    assert whole.shape == (3, 20, 27)
+    # up to the middle of the last whole cells, behind which the next ones enter
+    np.testing.assert_allclose(whole[:, :12, :20], small[:, :12, :20], rtol=1e-5)
+
+
+def test_scales_are_combined_by_mean_or_maximum():
+    (image,) = images((32, 48))
+    single = [
+        probabilities(ChannelLogits(), [image], ctx=mx.cpu(), scales=(s,), **LOOKS)[0].asnumpy() for s in (0.5, 1.0)
+    ]
+    for combine, expected in (("mean", (single[0] + single[1]) / 2), ("max", np.maximum(*single))):
+        maps = probabilities(ChannelLogits(), [image], ctx=mx.cpu(), scales=(0.5, 1.0), combine=combine, **LOOKS)[0]
+        np.testing.assert_allclose(maps.asnumpy(), expected, rtol=1e-6)
+
+
+def test_the_long_side_sets_the_size_of_the_input():
+    seen = []
+
+    class Spy(ChannelLogits):
+        def forward(self, x):
+            seen.append(x.shape[2:])
+            return super().forward(x)
+
+    (image,) = images((30, 60))
+    for scales in ((1.0,), (0.5, 1.0)):
+        maps = probabilities(Spy(), [image], ctx=mx.cpu(), long_side=100, scales=scales, **LOOKS)
+        assert maps.shape == (1, 3, 30, 60)
+    assert seen == [(50, 100), (25, 50), (50, 100)]
 
 
 def test_images_of_several_sizes_come_in_order(tmp_path):

@@ -40,8 +40,24 @@ def test_changes():
 
 
 def test_workers_and_device_do_not_make_another_run():
-    base, other = load_experiment(DEMO), load_experiment(DEMO, ("workers=0", "ctx=cpu:1"))
+    base, other = load_experiment(DEMO), load_experiment(DEMO, ("workers=0", "ctx=gpu:0,1"))
+    assert other.ctx == "gpu:0,1"
     assert base.identity == other.identity != load_experiment(DEMO, ("seed=1",)).identity
+
+
+@pytest.mark.parametrize("change", ["amp=bfloat16", "gradient_checkpointing=true", "source_training.bias_lr_mult=2.0"])
+def test_what_changes_numbers_makes_another_run(change):
+    assert load_experiment(DEMO).identity != load_experiment(DEMO, (change,)).identity
+
+
+def test_multipliers_are_the_released_programs_unless_stated():
+    phase = "source_training={iterations: 1, batch_size: 1, learning_rate: 0.1}"
+    optimiser = load_experiment(DEMO, (phase,)).source_training
+    assert (optimiser.bias_lr_mult, optimiser.bias_wd_mult) == (2.0, 0.0)
+    for path in (DEMO, EXPERIMENTS / "camvid-dusk-cbst.yaml"):  # measured without
+        experiment = load_experiment(path)
+        for optimiser in (experiment.source_training, experiment.self_training.retraining):
+            assert (optimiser.bias_lr_mult, optimiser.bias_wd_mult) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +69,8 @@ def test_workers_and_device_do_not_make_another_run():
         ("self_training.portion.initial=0", "key 'self_training.portion.initial' must be in (0, 1], got 0"),
         ("self_training.method=mst", "key 'self_training.method' must be 'st', 'cbst' or 'cbst-sp', got 'mst'"),
         ("self_training.target_per_batch=8", "target_per_batch must be smaller than the batch_size 8, got 8"),
+        ("amp=int8", "key 'amp' must be 'none', 'bfloat16' or 'float16', got 'int8'"),
+        ("source_training.bias_lr_mult=-1", "key 'source_training.bias_lr_mult' must be"),
         ("source_training=null", "exactly one of source_training and initial_parameters must be given"),
         ("validation={}", "validation must name at least one image set"),
         ("augmentation.scale=[2.0, 1.0]", "scale must be two numbers with 0 < low <= high"),
@@ -74,7 +92,7 @@ def test_label_space_is_refused_when_unknown():
 def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):
     experiment = load_experiment(DEMO)
     monkeypatch.delenv("CBST_DATA", raising=False)
-    with pytest.raises(ConfigError, match="data root gta5 is relative: set the environment variable CBST_DATA"):
+    with pytest.raises(ConfigError, match="path gta5 is relative: set the environment variable CBST_DATA"):
         experiment.open_source()
     monkeypatch.setenv("CBST_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match=f"{tmp_path}/none/gta5"):

@@ -11,9 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data.images import read_label, read_rgb, write_label_png, write_rgb_png
+from cbst_mx.data.images import (
+    Header,
+    read_header,
+    read_label,
+    read_rgb,
+    read_rgb16,
+    write_label_png,
+    write_palette_png,
+    write_rgb_png,
+)
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE
+from tests.dataset_fixtures import damage, png, truncate
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, size=(9, 14, 3), dtype=np.uint8)
@@ -183,6 +193,83 @@ def test_damaged_png_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match="damaged or truncated"):
         read_rgb(path)
+
+
+# --- 16 bits, headers ---------------------------------------------------------------------------------------------
+
+
+def test_rgb_of_16_bits_is_read_in_the_files_order(tmp_path):
+    values = np.random.default_rng(1).integers(0, 65536, size=(9, 14, 3), dtype=np.uint16)
+    (tmp_path / "x.png").write_bytes(png(values))
+    image = read_rgb16(tmp_path / "x.png")
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image, values)
+
+
+def test_16_bits_with_transparency(tmp_path):
+    import cv2
+
+    values = np.random.default_rng(1).integers(0, 65536, size=(9, 14, 4), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "x.png"), values[..., [2, 1, 0, 3]])
+    np.testing.assert_array_equal(read_rgb16(tmp_path / "x.png"), values[..., :3])
+
+
+def test_other_kinds_are_no_rgb_of_16_bits(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "8.png")
+    with pytest.raises(DataError, match=r"8\.png must be an RGB PNG of 16 bits per channel, got PNG rgb of 8 bits"):
+        read_rgb16(tmp_path / "8.png")
+    (tmp_path / "grey.png").write_bytes(png(GREY.astype(np.uint16)))
+    with pytest.raises(DataError, match="got PNG grey of 16 bits"):
+        read_rgb16(tmp_path / "grey.png")
+
+
+@pytest.mark.parametrize("change", [truncate, damage, lambda path: truncate(path, 1)])
+def test_changed_files_of_16_bits_are_refused(tmp_path, change):
+    path = tmp_path / "x.png"
+    path.write_bytes(png(np.random.default_rng(1).integers(0, 65536, size=(9, 14, 3), dtype=np.uint16)))
+    read_rgb16(path)
+    change(path)
+    with pytest.raises(DataError, match="damaged or truncated"):
+        read_rgb16(path)
+
+
+def test_headers(tmp_path):
+    def header(name):
+        return read_header(tmp_path / name)
+
+    Image.fromarray(RGB).save(tmp_path / "rgb.png")
+    assert header("rgb.png") == Header("PNG", 9, 14, 8, "rgb", True)
+    Image.fromarray(RGB).save(tmp_path / "rgb.jpg")
+    assert header("rgb.jpg") == Header("JPEG", 9, 14, 8, "rgb", True)
+    (tmp_path / "grey16.png").write_bytes(png(GREY.astype(np.uint16)))
+    assert header("grey16.png") == Header("PNG", 9, 14, 16, "grey", True)
+    (tmp_path / "grey2.png").write_bytes(grey_png(GREY % 4, 2))
+    assert header("grey2.png") == Header("PNG", 9, 14, 2, "grey", True)
+    write_label_png(tmp_path / "palette.png", GREY % 19, CITYSCAPES_19)
+    assert header("palette.png") == Header("PNG", 9, 14, 8, "palette", True)
+    truncate(tmp_path / "palette.png", 1)
+    assert not header("palette.png").whole
+
+
+def test_files_without_a_header(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"empty\.png is empty .0 bytes."):
+        read_header(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("moved to another server")
+    with pytest.raises(DataError, match=r"text\.png is no image that can be read"):
+        read_header(tmp_path / "text.png")
+    with pytest.raises(DataError, match="does not exist"):
+        read_header(tmp_path / "none.png")
+
+
+def test_palette_and_indices_are_kept(tmp_path):
+    palette = bytes(range(30))
+    write_palette_png(tmp_path / "x.png", GREY, palette)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.mode == "P" and bytes(image.getpalette()[:30]) == palette
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png"), GREY)
+    with pytest.raises(DataError, match=r"indices must be uint8 of shape \(H, W\), got int64"):
+        write_palette_png(tmp_path / "y.png", GREY.astype(np.int64), palette)
 
 
 def test_written_label_is_an_8_bit_palette_png(tmp_path):

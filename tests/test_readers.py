@@ -398,13 +398,13 @@ def test_wrong_globs_are_refused(description_file, folder_root):
 
 
 def test_formats():
-    assert FORMATS == ("gta5", "cityscapes", "folder")
+    assert FORMATS == ("gta5", "synthia", "cityscapes", "nthu", "folder")
 
 
 @pytest.mark.parametrize(
     ("format", "options", "sentence"),
     [
-        ("voc", {}, "format must be one of gta5, cityscapes, folder, got 'voc'"),
+        ("voc", {}, "format must be one of gta5, synthia, cityscapes, nthu, folder, got 'voc'"),
         ("gta5", {"split": "train"}, "split must not be given for data of format gta5, got 'train'"),
         ("cityscapes", {}, "split must be given for data of format cityscapes"),
         ("folder", {"split": "day"}, "description must be given for data of format folder"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.sgd import Schedule, train
 from symbols import get_network
 from symbols.backend import autograd, mx
 
@@ -71,6 +74,60 @@ def test_logits_are_those_of_the_released_program(published, hybrid):
     # another build of MXNet sums in another order; the provenance states these tolerances
     np.testing.assert_allclose(logits.asnumpy(), golden["logits"], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(mx.nd.softmax(logits, axis=1).asnumpy(), golden["softmax"], rtol=1e-3, atol=1e-4)
+
+
+def test_sgd_steps_are_those_of_the_released_program(published):
+    golden = json.loads((GOLDEN / "resnet38_sgd_steps.json").read_text())
+    rng = np.random.RandomState(1)
+    images = rng.standard_normal((2, 3, 64, 64)).astype(np.float32)
+    cells = rng.randint(0, 19, (2, 64)).astype(np.float32)
+    cells[rng.rand(*cells.shape) < 0.3] = 255
+    labels = np.full((2, 64, 64), 255, np.float32)
+    labels[:, 4::8, 4::8] = cells.reshape(2, 8, 8)  # where training looks
+    parameters = published.collect_params()
+    before = {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
+    after, losses = [], []
+
+    def note(done, total):
+        after.append({name: parameters[name].data().asnumpy() for name in before} if done == 1 else None)
+
+    class Loss(BatchLoss):
+        def __call__(self, *arguments, **options):
+            parts = super().__call__(*arguments, **options)
+            losses.append(sum(part.asscalar() for part in parts))
+            return parts
+
+    with mock.patch("cbst_mx.training.sgd.BatchLoss", Loss):
+        train(
+            published,
+            lambda start: ((images, labels) for _ in range(3)),
+            Schedule(golden["learning_rate"], 3),
+            ctx=mx.cpu(),
+            seed=0,
+            momentum=golden["momentum"],
+            weight_decay=golden["weight_decay"],
+            progress=note,
+        )
+    np.testing.assert_allclose(losses, golden["loss"], atol=1e-3)
+    for name, expected in golden["after_first_step"].items():
+        change = np.linalg.norm((after[0][name] - before[name]).astype(np.float64))
+        assert change == pytest.approx(expected["delta_l2"], rel=0.01), name
+        # weights agree to their own rounding: the step is a ten-thousandth of them
+        np.testing.assert_allclose(after[0][name].ravel()[:4], expected["first_values"], rtol=1e-5, atol=1e-6)
+    assert set(golden["after_first_step"]) == {name for name, _ in NAMES["arguments"]}
+    for name in before:
+        if "_running_" in name:
+            np.testing.assert_array_equal(parameters[name].data().asnumpy(), before[name])
+
+
+def test_multipliers_are_those_of_the_released_program():
+    assert all(values == {"__lr_mult__": "2.", "__wd_mult__": "0."} for values in NAMES["lr_wd_mult"].values())
+    network = small()
+    train(network, lambda start: (batch for batch in ()), Schedule(0.1, 0), ctx=mx.cpu(), seed=0)
+    found = {name: (p.lr_mult, p.wd_mult) for name, p in network.collect_params().items()}
+    changed = {name for name, values in found.items() if values != (1.0, 1.0)}
+    assert changed == {name.replace("linear19", "linear5") for name in NAMES["lr_wd_mult"]}
+    assert {found[name] for name in changed} == {(2.0, 0.0)}
 
 
 @pytest.mark.parametrize("size", [(64, 160), (37, 45), (1, 9), (33, 100)])

@@ -10,9 +10,11 @@ from cbst_mx.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     TrainTransform,
+    label_at_stride,
     normalise,
     resize_image,
     resize_label,
+    scale_for_long_side,
 )
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.seeding import generator
@@ -303,6 +305,7 @@ def test_default_has_no_photometric_change():
     transform = TrainTransform(crop=(8, 8))
     settings = (transform.brightness, transform.contrast, transform.saturation, transform.hue, transform.blur)
     assert settings == (0, 0, 0, 0, 0) and transform.scale == (0.7, 1.3) and transform.flip
+    assert transform.mining is None
 
 
 def test_result_does_not_depend_on_opencv_threads():
@@ -367,3 +370,59 @@ def test_refused_samples():
         transform(image, label.astype(np.int32), draw())
     with pytest.raises(DataError, match=r"^image must hold at least one pixel, got 0 x 8$"):
         transform(np.zeros((0, 8, 3), np.uint8), np.zeros((0, 8), np.uint8), draw())
+
+
+# --- labels at the network's stride, sizes
+
+
+def test_labels_at_stride_8_are_those_of_the_cells_centres():
+    label = np.arange(2 * 504 * 504).reshape(2, 504, 504)
+    sampled = label_at_stride(label, 8)
+    assert sampled.shape == (2, 63, 63)
+    np.testing.assert_array_equal(sampled, label[:, 4::8, 4::8])
+
+
+@pytest.mark.parametrize(("size", "rows"), [(16, [4, 12]), (17, [4, 12, 16]), (20, [4, 12, 19]), (21, [4, 12, 20])])
+def test_a_last_cell_without_its_centre_takes_the_border(size, rows):
+    # ResNet-38 gives ceil(size / 8) logits: there must be as many labels.
+    label = np.arange(size, dtype=np.uint8)[:, None] * np.ones(9, np.uint8)
+    sampled = label_at_stride(label[None], 8)
+    assert sampled.dtype == np.uint8 and sampled.shape == (1, len(rows), 2)
+    np.testing.assert_array_equal(sampled[0, :, 0], rows)
+
+
+def test_stride_1_changes_nothing_and_a_single_map_needs_no_batch():
+    _, label = sample()
+    np.testing.assert_array_equal(label_at_stride(label, 1), label)
+    np.testing.assert_array_equal(label_at_stride(label, 2), label[1::2, 1::2])
+
+
+def test_label_at_stride_refuses():
+    for stride in (0, 2.0, True):
+        with pytest.raises(ConfigError, match=rf"^stride must be an integer of at least 1, got {stride}$"):
+            label_at_stride(np.zeros((1, 8, 8)), stride)
+    with pytest.raises(DataError, match=r"^label must have the shape \(B, H, W\), got \(8,\)$"):
+        label_at_stride(np.zeros(8), 2)
+
+
+@pytest.mark.parametrize(("size", "long_side", "resized"), [
+    ((1024, 2048), 1850, (925, 1850)),
+    ((1024, 2048), 2048, (1024, 2048)),
+    ((1052, 1914), 1850, (1017, 1850)),
+    ((1280, 760), 1850, (1850, 1098)),
+])  # fmt: skip
+def test_scale_for_long_side(size, long_side, resized):
+    scale = scale_for_long_side(*size, long_side)
+    assert tuple(round(length * scale) for length in size) == resized
+
+
+def test_scale_for_long_side_meets_its_length_for_every_image():
+    for length in range(1, 3000):
+        assert round(length * scale_for_long_side(1, length, 1850)) == 1850
+
+
+def test_scale_for_long_side_refuses():
+    with pytest.raises(ConfigError, match=r"^long_side must be above 0 pixels, got 0$"):
+        scale_for_long_side(10, 20, 0)
+    with pytest.raises(ConfigError, match=r"^height must be above 0 pixels, got -1$"):
+        scale_for_long_side(-1, 20, 10)

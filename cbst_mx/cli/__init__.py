@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 import cbst_mx
-from cbst_mx.cli import demo, experiments, networks, prior, statistics, weights
+from cbst_mx.cli import demo, doctor, experiments, networks, prior, statistics, weights
 from cbst_mx.cli.base import OneSentence
 
 __all__ = ["main"]
@@ -25,6 +25,6 @@ def main() -> None:
     """
 
 
-for group in (experiments, networks, weights, prior, statistics, demo):
+for group in (experiments, networks, weights, prior, statistics, doctor, demo):
     for command in group.COMMANDS:
         main.add_command(command)

@@ -21,7 +21,12 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
     )
-    @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N. Default: the experiment's.")
+    @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's.")
+    @click.option(
+        "--amp",
+        type=click.Choice(["none", "bfloat16", "float16"]),
+        help="Mixed precision: bfloat16 on CPUs with AVX512_BF16, float16 on GPUs. Default: the experiment's.",
+    )
     @click.option(
         "--set",
         "changes",
@@ -30,11 +35,12 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
         help="Change a key of the experiment, e.g. --set self_training.rounds=2. May be repeated.",
     )
     @functools.wraps(function)
-    def command(experiment: Path, out: Path, ctx: Optional[str], changes: Tuple[str, ...], **options: Any) -> None:
+    def command(
+        experiment: Path, out: Path, ctx: Optional[str], amp: Optional[str], changes: Tuple[str, ...], **options: Any
+    ) -> None:
         from cbst_mx.config import load_experiment
 
-        if ctx:
-            changes = (*changes, f"ctx={ctx}")
+        changes += tuple(f"{key}={value}" for key, value in (("ctx", ctx), ("amp", amp)) if value)
         loaded = load_experiment(experiment, changes)
         from cbst_mx.rounds import Run  # imports mxnet
 

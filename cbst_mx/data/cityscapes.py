@@ -7,7 +7,7 @@ from pathlib import Path
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.images import PathLike
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.label_space import LabelSpace
+from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
 __all__ = ["LABEL_FILES", "open_images", "open_labelled"]
 
@@ -31,7 +31,7 @@ def open_labelled(root: PathLike, split: str, label_space: LabelSpace, labels: s
         One with the convention of the label files.
     labels : {"labelIds", "labelTrainIds"}
         Which label files to read: those of the download, whose ids are Cityscapes ids, or those that the data set's
-        own scripts make.
+        own scripts (and ``tools/prepare_cityscapes.py``) make, whose trainIds are those of the 19 classes.
 
     Raises
     ------
@@ -43,6 +43,12 @@ def open_labelled(root: PathLike, split: str, label_space: LabelSpace, labels: s
     if labels not in LABEL_FILES:
         raise ConfigError(f"labels must be one of {', '.join(LABEL_FILES)}, got {labels!r}")
     label_space.check_convention(LABEL_FILES[labels])
+    # In a label space with fewer classes the same numbers stand for other classes.
+    if labels == "labelTrainIds" and label_space.names != CITYSCAPES_19.names:
+        raise ConfigError(
+            f"labels must be 'labelIds' for the classes of {label_space.name}, got 'labelTrainIds', "
+            f"which hold the trainIds of {CITYSCAPES_19.name}"
+        )
     if split == "test":
         raise ConfigError(
             "split must be 'train' or 'val' where labels are needed: those of Cityscapes 'test' are not public"

@@ -10,7 +10,7 @@ import operator
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -110,13 +110,16 @@ class LabelledImageSet(ImageSet):
         The classes.
     convention : str
         What the raw ids in the label files mean, one of the label space's conventions.
+    read : callable
+        Reads the raw ids (H, W) of a label file. A function of a module, so that the set can travel to workers.
     """
 
-    __slots__ = ("convention", "label_paths", "label_space")
+    __slots__ = ("convention", "label_paths", "label_space", "read")
 
     label_paths: tuple[Path, ...]
     label_space: LabelSpace
     convention: str
+    read: Callable[[PathLike], np.ndarray]
 
     def __init__(
         self,
@@ -125,12 +128,14 @@ class LabelledImageSet(ImageSet):
         label_paths: Sequence[PathLike],
         label_space: LabelSpace,
         convention: str,
+        read: Callable[[PathLike], np.ndarray] = read_label,
     ) -> None:
         super().__init__(names, image_paths)
         label_space.check_convention(convention)
         self.label_paths = tuple(Path(path) for path in label_paths)
         self.label_space = label_space
         self.convention = convention
+        self.read = read
         if len(self.label_paths) != len(self.image_paths):
             raise ConfigError(
                 f"label_paths must have one file per image, got {len(self.label_paths)} for {len(self)} images"
@@ -150,7 +155,7 @@ class LabelledImageSet(ImageSet):
             If the file cannot be read or has an unknown id.
         """
         path = self.label_paths[index]
-        return self.label_space.encode(read_label(path), self.convention, str(path))
+        return self.label_space.encode(self.read(path), self.convention, str(path))
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its label map, which must be of one size.
@@ -192,6 +197,7 @@ class LabelledImageSet(ImageSet):
             [self.label_paths[i] for i in chosen],
             self.label_space,
             self.convention,
+            self.read,
         )
 
 

@@ -1,6 +1,7 @@
-"""GTA5 ("Playing for Data", Richter et al., ECCV 2016): images/00001.png and labels/00001.png, of any size.
+"""GTA5 ("Playing for Data", Richter et al., ECCV 2016): images/00001.png and labels/00001.png.
 
-The labels are palette PNGs whose indices are Cityscapes ids.
+The labels are palette PNGs whose indices are Cityscapes ids. Most of the 24,966 images are 1052 x 1914, some are 1046
+lines high or of another size: all are read as they are, and ``tools/prepare_gta5.py`` makes a copy of one size.
 """
 
 from __future__ import annotations

@@ -13,10 +13,20 @@ from typing import Sequence
 import cv2
 import numpy as np
 
+from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TrainTransform", "normalise", "resize_image", "resize_label"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "TrainTransform",
+    "label_at_stride",
+    "normalise",
+    "resize_image",
+    "resize_label",
+    "scale_for_long_side",
+]
 
 #: Mean and standard deviation of ImageNet's training images, RGB, in units of the full range [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -77,13 +87,72 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def label_at_stride(label: np.ndarray, stride: int) -> np.ndarray:
+    """Sample label maps at the centres of the cells of a network's stride, as the released program trains.
+
+    Rows and columns stride // 2, stride // 2 + stride, ... are taken. A last cell that the image fills only in part,
+    so that its centre lies outside, takes the last row or column.
+
+    Parameters
+    ----------
+    label : ndarray of shape (B, H, W)
+        TrainIds of any type; other leading axes, or none, are allowed too.
+    stride : int
+        Side of a cell in pixels; 1 returns the labels as they are.
+
+    Returns
+    -------
+    ndarray of shape (B, ceil(H / stride), ceil(W / stride))
+        Of the type of `label`. A 504 x 504 crop gives 63 x 63 at stride 8.
+
+    Raises
+    ------
+    ConfigError
+        When `stride` is not an integer above 0.
+    DataError
+        When `label` has fewer than two axes.
+    """
+    if not isinstance(stride, (int, np.integer)) or isinstance(stride, bool) or stride < 1:
+        raise ConfigError(f"stride must be an integer of at least 1, got {stride!r}")
+    if label.ndim < 2:
+        raise DataError(f"label must have the shape (B, H, W), got {label.shape}")
+    rows, columns = (
+        np.minimum(np.arange(stride // 2, size + stride // 2, stride), size - 1) for size in label.shape[-2:]
+    )
+    return label[..., rows[:, None], columns]
+
+
+def scale_for_long_side(height: int, width: int, long_side: int) -> float:
+    """Return the factor by which an image is resized so that its longer side becomes `long_side` pixels.
+
+    The released program makes pseudo-labels at 1850 and evaluates at 2048 pixels.
+
+    Parameters
+    ----------
+    height, width : int
+        Size of the image, in pixels.
+    long_side : int
+        Length wanted, in pixels.
+
+    Raises
+    ------
+    ConfigError
+        When a length is not above 0.
+    """
+    for name, value in (("height", height), ("width", width), ("long_side", long_side)):
+        if not value > 0:
+            raise ConfigError(f"{name} must be above 0 pixels, got {value}")
+    return long_side / max(height, width)
+
+
 class TrainTransform:
     """Random scale, crop, flip and (off by default) colour changes of one training sample.
 
     In this order: image and labels are scaled together by one factor; a window of the size `crop` is placed at random,
-    inside the scaled image where it fits, else around it; what lies outside gets the colour `fill` and the label 255;
-    half of the samples are mirrored left to right; the image alone is changed in colour and blurred. Switching on a
-    later step never changes what the earlier ones do for the same generator.
+    inside the scaled image where it fits, else around it, or with `mining` around a pixel of a rare class; what lies
+    outside gets the colour `fill` and the label 255; half of the samples are mirrored left to right; the image alone
+    is changed in colour and blurred. Switching on a later step never changes what the earlier ones do for the same
+    generator.
 
     Parameters
     ----------
@@ -101,6 +170,10 @@ class TrainTransform:
         Probability in [0, 1] of a Gaussian blur (standard deviation 0.3 to 1.5 pixels).
     fill : (int, int, int)
         RGB outside the image; the mean of ImageNet by default, so that it is near 0 after `normalise`.
+    mining : ClassMining, optional
+        Chooses pixels of rare classes to centre windows on, among those around which the window stays inside the
+        scaled image. Along an axis on which all of the image is in the window anyway every pixel may be chosen, and
+        the window is placed at random as without mining. By default no crop is mined.
 
     Raises
     ------
@@ -120,6 +193,7 @@ class TrainTransform:
         hue: float = 0.0,
         blur: float = 0.0,
         fill: tuple[int, int, int] = (124, 116, 104),
+        mining: ClassMining | None = None,
     ) -> None:
         self.crop = _size("crop", crop)
         self.scale = _scale(scale)
@@ -132,6 +206,7 @@ class TrainTransform:
         self.hue = _strength("hue", hue, 0.5)
         self.blur = _strength("blur", blur, 1.0)
         self.fill = _fill(fill)
+        self.mining = mining
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return a changed copy of one sample.
@@ -183,6 +258,8 @@ class TrainTransform:
             int(rng.integers(min(0, have - want), max(0, have - want) + 1))
             for have, want in zip(label.shape, self.crop)
         )
+        if self.mining is not None:
+            top, left = self._mined(label, (top, left), rng)
         height, width = self.crop
         rows = slice(max(top, 0), min(top + height, label.shape[0]))
         columns = slice(max(left, 0), min(left + width, label.shape[1]))
@@ -199,6 +276,21 @@ class TrainTransform:
         )
         new_image[inner], new_label[inner] = image, label
         return new_image, new_label
+
+    def _mined(self, label: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """Return the corner of the window around a pixel of a rare class, or `corner` where mining finds none."""
+        assert self.mining is not None
+        larger = [have > want for have, want in zip(label.shape, self.crop)]
+        rows, columns = (
+            slice(want // 2, want // 2 + have - want + 1) if cut else slice(None)
+            for have, want, cut in zip(label.shape, self.crop, larger)
+        )
+        pixel = self.mining.pixel(label[rows, columns], rng)
+        if pixel is None:
+            return corner
+        # The part starts half a window from the image's edge, so a pixel's place in it is its window's place.
+        top, left = (place if cut else start for place, cut, start in zip(pixel, larger, corner))
+        return top, left
 
     def _recoloured(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not (self.brightness or self.contrast or self.saturation or self.hue):

@@ -5,12 +5,12 @@ B images, C classes, H x W pixels.
 
 from __future__ import annotations
 
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.data.transforms import normalise, resize_image
+from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
 from symbols.backend import gluon, mx
 
 __all__ = ["probabilities", "probability_maps"]
@@ -25,13 +25,15 @@ def probabilities(
     ctx: mx.Context,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
+    combine: str = "mean",
+    long_side: Optional[int] = None,
 ) -> mx.nd.NDArray:
     """Return the softmax probabilities of images of one size.
 
     Parameters
     ----------
     network : HybridBlock
-        Maps (B, 3, h, w) to logits (B, C, h, w) or, at network stride s, (B, C, h/s, w/s).
+        Maps (B, 3, h, w) to logits (B, C, ceil(h/s), ceil(w/s)), where s is its attribute ``stride``.
     images : sequence of ndarray of shape (H, W, 3), uint8
         RGB images of equal size.
     mean, std : sequence of 3 float
@@ -41,7 +43,11 @@ def probabilities(
     flip : bool
         Average with the probabilities of the mirrored images.
     scales : sequence of float
-        Average over the images resized by these factors.
+        Combine the results of the images resized by these factors.
+    combine : {"mean", "max"}
+        How: the mean over the scales, or the largest value of each class, which does not sum to 1.
+    long_side : int, optional
+        The longer side of the network's input at scale 1, in pixels; by default that of the images.
 
     Returns
     -------
@@ -49,19 +55,39 @@ def probabilities(
         On `ctx`; bilinearly upsampled where the network's output is smaller than the image.
     """
     height, width = images[0].shape[:2]
-    total = 0
+    base = scale_for_long_side(height, width, long_side) if long_side else 1.0
+    results = []
     for scale in scales:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        size = (max(1, round(height * base * scale)), max(1, round(width * base * scale)))
         batch = np.stack([normalise(resize_image(image, size), mean, std) for image in images])
-        for mirrored in (False, True)[: 1 + flip]:
-            inputs = mx.nd.array(batch[..., ::-1] if mirrored else batch, ctx=ctx)
-            maps = mx.nd.softmax(network(inputs), axis=1)  # (B, C, h, w)
-            if mirrored:
-                maps = maps.flip(axis=3)
-            if maps.shape[2:] != (height, width):
-                maps = mx.nd.contrib.BilinearResize2D(maps, height=height, width=width, align_corners=False)
-            total = maps + total
-    return total / (len(scales) * (1 + flip))
+        maps = _softmax(network, mx.nd.array(batch, ctx=ctx))
+        if flip:
+            maps = (maps + _softmax(network, mx.nd.array(batch[..., ::-1], ctx=ctx)).flip(axis=3)) / 2
+        results.append(_upsampled(maps, (height, width)))
+    if combine == "max":
+        return mx.nd.stack(*results).max(axis=0)
+    return sum(results[1:], results[0]) / len(results)
+
+
+def _softmax(network: gluon.HybridBlock, inputs: mx.nd.NDArray) -> mx.nd.NDArray:
+    """Return the probabilities (B, C, h, w) of inputs (B, 3, h, w), from whole cells of the network's stride.
+
+    A network at stride s has ceil(h / s) rows. The input is filled up with zeros, the mean colour, so that the last row
+    of cells is whole, the map is upsampled by s, and what lies beyond the image is cut off again.
+    """
+    height, width = inputs.shape[2:]
+    stride = network.stride
+    below, beside = -height % stride, -width % stride
+    if below or beside:
+        inputs = mx.nd.pad(inputs, mode="constant", pad_width=(0, 0, 0, 0, 0, below, 0, beside), constant_value=0)
+    maps = mx.nd.softmax(network(inputs), axis=1)
+    return _upsampled(maps, (height + below, width + beside))[:, :, :height, :width]
+
+
+def _upsampled(maps: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
+    if maps.shape[2:] == size:
+        return maps
+    return mx.nd.contrib.BilinearResize2D(maps, height=size[0], width=size[1], align_corners=False)
 
 
 def probability_maps(

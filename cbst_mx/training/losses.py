@@ -5,10 +5,15 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from cbst_mx.label_space import IGNORE
-from symbols.backend import gluon
+from typing import List, Optional, Sequence, Tuple
 
-__all__ = ["SegmentationLoss"]
+import numpy as np
+
+from cbst_mx.errors import ConfigError
+from cbst_mx.label_space import IGNORE
+from symbols.backend import gluon, mx
+
+__all__ = ["BatchLoss", "SegmentationLoss", "label_stride"]
 
 
 class SegmentationLoss(gluon.loss.Loss):
@@ -24,6 +29,7 @@ class SegmentationLoss(gluon.loss.Loss):
     Inputs:
         - **logits**: float32 (B, C, h, w).
         - **label**: float32 (B, h, w), trainIds.
+        - **count**: float32 (1,), optional: the number to divide by instead, where `label` is a part of a batch.
 
     Outputs:
         - **loss**: float32 (1,), in nats.
@@ -33,9 +39,90 @@ class SegmentationLoss(gluon.loss.Loss):
         super().__init__(weight=None, batch_axis=0, **kwargs)
         self._ignore = ignore
 
-    def hybrid_forward(self, F, logits, label):
+    def hybrid_forward(self, F, logits, label, count=None):
         valid = label != self._ignore
         picked = F.pick(F.log_softmax(logits, axis=1), label * valid, axis=1)  # (B, h, w)
-        # a sum over many pixels loses digits in float32 when done in one go: average rows first
+        # a sum over many pixels loses digits in float32 when done in one go: sum every image first
         total = F.sum(F.sum(picked * valid, axis=(1, 2)))
-        return -total / F.maximum(F.sum(F.sum(valid, axis=(1, 2))), 1.0)
+        if count is None:
+            count = F.sum(F.sum(valid, axis=(1, 2)))
+        return -total / F.maximum(count, 1.0)
+
+
+class BatchLoss:
+    """The :class:`SegmentationLoss` of a batch whose images are spread over several contexts.
+
+    The losses of the parts add up to the loss of the whole batch: each is divided by the number of valid pixels of the
+    whole batch, which is counted on the host. So the gradient is the same on one device and on several, however
+    unevenly the ignored pixels are spread.
+
+    Labels finer than the logits are sampled at the middle of each logit's cell (at stride 8: rows and columns 4, 12,
+    20, ...), as the released program does.
+    """
+
+    def __init__(self) -> None:
+        self._loss = SegmentationLoss()
+        self._loss.hybridize(static_alloc=True, static_shape=True)
+
+    def __call__(
+        self, logits: Sequence[mx.nd.NDArray], labels: np.ndarray, *, batch: Optional[np.ndarray] = None
+    ) -> List[mx.nd.NDArray]:
+        """Return the loss of every part.
+
+        Parameters
+        ----------
+        logits : sequence of NDArray of shape (B_i, C, h / s, w / s)
+            One per context; the parts follow each other in the batch. Any floating type: the loss is float32.
+        labels : ndarray of shape (B, h, w), float32
+            TrainIds of these parts, 255 = ignore.
+        batch : ndarray, optional
+            Labels of the whole batch, whose valid pixels count, where `labels` are a part of it.
+
+        Returns
+        -------
+        list of NDArray of shape (1,), float32
+            On the contexts of `logits`.
+
+        Raises
+        ------
+        ConfigError
+            If the labels cannot be sampled at the network's stride.
+        """
+        stride = label_stride(labels.shape[1:], logits[0].shape[2:])
+        middles = slice(stride // 2, None, stride)
+        count = np.count_nonzero((labels if batch is None else batch)[:, middles, middles] != IGNORE)
+        labels = labels[:, middles, middles]  # (B, h / s, w / s)
+        losses = []
+        first = 0
+        for part in logits:
+            label = mx.nd.array(labels[first : first + len(part)], ctx=part.context)
+            first += len(part)
+            if part.dtype != np.float32:  # mixed precision ends here
+                part = part.astype("float32")
+            losses.append(self._loss(part, label, mx.nd.array([count], ctx=part.context)))
+        return losses
+
+
+def label_stride(label_size: Tuple[int, int], logit_size: Tuple[int, int]) -> int:
+    """Return the distance in pixels of neighbouring logits.
+
+    Parameters
+    ----------
+    label_size : tuple of int
+        Rows and columns of the labels.
+    logit_size : tuple of int
+        Rows and columns of the logits.
+
+    Raises
+    ------
+    ConfigError
+        If the one is not the other times a power of two: networks round sizes up, and half a cell has no middle.
+    """
+    stride = label_size[0] // logit_size[0]
+    fits = tuple(size * stride for size in logit_size) == tuple(label_size)
+    if not fits or stride & (stride - 1):
+        raise ConfigError(
+            f"training crops must be multiples of the network's stride, got {label_size[0]} x {label_size[1]}, "
+            f"for which it gives {logit_size[0]} x {logit_size[1]} logits"
+        )
+    return stride

@@ -1,0 +1,348 @@
+"""Warm-up: the source network adapted in output space, before the rounds.
+
+Output-space adversarial adaptation (Tsai et al., "Learning to Adapt Structured Output Space for Semantic Segmentation",
+CVPR 2018, single level) makes the softmax maps of target images look like those of source images: a small network, the
+discriminator, learns to tell them apart, and the segmentation network learns to be mistaken while it goes on training
+on the source labels. The rounds then start from its parameters as from any others.
+
+B images, C classes, h x w pixels. The discriminator's class 1 is "source".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from cbst_mx import seeding
+from cbst_mx.data.datasets import ImageSet
+from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.errors import ConfigError, TrainingError
+from cbst_mx.label_space import IGNORE
+from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.sgd import Schedule, _place, _set_multipliers, adding_gradients
+from cbst_mx.training.source import named
+from symbols.backend import autograd, gluon, mx
+
+__all__ = [
+    "AdversarialRecord",
+    "NetworkStep",
+    "OutputDiscriminator",
+    "adapt_output_space",
+    "discriminator_step",
+    "network_step",
+    "unlabelled_samples",
+]
+
+nn = gluon.nn
+
+_CHECK_EVERY = 20  # iterations between looks at the losses: a look waits for the device
+_SMALLEST = 32  # pixels: five halvings
+
+
+class OutputDiscriminator(gluon.HybridBlock):
+    """A small fully convolutional network that tells where softmax maps come from, patch by patch.
+
+    Five 4 x 4 convolutions of stride 2, leaky ReLU (slope 0.2) between them, no normalisation.
+
+    Parameters
+    ----------
+    num_classes : int
+        C.
+    width : int
+        Channels behind the first convolution; they double behind each of the next three.
+
+    Inputs:
+        - **maps**: class probabilities, float32 (B, C, h, w), h and w at least 32.
+
+    Outputs:
+        - **logits**: of being source, float32 (B, 1, h // 32, w // 32).
+    """
+
+    def __init__(self, num_classes: int, *, width: int = 64, **kwargs):
+        if width < 1:
+            raise ConfigError(f"discriminator width must be at least 1 channel, got {width}")
+        super().__init__(**kwargs)
+        channels = [num_classes, width, 2 * width, 4 * width, 8 * width]
+        with self.name_scope():
+            self.body = nn.HybridSequential()
+            for before, after in zip(channels, channels[1:]):
+                self.body.add(nn.Conv2D(after, 4, strides=2, padding=1, in_channels=before), nn.LeakyReLU(0.2))
+            self.body.add(nn.Conv2D(1, 4, strides=2, padding=1, in_channels=channels[-1]))
+
+    def hybrid_forward(self, F, maps):
+        return self.body(maps)
+
+
+class NetworkStep(NamedTuple):
+    """What :func:`network_step` has computed; the losses are NDArrays of shape (1,), in nats."""
+
+    segmentation: mx.nd.NDArray  # of the source images
+    adversarial: mx.nd.NDArray  # of the target images, not weighted
+    source_maps: mx.nd.NDArray  # float32 (B, C, h, w), without gradient
+    target_maps: mx.nd.NDArray
+
+
+@dataclass
+class AdversarialRecord:
+    """What happened: iterations done and the losses at every 20th of them and the last.
+
+    A discriminator that guesses has the losses log 2 = 0.69, as has the network that deceives it perfectly.
+    """
+
+    iterations: int = 0
+    segmentation: List[float] = field(default_factory=list)
+    adversarial: List[float] = field(default_factory=list)
+    discriminator: List[float] = field(default_factory=list)
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "iterations": self.iterations,
+            "loss_every": _CHECK_EVERY,
+            "loss": self.segmentation,
+            "adversarial_loss": self.adversarial,
+            "discriminator_loss": self.discriminator,
+        }
+
+
+def unlabelled_samples(images: ImageSet) -> List[Sample]:
+    """Return one training sample per image of a set without labels: all its pixels are labelled 255."""
+
+    def read(index: int):
+        image = images.image(index)
+        return image, np.full(image.shape[:2], IGNORE, np.uint8)
+
+    return [named(lambda index=index: read(index), images.names[index]) for index in range(len(images))]
+
+
+def network_step(
+    network: gluon.HybridBlock,
+    discriminator: gluon.HybridBlock,
+    source: mx.nd.NDArray,
+    labels: np.ndarray,
+    target: mx.nd.NDArray,
+    *,
+    loss_of: BatchLoss,
+    weight: float,
+) -> NetworkStep:
+    """Add the gradient of the network's loss to the gradients of its parameters.
+
+    The loss is the cross-entropy of the source images plus `weight` times the cross-entropy of the discriminator's
+    verdict on the target images being "source". The first term never meets the discriminator, the second never meets
+    the source images. The two backward passes follow each other, so that activations of one half of the batch exist at
+    a time; the parameters of the network must add up gradients (``grad_req`` "add") and start from 0. No parameter
+    changes; the gradients that arrive in the discriminator are of no use.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Maps images to logits (B, C, h / s, w / s).
+    discriminator : HybridBlock
+        Maps probabilities (B, C, h, w) to logits of being source.
+    source, target : NDArray of shape (B, 3, h, w), float32
+        Images, on the network's context.
+    labels : ndarray of shape (B, h, w), float32
+        TrainIds of the source images, 255 = ignore.
+    loss_of : BatchLoss
+        The loss of the source images.
+    weight : float
+        Of the adversarial term.
+    """
+    with autograd.record():
+        logits = network(source)
+        (segmentation,) = loss_of([logits], labels)
+    source_maps = _maps(logits.detach(), source)
+    segmentation.backward()
+    del logits
+    with autograd.record():
+        target_maps = _maps(network(target), target)
+        adversarial = _verdict_loss(discriminator(target_maps), 1)
+        weighted = adversarial * weight
+    weighted.backward()
+    return NetworkStep(segmentation, adversarial.detach(), source_maps, target_maps.detach())
+
+
+def discriminator_step(
+    discriminator: gluon.HybridBlock, source_maps: mx.nd.NDArray, target_maps: mx.nd.NDArray
+) -> mx.nd.NDArray:
+    """Compute the gradient of the discriminator: cross-entropy of its verdicts, half for each domain.
+
+    Parameters
+    ----------
+    discriminator : HybridBlock
+        Its parameters get their gradients; the network that made the maps gets none.
+    source_maps, target_maps : NDArray of shape (B, C, h, w), float32
+        Class probabilities, without gradient.
+
+    Returns
+    -------
+    NDArray of shape (1,), float32
+        The loss in nats.
+    """
+    with autograd.record():
+        verdicts = (_verdict_loss(discriminator(maps), truth) for maps, truth in ((source_maps, 1), (target_maps, 0)))
+        loss = sum(verdicts) / 2
+    loss.backward()
+    return loss
+
+
+def adapt_output_space(
+    network: gluon.HybridBlock,
+    make_source_loader: Callable[[int], BatchLoader],
+    make_target_loader: Callable[[int], BatchLoader],
+    schedule: Schedule,
+    *,
+    num_classes: int,
+    ctx: mx.Context,
+    seed: int,
+    weight: float = 0.001,
+    discriminator_learning_rate: float = 1e-4,
+    discriminator_width: int = 64,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    bias_lr_mult: float = 2.0,
+    bias_wd_mult: float = 0.0,
+    progress: Optional[Callable[[int, int], None]] = None,
+) -> AdversarialRecord:
+    """Adapt a source network to unlabelled target images in output space.
+
+    Each iteration takes one step of the network (SGD with momentum, :func:`network_step`) and then one of a new
+    discriminator (Adam, :func:`discriminator_step`), on the maps the network has just given. The discriminator's
+    learning rate follows the shape of `schedule`. Batch norm with batch statistics normalises the images of each
+    domain by themselves, and its moving statistics then follow both: that alone adapts the network, so what the
+    adversarial term does is seen in comparison with `weight` 0.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Its parameters are changed in place.
+    make_source_loader, make_target_loader : callable
+        Given the first iteration to run (0), return a loader of ``schedule.iterations`` batches of equal crops, at
+        least 32 x 32. The labels of the target batches are not looked at: see :func:`unlabelled_samples`.
+    schedule : Schedule
+        Learning rate of the network and number of iterations.
+    num_classes : int
+        C.
+    ctx : mx.Context
+        Where to compute.
+    seed : int
+        Fixes the discriminator's initial parameters and dropout.
+    weight : float
+        Of the adversarial term; 0 leaves plain training on the source, but for the moving statistics of batch norm.
+    discriminator_learning_rate : float
+        Of Adam, before the shape of `schedule`.
+    discriminator_width : int
+        See :class:`OutputDiscriminator`.
+    momentum, weight_decay, bias_lr_mult, bias_wd_mult : float
+        As for :func:`~.sgd.train`.
+    progress : callable, optional
+        Called with (iterations done, iterations in all).
+
+    Returns
+    -------
+    AdversarialRecord
+
+    Raises
+    ------
+    ConfigError
+        If an argument is out of its range or the crops are too small.
+    TrainingError
+        If a loss is not finite.
+    """
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
+    if not 0 < discriminator_learning_rate < math.inf:
+        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
+    _place(network, [ctx])
+    _set_multipliers(network, bias_lr_mult, bias_wd_mult)
+    discriminator = OutputDiscriminator(num_classes, width=discriminator_width)
+    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
+    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
+    discriminator.hybridize(static_alloc=True, static_shape=True)
+    trainer = gluon.Trainer(
+        network.collect_params(),
+        "sgd",
+        {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay},
+        kvstore=None,
+    )
+    judge = gluon.Trainer(
+        discriminator.collect_params(),
+        "adam",
+        {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99},
+        kvstore=None,
+    )
+    loss_of = BatchLoss()
+    record = AdversarialRecord()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(adding_gradients(network))
+        sources, targets = (
+            stack.enter_context(contextlib.closing(iter(make(0)))) for make in (make_source_loader, make_target_loader)
+        )
+        for (source, labels), (target, _) in zip(sources, targets):
+            iteration = record.iterations
+            _check_crops(source, target)
+            rng = seeding.generator(seed, index=iteration, purpose="adversarial")
+            mx.random.seed(int(rng.integers(2**31)))  # of dropout
+            network.collect_params().zero_grad()
+            step = network_step(
+                network,
+                discriminator,
+                mx.nd.array(source, ctx=ctx),
+                labels,
+                mx.nd.array(target, ctx=ctx),
+                loss_of=loss_of,
+                weight=weight,
+            )
+            loss = discriminator_step(discriminator, step.source_maps, step.target_maps)
+            trainer.set_learning_rate(schedule(iteration))
+            judge.set_learning_rate(discriminator_learning_rate * schedule(iteration) / schedule.learning_rate)
+            trainer.step(1)
+            judge.step(1)
+            record.iterations = iteration + 1
+            if record.iterations % _CHECK_EVERY == 0 or record.iterations == schedule.iterations:
+                _note_losses(record, step, loss, schedule)
+            if progress:
+                progress(record.iterations, schedule.iterations)
+    return record
+
+
+def _maps(logits: mx.nd.NDArray, images: mx.nd.NDArray) -> mx.nd.NDArray:
+    """Return class probabilities at the images' size, so that the discriminator does not depend on the stride."""
+    maps = mx.nd.softmax(logits.astype("float32"), axis=1)  # (B, C, h / s, w / s)
+    height, width = images.shape[2:]
+    if maps.shape[2:] == (height, width):
+        return maps
+    return mx.nd.contrib.BilinearResize2D(maps, height=height, width=width, align_corners=False)
+
+
+def _verdict_loss(logits: mx.nd.NDArray, truth: int) -> mx.nd.NDArray:
+    """Return the mean over all patches of the cross-entropy of "source" (1) or "target" (0)."""
+    # -log sigmoid(z) = log(1 + exp(-z)), and 1 - sigmoid(z) = sigmoid(-z)
+    return mx.nd.Activation(-logits if truth else logits, act_type="softrelu").mean().reshape((1,))
+
+
+def _check_crops(source: np.ndarray, target: np.ndarray) -> None:
+    for name, images in (("source", source), ("target", target)):
+        if min(images.shape[2:]) < _SMALLEST:
+            raise ConfigError(
+                f"{name} crops must be at least {_SMALLEST} x {_SMALLEST} pixels for the discriminator, "
+                f"got {images.shape[2]} x {images.shape[3]}"
+            )
+
+
+def _note_losses(record: AdversarialRecord, step: NetworkStep, loss: mx.nd.NDArray, schedule: Schedule) -> None:
+    """Add the losses to the record and refuse to go on when one is not finite."""
+    values = [float(value.asscalar()) for value in (step.segmentation, step.adversarial, loss)]
+    if not all(map(math.isfinite, values)):
+        raise TrainingError(
+            f"adversarial warm-up diverged: the losses of segmentation, adversary and discriminator are "
+            f"{', '.join(f'{value:g}' for value in values)} at iteration {record.iterations}; "
+            f"lower the learning rate ({schedule.learning_rate:g})"
+        )
+    record.segmentation.append(values[0])
+    record.adversarial.append(values[1])
+    record.discriminator.append(values[2])

@@ -1,0 +1,202 @@
+"""The tools that make files from a data set's own: what they write, that they continue, and that originals stay."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbst_mx.data import cityscapes, gta5, open_labelled, synthia
+from cbst_mx.data.prepare import resize_pairs, write_missing, write_train_ids
+from cbst_mx.errors import DataError, RunError
+from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
+from tests.dataset_fixtures import (
+    CITYSCAPES_IDS,
+    to_8_bits,
+    write_cityscapes,
+    write_gta5,
+    write_ids,
+    write_rgb,
+    write_synthia,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
+    # As in an installed project, wherever the tests run.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def contents(root: Path) -> dict:
+    return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_only_what_is_missing_is_written(tmp_path, workers):
+    outputs = [tmp_path / "a" / f"{i}" for i in range(4)] + [tmp_path / "b" / "4"]
+    (tmp_path / "a").mkdir()
+    outputs[2].write_text("old")
+    calls = []
+
+    def write(i):
+        outputs[i].parent.mkdir(exist_ok=True)
+        outputs[i].write_text("new")
+
+    assert write_missing(outputs, write, workers=workers, progress=lambda *done: calls.append(done)) == 4
+    assert [path.read_text() for path in outputs] == ["new", "new", "old", "new", "new"]
+    assert calls == [(2, 5), (3, 5), (4, 5), (5, 5)]
+    assert write_missing(outputs, write) == 0
+
+
+def test_an_error_ends_the_work_and_what_is_done_stays(tmp_path):
+    outputs = [tmp_path / f"{i}" for i in range(3)]
+
+    def write(i):
+        if i == 1:
+            raise DataError("label 1 is damaged")
+        outputs[i].write_text("new")
+
+    with pytest.raises(DataError, match="label 1 is damaged"):
+        write_missing(outputs, write)
+    assert outputs[0].exists()
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+def test_synthia_labels_as_train_ids(tmp_path):
+    root = write_synthia(tmp_path / "s")
+    before = contents(root)
+    result = run("prepare_synthia.py", root, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert "3 of 3 labels written" in result.stdout
+    raw = open_labelled("synthia", root, label_space=SYNTHIA_16)
+    made = open_labelled("synthia", root, label_space=SYNTHIA_16, labels="trainIds")
+    for i in range(3):
+        np.testing.assert_array_equal(made.label(i), raw.label(i))
+        assert made.label_paths[i].read_bytes()[24] == 8
+    after = contents(root)
+    assert {path: after[path] for path in before} == before
+
+    made.label_paths[1].unlink()
+    stamp = made.label_paths[0].stat().st_mtime_ns
+    assert "1 of 3 labels written" in run("prepare_synthia.py", root).stdout
+    assert contents(root) == after and made.label_paths[0].stat().st_mtime_ns == stamp
+
+
+def test_wrong_data_is_one_sentence(tmp_path):
+    root = write_synthia(tmp_path / "s")
+    to_8_bits(root / "GT/LABELS/0000001.png")
+    result = run("prepare_synthia.py", root, "--workers", 1)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"Error: label {root}/GT/LABELS/0000001.png must have 16 bits per channel")
+    assert result.stderr.count("\n") == 1
+    made = [path.name for path in (root / "GT/LABELS_synthia-16").iterdir()]
+    assert "0000001.png" not in made and not [name for name in made if name.endswith(".part")]
+
+
+def test_cityscapes_labels_as_train_ids(tmp_path):
+    root = write_cityscapes(tmp_path / "c")
+    own = root / "gtFine/train/ulm/ulm_000001_000019_gtFine_labelTrainIds.png"
+    Image.fromarray(np.full((8, 12), 255, np.uint8)).save(own)
+    before = contents(root)
+    result = run("prepare_cityscapes.py", root)
+    assert result.returncode == 0, result.stderr
+    assert "train: 2 of 3 labels written" in result.stdout and "val: 2 of 2 labels written" in result.stdout
+    after = contents(root)
+    assert {path: after[path] for path in before} == before
+    ids = cityscapes.open_labelled(root, "val", CITYSCAPES_19)
+    train_ids = cityscapes.open_labelled(root, "val", CITYSCAPES_19, labels="labelTrainIds")
+    for i in range(2):
+        np.testing.assert_array_equal(train_ids.label(i), ids.label(i))
+
+
+def test_labels_are_never_written_over_their_originals(tmp_path):
+    images = synthia.open_labelled(write_synthia(tmp_path / "s"), SYNTHIA_16)
+    before = contents(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "s/GT/LABELS")
+    for folder in (tmp_path / "s/GT/LABELS", tmp_path / "link", tmp_path / "s/GT/../GT/LABELS"):
+        outputs = [folder / path.name for path in images.label_paths]
+        with pytest.raises(RunError, match="0000000.png is an original and is never overwritten"):
+            write_train_ids(images, outputs)
+    assert contents(tmp_path) == before
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gta5_root(tmp_path):
+    root = write_gta5(tmp_path / "g", numbers=(1, 2))
+    # A lower image, and one whose label has another size than itself.
+    write_rgb(root / "images/00003.png", 3, (7, 12))
+    write_ids(root / "labels/00003.png", CITYSCAPES_IDS, 3, (7, 12), palette=True)
+    write_rgb(root / "images/00004.png", 4, (16, 24))
+    write_ids(root / "labels/00004.png", CITYSCAPES_IDS, 4, (24, 36), palette=True)
+    return root
+
+
+def test_gta5_of_one_size(gta5_root, tmp_path):
+    before = contents(gta5_root)
+    out = tmp_path / "out"
+    result = run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12)
+    assert result.returncode == 0, result.stderr
+    assert "8 of 8 files made" in result.stdout
+    assert contents(gta5_root) == before
+    original, made = (gta5.open_labelled(root, CITYSCAPES_19) for root in (gta5_root, out))
+    for i in range(4):
+        image, label = made.pair(i)
+        assert image.shape == (8, 12, 3)
+        if i < 2:
+            np.testing.assert_array_equal(image, original.image(i))
+            np.testing.assert_array_equal(label, original.label(i))
+    with Image.open(out / "labels/00003.png") as made_label, Image.open(gta5_root / "labels/00003.png") as label:
+        assert made_label.mode == "P"  # raw ids and palette as published
+        assert made_label.getpalette()[: 3 * 35] == label.getpalette()[: 3 * 35]
+        assert set(np.unique(np.array(made_label))) <= set(CITYSCAPES_IDS)
+    # Exactly three times the size: the nearest pixel is the middle one of each block.
+    with Image.open(out / "labels/00004.png") as made_label, Image.open(gta5_root / "labels/00004.png") as label:
+        np.testing.assert_array_equal(np.array(made_label), np.array(label)[1::3, 1::3])
+
+
+def test_files_of_the_right_size_take_no_space(gta5_root, tmp_path):
+    out = tmp_path / "out"
+    resize_pairs(gta5.open_labelled(gta5_root, CITYSCAPES_19), out / "images", out / "labels", (8, 12))
+    assert (out / "images/00001.png").samefile(gta5_root / "images/00001.png")
+    assert not (out / "images/00003.png").samefile(gta5_root / "images/00003.png")
+
+
+def test_copies_where_links_are_not_possible(gta5_root, tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise OSError("another disk")
+
+    monkeypatch.setattr("os.link", refuse)
+    out = tmp_path / "out"
+    resize_pairs(gta5.open_labelled(gta5_root, CITYSCAPES_19), out / "images", out / "labels", (8, 12))
+    assert not (out / "images/00001.png").samefile(gta5_root / "images/00001.png")
+    assert (out / "images/00001.png").read_bytes() == (gta5_root / "images/00001.png").read_bytes()
+    assert sorted(path.name for path in (out / "images").iterdir()) == [f"0000{i}.png" for i in range(1, 5)]
+
+
+def test_a_stopped_copy_continues_and_another_size_is_refused(gta5_root, tmp_path):
+    out = tmp_path / "out"
+    assert "8 of 8" in run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12).stdout
+    after = contents(out)
+    (out / "labels/00003.png").unlink()
+    assert "1 of 8 files made" in run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12).stdout
+    assert contents(out) == after
+    result = run("prepare_gta5.py", gta5_root, "--out", out)
+    assert result.returncode == 1 and "must be 1052 x 1914, got 8 x 12: delete it or choose another" in result.stderr
+    result = run("prepare_gta5.py", gta5_root, "--out", gta5_root, "--size", 8, 12)
+    assert result.returncode == 1 and "is an original and is never overwritten" in result.stderr
