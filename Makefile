@@ -11,15 +11,44 @@ EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
 STAMP = .venv/installed-$(EXTRAS)
 BIN = .venv/bin
 
-# *-data.yaml describe data sets.
+RUNS ?= runs
+INIT ?=
+SMOKE ?=
+
+# *-data.yaml describe data sets; the rest is one target each. The paper's settings share a source network, so their
+# rounds start from the -source experiment's (or from INIT=FILE.params); of NTHU, from the first city's.
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
+CAMVID := $(filter camvid-%,$(EXPERIMENTS))
+NTHU := $(filter nthu-%,$(EXPERIMENTS))
+MULTI_SCALE := $(filter %-mst,$(EXPERIMENTS))
+SOURCES := $(filter-out $(NTHU),$(filter %-source,$(EXPERIMENTS)))
+ROUNDS := $(filter-out $(CAMVID) $(NTHU) $(MULTI_SCALE) $(SOURCES),$(EXPERIMENTS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench clean $(EXPERIMENTS)
 
+CBST = $(BIN)/cbst-mx
+SETTINGS = $(if $(SMOKE),--smoke)
+# $(call source-of,NAME) is the experiment whose source network NAME starts from.
+source-of = $(if $(filter nthu-%,$1),nthu-rome,$(if $(findstring fcn8s,$1),$(firstword $(subst -, ,$1))-fcn8s,$(firstword $(subst -, ,$1))))-source
+rounds-of = $(if $(filter %-source,$1),,$(if $(SMOKE),1 2,$(if $(filter %-released,$1),1 2 3 4 5 6,1 2 3 4 5 6 7)))
+folds = $(if $(SMOKE),0 1,0 1 2 3 4 5 6 7 8 9)
+
+# The steps, each of which is skipped where it is done: a killed make continues.
+define source-steps
+$(CBST) source experiments/$1.yaml --out $2 $(SETTINGS) $(if $(INIT),--init $(INIT))
+
+endef
+define round-steps
+$(foreach r,$(call rounds-of,$1),$(CBST) pseudo-label experiments/$1.yaml --round $r --out $2 $3
+$(CBST) retrain experiments/$1.yaml --round $r --out $2 $3
+)$(CBST) run experiments/$1.yaml --out $2 $3
+
+endef
+
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
-	@for name in $(EXPERIMENTS); do echo "$$name - run experiments/$$name.yaml into runs/$$name"; done
+	@for name in $(EXPERIMENTS); do printf '%s - ' $$name; sed -n '1s/^# *//p' experiments/$$name.yaml; done
 
 setup: $(STAMP) ## create .venv and install (EXTRAS=cpu,dev or cu112,dev; PYTHON=python3)
 
@@ -43,8 +72,31 @@ clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(EXPERIMENTS): %: experiments/%.yaml $(STAMP)
-	$(BIN)/cbst-mx run $< --out runs/$@
+$(CAMVID): %: experiments/%.yaml $(STAMP)
+	$(CBST) run $< --out $(RUNS)/$@
+
+# Source network, rounds of pseudo-labelling and retraining, evaluation, check against the paper.
+$(SOURCES): %: experiments/%.yaml $(STAMP)
+	$(call source-steps,$@,$(RUNS)/$@)
+	$(CBST) run $< --out $(RUNS)/$@ $(SETTINGS) $(if $(INIT),--init $(INIT))
+	$(CBST) check-paper $(RUNS)/$@
+
+$(ROUNDS): %: experiments/%.yaml $(STAMP)
+	$(call source-steps,$(call source-of,$@),$(RUNS)/$(call source-of,$@))
+	$(call round-steps,$@,$(RUNS)/$@,$(SETTINGS) --init $(RUNS)/$(call source-of,$@)/source/parameters.params)
+	$(if $(filter %-released,$@),,$(CBST) check-paper $(RUNS)/$@)
+
+# Multi-scale testing takes the last network of the run that it is the test of.
+$(MULTI_SCALE): %-mst: experiments/%-mst.yaml $(STAMP) %
+	$(CBST) run $< --out $(RUNS)/$@ $(SETTINGS) --rounds 0 \
+		--init $(RUNS)/$*/round-$(if $(SMOKE),2,7)/parameters.params
+	$(CBST) check-paper $(RUNS)/$@
+
+# Ten folds of one city; the mean counts.
+$(NTHU): %: experiments/%.yaml $(STAMP)
+	$(call source-steps,nthu-rome-source,$(RUNS)/nthu-source)
+	$(foreach f,$(folds),$(call round-steps,$@,$(RUNS)/$@/fold-$f,$(SETTINGS) --fold $f --init $(RUNS)/nthu-source/source/parameters.params))
+	$(CBST) check-paper $(RUNS)/$@
 
 define REFUSE_PYTHON
 import sys

@@ -47,6 +47,7 @@ DEV = [
     "pytest>=8.3,<8.4",
     "hypothesis>=6.113,<6.114",
     "ruff>=0.17,<0.18",
+    "cityscapesscripts>=2.3,<2.4",  # the evaluation that ours must agree with
     "mypy>=1.14,<1.15",
     "types-PyYAML>=6.0,<6.1",
 ]
@@ -57,6 +58,7 @@ setup(
     description="Class-balanced self-training for unsupervised domain adaptation of segmentation networks, on MXNet",
     license="Apache-2.0",
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
+    package_data={"cbst_mx.evaluation": ["paper_tables/*"]},
     python_requires=">=3.8,<3.12",  # the versions that were tried; keep in step with the Makefile
     install_requires=REQUIRED,
     extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "dev": DEV},

@@ -19,7 +19,7 @@ from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_l
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
-from cbst_mx.label_space import LABEL_SPACES, LabelSpace
+from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSpace
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.validation import one_sentence, parse_value, read_yaml
 
@@ -229,6 +229,13 @@ class Experiment(_Strict):
             raise ValueError("exactly one of source_training and initial_parameters must be given")
         if self.pretrained is not None and self.source_training is None:
             raise ValueError("pretrained needs source_training, which starts from it")
+        for name, data in self.validation.items():
+            folds = [(d.city, d.fold, d.folds or 10, d.fold_seed or 0) for d in (self.target, data)]
+            if self.target.format == data.format == "nthu" and self.target.split == "rest" and folds[0] != folds[1]:
+                raise ValueError(
+                    f"target and validation.{name} must have the same city, fold, folds and fold_seed, or images of "
+                    "the test would be trained on"
+                )
         if not self.validation:
             raise ValueError("validation must name at least one image set")
         return self
@@ -269,7 +276,7 @@ class Experiment(_Strict):
 
     def open_source(self) -> LabelledImageSet:
         """Open the labelled source images."""
-        return self._labelled(self.source)
+        return self._labelled(self.source, self.classes())
 
     def open_target(self) -> ImageSet:
         """Open the target training images: without labels, whatever lies on the disk."""
@@ -277,11 +284,17 @@ class Experiment(_Strict):
 
     def open_validation(self) -> Dict[str, LabelledImageSet]:
         """Open the labelled image sets of the evaluation."""
-        return {name: self._labelled(data) for name, data in self.validation.items()}
+        # networks of SYNTHIA's 16 classes are scored on all 19, from which every published protocol follows
+        wider = self.label_space == SYNTHIA_16.name
+        return {
+            name: self._labelled(data, CITYSCAPES_19 if wider and data.format == "cityscapes" else self.classes())
+            for name, data in self.validation.items()
+        }
 
-    def _labelled(self, data: Data) -> LabelledImageSet:
+    @staticmethod
+    def _labelled(data: Data, label_space: LabelSpace) -> LabelledImageSet:
         return open_labelled(
-            data.format, below_data_root(data.root), label_space=self.classes(), labels=data.labels, **data.selection()
+            data.format, below_data_root(data.root), label_space=label_space, labels=data.labels, **data.selection()
         )
 
 
@@ -334,10 +347,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
                 raise ConfigError(f"change {change!r}: {parent} is not a mapping in {path}")
         level[last] = parse_value(text)
     if values.get("smoke") is True:
-        _merge(values, _SMOKE)
-        for phase in (values.get("source_training"), values["self_training"].get("retraining"), _warm_up(values)):
-            if phase:
-                _merge(phase, _SMOKE_PHASE)
+        _make_smoke(values)
     try:
         experiment = Experiment.model_validate(values)
     except ValidationError as error:
@@ -353,7 +363,6 @@ _SMOKE = {
     "augmentation": {"crop": [64, 64]},
     "evaluation": {"long_side": None},
     "self_training": {
-        "rounds": 2,
         "long_side": None,
         "target_per_batch": None,
         "spatial_prior": {"grid": [32, 64]},
@@ -361,11 +370,19 @@ _SMOKE = {
     "inference_batch": 1,
     "workers": 0,
 }
-_SMOKE_PHASE = {"iterations": 1, "epochs": None, "batch_size": 2}
 
 
-def _warm_up(values: Dict[str, Any]) -> Any:
-    return (values.get("warm_up") or {}).get("optimiser")
+def _make_smoke(values: Dict[str, Any]) -> None:
+    _merge(values, _SMOKE)
+    training = values["self_training"]
+    training["rounds"] = min(training.get("rounds", 7), 2)
+    for phase in (
+        values.get("source_training"),
+        training.get("retraining"),
+        (values.get("warm_up") or {}).get("optimiser"),
+    ):
+        if phase:
+            _merge(phase, {"iterations": 1, "epochs": None, "batch_size": 2})
 
 
 def _merge(values: Dict[str, Any], changes: Dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.images import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
 from cbst_mx.errors import ConfigError, RunError
-from cbst_mx.evaluation import confusion
+from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.files import check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
 from cbst_mx.networks import build_network, output_size, parse_contexts, set_precision
@@ -33,6 +33,7 @@ from cbst_mx.selftrain import portion as schedules
 from cbst_mx.selftrain.confidence import probability_maps
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.retraining import pseudo_labelled_samples
 from cbst_mx.training.sgd import Schedule, train
@@ -55,6 +56,7 @@ def evaluate_network(
     network: gluon.HybridBlock,
     images: LabelledImageSet,
     *,
+    classes: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
     ctx: mx.Context,
@@ -64,17 +66,22 @@ def evaluate_network(
 ) -> np.ndarray:
     """Return the confusion matrix of every image; `options` are those of :func:`.confidence.probabilities`.
 
+    Parameters
+    ----------
+    classes : sequence of str
+        Names of the network's classes, all among those of the images' labels, which may be more.
+
     Returns
     -------
     ndarray of shape (N, C, C), int64
-        Rows truth, columns prediction; pixels without truth are not counted.
+        Over the C classes of the labels: rows truth, columns prediction; pixels without truth are not counted.
     """
-    classes = images.label_space.num_classes
-    matrices = np.zeros((len(images), classes, classes), dtype=np.int64)
+    truth = images.label_space.names
+    matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
     maps = probability_maps(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
     for index, probability in maps:
-        predicted = probability.argmax(axis=0).asnumpy().astype(np.uint8)
-        matrices[index] = confusion.confusion_matrix(images.label(index), predicted, classes)
+        predicted = protocols.widen(probability.argmax(axis=0).asnumpy().astype(np.uint8), classes, truth)
+        matrices[index] = confusion.confusion_matrix(images.label(index), predicted, len(truth))
         progress(index + 1, len(images))
     return matrices
 
@@ -140,7 +147,7 @@ class Run:
         self.evaluate(index)
 
     def train_source(self) -> None:
-        """Train the source network, or take over the initial parameters."""
+        """Train the source network, or take over the initial parameters; then warm up, where the experiment says so."""
         stage = self.dir.stage(0)
         if stage.training.is_file():
             return
@@ -148,7 +155,8 @@ class Run:
         if experiment.initial_parameters is not None:
             network = build_network(self.spec, self.ctx)
             self._load(network, Path(experiment.initial_parameters))
-            self._finish_training(stage, 0, network, {"taken from": str(experiment.initial_parameters)})
+            record = {"taken from": str(experiment.initial_parameters)}
+            self._finish_training(stage, 0, network, self._warm_up(network, record))
             return
         assert experiment.source_training is not None  # the experiment has been validated
         if experiment.pretrained is None:
@@ -270,12 +278,13 @@ class Run:
         if stage.evaluation.is_file():
             return read_json(stage.evaluation)
         network = self._network_of(index)
-        matrices: Dict[str, np.ndarray] = {}
+        arrays: Dict[str, np.ndarray] = {}
         results: Dict[str, Any] = {}
         for name, images in self.validation.items():
-            matrices[name] = evaluate_network(
+            counts = evaluate_network(
                 network,
                 images,
+                classes=self.label_space.names,
                 mean=self.spec.mean,
                 std=self.spec.std,
                 ctx=self.ctx,
@@ -285,9 +294,12 @@ class Run:
                     f"{self._title(index)}: evaluation on {name}", done, total
                 ),
             )
-            results[name] = confusion.summary(matrices[name].sum(axis=0), self.label_space)
+            counted = protocols.ImageMatrices(images.label_space.names, images.names, counts)
+            arrays.update(counted.arrays(name))
+            counts = protocols.narrow(counted, self.label_space.names).counts
+            results[name] = confusion.summary(counts.sum(axis=0), self.label_space)
             logger.info("%s: mIoU on %s %.1f %%", self._title(index), name, 100 * results[name]["miou"])
-        stage.save_confusion(matrices)
+        stage.save_confusion(arrays)
         write_json(stage.evaluation, results)
         return results
 
@@ -348,25 +360,11 @@ class Run:
         mining: Optional[ClassMining] = None,
     ) -> None:
         experiment = self.experiment
-        iterations = optimiser.iterations
-        if iterations is None:
-            iterations = schedules.iterations_of_epochs(
-                optimiser.epochs or 0, images=len(samples), batch_size=optimiser.batch_size
-            )
+        iterations = self._iterations(optimiser, len(samples))
 
         def loader(start: int) -> BatchLoader:
-            return BatchLoader(
-                samples,
-                experiment.augmentation.transform(mining=mining),
-                batch_size=optimiser.batch_size,
-                seed=experiment.seed,
-                round=index,
-                iterations=iterations,
-                start=start,
-                workers=experiment.workers,
-                mean=self.spec.mean,
-                std=self.spec.std,
-                groups=groups or None,
+            return self._loader(
+                samples, optimiser, iterations, start=start, round=index, groups=groups or None, mining=mining
             )
 
         schedule = Schedule(optimiser.learning_rate * factor, iterations, optimiser.warmup, optimiser.power)
@@ -391,7 +389,58 @@ class Run:
         )
         if record.losses:
             logger.info("%s done, %d iterations, last loss %.4f", what, record.iterations, record.losses[-1])
-        self._finish_training(stage, index, network, record.to_json())
+        values = record.to_json()
+        self._finish_training(stage, index, network, values if index else self._warm_up(network, values))
+
+    def _warm_up(self, network: gluon.HybridBlock, record: Dict[str, Any]) -> Dict[str, Any]:
+        """Adapt the source network adversarially, where the experiment asks for it; return the record with its own."""
+        settings = self.experiment.warm_up
+        if settings is None:
+            return record
+        optimiser = settings.optimiser
+        iterations = self._iterations(optimiser, len(self.source) + len(self.target))
+
+        def loader(samples: List[Sample]) -> Callable[[int], BatchLoader]:
+            return lambda start: self._loader(samples, optimiser, iterations, start=start)
+
+        adapted = adapt_output_space(
+            network,
+            loader(labelled_samples(self.source)),
+            loader(unlabelled_samples(self.target)),
+            Schedule(optimiser.learning_rate, iterations, optimiser.warmup, optimiser.power),
+            num_classes=self.label_space.num_classes,
+            ctx=self.ctx,
+            seed=self.experiment.seed,
+            weight=settings.weight,
+            discriminator_learning_rate=settings.discriminator_learning_rate,
+            discriminator_width=settings.discriminator_width,
+            momentum=optimiser.momentum,
+            weight_decay=optimiser.weight_decay,
+            bias_lr_mult=optimiser.bias_lr_mult,
+            bias_wd_mult=optimiser.bias_wd_mult,
+            progress=lambda done, total: self.progress(f"{self.experiment.name}, warm-up", done, total),
+        )
+        return {**record, "warm_up": adapted.to_json()}
+
+    @staticmethod
+    def _iterations(optimiser: Optimiser, images: int) -> int:
+        if optimiser.iterations is not None:
+            return optimiser.iterations
+        return schedules.iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
+
+    def _loader(self, samples: List[Sample], optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
+        mining = options.pop("mining", None)
+        return BatchLoader(
+            samples,
+            self.experiment.augmentation.transform(mining=mining),
+            batch_size=optimiser.batch_size,
+            seed=self.experiment.seed,
+            iterations=iterations,
+            workers=self.experiment.workers,
+            mean=self.spec.mean,
+            std=self.spec.std,
+            **options,
+        )
 
     def _finish_training(self, stage: StageDir, index: int, network: gluon.HybridBlock, record: Dict[str, Any]) -> None:
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
@@ -448,8 +497,8 @@ class Run:
                 kernel=settings.kernel,
                 progress=lambda done, total: self.progress(f"{self.experiment.name}, spatial prior", done, total),
             )
-            spatial_prior.save(path, prior)
-        return spatial_prior.load(path, self.label_space.num_classes)
+            spatial_prior.save(path, prior, {"names": list(self.label_space.names), "kernel": settings.kernel})
+        return spatial_prior.load(path, self.label_space.num_classes, self.label_space.names)
 
     def _check_training(self, network: gluon.HybridBlock) -> None:
         """Refuse now what would stop a training phase, which may be hours away."""
@@ -463,6 +512,10 @@ class Run:
         label_stride(crop, output_size(network, crop))
         if experiment.gradient_checkpointing:
             segments_of(network)
+        if experiment.warm_up is not None and (len(self.contexts) > 1 or experiment.amp == "float16"):
+            raise ConfigError(
+                f"warm_up runs on one device without float16, got ctx {experiment.ctx}, amp {experiment.amp}"
+            )
 
     def _load(self, network: gluon.HybridBlock, path: Path) -> None:
         with self.ctx:

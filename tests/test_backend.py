@@ -205,3 +205,30 @@ def test_importing_twice_gives_the_same_mxnet():
         backend.gluon,
         backend.autograd,
     )
+
+
+@pytest.mark.parametrize(
+    "flags, native", [("avx512f avx512bw avx512_bf16", True), ("avx2 avx512f avx512bw", False), ("avx2", False)]
+)
+def test_bfloat16_counts_only_where_the_cpu_has_instructions_for_it(tmp_path, flags, native):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    assert backend.has_bfloat16(tmp_path / "cpuinfo") is native
+
+
+def test_without_a_list_of_instructions_there_is_no_bfloat16(tmp_path):
+    assert backend.has_bfloat16(tmp_path / "none") is False
+
+
+def test_mixed_precision_is_for_the_whole_process(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(backend, "load_amp", lambda: types.SimpleNamespace(init=chosen.append))
+    monkeypatch.setattr(backend, "_precision", "none")
+    backend.enable_amp("none")
+    assert not chosen
+    backend.enable_amp("bfloat16")
+    backend.enable_amp("bfloat16")
+    assert chosen == ["bfloat16"]  # the second time it was there already
+    for other in ("none", "float16"):
+        with pytest.raises(RuntimeError, match=f"computes in bfloat16 for good: start another one for {other}"):
+            backend.enable_amp(other)
+    assert chosen == ["bfloat16"]

@@ -134,6 +134,42 @@ def test_workers_do_not_change_the_result(finished, tmp_path):
     assert run.dir.stage(0).parameters.read_bytes() == finished[0].dir.stage(0).parameters.read_bytes()
 
 
+def test_a_run_may_move_to_several_devices(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(what, done, total):
+        if (what, done) == ("demo, source: training", 7):
+            raise Killed
+
+    changes = ("network.options={width: 0.03125, batch_norm: frozen}", "self_training.rounds=0")
+    alone = Run(experiment(*changes), tmp_path / "alone")
+    alone.train_source()
+    with pytest.raises(Killed):
+        Run(experiment(*changes), tmp_path / "moved", progress=kill).train_source()
+    moved = Run(experiment(*changes, "ctx=cpu:0,1"), tmp_path / "moved")  # goes on at iteration 5
+    moved.run()
+    losses = [json.loads(run.dir.stage(0).training.read_text())["loss"] for run in (alone, moved)]
+    assert losses[0] != losses[1]  # dropout draws other masks on two devices
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_resnet38_with_gradient_checkpointing(tmp_path):
+    changes = (
+        "network={name: resnet38, options: {width: 0.03125}}",
+        "source_training={iterations: 2, batch_size: 2, learning_rate: 0.01}",
+        "self_training.rounds=1",
+        "self_training.retraining={iterations: 1, batch_size: 3, learning_rate: 0.01}",
+    )
+    losses = []
+    for value in ("false", "true"):
+        run = Run(experiment(*changes, f"gradient_checkpointing={value}"), tmp_path / value)
+        run.run()
+        losses.append([json.loads(run.dir.stage(index).training.read_text())["loss"] for index in (0, 1)])
+    assert losses[0] != losses[1]  # dropout masks differ
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.2)
+
+
 @pytest.mark.parametrize("method", ["st", "cbst-sp"])
 def test_other_methods_start_from_given_parameters(finished, tmp_path, method):
     source = finished[0].dir.stage(0).parameters
@@ -163,6 +199,25 @@ def test_steps_out_of_order_are_refused(tmp_path):
         run.retrain(1)
     with pytest.raises(ConfigError, match=r"round must be from 1 to 2 \(self_training.rounds\), got 3"):
         run.pseudo_label(3)
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (["ctx=cpu:0,1,2,3,4"], "batch_size must be at least the number of devices in ctx cpu:0,1,2,3,4, got 4"),
+        (["gradient_checkpointing=true"], "gradient_checkpointing needs a network that comes in segments"),
+        (
+            ["network={name: resnet38, options: {width: 0.03125}}", "augmentation.crop=[36, 64]"],
+            "training crops must be multiples of the network's stride, got 36 x 64, for which it gives 5 x 8 logits",
+        ),
+        (["amp=float16"], "amp float16 needs GPUs, got ctx cpu"),
+    ],
+)
+def test_training_that_cannot_work_is_refused_before_anything_is_written(tmp_path, changes, sentence):
+    with pytest.raises(ConfigError) as error:
+        Run(experiment(*changes), tmp_path / "run")
+    assert sentence in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_written_for_inputs_that_cannot_be_used(finished, tmp_path):
@@ -223,6 +278,9 @@ def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
         (["run", DEMO, "--out", tmp_path / "o", "--set", "rounds=3"], 1, "unknown key 'rounds' (allowed: name, seed"),
         (["run", DEMO, "--out", finished[0].dir.path], 1, "belongs to another run"),
         (["run", DEMO, "--out", tmp_path / "o", "--ctx", "gpu:7"], 1, "ctx gpu:7 is not available"),
+        (["run", DEMO, "--out", tmp_path / "o", "--ctx", "cpu:0,0"], 1, "ctx must name every device once"),
+        (["run", DEMO, "--out", tmp_path / "o", "--amp", "float16"], 1, "amp float16 needs GPUs, got ctx cpu"),
+        (["run", DEMO, "--out", tmp_path / "o", "--amp", "int8"], 2, "'int8' is not one of"),
         (["predict", "--parameters", parameters, tmp_path / "no.png", "--out", tmp_path / "o"], 1,
          "no.png does not exist"),
         (["predict", "--parameters", tmp_path / "x.params", data / "gta5_val" / "images", "--out", tmp_path / "o"], 1,

@@ -1,6 +1,7 @@
 """The command ``cbst-mx``: the only place that prints and exits.
 
-Exit codes: 0 done, 1 something given cannot be used (one sentence says what), 2 wrong usage.
+Exit codes: 0 done, 1 something given cannot be used (one sentence says what), 2 wrong usage, 3 a number is not the
+paper's.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import click
 
 import cbst_mx
-from cbst_mx.cli import demo, doctor, experiments, networks, prior, statistics, weights
+from cbst_mx.cli import demo, doctor, experiments, networks, paper, prior, results, statistics, weights
 from cbst_mx.cli.base import OneSentence
 
 __all__ = ["main"]
@@ -25,6 +26,6 @@ def main() -> None:
     """
 
 
-for group in (experiments, networks, weights, prior, statistics, doctor, demo):
+for group in (experiments, results, paper, networks, weights, prior, statistics, doctor, demo):
     for command in group.COMMANDS:
         main.add_command(command)

@@ -28,6 +28,14 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
         help="Mixed precision: bfloat16 on CPUs with AVX512_BF16, float16 on GPUs. Default: the experiment's.",
     )
     @click.option(
+        "--init",
+        type=FILE,
+        help="Start from these parameters instead of training a source network: any made or imported by cbst-mx.",
+    )
+    @click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's.")
+    @click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU).")
+    @click.option("--smoke", is_flag=True, help="Tiny network, one iteration a phase: only shows that every step runs.")
+    @click.option(
         "--set",
         "changes",
         multiple=True,
@@ -36,11 +44,30 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(function)
     def command(
-        experiment: Path, out: Path, ctx: Optional[str], amp: Optional[str], changes: Tuple[str, ...], **options: Any
+        experiment: Path,
+        out: Path,
+        ctx: Optional[str],
+        amp: Optional[str],
+        init: Optional[Path],
+        rounds: Optional[int],
+        fold: Optional[int],
+        smoke: bool,
+        changes: Tuple[str, ...],
+        **options: Any,
     ) -> None:
         from cbst_mx.config import load_experiment
 
-        changes += tuple(f"{key}={value}" for key, value in (("ctx", ctx), ("amp", amp)) if value)
+        given: Dict[str, Any] = {
+            "ctx": ctx,
+            "amp": amp,
+            "self_training.rounds": rounds,
+            "smoke": "true" if smoke else None,
+        }
+        if init is not None:
+            given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
+        if fold is not None:
+            given.update({"target.fold": fold, "validation.target.fold": fold})
+        changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
         loaded = load_experiment(experiment, changes)
         from cbst_mx.rounds import Run  # imports mxnet
 

@@ -1,4 +1,4 @@
-"""Tables of IoU: methods against classes, in percent with one decimal.
+"""Tables of IoU: methods against classes, protocols, rows of the paper; in percent with one decimal.
 
 A result is what `cbst_mx.evaluation.confusion.summary` returns (or what was read back from its JSON): a mapping with
 ``iou`` (class name to a number in [0, 1] or None) and ``miou``. A class without IoU is shown as an en dash. By default
@@ -10,15 +10,27 @@ papers, one line per method, and needs about 180 columns for 19 classes
 from __future__ import annotations
 
 import statistics
+import textwrap
 from typing import Any, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cbst_mx.evaluation.paper_numbers import Check, PaperRow
+from cbst_mx.evaluation.protocols import Result as ProtocolResult
+from cbst_mx.evaluation.protocols import WorstImage
 from cbst_mx.label_space import LabelSpace
 
-__all__ = ["as_markdown", "iou_table", "mean_std_table"]
+__all__ = [
+    "as_markdown",
+    "check_table",
+    "iou_table",
+    "mean_std_table",
+    "paper_table",
+    "protocol_table",
+    "worst_images_table",
+]
 
 Result = Mapping[str, Any]
 
@@ -85,6 +97,98 @@ def as_markdown(
     rule = ["---"] + ["---:"] * (len(header) - 1)
     cells = [[text.replace("|", "\\|") for text in line] for line in [header, rule, *lines]]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
+
+
+def protocol_table(results: Sequence[ProtocolResult], *, level: float = 0.95) -> Table:
+    """Return a table of one protocol per line: its mean, interval and the table of the paper it belongs to.
+
+    Parameters
+    ----------
+    results : sequence of cbst_mx.evaluation.protocols.Result
+    level : float
+        Of the intervals, for the header.
+    """
+    table = _plain("protocol", "mIoU in %", f"{100 * level:g} % interval", "mean of", "protocol of")
+    for result in results:
+        interval = f"{100 * result.low:.1f} to {100 * result.high:.1f}"
+        protocol = result.protocol
+        table.add_row(
+            protocol.name, f"{100 * result.miou:.1f}", interval, protocol.meaning, protocol.table or "no table"
+        )
+    return table
+
+
+def worst_images_table(images: Sequence[WorstImage]) -> Table:
+    """Return a table of one image per line, with the class it has most wrong."""
+    table = _plain("image", "mIoU in %", "classes", "worst class")
+    for image in images:
+        worst = f"{image.worst_class} {100 * image.worst_iou:.1f}"
+        table.add_row(Text(image.name), f"{100 * image.miou:.1f}", str(image.classes), worst)
+    return table
+
+
+def paper_table(rows: Sequence[PaperRow], *, title: str) -> Table:
+    """Return rows of one table of the paper side by side, classes and means downwards.
+
+    A stated mean that the row's cells do not give is marked with a question mark.
+
+    Raises
+    ------
+    ValueError
+        When there is no row.
+    """
+    if not rows:
+        raise ValueError("a table needs at least one row, got none")
+    # Six methods fit into 80 columns, however long their names.
+    table = _plain("IoU in %", *(_narrow(row.method) for row in rows), title=title)
+    for name in rows[0].iou:
+        table.add_row(name, *(_points(row.iou[name]) for row in rows))
+    table.add_section()
+    for mean in ("mIoU", "mIoU*"):
+        stated = [{m.name: m for m in row.means}.get(mean) for row in rows]
+        if any(stated):
+            cells = [_DASH if m is None else f"{m.stated:.1f}{'' if m.adds_up else '?'}" for m in stated]
+            table.add_row(mean, *cells, style="bold")
+    table.add_row("evidence", *(_narrow(row.evidence.replace("+", " ")) for row in rows), style="dim")
+    return table
+
+
+def check_table(check: Check) -> Table:
+    """Return a run's numbers beside the paper's, class by class, with the verdict on each."""
+    table = _plain("class (IoU in %)", "ours", "paper", "difference", "allowed", "verdict")
+    for number, line in enumerate(check.lines):
+        if number == len(check.row.iou):
+            table.add_section()
+        both = line.ours is not None and line.paper is not None
+        difference = f"{line.ours - line.paper:+.1f}" if both else _DASH  # type: ignore[operator]
+        allowed = f"±{line.tolerance:.1f}" if line.verdict != "not judged" else ""
+        table.add_row(
+            line.name,
+            _points(line.ours),
+            _points(line.paper),
+            difference,
+            allowed,
+            line.verdict,
+            style="bold red" if line.verdict in ("off", "missing") else "",
+        )
+    return table
+
+
+def _plain(first: str, *others: str, title: str | None = None) -> Table:
+    """Return an empty table, the first column of words, the others of numbers."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", show_edge=False)
+    for number, text in enumerate((first, *others)):
+        words = text in ("mean of", "protocol of", "verdict", "worst class")
+        table.add_column(Text(text), justify="right" if number and not words else "left")
+    return table
+
+
+def _narrow(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 8))
+
+
+def _points(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.1f}"
 
 
 def _table(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace, layout: str, title: str | None) -> Table:

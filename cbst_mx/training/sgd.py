@@ -24,7 +24,7 @@ from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx
 
-__all__ = ["Schedule", "TrainingRecord", "train"]
+__all__ = ["Schedule", "TrainingRecord", "spread", "train"]
 
 logger = logging.getLogger(__name__)
 

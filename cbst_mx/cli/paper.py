@@ -1,0 +1,99 @@
+"""Commands on the paper's numbers: ``paper table`` and ``check-paper``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import click
+from rich.console import Console
+
+from cbst_mx.cli.base import FOLDER
+
+__all__ = ["COMMANDS"]
+
+_TABLE = click.IntRange(1, 3)
+
+
+@click.group()
+def paper() -> None:
+    """The published numbers."""
+
+
+@paper.command()
+@click.argument("number", type=_TABLE)
+@click.option("--all", "everything", is_flag=True, help="Also the methods the authors compare with.")
+def table(number: int, everything: bool) -> None:
+    """Print table NUMBER: 1 (NTHU cities), 2 (SYNTHIA) or 3 (GTA5), by network, IoU in %.
+
+    Says below where each row was copied from and which means its cells do not give.
+    """
+    from cbst_mx.evaluation.paper_numbers import EVIDENCE, TABLES, PaperRow, rows
+    from cbst_mx.report.tables import paper_table
+
+    groups: Dict[Tuple[str, str, bool], List[PaperRow]] = {}
+    chosen = rows(number, own=not everything)
+    for row in chosen:
+        groups.setdefault((row.city, row.network, row.own), []).append(row)
+    console = Console()
+    click.echo(TABLES[number].title)
+    for (city, network, own), members in groups.items():
+        title = ", ".join(filter(None, (city, network, "" if own else "compared methods")))
+        console.print()
+        console.print(paper_table(members, title=title))
+    console.print()
+    for row in chosen:
+        for note in row.notes:
+            where = f"{row.city}, " if row.city else ""
+            click.echo(f"? {where}{row.network}, {row.method}: {note}")
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in EVIDENCE.items())
+    click.echo(f"evidence, with the number of the table: {codes}")
+
+
+@click.command("check-paper")
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--table", "number", type=_TABLE, help="Table of the paper. Default: the experiment's.")
+@click.option("--row", help='Row as printed, such as "CBST-SP". Default: the experiment\'s.')
+@click.option("--network", type=click.Choice(["resnet38", "fcn8s"]), help="Network of the row. Default: the run's.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, min_open=True),
+    help="Allowed difference of means in points, up and down; classes get it times the square root of their number.",
+)
+def check_paper(
+    runs: Tuple[Path, ...],
+    number: Optional[int],
+    row: Optional[str],
+    network: Optional[str],
+    tolerance: Optional[float],
+) -> None:
+    """Compare RUNS with a row of the paper's tables, class by class; exit code 3 where a number is off.
+
+    One run folder, or the runs of all folds of an NTHU city (or the folder they are in), whose mean counts. Reads
+    summary.json, experiment.yaml and manifest.json. The result of a run is its last round, of a row without
+    self-training its source network. A missing number counts as off. Where a row's cells do not give the mean it
+    states, only means are judged. Smoke tests are not judged.
+    """
+    from cbst_mx.evaluation.paper_numbers import TOLERANCE, check, class_tolerance, row_of_run, runs_below
+    from cbst_mx.report.tables import check_table
+
+    folders = [folder for path in runs for folder in runs_below(path)]
+    wanted = row_of_run(folders[0], table=number, row=row, network=network)
+    result = check(wanted, folders, tolerance=TOLERANCE if tolerance is None else tolerance)
+    name = ", ".join(filter(None, (f"table {wanted.table}", wanted.city, wanted.network, wanted.method)))
+    click.echo(f"{name}: {', '.join(str(folder) for folder in folders)}, {result.stage}")
+    Console().print(check_table(result))
+    for note in result.notes:
+        click.echo(f"note: {note}")
+    allowed = TOLERANCE if tolerance is None else tolerance
+    classes = class_tolerance(allowed, len(wanted.iou))
+    click.echo(
+        f"tolerance: {allowed:g} points up or down for means, {classes:.1f} for classes"
+        + ("; our choice: the published numbers are of one run each, without a spread" if tolerance is None else "")
+    )
+    click.echo(f"verdict: {result.verdict}")
+    if result.missed:
+        raise click.exceptions.Exit(3)
+
+
+COMMANDS = (paper, check_paper)

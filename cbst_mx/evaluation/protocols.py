@@ -1,0 +1,367 @@
+"""Every published way to score a segmentation, from one confusion matrix per image.
+
+N images, C classes, K classes of a protocol; matrices are int64 (N, C, C), rows truth, columns prediction, in pixels;
+IoU and mIoU are in [0, 1]. A protocol says which truth counts, which classes have an IoU and which of them are
+averaged; numbers of different protocols must not be compared, so each names the table of the paper it belongs to:
+
+====================  ====================================================================  =================
+name                  mean over                                                             protocol of
+====================  ====================================================================  =================
+19                    the 19 classes                                                        Table 3
+16                    the 16 classes of SYNTHIA; truth of terrain, truck, train is ignored  Table 2, mIoU
+13 of 16              13 of these 16 IoUs: without wall, fence, pole                        Table 2, mIoU*
+13                    the 13 classes of NTHU                                                Table 1
+16 of 19, 13 of 19    16 or 13 of the 19 IoUs, all truth counting                           none
+19 x 19/16            the 19 classes, 3 of them never predicted, times 19/16                none
+====================  ====================================================================  =================
+
+The authors train and test SYNTHIA with 16 classes and ignore the other truth; their 13-class figure is a mean over a
+subset of the 16-class model's IoUs (yzou2/CBST, issue 7). Others score a 16-class model with the 19-class program and
+multiply the mean by 19/16 (lhoyer/DAFormer, issue 18); there pixels of terrain, truck and train count as false
+positives of what they are taken for.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import numpy as np
+
+from cbst_mx.errors import RunError
+from cbst_mx.files import read_json
+from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_13, SYNTHIA_16
+from cbst_mx.run_dir import StageDir
+from cbst_mx.seeding import generator
+
+__all__ = [
+    "ImageMatrices",
+    "Protocol",
+    "Result",
+    "WorstImage",
+    "evaluate",
+    "narrow",
+    "protocols_of",
+    "read_matrices",
+    "widen",
+    "worst_images",
+]
+
+_ALL = CITYSCAPES_19.names
+_SIXTEEN = SYNTHIA_16.names
+_THIRTEEN = tuple(SYNTHIA_16.names[index] for index in SYNTHIA_13)
+_OTHERS = tuple(name for name in _ALL if name not in _SIXTEEN)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to score.
+
+    Parameters
+    ----------
+    name : str
+    meaning : str
+        What is averaged.
+    table : str
+        The table of the paper whose numbers follow this protocol; empty when there is none.
+    truth : tuple of str
+        Classes whose truth counts, each with an IoU; pixels of other truth are ignored.
+    averaged : tuple of str
+        Those of `truth` in the mean.
+    factor : float
+        What the mean is multiplied by.
+    never : tuple of str
+        Classes that the network must not know for the number to make sense.
+    """
+
+    name: str
+    meaning: str
+    table: str
+    truth: tuple[str, ...]
+    averaged: tuple[str, ...]
+    factor: float = 1.0
+    never: tuple[str, ...] = ()
+
+
+_NINETEEN = Protocol("19", "all 19 classes", "Table 3", _ALL, _ALL)
+_AUTHORS_16 = Protocol("16", f"16 classes, truth of {', '.join(_OTHERS)} ignored", "Table 2, mIoU", _SIXTEEN, _SIXTEEN)
+_AUTHORS_13 = Protocol("13 of 16", "13 of the IoUs of protocol 16", "Table 2, mIoU*", _SIXTEEN, _THIRTEEN)
+_BY_CLASSES = {
+    _ALL: (
+        _NINETEEN,
+        _AUTHORS_16,
+        _AUTHORS_13,
+        Protocol("16 of 19", "16 of the IoUs of protocol 19", "", _ALL, _SIXTEEN),
+        Protocol("13 of 19", "13 of the IoUs of protocol 19", "", _ALL, _THIRTEEN),
+        Protocol("19 x 19/16", "mean of protocol 19 times 19/16", "", _ALL, _ALL, 19 / 16, _OTHERS),
+    ),
+    _SIXTEEN: (_AUTHORS_16, _AUTHORS_13),
+    NTHU_13.names: (Protocol("13", "all 13 classes", "Table 1", NTHU_13.names, NTHU_13.names),),
+}
+
+
+def protocols_of(classes: Sequence[str]) -> tuple[Protocol, ...]:
+    """Return the protocols that matrices of these classes allow; for classes of no table, their plain mean."""
+    names = tuple(classes)
+    return _BY_CLASSES.get(names, (Protocol("all", f"all {len(names)} classes", "", names, names),))
+
+
+@dataclass(frozen=True)
+class ImageMatrices:
+    """The confusion matrices of an image set.
+
+    Parameters
+    ----------
+    classes : tuple of str
+        Class names by trainId.
+    images : tuple of str
+        Image names.
+    counts : ndarray of shape (N, C, C), int64
+        Rows truth, columns prediction.
+
+    Raises
+    ------
+    ValueError
+        When the parts do not fit together.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[str, ...]
+    counts: np.ndarray
+
+    def __post_init__(self) -> None:
+        expected = (len(self.images), len(self.classes), len(self.classes))
+        if self.counts.shape != expected or self.counts.dtype.kind not in "iu" or (self.counts < 0).any():
+            raise ValueError(
+                f"counts must be pixel counts of shape {expected}, got {self.counts.dtype} of shape "
+                f"{self.counts.shape}" + (", some negative" if self.counts.shape == expected else "")
+            )
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Return what a stage's ``confusion.npz`` keeps of the image set `name`."""
+        return {name: self.counts, f"{name}.classes": np.array(self.classes), f"{name}.images": np.array(self.images)}
+
+
+def read_matrices(stage: StageDir) -> dict[str, ImageMatrices]:
+    """Read a stage's confusion matrices, by image set in the order of their evaluation.
+
+    Class names come from ``evaluation.json`` and images are called by their number where ``confusion.npz`` does not
+    name them.
+
+    Raises
+    ------
+    RunError
+        If a file is missing, damaged or does not fit the other.
+    """
+    results = read_json(stage.evaluation)
+    try:
+        # numpy leaves a file that it opens itself open when it cannot read it
+        with open(stage.confusion, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except FileNotFoundError as error:
+        raise RunError(f"{stage.confusion} does not exist: the stage has not been evaluated") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{stage.confusion} cannot be read: {error}") from error
+    sets = {}
+    try:
+        for name, result in results.items():
+            counts = arrays[name]
+            classes = arrays.get(f"{name}.classes", list(result["iou"]))
+            images = arrays.get(f"{name}.images", [f"image {index}" for index in range(len(counts))])
+            sets[name] = ImageMatrices(tuple(map(str, classes)), tuple(map(str, images)), counts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{stage.confusion} and {stage.evaluation} do not fit together: {error}") from error
+    return sets
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one protocol gives.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    iou : dict of str to (float or None)
+        In [0, 1] by class; None for a class in neither truth nor prediction.
+    miou : float
+        The mean over the averaged classes that have an IoU, times the protocol's factor.
+    low, high : float
+        Percentile interval of the mean over bootstrap samples of the images.
+    """
+
+    protocol: Protocol
+    iou: dict[str, float | None]
+    miou: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "protocol": self.protocol.name,
+            "meaning": self.protocol.meaning,
+            "table": self.protocol.table or None,
+            "miou": self.miou,
+            "interval": [self.low, self.high],
+            "iou": self.iou,
+        }
+
+
+def evaluate(
+    matrices: ImageMatrices, *, samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[list[Result], dict[str, str]]:
+    """Score by every protocol the matrices allow.
+
+    The interval answers how much the mean depends on which images happen to be in the set: images are drawn with
+    replacement, as many as there are, `samples` times, and the interval holds the middle `level` of the means. It says
+    nothing of another training run. All protocols see the same samples.
+
+    Parameters
+    ----------
+    matrices : ImageMatrices
+    samples : int
+        Bootstrap samples, at least 1.
+    level : float
+        In (0, 1).
+    seed : int
+        Of the samples.
+
+    Returns
+    -------
+    results : list of Result
+    refused : dict of str to str
+        Why a protocol cannot be computed, by its name.
+
+    Raises
+    ------
+    ValueError
+        When an argument is outside its range, or no class of a protocol occurs in the images.
+    """
+    if samples < 1 or not 0 < level < 1:
+        raise ValueError(f"samples must be at least 1 and level in (0, 1), got {samples} and {level}")
+    count = len(matrices.images)
+    if count == 0:
+        raise ValueError("matrices must be of at least one image, got none")
+    draws = generator(seed, purpose="bootstrap").multinomial(count, np.full(count, 1 / count), size=samples)
+    results, refused = [], {}
+    for protocol in protocols_of(matrices.classes):
+        predicted = [name for name in protocol.never if matrices.counts[:, :, matrices.classes.index(name)].any()]
+        if predicted:
+            refused[protocol.name] = f"only for networks without {', '.join(protocol.never)}; predicted: {predicted[0]}"
+            continue
+        hits, unions = _counts(matrices, protocol)
+        averaged = np.array([name in protocol.averaged for name in protocol.truth])
+        iou = _ratio(hits.sum(axis=0), unions.sum(axis=0))
+        # float64 holds these sums of pixels exactly, up to 2^53
+        resampled = _ratio(draws @ hits.astype(np.float64), draws @ unions.astype(np.float64))  # (samples, K)
+        miou = protocol.factor * _mean(iou[averaged])
+        if np.isnan(miou):
+            raise ValueError(f"protocol {protocol.name} needs at least one of its classes in the images, got none")
+        means = protocol.factor * _mean(resampled[:, averaged])
+        low, high = np.nanpercentile(means, [50 * (1 - level), 50 * (1 + level)])
+        listed = {name: None if np.isnan(value) else float(value) for name, value in zip(protocol.truth, iou)}
+        results.append(Result(protocol, listed, float(miou), float(low), float(high)))
+    if matrices.classes == _SIXTEEN:
+        refused["19 x 19/16"] = f"the truth of {', '.join(_OTHERS)} was ignored when the labels were read"
+    return results, refused
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """One image's score: mean IoU over the `classes` classes its truth has, and the worst of them."""
+
+    name: str
+    miou: float
+    classes: int
+    worst_class: str
+    worst_iou: float
+
+
+def worst_images(matrices: ImageMatrices, count: int) -> list[WorstImage]:
+    """Return the `count` images with the lowest mean IoU over the classes present in their truth, worst first.
+
+    A class that is only predicted has no part in an image's mean: one stray pixel of it would weigh as much as the
+    whole road. Images without truth are left out.
+    """
+    hits, unions = _counts(matrices, Protocol("", "", "", matrices.classes, matrices.classes))
+    present = matrices.counts.sum(axis=2) > 0  # (N, C)
+    iou = np.where(present, _ratio(hits, unions), np.nan)
+    found = []
+    for index, name in enumerate(matrices.images):
+        if present[index].any():
+            worst = int(np.nanargmin(iou[index]))
+            miou, lowest = float(_mean(iou[index])), float(iou[index, worst])
+            found.append(WorstImage(name, miou, int(present[index].sum()), matrices.classes[worst], lowest))
+    return sorted(found, key=lambda image: (image.miou, image.name))[:count]
+
+
+def widen(train_ids: np.ndarray, classes: Sequence[str], wider: Sequence[str]) -> np.ndarray:
+    """Turn the trainIds of some classes into those of a list that has them all.
+
+    With this a 16-class network is scored on 19-class truth, from which every protocol follows.
+
+    Parameters
+    ----------
+    train_ids : ndarray of any shape, uint8
+        TrainIds of `classes`, 255 = ignore.
+    classes, wider : sequence of str
+        Class names by trainId.
+
+    Returns
+    -------
+    ndarray of the same shape, uint8
+
+    Raises
+    ------
+    ValueError
+        When a class is missing in `wider`, or a value is no trainId.
+    """
+    missing = [name for name in classes if name not in wider]
+    if missing:
+        raise ValueError(f"wider must have all of the classes, {missing[0]!r} is missing")
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    table[: len(classes)] = [list(wider).index(name) for name in classes]
+    wrong = (train_ids >= len(classes)) & (train_ids != IGNORE)
+    if wrong.any():
+        raise ValueError(
+            f"train_ids must be from 0 to {len(classes) - 1} or {IGNORE}, got {train_ids[wrong].reshape(-1)[0]}"
+        )
+    return table[train_ids]
+
+
+def narrow(matrices: ImageMatrices, classes: Sequence[str]) -> ImageMatrices:
+    """Return the matrices over some of the classes only, the other truth ignored.
+
+    Raises
+    ------
+    ValueError
+        When a class is unknown, or pixels of these classes were predicted as another: no smaller matrix holds them.
+    """
+    unknown = [name for name in classes if name not in matrices.classes]
+    if unknown:
+        raise ValueError(f"classes must be among those of the matrices, got {unknown[0]!r}")
+    kept = [matrices.classes.index(name) for name in classes]
+    rows = matrices.counts[:, kept, :]
+    result = rows[:, :, kept]
+    if rows.sum() != result.sum():
+        raise ValueError(f"pixels of the {len(kept)} classes were predicted as other classes")
+    return ImageMatrices(tuple(classes), matrices.images, result)
+
+
+def _counts(matrices: ImageMatrices, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """Return true positives and unions, int64 (N, K): both add up over images."""
+    kept = [matrices.classes.index(name) for name in protocol.truth]
+    rows = matrices.counts[:, kept, :].astype(np.int64)  # (N, K, C): the truth that counts
+    hits = rows[:, range(len(kept)), kept]
+    return hits, rows.sum(axis=2) + rows.sum(axis=1)[:, kept] - hits
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean along the last axis of what is not NaN; NaN where nothing is."""
+    valid = ~np.isnan(values)
+    return _ratio(np.where(valid, values, 0.0).sum(axis=-1), np.asarray(valid.sum(axis=-1)))

@@ -1,0 +1,220 @@
+"""Results in the format of the Cityscapes evaluation server, and a check of such an archive.
+
+A zip archive with one PNG per image, 1024 x 2048 pixels of 8 bits, grey, whose values are Cityscapes label ids (not
+trainIds), named ``<city>_<sequence>_<frame>*.png`` as the evaluation program of the data set's own scripts looks for
+them. ``city_sequence_frame`` is called the frame here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from cbst_mx.data.images import read_label
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import atomic_path
+from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
+
+__all__ = ["SPLITS", "export", "find_predictions", "problems"]
+
+# Images of each city: 1,525 and 500.
+SPLITS = {
+    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
+    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
+}
+_SIZE = (1024, 2048)
+_NAME = re.compile(r"(?P<frame>(?P<city>[a-z-]+)_\d{6}_\d{6})(?!\d).*\.png")
+_LABEL_IDS = tuple(int(raw) for raw in CITYSCAPES_19.decode(np.arange(19, dtype=np.uint8)[None], "cityscapes")[0])
+_LARGEST_FILE = 16 * 2**20  # bytes; 8 times the uncompressed pixels
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # equal predictions give equal archives
+
+
+def find_predictions(folder: Path) -> dict[str, Path]:
+    """Find the label maps of a folder and its subfolders.
+
+    Files ending in ``_overlay.png``, which `cbst-mx predict` writes beside them, are left out.
+
+    Returns
+    -------
+    dict of str to Path
+        Frame such as "berlin_000000_000019" to file, by frame.
+
+    Raises
+    ------
+    DataError
+        If there is none, one has no frame in its name, or two are of one frame.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(Path(folder).rglob("*.png")):
+        if path.name.endswith("_overlay.png"):
+            continue
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise DataError(f"{path} must be named <city>_<6 digits>_<6 digits>*.png, as the images of Cityscapes are")
+        frame = match["frame"]
+        if frame in found:
+            raise DataError(f"{found[frame]} and {path} are predictions of one image: leave one of them")
+        found[frame] = path
+    if not found:
+        raise DataError(f"{folder} has no prediction: expected <city>_<6 digits>_<6 digits>*.png")
+    return dict(sorted(found.items()))
+
+
+def export(
+    predictions: dict[str, Path],
+    out: Path,
+    *,
+    label_space: LabelSpace,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write predictions as an archive for the server, whole or not at all.
+
+    Parameters
+    ----------
+    predictions : dict of str to Path
+        Frame to PNG of trainIds, 1024 x 2048.
+    out : Path
+        The zip file.
+    label_space : LabelSpace
+        What the trainIds mean; one of Cityscapes' classes.
+    progress : callable
+        Called with (done, in all).
+
+    Raises
+    ------
+    DataError
+        If a prediction cannot be read, has another size, or a pixel without class.
+    ConfigError
+        If the label space has no Cityscapes ids.
+    RunError
+        If the archive cannot be written.
+    """
+    label_space.check_convention("cityscapes")
+    if Path(out).suffix != ".zip":
+        raise ConfigError(f"the archive must be a .zip file, got {out}")
+    with atomic_path(Path(out)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for index, (frame, path) in enumerate(predictions.items()):
+            archive.writestr(zipfile.ZipInfo(f"{frame}.png", _ZIP_TIME), _label_ids_png(path, label_space))
+            progress(index + 1, len(predictions))
+
+
+def _label_ids_png(path: Path, label_space: LabelSpace) -> bytes:
+    train_ids = read_label(path)
+    if train_ids.shape != _SIZE:
+        raise DataError(
+            f"{path} must be {_SIZE[0]} x {_SIZE[1]} pixels, got {train_ids.shape[0]} x {train_ids.shape[1]}"
+        )
+    if train_ids.max() >= label_space.num_classes:
+        what = f"{IGNORE} (no class)" if train_ids.max() == IGNORE else str(train_ids.max())
+        raise DataError(
+            f"{path} must hold a trainId from 0 to {label_space.num_classes - 1} at every pixel, got {what}"
+        )
+    stream = io.BytesIO()
+    Image.fromarray(label_space.decode(train_ids.astype(np.uint8), "cityscapes")).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def problems(
+    path: Path, *, split: str = "test", progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
+    """Say what is wrong with an archive for the server, a line for each problem; none when all is well.
+
+    Looks at the names, the number of images of each city, and each image's format, size and values. Values other than
+    the 19 evaluated label ids are a problem: such a pixel can only be wrong, and trainIds give themselves away by them.
+
+    Parameters
+    ----------
+    path : Path
+        The zip file.
+    split : {"test", "val"}
+    progress : callable
+        Called with (done, in all).
+
+    Raises
+    ------
+    DataError
+        If the file is missing or no zip archive.
+    ConfigError
+        If `split` is neither.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    found: list[str] = []
+    frames: dict[str, list[str]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            for index, member in enumerate(members):
+                match = _NAME.fullmatch(member.filename.rpartition("/")[2])
+                if match is None:
+                    found.append(f"{member.filename}: not named <city>_<6 digits>_<6 digits>*.png")
+                else:
+                    frames.setdefault(match["frame"], []).append(member.filename)
+                    problem = _image_problem(archive, member)
+                    if problem:
+                        found.append(f"{member.filename}: {problem}")
+                progress(index + 1, len(members))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path} is no zip archive, or a damaged one") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    for frame, files in sorted(frames.items()):
+        if len(files) > 1:
+            found.append(f"{frame}: {len(files)} files, {', '.join(sorted(files))}")
+    return found + _count_problems(list(frames), split)
+
+
+def _count_problems(frames: Sequence[str], split: str) -> list[str]:
+    wanted = SPLITS[split]
+    counts: dict[str, int] = {}
+    for frame in frames:
+        city = frame.rsplit("_", 2)[0]
+        counts[city] = counts.get(city, 0) + 1
+    found = []
+    if len(frames) != sum(wanted.values()):
+        found.append(f"{len(frames)} images, {split} has {sum(wanted.values())}")
+    for city in sorted({*wanted, *counts}):
+        if city not in wanted:
+            found.append(f"{counts[city]} images of {city}, which is not in {split}")
+        elif counts.get(city, 0) != wanted[city]:
+            found.append(f"{counts.get(city, 0)} images of {city}, {split} has {wanted[city]}")
+    return found
+
+
+def _image_problem(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
+    """Return what is wrong with one image; empty when nothing is."""
+    if member.file_size > _LARGEST_FILE:
+        return f"{member.file_size / 2**20:.0f} MB, too large for an image of labels"
+    try:
+        content = archive.read(member)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, encrypted, unknown
+        return f"cannot be unpacked ({error})"
+    if not content.startswith(_PNG_START) or len(content) < 26:
+        return "not a PNG"
+    # Width, height, bits and colour type stand behind the signature (8 bytes), a length and "IHDR" (8).
+    width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
+    if content[24:26] != b"\x08\x00":
+        kinds = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+        return f"must be grey of 8 bits, is {kinds.get(content[25], 'unknown')} of {content[24]} bits"
+    if (height, width) != _SIZE:
+        return f"must be {_SIZE[0]} x {_SIZE[1]} pixels, is {height} x {width}"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            counts = np.array(image.histogram())
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"damaged ({error})"
+    wrong = [value for value in np.flatnonzero(counts).tolist() if value not in _LABEL_IDS]
+    if wrong:
+        shown = ", ".join(map(str, wrong[:8])) + (" and more" if len(wrong) > 8 else "")
+        hint = "; are these trainIds?" if max(np.flatnonzero(counts)) < CITYSCAPES_19.num_classes else ""
+        return f"has values that are no evaluated label id: {shown}{hint}"
+    return ""

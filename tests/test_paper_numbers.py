@@ -1,0 +1,474 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cbst_mx
+from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.evaluation import paper_numbers
+from cbst_mx.evaluation.paper_numbers import (
+    EVIDENCE,
+    TABLES,
+    TOLERANCE,
+    RowKey,
+    check,
+    class_tolerance,
+    expected,
+    experiments,
+    is_of_table,
+    row_of,
+    row_of_run,
+    rows,
+    runs_below,
+)
+from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_13, SYNTHIA_16
+
+FOLDER = Path(cbst_mx.__file__).parent / "evaluation" / "paper_tables"
+CITIES = ("rome", "rio", "tokyo", "taipei")
+NAMES = [
+    *(f"gta5-{method}" for method in ("source", "st", "cbst", "cbst-sp", "cbst-sp-mst")),
+    *(f"gta5-fcn8s-{method}" for method in ("source", "st", "cbst", "cbst-sp")),
+    *(f"synthia-{method}" for method in ("source", "st", "cbst")),
+    *(f"synthia-fcn8s-{method}" for method in ("source", "st", "cbst")),
+    *(f"nthu-{city}-{method}" for city in CITIES for method in ("source", "st", "cbst")),
+]
+
+
+def lines_of(table):
+    with open(FOLDER / f"table{table}.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# ---------------------------------------------------------------------------------------------------------- the tables
+
+
+@pytest.mark.parametrize(("table", "own", "all_"), [(1, 12, 28), (2, 6, 14), (3, 10, 24)])
+def test_every_row_is_there(table, own, all_):
+    # table 3 has one of the authors' nine rows in two versions
+    assert (len(rows(table)), len(rows(table, own=False))) == (own, all_)
+    assert all(row.own for row in rows(table))
+
+
+@pytest.mark.parametrize("table", [1, 2, 3])
+def test_cells_are_those_of_the_files(table):
+    for row, line in zip(rows(table, own=False), lines_of(table)):
+        cells = [value for name, value in line.items() if name.replace("*", "").replace("_", " ") in row.iou]
+        assert ["" if value is None else f"{value:g}" for value in row.iou.values()] == [
+            f"{float(cell):g}" if cell else "" for cell in cells
+        ]
+        assert tuple(row.iou) == TABLES[table].names
+        assert {code.rstrip("123") for code in row.evidence.split("+")} <= {*EVIDENCE, "R"}
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        (1, [("mean_of_13", "verdict")]),
+        (2, [("mean_of_16", "verdict16"), ("mean_of_13", "verdict13")]),
+        (3, [("mean_of_19", "verdict")]),
+    ],
+)
+def test_sums_agree_with_those_done_elsewhere(table, columns):
+    seen = set()
+    for row, line in zip(rows(table, own=False), lines_of(table)):
+        theirs = [(line[mean], line[verdict]) for mean, verdict in columns if line[mean]]
+        assert len(theirs) == len(row.means)
+        for mean, (value, verdict) in zip(row.means, theirs):
+            assert mean.of_cells == pytest.approx(float(value), abs=0.0051)  # rounded to 0.01 there
+            assert mean.adds_up == (not verdict.startswith("MISMATCH")), row
+            seen.add(verdict)
+    assert {"equal"} < seen
+
+
+def test_rows_that_do_not_add_up():
+    found = {(row.table, row.network, row.method): row.notes for t in TABLES for row in rows(t) if not row.adds_up}
+    assert found == {
+        (2, "FCN8s-VGG16", "CBST"): ("mIoU* is stated as 36.1, but the row's cells average 40.73",),
+        (3, "ResNet-38", "ST (paper row)"): ("mIoU is stated as 41.5, but the row's cells average 48.36",),
+        (3, "ResNet-38", "ST (README row since 67aaee9, 2018-11-20)"): (
+            "mIoU is stated as 41.5, but the row's cells average 40.00",
+        ),
+    }
+
+
+def test_numbers_known_from_the_paper():
+    sp = expected(3, "CBST-SP", network="fcn8s")
+    assert (sp.miou, sp.iou["road"], sp.iou["bicycle"]) == (36.1, 90.4, 28.6)
+    assert expected(3, "cbst-sp+mst").miou == expected(3, "cbst-sp-mst").miou == 47.0
+    synthia = expected(2, "CBST")
+    assert (synthia.miou, synthia.miou_star, synthia.iou["traffic light"]) == (42.5, 48.4, 23.5)
+    assert [expected(1, "CBST", city=city).miou for city in CITIES] == [53.6, 52.2, 48.8, 50.3]
+    assert expected(3, "Source").miou == expected(3, "source only").miou == 35.4
+
+
+def test_label_spaces_have_the_tables_classes():
+    for table, space in ((1, NTHU_13), (2, SYNTHIA_16), (3, CITYSCAPES_19)):
+        assert (TABLES[table].label_space, TABLES[table].names) == (space.name, space.names)
+    assert tuple(SYNTHIA_16.names[index] for index in SYNTHIA_13) == NTHU_13.names
+
+
+def test_st_of_resnet38_is_the_corrected_row():
+    corrected, printed = expected(3, "ST"), expected(3, "ST (paper row)")
+    assert corrected.iou["train"] == 0.6 and printed.iou["train"] == 20.9
+    assert corrected.miou == printed.miou == 41.5 and corrected.key == printed.key == "st"
+
+
+def test_numbers_for_experiment_files():
+    values = expected(2, "ST", network="fcn8s").to_json()
+    assert list(values) == [*SYNTHIA_16.names, "miou", "miou_star"] and values["miou_star"] == 27.8
+    assert list(expected(1, "ST", city="Rio").to_json())[-1] == "miou"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"table": 4, "row": "ST"}, r"^table must be 1, 2 or 3, got 4$"),
+        (
+            {"table": 2, "row": "CBST-SP"},
+            r"^row must be one of 'Source only', 'ST', 'CBST' for ResNet-38 in table 2, got 'CBST-SP'$",
+        ),
+        ({"table": 3, "row": "ST", "network": "vgg"}, r"^network must be one of resnet38, fcn8s, got 'vgg'$"),
+        ({"table": 1, "row": "ST"}, r"^city must be one of Rome, Rio, Tokyo, Taipei for a row of table 1, got ''$"),
+        ({"table": 1, "row": "ST", "network": "fcn8s", "city": "Rio"}, r"^city must be one of none with this network"),
+    ],
+)
+def test_unknown_rows_are_refused(arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        expected(**arguments)
+
+
+# ------------------------------------------------------------------------------------------------------ the experiments
+
+
+def test_there_are_27_experiments():
+    assert len(NAMES) == 27 and sorted(experiments()) == sorted(NAMES)
+
+
+def test_experiments_and_rows_are_one_to_one():
+    assert row_of("gta5-fcn8s-cbst-sp") == RowKey(3, "cbst-sp", "fcn8s")
+    assert row_of("nthu-taipei-st") == RowKey(1, "st", "resnet38", "Taipei")
+    assert row_of("synthia-cbst-released") == row_of("synthia-cbst")
+    found = {
+        expected(key.table, key.row, network=key.network, city=key.city).method
+        for key in map(row_of, NAMES)
+        if key.table == 3
+    }
+    assert found == {row.method for row in rows(3)} - {"ST (paper row)"}
+    assert len({row_of(name) for name in NAMES}) == 27
+    with pytest.raises(ConfigError, match=r"^experiment 'demo' is of no row of the paper: they are gta5-"):
+        row_of("demo")
+
+
+# -------------------------------------------------------------------------------------------------------------- a check
+
+
+def exact(row):
+    """Return the summary of a run that has a row's very numbers."""
+    iou = {name: value / 100 for name, value in row.iou.items()}
+    return {"iou": iou, "miou": row.miou / 100}
+
+
+def make_run(folder, name, result, *, rounds=7, smoke=False, images=None, fold=None, changes=(), other=None):
+    """Write what `check` reads of a run of the experiment `name` whose result is `result`."""
+    key = row_of(name)
+    table = TABLES[key.table]
+    method = key.row.replace("-mst", "")
+    target = {"format": table.target, "split": table.split}
+    if key.city:
+        target.update({"city": key.city, "fold": fold})
+    settings = {
+        "name": name,
+        "label_space": table.label_space,
+        "source": {"format": table.source},
+        "target": {"format": table.target},
+        "validation": {"target": target, "source": {"format": table.source}},
+        "network": {"name": key.network},
+        "self_training": {"method": "cbst" if method == "source" else method, "rounds": rounds},
+        "evaluation": {"scales": [0.5, 0.75, 1.0] if key.row.endswith("mst") else [1.0]},
+        "smoke": smoke,
+    }
+    for path, value in changes:
+        *parents, last = path.split(".")
+        level = settings
+        for parent in parents:
+            level = level[parent]
+        level[last] = value
+    images = (10 if fold is not None else table.images) if images is None else images
+    other = {"iou": {}, "miou": 0.99} if other is None else other  # the rounds that must not be looked at
+    wanted = 0 if method == "source" else rounds
+    stages = [
+        {"round": index, "evaluation": {"target": result if index == wanted else other, "source": other}}
+        for index in range(rounds + 1)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "manifest.json").write_text(json.dumps({"inputs": {"images": {"validation target": images}}}))
+    (folder / "summary.json").write_text(json.dumps({"leading": "target", "stages": stages}))
+    return folder
+
+
+def checked(tmp_path, name, result=None, tolerance=TOLERANCE, **options):
+    key = row_of(name)
+    row = expected(key.table, key.row, network=key.network, city=key.city)
+    return check(row, [make_run(tmp_path / "run", name, result or exact(row), **options)], tolerance=tolerance)
+
+
+def verdicts(result):
+    return {line.name: line.verdict for line in result.lines}
+
+
+SOUND = [name for name in NAMES if name not in ("gta5-st", "synthia-fcn8s-cbst") and not name.startswith("nthu")]
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_the_papers_own_numbers_are_within(tmp_path, name):
+    result = checked(tmp_path, name, tolerance=0.11)  # means of rounded cells are up to 0.1 off
+    assert result.verdict == "within tolerance" and not result.missed and result.notes == ()
+    assert set(verdicts(result).values()) == {"within"}
+    means = ["mIoU", "mIoU*"] if name.startswith("synthia") else ["mIoU"]
+    assert [line.name for line in result.lines] == [*TABLES[row_of(name).table].names, *means]
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(2.0, "within"), (-2.0, "within"), (2.01, "off"), (-2.01, "off")])
+def test_the_tolerance_of_means_has_two_sides(tmp_path, shift, verdict):
+    row = expected(3, "CBST-SP")
+    result = checked(tmp_path, "gta5-cbst-sp", {**exact(row), "miou": (row.miou + shift) / 100})
+    assert verdicts(result)["mIoU"] == verdict
+    assert result.missed == (verdict == "off")
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(8.7, "within"), (-8.7, "within"), (8.75, "off"), (-8.75, "off")])
+def test_the_tolerance_of_classes_has_two_sides(tmp_path, shift, verdict):
+    # 2 points times the square root of 19 classes: 8.72
+    assert class_tolerance(2.0, 19) == pytest.approx(8.718, abs=1e-3)
+    row = expected(3, "CBST-SP")
+    values = exact(row)
+    values["iou"]["sky"] += shift / 100
+    result = checked(tmp_path, "gta5-cbst-sp", values)
+    assert verdicts(result)["sky"] == verdict and verdicts(result)["road"] == "within"
+    assert result.verdict == ("off" if verdict == "off" else "within tolerance")
+
+
+def test_the_last_round_is_the_result_and_the_best_is_not(tmp_path):
+    row = expected(3, "CBST")
+    bad = {"iou": {name: 0.1 for name in row.iou}, "miou": 0.1}
+    result = checked(tmp_path, "gta5-cbst", bad, other=exact(row))
+    assert result.missed and result.stage == "round 7, the last"
+    assert {round(line.ours, 9) for line in result.lines} == {10.0}
+
+
+def test_a_source_row_is_of_the_source_network(tmp_path):
+    result = checked(tmp_path, "gta5-source")
+    assert result.stage == "source network" and not result.missed
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -0.1, 45.1, "0.5", True])
+@pytest.mark.parametrize("where", ["class", "mean"])
+def test_missing_and_broken_numbers_are_off(tmp_path, value, where):
+    result = exact(expected(2, "CBST"))
+    if where == "class":
+        result["iou"]["sky"] = value
+    else:
+        result["miou"] = value
+    outcome = checked(tmp_path, "synthia-cbst", result)
+    # without one class there is no mean over all of them
+    wanted = {"sky", "mIoU", "mIoU*"} if where == "class" else {"mIoU"}
+    assert {name for name, verdict in verdicts(outcome).items() if verdict == "missing"} == wanted
+    assert outcome.missed
+
+
+def test_a_class_or_everything_left_out_is_off(tmp_path):
+    result = exact(expected(2, "CBST"))
+    del result["iou"]["wall"]
+    outcome = checked(tmp_path, "synthia-cbst", result)
+    assert {name for name, verdict in verdicts(outcome).items() if verdict == "missing"} == {"wall", "mIoU"}
+    outcome = checked(tmp_path / "empty", "synthia-cbst", {"pixels": 3})
+    assert set(verdicts(outcome).values()) == {"missing"} and outcome.missed
+
+
+def test_of_the_st_row_only_the_stated_mean_is_judged(tmp_path):
+    values = {"iou": {name: 0.415 for name in CITYSCAPES_19.names}, "miou": 0.415}
+    result = checked(tmp_path, "gta5-st", values)
+    assert not result.missed and verdicts(result).pop("mIoU") == "within"
+    assert {line.verdict for line in result.lines if line.name != "mIoU"} == {"not judged"}
+    assert result.notes[:2] == (
+        "mIoU is stated as 41.5, but the row's cells average 40.00",
+        "so classes are not judged, only mIoU",
+    )
+    assert "published in 2 versions" in result.notes[2]
+    # the cells' own mean is not the target
+    assert checked(tmp_path / "2", "gta5-st", {**values, "miou": 0.391}).missed
+    values["iou"]["road"] = None
+    assert verdicts(checked(tmp_path / "3", "gta5-st", values))["mIoU"] == "missing"
+
+
+def test_of_the_fcn8s_row_with_a_wrong_mean_the_right_mean_is_judged(tmp_path):
+    row = expected(2, "CBST", network="fcn8s")
+    result = checked(tmp_path, "synthia-fcn8s-cbst", exact(row))
+    assert verdicts(result)["mIoU"] == "within" and not result.missed
+    assert {verdict for name, verdict in verdicts(result).items() if name != "mIoU"} == {"not judged"}
+    assert "so classes are not judged, only mIoU" in result.notes
+    line = result.lines[-1]
+    assert (line.name, line.paper, line.ours) == ("mIoU*", 36.1, pytest.approx(40.73, abs=0.005))
+
+
+def test_a_smoke_test_is_not_judged(tmp_path):
+    result = checked(tmp_path, "gta5-cbst", {"iou": {"road": 0.1}, "miou": 0.1}, smoke=True, images=2, rounds=2)
+    assert result.verdict == "not comparable (smoke)" and not result.missed
+    assert set(verdicts(result).values()) == {"not judged"}
+
+
+REFUSED = [
+    ("label_space", "synthia-16", "its label space must be cityscapes-19, got synthia-16"),
+    ("source.format", "synthia", "its source must be gta5, got synthia"),
+    ("target.format", "folder", "its target must be cityscapes, got folder"),
+    ("validation.target.format", "gta5", "its validation set target must be cityscapes, got gta5"),
+    ("validation.target.split", "train", "its split of validation set target must be val, got train"),
+    ("network.name", "fcn8s", "its network must be resnet38, got fcn8s"),
+    ("self_training.method", "st", "its method must be cbst, got st"),
+    ("evaluation.scales", [1.0, 0.5], r"its evaluation scales must be \[1.0\], got \[0.5, 1.0\]"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "sentence"), REFUSED)
+@pytest.mark.parametrize("smoke", [False, True])
+def test_runs_of_something_else_are_refused(tmp_path, path, value, sentence, smoke):
+    with pytest.raises(RunError, match=rf"^.*run cannot be compared with table 3, CBST: {sentence}$"):
+        checked(tmp_path, "gta5-cbst", changes=[(path, value)], smoke=smoke)
+
+
+def test_the_city_must_be_the_rows(tmp_path):
+    with pytest.raises(RunError, match=r"its city must be Rome, got Rio$"):
+        checked(tmp_path, "nthu-rome-cbst", changes=[("validation.target.city", "Rio")])
+
+
+def test_multi_scale_testing_is_asked_for_its_row_only(tmp_path):
+    with pytest.raises(RunError, match=r"evaluation scales must be \[0.5, 0.75, 1.0\], got \[1.0\]$"):
+        checked(tmp_path, "gta5-cbst-sp-mst", changes=[("evaluation.scales", [1.0])])
+
+
+def test_runs_on_other_images_are_refused(tmp_path):
+    # generated scenes come in the formats of GTA5 and Cityscapes as well
+    with pytest.raises(RunError, match=r"must have been evaluated on the 500 images of Cityscapes val, got 12 images$"):
+        checked(tmp_path, "gta5-cbst", images=12)
+
+
+def test_unfinished_runs_are_refused(tmp_path):
+    run = make_run(tmp_path / "run", "gta5-cbst", {}, rounds=3)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "stages": summary["stages"][:3]}))
+    with pytest.raises(RunError, match=r"run is not finished: round 3 is its result, it has 2$"):
+        check(expected(3, "CBST"), [run])
+    (run / "summary.json").write_text(json.dumps({**summary, "stages": [{}]}))
+    with pytest.raises(RunError, match=r"summary.json is no summary of a run: KeyError"):
+        check(expected(3, "CBST"), [run])
+    (run / "summary.json").write_text(json.dumps({**summary, "leading": "other"}))
+    with pytest.raises(RunError, match=r"experiment.yaml has no validation set 'other', which the summary leads with$"):
+        check(expected(3, "CBST"), [run])
+    (run / "summary.json").unlink()
+    with pytest.raises(RunError, match=r"summary.json does not exist"):
+        check(expected(3, "CBST"), [run])
+
+
+@pytest.mark.parametrize("tolerance", [0, -1.0, math.nan, math.inf])
+def test_the_tolerance_must_be_a_positive_number(tmp_path, tolerance):
+    with pytest.raises(ConfigError, match=r"^tolerance must be a positive number of points, got "):
+        checked(tmp_path, "gta5-cbst", tolerance=tolerance)
+
+
+# ---------------------------------------------------------------------------------------------------------------- folds
+
+
+def folds_of(tmp_path, results, name="nthu-rome-cbst"):
+    return [make_run(tmp_path / f"fold-{k}", name, result, fold=k) for k, result in enumerate(results)]
+
+
+def shifted(row, points):
+    values = exact(row)
+    return {
+        "iou": {name: value + points / 100 for name, value in values["iou"].items()},
+        "miou": values["miou"] + points / 100,
+    }
+
+
+def test_the_mean_over_folds_counts(tmp_path):
+    row = expected(1, "CBST", city="Rome")
+    # one by one most would be off; together they are 0.5 above
+    folders = folds_of(tmp_path, [shifted(row, points) for points in (-9, 9.5, -9, 9, -8, 8, -7, 7, -4, 8.5)])
+    result = check(row, folders)
+    assert not result.missed and "mean over 10 folds" in result.notes
+    for line in result.lines:
+        assert line.ours - line.paper == pytest.approx(0.5)
+    assert runs_below(tmp_path) == folders and runs_below(folders[0]) == folders[:1]
+
+
+def test_a_class_may_be_absent_from_a_fold_but_not_from_all(tmp_path):
+    row = expected(1, "CBST", city="Rome")
+    results = [exact(row) for _ in range(10)]
+    for result in results[:9]:
+        result["iou"]["motorcycle"] = None
+    assert check(row, folds_of(tmp_path / "a", results)).lines[11].ours == pytest.approx(49.8)
+    results[9]["iou"]["motorcycle"] = None
+    assert verdicts(check(row, folds_of(tmp_path / "b", results)))["motorcycle"] == "missing"
+    results[9]["iou"]["motorcycle"], results[0]["iou"]["motorcycle"] = 0.498, math.nan
+    assert check(row, folds_of(tmp_path / "c", results)).missed
+
+
+def test_every_fold_must_be_there_once(tmp_path):
+    row = expected(1, "CBST", city="Rome")
+    folders = folds_of(tmp_path, [exact(row)] * 10)
+    with pytest.raises(RunError, match=r"^table 1 needs one run of each fold, 0 to 9, .*, got folds 0, 1, 2$"):
+        check(row, folders[:3])
+    with pytest.raises(RunError, match=r"got folds 0, 1, 2, 3, 4, 5, 6, 7, 8, 0$"):
+        check(row, folders[:9] + folders[:1])
+    other = make_run(tmp_path / "x", "nthu-rome-cbst", exact(row), fold=9, changes=[("validation.target.fold_seed", 1)])
+    with pytest.raises(RunError, match=r"all of one fold_seed"):
+        check(row, folders[:9] + [other])
+    run = make_run(tmp_path / "y", "gta5-cbst", exact(expected(3, "CBST")))
+    with pytest.raises(RunError, match=r"^table 3 needs one run folder, got 2$"):
+        check(expected(3, "CBST"), [run, run])
+
+
+def test_a_city_without_folds_is_compared_with_a_note(tmp_path):
+    result = checked(tmp_path, "nthu-rio-st")
+    assert not result.missed and result.notes == ("one run on all 100 images; the paper's is the mean over 10 folds",)
+
+
+# ----------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_knows_its_row(tmp_path):
+    run = make_run(tmp_path / "a", "nthu-tokyo-st", {})
+    assert row_of_run(run) == expected(1, "ST", city="Tokyo")
+    assert row_of_run(run, row="Source") == expected(1, "Source", city="Tokyo")
+    paper = {"table": 3, "row": "CBST-SP+MST", "network": "resnet38", "expected": {}}
+    run = make_run(tmp_path / "b", "gta5-cbst-sp-mst", {}, changes=[("paper", paper), ("name", "mine")])
+    assert row_of_run(run) == expected(3, "CBST-SP+MST")
+    assert row_of_run(run, table=3, row="ST", network="fcn8s") == expected(3, "ST", network="fcn8s")
+    run = make_run(tmp_path / "c", "gta5-st", {}, changes=[("name", "mine")])
+    with pytest.raises(ConfigError, match=r"^experiment 'mine' is of no row of the paper"):
+        row_of_run(run)
+
+
+def test_folders_without_runs_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RunError, match=r"is no run folder and holds none"):
+            runs_below(path)
+
+
+def test_images_of_the_tables():
+    val = {"format": "cityscapes", "split": "val"}
+    assert is_of_table(3, val, 500) and is_of_table(2, val, 500) and not is_of_table(1, val, 500)
+    assert not is_of_table(3, val, 12) and not is_of_table(3, {"format": "gta5", "split": None}, 500)
+    city = {"format": "nthu", "split": "test", "fold": None}
+    assert is_of_table(1, city, 100) and not is_of_table(1, city, 10) and is_of_table(1, {**city, "fold": 3}, 10)
+
+
+def test_the_files_travel_with_the_package():
+    assert paper_numbers._FOLDER == FOLDER
+    assert sorted(path.name for path in FOLDER.iterdir()) == ["README.md", "table1.csv", "table2.csv", "table3.csv"]
