@@ -75,6 +75,7 @@ class FCN8s(gluon.HybridBlock):
     """
 
     stride = 1  # pixels of the input per logit
+    smallest = 17  # rows and columns of the input: less than that, and a pooling has one row left
 
     def __init__(
         self,

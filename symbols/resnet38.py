@@ -139,6 +139,7 @@ class ResNet38(gluon.HybridBlock):
     """
 
     stride = 8  # pixels of the input per logit
+    smallest = 1  # rows and columns of the input
 
     def __init__(
         self,

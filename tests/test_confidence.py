@@ -25,6 +25,7 @@ class ChannelLogits(gluon.HybridBlock):
     def __init__(self, stride=1):
         super().__init__()
         self.stride = stride
+        self.smallest = 1
 
     def hybrid_forward(self, F, x):
         return F.Pooling(x, kernel=(self.stride,) * 2, stride=(self.stride,) * 2, pool_type="avg")
@@ -74,6 +75,14 @@ def test_at_a_stride_every_cell_lies_where_its_pixels_are():
     assert whole.shape == (3, 20, 27)
     # up to the middle of the last whole cells, behind which the next ones enter
     np.testing.assert_allclose(whole[:, :12, :20], small[:, :12, :20], rtol=1e-5)
+
+
+def test_images_too_small_for_the_network_are_filled_up():
+    network = build_network(SPEC, mx.cpu(), seed=0)
+    (image,) = images((5, 40))
+    maps = probabilities(network, [image], ctx=mx.cpu(), flip=True, scales=(0.5, 1.0), **LOOKS)
+    assert maps.shape == (1, 4, 5, 40)
+    np.testing.assert_allclose(maps.sum(axis=1).asnumpy(), 1, rtol=1e-5)
 
 
 def test_scales_are_combined_by_mean_or_maximum():

@@ -73,11 +73,12 @@ def _softmax(network: gluon.HybridBlock, inputs: mx.nd.NDArray) -> mx.nd.NDArray
     """Return the probabilities (B, C, h, w) of inputs (B, 3, h, w), from whole cells of the network's stride.
 
     A network at stride s has ceil(h / s) rows. The input is filled up with zeros, the mean colour, so that the last row
-    of cells is whole, the map is upsampled by s, and what lies beyond the image is cut off again.
+    of cells is whole (and the image not too small for the network), the map is upsampled by s, and what lies beyond the
+    image is cut off again.
     """
     height, width = inputs.shape[2:]
-    stride = network.stride
-    below, beside = -height % stride, -width % stride
+    stride, smallest = network.stride, network.smallest
+    below, beside = (-max(size, smallest) % stride + max(size, smallest) - size for size in (height, width))
     if below or beside:
         inputs = mx.nd.pad(inputs, mode="constant", pad_width=(0, 0, 0, 0, 0, below, 0, beside), constant_value=0)
     maps = mx.nd.softmax(network(inputs), axis=1)
