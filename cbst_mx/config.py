@@ -144,6 +144,9 @@ class SelfTraining(_Strict):
     flip: bool = True  # average with the mirrored image when pseudo-labelling
     scales: List[float] = Field([1.0], min_length=1)  # average over these scales when pseudo-labelling
     long_side: Optional[int] = Field(None, ge=32)  # pixels of the input when pseudo-labelling; None: as it is
+    # where the network's output stays between thresholds and selection; auto: memory up to 256 MB, else disk, but
+    # FCN8s, whose output has the image's size, runs again
+    keep_maps: Literal["auto", "memory", "disk", "recompute"] = "auto"
     source_portion: Optional[SourcePortion] = None  # None: all source images in every round (eq. 3 and 6)
     mining: Optional[Mining] = None
     retraining: Optimiser
@@ -247,7 +250,9 @@ class Experiment(_Strict):
     @property
     def identity(self) -> Dict[str, Any]:
         """What makes a run this run: all but the settings that cannot change its numbers."""
-        return self.model_dump(exclude={"workers", "ctx", "paper", "origin"})
+        return self.model_dump(
+            exclude={"workers": True, "ctx": True, "paper": True, "origin": True, "self_training": {"keep_maps"}}
+        )
 
     def classes(self) -> LabelSpace:
         """Return the label space.

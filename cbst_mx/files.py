@@ -14,7 +14,7 @@ import numpy as np
 
 from cbst_mx.errors import RunError
 
-__all__ = ["atomic_path", "check_free_space", "read_json", "save_npz", "write_json", "write_text"]
+__all__ = ["atomic_folder", "atomic_path", "check_free_space", "read_json", "save_npz", "write_json", "write_text"]
 
 
 def _reason(error: OSError) -> str:
@@ -53,6 +53,29 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `path` when the block ends well and vanishes when it does not.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written (no space, no permission); what was at `path` before is then still there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,8 +9,8 @@ target labels.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -24,15 +24,14 @@ from cbst_mx.data.images import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
-from cbst_mx.files import check_free_space, read_json, write_json
+from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
 from cbst_mx.networks import build_network, output_size, parse_contexts, set_precision
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, spatial_prior
 from cbst_mx.selftrain import portion as schedules
 from cbst_mx.selftrain.confidence import probability_maps
-from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds
 from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.retraining import pseudo_labelled_samples
@@ -167,7 +166,7 @@ class Run:
         self._train(stage, 0, network, experiment.source_training, labelled_samples(self.source))
 
     def pseudo_label(self, index: int) -> None:
-        """Step a) of round `index`: thresholds from one pass over the target images, pseudo-labels from a second.
+        """Step a) of round `index`: thresholds from the confidences of all target images, then their pseudo-labels.
 
         Raises
         ------
@@ -179,28 +178,36 @@ class Run:
             return
         training = self.experiment.self_training
         network = self._network_of(index - 1)
-        schedule = training.portion
-        p = schedules.portion(index, **schedule.model_dump(), fidelity=training.fidelity)
-        prior = self._prior() if training.method == "cbst-sp" else None
-        total = 2 * len(self.target)
-        pool = ConfidencePool(self.label_space.num_classes, fidelity=training.fidelity)
-        for image, probability in self._target_maps(network, prior):
-            pool.add(probability)
-            self.progress(f"{self._title(index)}: pseudo-labels", image + 1, total)
-        thresholds = pool.thresholds(training.policy, p)
+        p = schedules.portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
+        what = f"{self._title(index)}: pseudo-labels"
+        looks = itertools.count(1)
         kept = np.zeros(self.label_space.num_classes, dtype=np.int64)
         pixels = 0
-        with _fresh_folder(stage.pseudo_labels) as folder:
-            for image, probability in self._target_maps(network, prior):
-                label = select(probability, thresholds)
-                write_label_png(folder / f"{self.target.names[image]}.png", label, self.label_space)
-                kept += np.bincount(label[label != IGNORE], minlength=len(kept))
-                pixels += label.size
-                self.progress(f"{self._title(index)}: pseudo-labels", len(self.target) + image + 1, total)
+        with contextlib.closing(self._target_maps(network, index)) as maps:
+            logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
+            total = 2 * len(maps)  # a second look at critical confidences is quick, and only known when it comes
+            thresholds, statistics = find_thresholds(
+                maps,
+                num_classes=self.label_space.num_classes,
+                fidelity=training.fidelity,
+                policy=training.policy,
+                portion=p,
+                progress=lambda: self.progress(what, min(next(looks), total - 1), total),
+            )
+            with atomic_folder(stage.pseudo_labels) as folder:
+                for done, (name, view) in enumerate(maps, 1):
+                    label = view.select(thresholds)
+                    write_label_png(folder / f"{name}.png", label, self.label_space)
+                    kept += np.bincount(label[label != IGNORE], minlength=len(kept))
+                    pixels += label.size
+                    self.progress(what, len(maps) + done, total)
+        statistics.class_names = self.label_space.names
+        statistics.save(stage.image_statistics)
         record = {
             **thresholds.to_json(),
             "method": training.method,
             "names": list(self.label_space.names),
+            "predicted": [int(count) for count in statistics.total()],
             "kept": [int(count) for count in kept],
             "pixels": pixels,
             "kept_portion": float(kept.sum() / pixels),
@@ -239,7 +246,7 @@ class Run:
             groups=groups,
             parts=[places for _, places in groups] if training.separate_domains else (),
             factor=schedules.learning_rate(index, initial=1.0, factor=training.learning_rate_factor),
-            mining=self._mining(read_json(stage.thresholds)["count"]),
+            mining=self._mining(read_json(stage.thresholds)["predicted"]),
         )
 
     def _source_of(self, index: int) -> LabelledImageSet:
@@ -466,26 +473,22 @@ class Run:
             raise ConfigError(f"round must be from 1 to {rounds} (self_training.rounds), got {index}")
         return self.dir.stage(index)
 
-    def _target_maps(self, network: gluon.HybridBlock, prior: Optional[np.ndarray]):
+    def _target_maps(self, network: gluon.HybridBlock, index: int) -> TargetMaps:
         training = self.experiment.self_training
-        maps = probability_maps(
+        return TargetMaps(
             network,
             self.target,
-            batch_size=self.experiment.inference_batch,
+            num_classes=self.label_space.num_classes,
+            folder=self.dir.stage(index).maps,
+            ctx=self.ctx,
+            prior=self._prior() if training.method == "cbst-sp" else None,
+            keep=training.keep_maps,
+            scales=training.scales,
             mean=self.spec.mean,
             std=self.spec.std,
-            ctx=self.ctx,
             flip=training.flip,
-            scales=training.scales,
             long_side=training.long_side,
         )
-        sized: Optional[mx.nd.NDArray] = None
-        for index, probability in maps:
-            if prior is not None:
-                if sized is None or sized.shape != probability.shape:  # images of one size share the resized prior
-                    sized = mx.nd.array(spatial_prior.resized(prior, probability.shape[1:]), ctx=self.ctx)
-                probability = probability * sized
-            yield index, probability
 
     def _prior(self) -> np.ndarray:
         path = self.dir.spatial_prior
@@ -529,19 +532,3 @@ class Run:
         labels = len(self.target) * (height * width // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
         matrices = sum(len(images) for images in self.validation.values()) * 8 * self.label_space.num_classes**2
         return (rounds + 1) * (size + matrices) + rounds * labels + 3 * size
-
-
-@contextlib.contextmanager
-def _fresh_folder(path: Path):
-    """Yield a temporary folder that takes the place of `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -7,7 +7,7 @@
       manifest.json              its hash and seed, versions, inputs
       log.txt                    every line the run logged
       source/                    parameters.params (+ .json), confusion.npz, evaluation.json
-      round-1/                   thresholds.json, pseudo_labels/NAME.png and the source's files
+      round-1/                   pseudo_labels/NAME.png, image_statistics.npz, thresholds.json and the source's files
       round-2/ ...
       summary.json               IoU per class and mIoU after the source training and after every round
 
@@ -164,6 +164,16 @@ class StageDir:
     def thresholds(self) -> Path:
         """Thresholds, counts and kept pixels, written last: the pseudo-labels are complete when it exists."""
         return self.path / "thresholds.json"
+
+    @property
+    def maps(self) -> Path:
+        """Folder of the network's output while pseudo-labels are made."""
+        return self.path / "maps.part"
+
+    @property
+    def image_statistics(self) -> Path:
+        """Predicted pixels and confidences per target image and class."""
+        return self.path / "image_statistics.npz"
 
     @property
     def confusion(self) -> Path:

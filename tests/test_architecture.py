@@ -44,6 +44,7 @@ ON_MXNET = (
     "cbst_mx.selftrain.confidence",
     "cbst_mx.selftrain.kc",
     "cbst_mx.selftrain.pseudo_labels",
+    "cbst_mx.selftrain.target_maps",
     "cbst_mx.rounds",
     "cbst_mx.demo",
 )

@@ -250,7 +250,7 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(street_scenes, "_write_cityscapes", fail)
     expected, sentence = (
-        (RunError, "No space left on device") if isinstance(error, OSError) else (KeyboardInterrupt, None)
+        (RunError, "no space left on the disk") if isinstance(error, OSError) else (KeyboardInterrupt, None)
     )
     with pytest.raises(expected, match=sentence):
         write_demo_data(tmp_path / "data", size=(32, 64), seed=0, shift=Shift(), **COUNTS)

@@ -20,8 +20,6 @@ per class), the `SHIFT_*` and `TARGET_*` constants, and `CONTENT` (what is in a 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.files import atomic_folder
 from cbst_mx.label_space import CITYSCAPES_19
 
 __all__ = ["ClassLook", "Content", "Shift", "render_scene", "write_demo_data"]
@@ -1367,19 +1366,12 @@ def write_demo_data(
     def target(index: int) -> tuple[np.ndarray, np.ndarray]:
         return render_scene(seed, index, domain="target", size=size, shift=shift)
 
-    partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(
-                f"{out} must be a new or empty folder, but it already holds something; choose another or remove it"
-            )
-        partial.mkdir(parents=True)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(
+            f"{out} must be a new or empty folder, but it already holds something; choose another or remove it"
+        )
+    with atomic_folder(out) as partial:
         _write_gta5(partial / "gta5", source_count, 0, source, tick)
         _write_gta5(partial / "gta5_val", source_val_count, HELD_OUT_INDEX, source, tick)
         _write_cityscapes(partial / "cityscapes", "train", TRAIN_CITIES, target_count, 0, target, tick)
         _write_cityscapes(partial / "cityscapes", "val", VAL_CITIES, target_val_count, HELD_OUT_INDEX, target, tick)
-        os.replace(partial, out)
-    except OSError as error:
-        raise RunError(f"{out} could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

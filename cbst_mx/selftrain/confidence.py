@@ -13,7 +13,7 @@ from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
 from symbols.backend import gluon, mx
 
-__all__ = ["probabilities", "probability_maps"]
+__all__ = ["cells", "full_size", "probabilities", "probability_maps"]
 
 
 def probabilities(
@@ -54,39 +54,88 @@ def probabilities(
     NDArray of shape (B, C, H, W), float32
         On `ctx`; bilinearly upsampled where the network's output is smaller than the image.
     """
-    height, width = images[0].shape[:2]
-    base = scale_for_long_side(height, width, long_side) if long_side else 1.0
+    size = images[0].shape[:2]
     results = []
     for scale in scales:
-        size = (max(1, round(height * base * scale)), max(1, round(width * base * scale)))
-        batch = np.stack([normalise(resize_image(image, size), mean, std) for image in images])
-        maps = _softmax(network, mx.nd.array(batch, ctx=ctx))
-        if flip:
-            maps = (maps + _softmax(network, mx.nd.array(batch[..., ::-1], ctx=ctx)).flip(axis=3)) / 2
-        results.append(_upsampled(maps, (height, width)))
+        maps, part = cells(network, images, mean=mean, std=std, ctx=ctx, flip=flip, scale=scale, long_side=long_side)
+        results.append(full_size(maps, network.stride, part, size))
     if combine == "max":
         return mx.nd.stack(*results).max(axis=0)
     return sum(results[1:], results[0]) / len(results)
 
 
-def _softmax(network: gluon.HybridBlock, inputs: mx.nd.NDArray) -> mx.nd.NDArray:
-    """Return the probabilities (B, C, h, w) of inputs (B, 3, h, w), from whole cells of the network's stride.
+def cells(
+    network: gluon.HybridBlock,
+    images: Sequence[np.ndarray],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    ctx: mx.Context,
+    flip: bool = False,
+    scale: float = 1.0,
+    long_side: Optional[int] = None,
+) -> Tuple[mx.nd.NDArray, Tuple[int, int]]:
+    """Return the network's own output for images of one size: probabilities at its stride.
 
-    A network at stride s has ceil(h / s) rows. The input is filled up with zeros, the mean colour, so that the last row
-    of cells is whole (and the image not too small for the network), the map is upsampled by s, and what lies beyond the
-    image is cut off again.
+    A network at stride s has ceil(h / s) rows. Its input is filled up below and on the right with zeros, the mean
+    colour, so that the last row of cells is whole, the mirrored image's cells lie on the image's, and the input is not
+    too small for the network.
+
+    Parameters
+    ----------
+    network, images, mean, std, ctx, flip, long_side
+        As for :func:`probabilities`.
+    scale : float
+        Of the images.
+
+    Returns
+    -------
+    maps : NDArray of shape (B, C, h, w), float32
+        Averaged with those of the mirrored images.
+    size : tuple of int
+        Rows and columns of the network's input that are the image: it covers size / s cells.
     """
-    height, width = inputs.shape[2:]
-    stride, smallest = network.stride, network.smallest
-    below, beside = (-max(size, smallest) % stride + max(size, smallest) - size for size in (height, width))
+    height, width = images[0].shape[:2]
+    base = scale * (scale_for_long_side(height, width, long_side) if long_side else 1.0)
+    rows, columns = max(1, round(height * base)), max(1, round(width * base))
+    batch = np.stack([normalise(resize_image(image, (rows, columns)), mean, std) for image in images])
+    below, beside = (
+        -max(size, network.smallest) % network.stride + max(size, network.smallest) - size for size in (rows, columns)
+    )
     if below or beside:
-        inputs = mx.nd.pad(inputs, mode="constant", pad_width=(0, 0, 0, 0, 0, below, 0, beside), constant_value=0)
-    maps = mx.nd.softmax(network(inputs), axis=1)
-    return _upsampled(maps, (height + below, width + beside))[:, :, :height, :width]
+        batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, beside)))
+    maps = mx.nd.softmax(network(mx.nd.array(batch, ctx=ctx)), axis=1)
+    if flip:
+        mirrored = mx.nd.softmax(network(mx.nd.array(batch[..., ::-1], ctx=ctx)), axis=1)
+        maps = (maps + mirrored.flip(axis=3)) / 2
+    return maps, (rows, columns)
 
 
-def _upsampled(maps: mx.nd.NDArray, size: Tuple[int, int]) -> mx.nd.NDArray:
-    if maps.shape[2:] == size:
+def full_size(maps: mx.nd.NDArray, stride: int, part: Tuple[int, int], size: Tuple[int, int]) -> mx.nd.NDArray:
+    """Return what :func:`cells` gave at the images' size.
+
+    Parameters
+    ----------
+    maps : NDArray of shape (B, C, h, w), float32
+        At the network's stride.
+    stride : int
+        Of the network.
+    part : tuple of int
+        Rows and columns of the input that are the image.
+    size : tuple of int
+        H and W of the images.
+
+    Returns
+    -------
+    NDArray of shape (B, C, H, W), float32
+        Bilinearly upsampled.
+    """
+    whole = _upsampled(maps, (stride * maps.shape[2], stride * maps.shape[3]))
+    return _upsampled(whole[:, :, : part[0], : part[1]], size)
+
+
+def _upsampled(maps: mx.nd.NDArray, size: Tuple[int, ...]) -> mx.nd.NDArray:
+    if maps.shape[2:] == tuple(size):
         return maps
     return mx.nd.contrib.BilinearResize2D(maps, height=size[0], width=size[1], align_corners=False)
 

@@ -1,48 +1,39 @@
-"""Thresholds: k of self-training (Algorithm 1) and k_c of class-balanced self-training (Algorithm 2).
+"""Thresholds on the network's context: sorted confidences on NDArrays, and counting on a GPU for the streaming form.
 
-C classes, n pixels, p the portion in (0, 1], k and k_c in nats. A pixel of confidence max_c p_n(c) belongs to its
-predicted class argmax_c p_n(c); N_c pixels belong to class c. With the confidences of a pool in descending order,
-exp(-k) is the value ranked round(p * n) over all pixels and exp(-k_c) the one ranked round(p * N_c) over the pixels of
-c (``round`` is Python's: halves to even). Pixels at the threshold are kept, so ties may keep more than that portion.
-
-The rules of the authors' released program, ``fidelity="released"``, differ: every 4th pixel of an image and predicted
-class enters the pool, the pool of a class starts with one extra 0.0, the pool of all pixels with one more besides those
-of all C classes, and the rank is floor(p * length). A class whose rank is 0 gets the threshold 1.
+The rules are those of ``thresholds``, whose names can be imported from here as well. C classes, H x W pixels.
+`ConfidencePool` holds and sorts every value: the form for small sets, and what ``streaming`` is tested against.
+`count_on_device` counts one image for ``streaming.StreamingThresholds`` where its confidences are.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Dict, List
+from typing import List
 
 import numpy as np
 
-from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.selftrain.portion import check_portion
+from cbst_mx.errors import DataError
+from cbst_mx.selftrain.streaming import LOWER, LOWER_BITS, UPPER, StreamingThresholds, keys_of
+from cbst_mx.selftrain.thresholds import (
+    FIDELITIES,
+    POLICIES,
+    RELEASED_STEP,
+    Thresholds,
+    check_fidelity,
+    check_policy,
+    extra_zeros,
+    nothing,
+    rank,
+)
 from symbols.backend import mx
 
-__all__ = ["FIDELITIES", "POLICIES", "ConfidencePool", "Thresholds", "confidence", "rank"]
+__all__ = ["FIDELITIES", "POLICIES", "ConfidencePool", "Thresholds", "confidence", "count_on_device", "rank"]
 
-FIDELITIES = ("paper", "released")
-POLICIES = ("global", "class-balanced")
 _LARGEST = 2**31 - 1  # elements of an NDArray in the MXNet wheels
-_RELEASED_STEP = 4
-
-
-def rank(portion: float, count: int, fidelity: str = "paper") -> int:
-    """Return the 1-based rank, in descending order, of the confidence that is the threshold; 0 keeps nothing.
-
-    Parameters
-    ----------
-    portion : float
-        p in (0, 1].
-    count : int
-        Length of the pool.
-    fidelity : {"paper", "released"}
-        ``round(p * count)`` or ``floor(p * count)``.
-    """
-    return int(round(portion * count)) if fidelity == "paper" else int(math.floor(portion * count))
+# Counted on the device: values from 2^-15 to below 2. A bin is 1/1024 of an octave.
+_FIRST_EXPONENT, _OCTAVES, _PER_OCTAVE = -15, 16, 1024
+_BINS = _OCTAVES * _PER_OCTAVE
+_FIRST_BIN = int(keys_of(np.float32([2.0**_FIRST_EXPONENT]))[0]) >> LOWER_BITS
+_EXACT = 2**23  # from here on float32 has no halves
 
 
 def confidence(probability: mx.nd.NDArray) -> tuple:
@@ -61,47 +52,6 @@ def confidence(probability: mx.nd.NDArray) -> tuple:
         argmax_c p_n(c); the first class where several are equal.
     """
     return probability.max(axis=0), probability.argmax(axis=0)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Thresholds of one pseudo-labelling pass.
-
-    Attributes
-    ----------
-    policy : {"global", "class-balanced"}
-        One threshold for all classes (ST) or one per class (CBST).
-    fidelity : {"paper", "released"}
-        Whose rules they follow.
-    portion : float
-        p.
-    values : ndarray of shape (C,), float32
-        exp(-k_c); infinity for a class of which nothing may be kept. Released rules: 1 instead of infinity.
-    counts : ndarray of shape (C,), int64
-        N_c, the pixels predicted as each class (with the released rules: those that entered the pool).
-    """
-
-    policy: str
-    fidelity: str
-    portion: float
-    values: np.ndarray
-    counts: np.ndarray
-
-    @property
-    def k(self) -> np.ndarray:
-        """k_c in nats, float64 (C,); -infinity for a class of which nothing may be kept."""
-        return -np.log(self.values.astype(np.float64))
-
-    def to_json(self) -> Dict[str, Any]:
-        """Return plain JSON values; None stands where nothing may be kept."""
-        return {
-            "policy": self.policy,
-            "fidelity": self.fidelity,
-            "portion": self.portion,
-            "threshold": [float(value) if np.isfinite(value) else None for value in self.values],
-            "kc": [float(value) if np.isfinite(value) else None for value in self.k],
-            "count": [int(count) for count in self.counts],
-        }
 
 
 class ConfidencePool:
@@ -124,8 +74,7 @@ class ConfidencePool:
     """
 
     def __init__(self, num_classes: int, *, fidelity: str = "paper"):
-        if fidelity not in FIDELITIES:
-            raise ConfigError(f"fidelity must be one of {', '.join(FIDELITIES)}, got {fidelity!r}")
+        check_fidelity(fidelity)
         self.num_classes = num_classes
         self.fidelity = fidelity
         self.counts = np.zeros(num_classes, dtype=np.int64)
@@ -148,14 +97,31 @@ class ConfidencePool:
         """
         if probability.ndim != 3 or probability.shape[0] != self.num_classes:
             raise DataError(f"probability must have shape ({self.num_classes}, H, W), got {probability.shape}")
-        values, predicted = (array.reshape(-1) for array in confidence(probability))
+        self.add_pixels(*confidence(probability))
+
+    def add_pixels(self, values: mx.nd.NDArray, predicted: mx.nd.NDArray) -> None:
+        """Add the pixels of one image whose confidence and predicted class are known.
+
+        Parameters
+        ----------
+        values : NDArray of shape (H, W), float32
+            Confidences.
+        predicted : NDArray of shape (H, W), number
+            Predicted classes.
+
+        Raises
+        ------
+        DataError
+            As :meth:`add`.
+        """
+        values, predicted = values.reshape(-1), predicted.reshape(-1)
         host = values.asnumpy()
         if not np.isfinite(host).all():
             raise DataError("probability must be finite, got a map with NaN or infinity")
         classes = predicted.asnumpy().astype(np.int64)
         if self.fidelity == "released":
             # indices of one class after the other, in raster order within each
-            kept = [np.flatnonzero(classes == index)[::_RELEASED_STEP] for index in range(self.num_classes)]
+            kept = [np.flatnonzero(classes == index)[::RELEASED_STEP] for index in range(self.num_classes)]
             chosen = np.concatenate(kept)
             values = mx.nd.array(host[chosen], ctx=values.context)
             classes = classes[chosen]
@@ -179,35 +145,94 @@ class ConfidencePool:
         ConfigError
             If an argument is not allowed.
         """
-        check_portion(portion)
-        if policy not in POLICIES:
-            raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+        check_policy(policy, portion)
         if not self._confidences:
             raise DataError("no image was added to the pool of confidences: the target set is empty")
         pool = mx.nd.concat(*self._confidences, dim=0)
+        zeros = extra_zeros(policy, self.num_classes, self.fidelity)
         if policy == "global":
-            value = self._quantile(pool, portion, extra_zeros=1 + self.num_classes)
+            value = self._quantile(pool, portion, zeros)
             values = np.full(self.num_classes, value, dtype=np.float32)
         else:
             predicted = mx.nd.concat(*self._predicted, dim=0)
-            values = np.full(self.num_classes, self._nothing, dtype=np.float32)
+            values = np.full(self.num_classes, nothing(self.fidelity), dtype=np.float32)
             for index in np.flatnonzero(self.counts):
                 members = mx.nd.contrib.boolean_mask(pool, predicted == int(index))
-                values[index] = self._quantile(members, portion, extra_zeros=1)
+                values[index] = self._quantile(members, portion, zeros)
         return Thresholds(policy, self.fidelity, float(portion), values, self.counts.copy())
 
-    @property
-    def _nothing(self) -> float:
-        """The threshold of a class of which nothing may be kept."""
-        return math.inf if self.fidelity == "paper" else 1.0
-
-    def _quantile(self, values: mx.nd.NDArray, portion: float, extra_zeros: int) -> float:
+    def _quantile(self, values: mx.nd.NDArray, portion: float, zeros: int) -> float:
         """Return the confidence at the rank of `portion` in descending order; the released pools' zeros sort last."""
-        length = values.shape[0] + (extra_zeros if self.fidelity == "released" else 0)
-        position = rank(portion, length, self.fidelity)
+        position = rank(portion, values.shape[0] + zeros, self.fidelity)
         if position == 0:
-            return self._nothing
+            return nothing(self.fidelity)
         if position > values.shape[0]:
             return 0.0
         ordered = mx.nd.sort(values, axis=0, is_ascend=False)
         return float(ordered[position - 1 : position].asscalar())
+
+
+def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDArray, predicted: mx.nd.NDArray) -> None:
+    """Count the pixels of one image where they are and add the counts to a streaming state.
+
+    The result is that of ``state.add``, bit for bit: every number is scaled by powers of two and cut, which float32
+    does without rounding. What the counting on the device does not cover (the released rules' every 4th pixel, a
+    confidence below 2^-15 or from 2 on) is fetched and counted on the host.
+
+    Parameters
+    ----------
+    state : StreamingThresholds
+        In either step.
+    name : str
+        The image's name.
+    confidence, predicted : NDArray of shape (H, W), float32
+        As :func:`confidence` returns them.
+
+    Raises
+    ------
+    DataError
+        As ``state.add``.
+    """
+    lowest, highest = float(confidence.min().asscalar()), float(confidence.max().asscalar())
+    covered = 2.0**_FIRST_EXPONENT <= lowest and highest < 2.0 ** (_FIRST_EXPONENT + _OCTAVES)  # false for NaN
+    critical = state.critical if state.refining else np.zeros(0, dtype=np.int64)
+    if state.fidelity == "released" or not covered or len(critical) * LOWER > _EXACT:
+        state.add(name, confidence.asnumpy(), predicted.asnumpy().astype(np.uint8))
+        return
+    octave = mx.nd.zeros_like(confidence) - 1
+    scaled = confidence
+    for exponent in range(_FIRST_EXPONENT, _FIRST_EXPONENT + _OCTAVES):
+        reached = confidence >= 2.0**exponent
+        octave = octave + reached
+        scaled = mx.nd.where(reached, confidence * 2.0**-exponent, scaled)  # in the end from 1 to below 2
+    place = (scaled - 1) * _PER_OCTAVE
+    upper = place.floor()
+    lower = (place - upper) * LOWER
+    upper = upper + octave * _PER_OCTAVE
+    if not state.refining:
+        counts = _histogram(predicted * _BINS + upper, state.num_classes * _BINS)
+        found = np.flatnonzero(counts)
+        row, column = np.divmod(found, _BINS)
+        any_lower = float(lower.max().asscalar()) > 0
+        state.add_counts(name, row * UPPER + _FIRST_BIN + column, counts[found], any_lower)
+        return
+    total = np.zeros(len(critical) * LOWER, dtype=np.int64)
+    # slots of the classes and slots of all classes together are counted apart: a pixel may be in one of each
+    for together in (False, True):
+        slots = mx.nd.zeros_like(upper) - 1
+        for slot, index in enumerate(critical):
+            row, column = divmod(int(index), UPPER)
+            if (row == state.num_classes) == together:
+                inside = upper == column - _FIRST_BIN
+                slots = mx.nd.where(inside if together else inside * (predicted == row), slots * 0 + slot, slots)
+        total += _histogram(slots * LOWER + lower, len(total))
+    found = np.flatnonzero(total)
+    state.add_counts(name, found, total[found])
+
+
+def _histogram(numbers: mx.nd.NDArray, end: int) -> np.ndarray:
+    """Return how often each of 0 to `end` - 1 occurs among whole numbers, int64; negative ones are not counted."""
+    if end == 0:
+        return np.zeros(0, dtype=np.int64)
+    counts, _ = mx.nd.histogram(numbers + 0.5, bins=end, range=(0, end))  # centres of bins: no edge is ever met
+    return counts.asnumpy()

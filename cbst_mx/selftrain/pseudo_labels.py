@@ -9,7 +9,7 @@ import numpy as np
 
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import IGNORE
-from cbst_mx.selftrain.kc import Thresholds
+from cbst_mx.selftrain.thresholds import Thresholds
 from symbols.backend import mx
 
 __all__ = ["select"]
@@ -42,9 +42,9 @@ def select(probability: mx.nd.NDArray, thresholds: Thresholds) -> np.ndarray:
     count = len(thresholds.values)
     if probability.ndim != 3 or probability.shape[0] != count:
         raise DataError(f"probability must have shape ({count}, H, W), got {probability.shape}")
-    # a threshold of 0 (the rank fell behind the last pixel) keeps everything: the smallest float stands for it
-    values = np.maximum(thresholds.values, np.finfo(np.float32).tiny)
-    limit = mx.nd.array(values, ctx=probability.context).reshape((count, 1, 1))
+    shape = (count, 1, 1)
+    limit = mx.nd.array(thresholds.limits, ctx=probability.context).reshape(shape)
+    value = mx.nd.array(thresholds.values, ctx=probability.context).reshape(shape)
     winner = mx.nd.broadcast_div(probability, limit).argmax(axis=0)  # (H, W)
-    kept = mx.nd.broadcast_greater_equal(probability, limit).max(axis=0)  # (H, W), 1 where some class passes
+    kept = mx.nd.broadcast_greater_equal(probability, value).max(axis=0)  # (H, W), 1 where some class passes
     return mx.nd.where(kept, winner, mx.nd.full(winner.shape, IGNORE, ctx=winner.context)).asnumpy().astype(np.uint8)

@@ -1,0 +1,278 @@
+"""The network's output on the target images, looked at as often as pseudo-labelling needs it.
+
+C classes, N images of H x W pixels. Thresholds need one look at all images, or two where confidences are counted
+instead of sorted, and the selection one more. Between the looks the network's own output is kept: at stride s, 1 / s^2
+of a full-size map; every look upsamples it again, with the same result to the last bit. Full-size maps are never kept
+on disk: 19 classes of 1024 x 2048 pixels take 159 MB an image.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from cbst_mx.data.datasets import ImageSet
+from cbst_mx.errors import ConfigError
+from cbst_mx.files import atomic_path
+from cbst_mx.selftrain import kc, pseudo_labels, spatial_prior, upsampling
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.confidence import cells, full_size, probabilities
+from cbst_mx.selftrain.kc import ConfidencePool, count_on_device
+from cbst_mx.selftrain.streaming import StreamingThresholds
+from cbst_mx.selftrain.thresholds import Thresholds
+from cbst_mx.selftrain.upsampling import ClassMaps
+from symbols.backend import gluon, mx
+
+__all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "HostMap", "TargetMaps", "find_thresholds"]
+
+KEEP = ("auto", "memory", "disk", "recompute")
+_MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
+#: Target sets of up to this many pixels are sorted (5 bytes a pixel), larger ones counted; the result is the same.
+SORTED_PIXELS = 1 << 24
+
+
+class HostMap:
+    """One image's map in the computer's memory, upsampled in tiles."""
+
+    def __init__(self, maps: ClassMaps, prior: Optional[ClassMaps]):
+        self._maps, self._prior = maps, prior
+
+    @functools.cached_property
+    def confidence(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Confidence, float32, and predicted class, uint8, both (H, W)."""
+        return upsampling.confidence(self._maps, self._prior)
+
+    def sort_into(self, pool: ConfidencePool) -> None:
+        """Add the pixels to a pool that sorts them."""
+        pool.add_pixels(*(mx.nd.array(array, dtype=array.dtype) for array in self.confidence))
+
+    def count_into(self, state: StreamingThresholds, name: str) -> None:
+        """Add the pixels to a state that counts them."""
+        state.add(name, *self.confidence)
+
+    def select(self, thresholds: Thresholds) -> np.ndarray:
+        """Return the pseudo-labels, uint8 (H, W), 255 = not selected."""
+        return upsampling.select(self._maps, [thresholds], self._prior)[0]
+
+
+class DeviceMap:
+    """One image's full-size map on a device, where everything is computed.
+
+    Parameters
+    ----------
+    probability : NDArray of shape (C, H, W), float32
+        p_n(c), or q_n(c) * p_n(c).
+    """
+
+    def __init__(self, probability: mx.nd.NDArray):
+        self._probability = probability
+
+    @functools.cached_property
+    def _pixels(self) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
+        return kc.confidence(self._probability)
+
+    @property
+    def confidence(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Confidence, float32, and predicted class, uint8, both (H, W)."""
+        value, predicted = self._pixels
+        return value.asnumpy(), predicted.asnumpy().astype(np.uint8)
+
+    def sort_into(self, pool: ConfidencePool) -> None:
+        """Add the pixels to a pool that sorts them."""
+        pool.add_pixels(*self._pixels)
+
+    def count_into(self, state: StreamingThresholds, name: str) -> None:
+        """Add the pixels to a state that counts them."""
+        count_on_device(state, name, *self._pixels)
+
+    def select(self, thresholds: Thresholds) -> np.ndarray:
+        """Return the pseudo-labels, uint8 (H, W), 255 = not selected."""
+        return pseudo_labels.select(self._probability, thresholds)
+
+
+class TargetMaps:
+    """The maps of all target images; every iteration looks at all of them, in order.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        See :func:`.confidence.cells`.
+    images : ImageSet
+        The target images.
+    num_classes : int
+        C.
+    folder : Path
+        Where maps are kept on disk; removed by :meth:`close`.
+    ctx : mx.Context
+        The network's context. On a GPU maps are upsampled, counted and selected there.
+    prior : ndarray of shape (C, h, w), float32, optional
+        Spatial prior q_n(c), multiplied into the probabilities (eq. 9); resized to every image.
+    keep : {"auto", "memory", "disk", "recompute"}
+        Where the network's output stays between the looks; "recompute" runs the network again. "auto" takes memory for
+        up to 256 MB in all, else disk for networks with a stride, else recomputes.
+    scales, combine
+        See :func:`.confidence.probabilities`. With several scales there is no map at the network's stride: it is run
+        again for every look.
+    on_device : bool, optional
+        Work on full-size NDArrays; by default on GPUs only.
+    **options
+        mean, std, flip, long_side as for :func:`.confidence.cells`.
+    """
+
+    def __init__(
+        self,
+        network: gluon.HybridBlock,
+        images: ImageSet,
+        *,
+        num_classes: int,
+        folder: Path,
+        ctx: mx.Context,
+        prior: Optional[np.ndarray] = None,
+        keep: str = "auto",
+        scales: Sequence[float] = (1.0,),
+        on_device: Optional[bool] = None,
+        **options: Any,
+    ):
+        if keep not in KEEP:
+            raise ConfigError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
+        self._network, self._images, self._ctx, self._prior = network, images, ctx, prior
+        self._scales, self._options = tuple(scales), options
+        self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
+        self._folder = Path(folder)
+        self._kept: Dict[int, Tuple[Any, Tuple[int, int]]] = {}
+        self._priors: Dict[Tuple[int, ...], Any] = {}
+        height, width = images.image(0).shape[:2]
+        long_side = options.get("long_side")
+        grid = (long_side / max(height, width) if long_side else 1.0) / network.stride
+        #: Pixels of all images, judged by the first.
+        self.pixels = len(images) * height * width
+        #: Bytes of network output for all images, judged by the first.
+        self.bytes = int(len(images) * 4 * num_classes * np.ceil(height * grid) * np.ceil(width * grid))
+        if len(self._scales) > 1:
+            keep = "recompute"
+        elif keep == "auto":
+            keep = "memory" if self.bytes <= _MEMORY else "disk" if network.stride > 1 else "recompute"
+        #: Where maps are kept: "memory", "disk" or "recompute".
+        self.keep = keep
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[Tuple[str, Union[HostMap, DeviceMap]]]:
+        """Yield name and map of every image."""
+        for index, name in enumerate(self._images.names):
+            if len(self._scales) > 1:
+                yield name, self._of_several_scales(self._images.image(index))
+                continue
+            if index not in self._kept:
+                image = self._images.image(index)
+                maps, part = cells(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
+                stored = (maps[0], part, image.shape[:2])
+                if self.keep != "recompute":
+                    self._kept[index] = self._store(name, *stored)
+            else:
+                stored = self._stored(*self._kept[index])
+            yield name, self._map(*stored)
+
+    def close(self) -> None:
+        """Forget all maps and remove those on disk."""
+        self._kept.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- one image -------------------------------------------------------------------------------------------------
+
+    def _store(self, name: str, maps: mx.nd.NDArray, part: Tuple[int, int], size: Tuple[int, int]) -> Tuple[Any, ...]:
+        array = maps.asnumpy()
+        if self.keep == "memory":
+            return array, part, size
+        path = self._folder / f"{name}.npy"
+        with atomic_path(path, durable=False) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, array)
+        return path, part, size
+
+    @staticmethod
+    def _stored(maps: Any, part: Tuple[int, int], size: Tuple[int, int]) -> Tuple[Any, ...]:
+        return (np.load(maps) if isinstance(maps, Path) else maps), part, size
+
+    def _map(self, maps: Any, part: Tuple[int, int], size: Tuple[int, int]) -> Any:
+        stride = self._network.stride
+        if self._on_device:
+            on_device = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
+            return DeviceMap(self._times_prior(full_size(on_device.expand_dims(0), stride, part, size)[0]))
+        array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
+        view = ClassMaps(array, size, extent=(part[0] / stride, part[1] / stride))
+        return HostMap(view, self._prior_of(size, lambda prior: ClassMaps(prior)))
+
+    def _of_several_scales(self, image: np.ndarray) -> DeviceMap:
+        maps = probabilities(self._network, [image], ctx=self._ctx, scales=self._scales, **self._options)
+        return DeviceMap(self._times_prior(maps[0]))
+
+    def _times_prior(self, probability: mx.nd.NDArray) -> mx.nd.NDArray:
+        prior = self._prior_of(probability.shape[1:], lambda array: mx.nd.array(array, ctx=self._ctx))
+        return probability if prior is None else probability * prior
+
+    def _prior_of(self, size: Tuple[int, ...], make: Callable[[np.ndarray], Any]) -> Any:
+        if self._prior is None:
+            return None
+        if size not in self._priors:
+            self._priors = {size: make(spatial_prior.resized(self._prior, (size[0], size[1])))}
+        return self._priors[size]
+
+
+def find_thresholds(
+    maps: TargetMaps,
+    *,
+    num_classes: int,
+    fidelity: str,
+    policy: str,
+    portion: float,
+    progress: Callable[[], None],
+    sorted_pixels: int = SORTED_PIXELS,
+) -> Tuple[Thresholds, ImageStatistics]:
+    """Determine the thresholds of a target set, by sorting where it is small and by counting where it is not.
+
+    Parameters
+    ----------
+    maps : TargetMaps
+        The maps.
+    num_classes : int
+        C.
+    fidelity, policy, portion
+        See :class:`.thresholds.Thresholds`.
+    progress : callable
+        Called after every image of every look.
+    sorted_pixels : int
+        Sets of up to this many pixels are sorted, on the context of the maps; larger ones are counted.
+
+    Returns
+    -------
+    thresholds : Thresholds
+        The same either way.
+    statistics : ImageStatistics
+        Of the predictions, per image and class.
+    """
+    statistics = ImageStatistics(num_classes)
+    small = maps.pixels <= sorted_pixels
+    pool = ConfidencePool(num_classes, fidelity=fidelity)
+    state = StreamingThresholds(num_classes, fidelity=fidelity)
+    for name, view in maps:
+        if small:
+            view.sort_into(pool)
+        else:
+            view.count_into(state, name)
+        values, predicted = view.confidence
+        flat = predicted.reshape(-1)
+        counts = np.bincount(flat, minlength=num_classes)
+        statistics.add(name, counts, np.bincount(flat, weights=values.reshape(-1), minlength=num_classes))
+        progress()
+    if small:
+        return pool.thresholds(policy, portion), statistics
+    if state.refine([policy], [portion]):
+        for name, view in maps:
+            view.count_into(state, name)
+            progress()
+    return state.thresholds(policy, portion), statistics

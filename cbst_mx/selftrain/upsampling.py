@@ -1,0 +1,346 @@
+"""Class maps at full size, in tiles: what a network's stride-s output says about every pixel of the image.
+
+C classes, h x w cells of the stored map, H x W pixels of the image. A full-size map of 19 classes and 1024 x 2048
+pixels takes 159 MB, the stride-8 map it is made from 2.5 MB. So nothing here makes the whole full-size map: every tile
+is upsampled, multiplied by the spatial prior, reduced to what is wanted (confidence and predicted class, or the
+pseudo-label) and forgotten.
+
+A pixel's value depends on the stored map alone, not on the tile it is computed in: bit for bit. Along each axis, first
+from left to right, then from top to bottom, and always in float32,
+
+    value = a + sum over the other cells of (cell - a) * weight
+
+where a is the cell before the pixel's centre. "bilinear" (the network's own upsampling in this project, half-pixel
+centres, cells repeated beyond the edges) has one other cell; "bicubic" (the released program's, kernel with
+a = -0.75) has three. Where all cells are equal the value is exactly theirs, so that probabilities of 1 stay 1.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.label_space import IGNORE
+from cbst_mx.selftrain.thresholds import Thresholds
+
+__all__ = ["INTERPOLATIONS", "ClassMaps", "confidence", "select"]
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+_TILE = (128, 256)  # pixels: its arrays fit the processor's cache, and few classes compete in it
+_BAND = 16  # rows of a map that is at full size already: whole rows are read from the disk
+# See _candidates.
+_HOPELESS = np.float32(0.2)
+_LARGEST_RATIO = 1e4
+_SMALLEST = 1e-30
+_SMALLEST_OVERSHOOT = -0.5  # what a bicubic kernel leaves of probabilities is above it
+
+
+class _Axis(NamedTuple):
+    """How the pixels along one axis are made from the cells."""
+
+    base: np.ndarray  # intp (N,), the cell before each pixel's centre
+    others: List[Tuple[np.ndarray, np.ndarray]]  # cells intp (N,) and their weights float32 (N,)
+
+    def cells(self, pixels: slice) -> Tuple[int, int]:
+        """Return the first and the end of the cells that `pixels` are made from."""
+        parts = [self.base, *(cells for cells, _ in self.others)]  # none of them ever goes back
+        return min(int(part[pixels.start]) for part in parts), max(int(part[pixels.stop - 1]) for part in parts) + 1
+
+
+def _axis(cells: int, pixels: int, interpolation: str, extent: float) -> Optional[_Axis]:
+    """Plan one axis, whose pixels lie over the first `extent` cells; None where the pixels are the cells."""
+    if cells == pixels == extent:
+        return None
+    centres = (np.arange(pixels) + 0.5) * (extent / pixels) - 0.5
+    before = np.floor(centres)
+    t = centres - before
+    base = before.astype(np.intp)
+    if interpolation == "bilinear":
+        weights = {1: t}
+    else:  # R. Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.75
+        a = -0.75
+        weights = {
+            -1: ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a,
+            1: ((a + 2) * (1 - t) - (a + 3)) * (1 - t) ** 2 + 1,
+            2: ((a * (2 - t) - 5 * a) * (2 - t) + 8 * a) * (2 - t) - 4 * a,
+        }
+    last = cells - 1
+    others = [(np.clip(base + step, 0, last), weight.astype(np.float32)) for step, weight in weights.items()]
+    return _Axis(np.clip(base, 0, last), others)
+
+
+class ClassMaps:
+    """One image's class maps, seen at full size.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (C, h, w), float32 or float16
+        Probabilities, or a prior; may be an array mapped from a file.
+    size : tuple of int, optional
+        H and W of the image; by default h and w.
+    interpolation : {"bilinear", "bicubic"}
+    extent : tuple of float, optional
+        How many cells the image covers along each axis, from the first one; by default all, h and w. A network at
+        stride s whose input had 925 rows gives 116 cells, of which the image covers 925 / s.
+
+    Raises
+    ------
+    ConfigError
+        If `interpolation` is unknown, a side of `size` is below 1, or the image would not lie inside the cells.
+    DataError
+        If `maps` has another shape or type.
+    """
+
+    def __init__(
+        self,
+        maps: np.ndarray,
+        size: Optional[Tuple[int, int]] = None,
+        *,
+        interpolation: str = "bilinear",
+        extent: Optional[Tuple[float, float]] = None,
+    ) -> None:
+        if interpolation not in INTERPOLATIONS:
+            raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+        if maps.ndim != 3 or 0 in maps.shape or maps.dtype not in (np.float32, np.float16):
+            raise DataError(
+                f"class maps must be float32 or float16 of shape (C, H, W), got {maps.dtype} of shape {maps.shape}"
+            )
+        self.size = tuple(size) if size is not None else maps.shape[1:]
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ConfigError(f"size must be a height and a width of at least 1 pixel, got {self.size}")
+        self.num_classes = maps.shape[0]
+        covered = extent or maps.shape[1:]
+        if not all(0 < part <= cells for part, cells in zip(covered, maps.shape[1:])):
+            raise ConfigError(f"extent must be above 0 and at most {maps.shape[1:]} cells, got {extent}")
+        self._rows = _axis(maps.shape[1], self.size[0], interpolation, covered[0])
+        self._columns = _axis(maps.shape[2], self.size[1], interpolation, covered[1])
+        full = self._rows is None and self._columns is None
+        # the maps of one stride are small and used more than once; those at full size are read band by band
+        self._maps = maps if full else np.asarray(maps, dtype=np.float32)
+        self._bounds: Dict[Tuple[int, ...], Tuple[np.ndarray, np.ndarray]] = {}
+        #: The smallest and the largest cell, NaN where any is; None for a map at full size, which is read once only.
+        self.range = None if full else (float(self._maps.min()), float(self._maps.max()))
+        # interpolated values lie between the cells' only where no weight is negative
+        self.between = self.range is not None and self.range[0] >= 0 and interpolation == "bilinear"
+
+    def tiles(self) -> Iterator[Tuple[slice, slice]]:
+        """Yield rows and columns of the tiles of the image, in raster order."""
+        height, width = self.size
+        full = self._rows is None and self._columns is None
+        rows, columns = (_BAND, width) if full else _TILE
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
+
+    def cells(self, rows: slice, columns: slice) -> np.ndarray:
+        """Return the cells (C, m, n) from which the pixels of a tile are made."""
+        top, bottom = self._rows.cells(rows) if self._rows else (rows.start, rows.stop)
+        left, right = self._columns.cells(columns) if self._columns else (columns.start, columns.stop)
+        return self._maps[:, top:bottom, left:right]
+
+    def bounds(self, rows: slice, columns: slice) -> Tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and the largest cell of a tile per class, float32 (C,) each; kept for the next image."""
+        key = (rows.start, rows.stop, columns.start, columns.stop)
+        if key not in self._bounds:
+            cells = self.cells(rows, columns)
+            self._bounds[key] = cells.min(axis=(1, 2)), cells.max(axis=(1, 2))
+        return self._bounds[key]
+
+    def tile(self, rows: slice, columns: slice, classes: Optional[np.ndarray] = None) -> np.ndarray:
+        """Return the values of a tile's pixels.
+
+        Parameters
+        ----------
+        rows, columns : slice
+            Pixels, with start and stop inside the image.
+        classes : ndarray of shape (K,), integer, optional
+            Which classes; all by default.
+
+        Returns
+        -------
+        ndarray of shape (K, n, m), float32
+            An array of its own.
+        """
+        cells = self.cells(rows, columns)
+        if classes is not None and len(classes) < self.num_classes:
+            cells = cells[classes]
+        values: np.ndarray = cells.astype(np.float32)  # a copy
+        count, height, width = values.shape
+        if self._columns is not None:
+            left = self._columns.cells(columns)[0]
+            # numpy gathers along the first axis ten times as fast as along the last, and OpenCV transposes fast
+            first = cv2.transpose(values.reshape(count * height, width)).reshape(width, -1)
+            values = _interpolated(first, self._columns, columns, left)
+            values = cv2.transpose(values).reshape(count, height, -1)
+        if self._rows is not None:
+            values = _interpolated(values, self._rows, rows, self._rows.cells(rows)[0])
+        return values
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop` of the image at full width: float32 (C, stop - start, W)."""
+        return self.tile(slice(start, stop), slice(0, self.size[1]))
+
+
+def _interpolated(values: np.ndarray, axis: _Axis, pixels: slice, first: int) -> np.ndarray:
+    """Interpolate (..., n, m) along its last axis but one; `first` is the cell that comes first in `values`."""
+    along = values.ndim - 2
+    base = np.take(values, axis.base[pixels] - first, axis=along)
+    result = base.copy() if len(axis.others) > 1 else base
+    for cells, weights in axis.others:
+        other = np.take(values, cells[pixels] - first, axis=along)
+        other -= base
+        plane = np.empty(other.shape[-2:], dtype=np.float32)  # numpy multiplies planes faster than columns
+        plane[:] = weights[pixels, None]
+        other *= plane
+        result += other
+    return result
+
+
+def _candidates(
+    maps: ClassMaps, prior: Optional[ClassMaps], rows: slice, columns: slice, limits: Sequence[np.ndarray]
+) -> Optional[np.ndarray]:
+    """Return the classes that can be the strongest one at a pixel of a tile; None for all.
+
+    A class whose value is below a fifth of the strongest class's at every cell of the tile is the strongest at none of
+    its pixels. For, with weights w_g of the four cells g around a pixel and m_g the strongest value at g, the strongest
+    value v at the pixel is at least the largest w_g m_g, hence at least a quarter of the sum of all w_g m_g, of which
+    the class has less than a fifth: at most 0.8 v. The rest is for rounding, which is relative to the largest value of
+    the tile: at most 1e-6 of it, hence at most 0.04 v as long as no value is above 1e4 times the smallest m_g.
+    With a prior, the strongest class has at least its smallest factor in the tile, any other at most its largest.
+    """
+    if not maps.between:
+        return None
+    cells = maps.cells(rows, columns)
+    low = high = np.ones(maps.num_classes, dtype=np.float32)
+    if prior is not None:
+        low, high = (bound.astype(np.float32) for bound in prior.bounds(rows, columns))
+    possible = np.zeros(maps.num_classes, dtype=bool)
+    for limit in limits:
+        peak = (cells * (low / limit)[:, None, None]).max(axis=0)  # (m, n)
+        values = cells * (high / limit)[:, None, None]
+        if not (peak.min() > _SMALLEST and values.max() <= _LARGEST_RATIO * peak.min()):  # or NaN
+            return None
+        possible |= (values >= peak * _HOPELESS).any(axis=(1, 2))
+    return np.flatnonzero(possible)
+
+
+def _strongest(values: np.ndarray, classes: Optional[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the largest of the values (K, n, m) and its class, the first of equal ones: float32 and uint8 (n, m)."""
+    count = len(values)
+    if classes is None:
+        classes = np.arange(count)
+    if count == 1:
+        return values[0], np.full(values.shape[1:], classes[0], dtype=np.uint8)
+    best = np.maximum.reduce(values, axis=0)
+    # argmax along the first axis is slow: the first class of those that equal the maximum has the largest complement
+    complement = np.equal(values, best).view(np.uint8)
+    complement *= (255 - classes).astype(np.uint8)[:, None, None]
+    return best, 255 - np.maximum.reduce(complement, axis=0)
+
+
+def _check_prior(maps: ClassMaps, prior: Optional[ClassMaps]) -> None:
+    if prior is not None and (prior.num_classes, prior.size) != (maps.num_classes, maps.size):
+        raise DataError(
+            f"prior must be of {maps.num_classes} classes and size {maps.size}, "
+            f"got {prior.num_classes} and {prior.size}"
+        )
+
+
+def _check_range(smallest: float, largest: float) -> None:
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        raise DataError("probabilities must be finite, got NaN or infinity")
+    if smallest < _SMALLEST_OVERSHOOT:
+        raise DataError(f"probabilities must be at least 0, got {smallest}: logits have to go through a softmax")
+
+
+def confidence(maps: ClassMaps, prior: Optional[ClassMaps] = None) -> Tuple[np.ndarray, np.ndarray]:
+    """Return confidence and predicted class of every pixel.
+
+    Parameters
+    ----------
+    maps : ClassMaps
+        Probabilities p_n(c).
+    prior : ClassMaps, optional
+        q_n(c), of the same size; the probabilities are multiplied by it.
+
+    Returns
+    -------
+    confidence : ndarray of shape (H, W), float32
+        max_c p_n(c), or of q_n(c) * p_n(c).
+    predicted : ndarray of shape (H, W), uint8
+        argmax_c of the same; the first class where several are equal.
+
+    Raises
+    ------
+    DataError
+        If the prior does not fit, or a probability is not finite or far below 0 (bicubic maps are by a little).
+    """
+    _check_prior(maps, prior)
+    if maps.range is not None:
+        _check_range(*maps.range)
+    value = np.empty(maps.size, dtype=np.float32)
+    predicted = np.empty(maps.size, dtype=np.uint8)
+    none = [np.ones(maps.num_classes, dtype=np.float32)]
+    for rows, columns in maps.tiles():
+        classes = _candidates(maps, prior, rows, columns, none)
+        values = maps.tile(rows, columns, classes)
+        if maps.range is None:
+            _check_range(float(values.min()), float(values.max()))
+        if prior is not None:
+            values *= prior.tile(rows, columns, classes)
+        value[rows, columns], predicted[rows, columns] = _strongest(values, classes)
+    return value, predicted
+
+
+def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: Optional[ClassMaps] = None) -> List[np.ndarray]:
+    """Return the pseudo-label of every pixel, for each of several sets of thresholds.
+
+    The class is argmax_c p_n(c) / exp(-k_c); it is kept where some class reaches its threshold (eq. 8; with one
+    threshold for all classes this is eq. 5; with a prior eq. 9). Equality is kept, see ``pseudo_labels``.
+
+    Parameters
+    ----------
+    maps : ClassMaps
+        Probabilities p_n(c).
+    thresholds : sequence of Thresholds
+        For the same C classes.
+    prior : ClassMaps, optional
+        q_n(c), of the same size.
+
+    Returns
+    -------
+    list of ndarray of shape (H, W), uint8
+        TrainIds, 255 where the pixel is not selected.
+
+    Raises
+    ------
+    DataError
+        If the prior or the thresholds do not fit.
+    """
+    _check_prior(maps, prior)
+    for chosen in thresholds:
+        if len(chosen.values) != maps.num_classes:
+            raise DataError(f"thresholds must be of {maps.num_classes} classes, got {len(chosen.values)}")
+    limits = [chosen.limits for chosen in thresholds]
+    # below the limits only thresholds of 0 and denormal ones: there a ratio below 1 may still be kept
+    plain = all((limit == chosen.values).all() for limit, chosen in zip(limits, thresholds))
+    labels = [np.empty(maps.size, dtype=np.uint8) for _ in thresholds]
+    for rows, columns in maps.tiles():
+        with np.errstate(over="ignore", invalid="ignore"):  # by the tiniest limits
+            classes = _candidates(maps, prior, rows, columns, limits) if plain else None
+        values = maps.tile(rows, columns, classes)
+        if prior is not None:
+            values *= prior.tile(rows, columns, classes)
+        among = slice(None) if classes is None else classes
+        for label, chosen, limit in zip(labels, thresholds, limits):
+            with np.errstate(over="ignore"):
+                ratio, winner = _strongest(values / limit[among, None, None], classes)
+            # a float32 quotient reaches 1 exactly when the dividend reaches the divisor
+            kept = ratio >= 1 if plain else (values >= chosen.values[among, None, None]).any(axis=0)
+            winner[~kept] = IGNORE
+            label[rows, columns] = winner
+    return labels

@@ -1,0 +1,120 @@
+"""Looks at the target maps: wherever they are kept, sorted or counted, host or device, the pseudo-labels are equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cbst_mx.data import ImageSet
+from cbst_mx.data.images import write_rgb_png
+from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from cbst_mx.errors import ConfigError
+from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import build_network
+from cbst_mx.selftrain.confidence import probabilities
+from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds
+from symbols.backend import mx
+
+CLASSES = 4
+SPECS = {
+    "resnet38": NetworkSpec("resnet38", CLASSES, {"width": 1 / 64}),
+    "fcn8s": NetworkSpec("fcn8s", CLASSES, {"width": 1 / 32, "batch_norm": "none", "upsampling": "learned"}),
+}
+SIZES = [(40, 64), (40, 64), (37, 61), (40, 64)]
+LOOKS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "flip": True}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number, size in enumerate(SIZES):
+        blocks = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3)).repeat(8, axis=0).repeat(8, axis=1)
+        write_rgb_png(folder / f"{number}.png", blocks[: size[0], : size[1]].astype(np.uint8))
+    return ImageSet([str(n) for n in range(len(SIZES))], [folder / f"{n}.png" for n in range(len(SIZES))])
+
+
+def network_of(name):
+    network = build_network(SPECS[name], mx.cpu(), seed=1)
+    for parameter in network.collect_params().values():
+        if "score" in parameter.name or "linear" in parameter.name:
+            parameter.set_data(parameter.data() * 30)  # else every class is as likely as another
+    return network
+
+
+def make(images, tmp_path, name="resnet38", **options):
+    options = {**LOOKS, **options}
+    return TargetMaps(network_of(name), images, num_classes=CLASSES, folder=tmp_path / "maps", ctx=mx.cpu(), **options)
+
+
+def labels_of(maps, policy="class-balanced", **options):
+    thresholds, statistics = find_thresholds(
+        maps,
+        num_classes=CLASSES,
+        fidelity="paper",
+        policy=policy,
+        portion=0.3,
+        progress=lambda: None,
+        **options,
+    )
+    return thresholds.values, statistics.total(), {name: view.select(thresholds) for name, view in maps}
+
+
+def assert_same(mine, theirs):
+    np.testing.assert_array_equal(mine[0], theirs[0])
+    np.testing.assert_array_equal(mine[1], theirs[1])
+    assert mine[2].keys() == theirs[2].keys()
+    for name in theirs[2]:
+        np.testing.assert_array_equal(mine[2][name], theirs[2][name])
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_nothing_depends_on_where_maps_are_kept_or_how_thresholds_are_found(images, tmp_path, name, on_device):
+    prior = np.random.default_rng(2).random((CLASSES, 5, 8)).astype(np.float32)
+    options = {"name": name, "on_device": on_device, "prior": prior}
+    reference = labels_of(make(images, tmp_path, keep="memory", **options))
+    assert len(np.unique(np.concatenate([label.ravel() for label in reference[2].values()]))) > 2
+    assert [label.shape for label in reference[2].values()] == SIZES
+    for keep in ("disk", "recompute"):
+        assert_same(labels_of(make(images, tmp_path, keep=keep, **options)), reference)
+    assert_same(labels_of(make(images, tmp_path, keep="memory", **options), sorted_pixels=0), reference)
+
+
+@pytest.mark.parametrize("long_side", [None, 100])
+def test_host_and_device_maps_are_those_of_probabilities(images, tmp_path, long_side):
+    network = network_of("resnet38")
+    for on_device in (False, True):
+        for index, (_, view) in enumerate(make(images, tmp_path, long_side=long_side, on_device=on_device)):
+            expected = probabilities(network, [images.image(index)], ctx=mx.cpu(), long_side=long_side, **LOOKS)[0]
+            value, predicted = view.confidence
+            # on the host one interpolation takes the place of two where the input was resized
+            tolerance = 1e-5 if long_side is None or on_device else 0.02
+            np.testing.assert_allclose(value, expected.max(axis=0).asnumpy(), atol=tolerance)
+            assert (predicted == expected.argmax(axis=0).asnumpy()).mean() > 0.97
+
+
+def test_maps_on_disk_are_at_the_networks_stride_and_removed(images, tmp_path):
+    maps = make(images, tmp_path, keep="disk")
+    labels_of(maps)
+    stored = sorted((tmp_path / "maps").glob("*.npy"))
+    assert [np.load(path).shape for path in stored] == [(CLASSES, 5, 8)] * 4
+    assert maps.bytes == 4 * CLASSES * 5 * 8 * 4
+    maps.close()
+    assert not (tmp_path / "maps").exists()
+
+
+def test_auto_takes_memory_then_disk_but_never_full_size_maps_on_disk(images, tmp_path, monkeypatch):
+    assert make(images, tmp_path).keep == make(images, tmp_path, "fcn8s").keep == "memory"
+    monkeypatch.setattr("cbst_mx.selftrain.target_maps._MEMORY", 100)
+    assert make(images, tmp_path).keep == "disk" and make(images, tmp_path, "fcn8s").keep == "recompute"
+    assert make(images, tmp_path, keep="memory", scales=(0.5, 1.0)).keep == "recompute"
+    with pytest.raises(ConfigError, match="keep must be one of auto, memory, disk, recompute, got 'tape'"):
+        make(images, tmp_path, keep="tape")
+
+
+def test_several_scales(images, tmp_path):
+    values, _, labels = labels_of(make(images, tmp_path, scales=(0.5, 1.0)), policy="global")
+    assert len(set(values.tolist())) == 1
+    kept = sum((label != 255).sum() for label in labels.values())
+    assert kept == pytest.approx(0.3 * sum(h * w for h, w in SIZES), abs=2)  # ties at most
