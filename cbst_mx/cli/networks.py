@@ -16,12 +16,50 @@ __all__ = ["COMMANDS"]
 
 def _device(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--parameters", required=True, type=FILE, help="A parameters.params file written by cbst-mx."),
-        click.option("--ctx", default="cpu", show_default=True, help="Device: cpu, cpu:N, gpu:N."),
+        click.option(
+            "--calibration-images",
+            default=8,
+            show_default=True,
+            type=click.IntRange(1),
+            help="How many of the images, from the first, give the value ranges of int8.",
+        ),
+        click.option(
+            "--tile",
+            type=click.IntRange(1),
+            metavar="ROWS",
+            help="Save memory on large images: compute large maps in bands of this many image rows. Same result.",
+        ),
+        click.option(
+            "--inference",
+            default="plain",
+            show_default=True,
+            type=click.Choice(["plain", "fused", "int8"]),
+            help="fused: oneDNN runs operators together, same result; int8: fastest, approximate. Both CPU only.",
+        ),
         click.option("--flip/--no-flip", default=True, show_default=True, help="Average with the mirrored image."),
+        click.option("--ctx", default="cpu", show_default=True, help="Device: cpu, cpu:N, gpu:N."),
+        click.option("--parameters", required=True, type=FILE, help="A parameters.params file written by cbst-mx."),
     ):
         function = option(function)
     return function
+
+
+def _formed(
+    network: Any, images: Any, spec: Any, ctx: Any, inference: str, tile: Optional[int], calibration_images: int
+) -> Any:
+    """Return the network in the form asked for; of int8 say how near it comes."""
+    from cbst_mx.inference import quantised, with_form
+
+    network.collect_params().setattr("grad_req", "null")  # gives back the memory of the gradients
+    if inference != "int8":
+        return with_form(network, ctx=ctx, form=inference, band_rows=tile)
+    chosen = [images.image(index) for index in range(min(calibration_images, len(images)))]
+    network, near = quantised(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx)
+    click.echo(
+        f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % of "
+        f"the positions, relative error of the logits {100 * near.relative_error:.2f} %"
+    )
+    return network
 
 
 @click.command()
@@ -42,6 +80,9 @@ def evaluate(
     parameters: Path,
     ctx: str,
     flip: bool,
+    inference: str,
+    tile: Optional[int],
+    calibration_images: int,
     format_: str,
     root: Path,
     split: Optional[str],
@@ -57,12 +98,15 @@ def evaluate(
     from cbst_mx.data import folder, open_labelled
     from cbst_mx.evaluation.confusion import summary
     from cbst_mx.files import write_json
+    from cbst_mx.inference import check_form
     from cbst_mx.label_space import LABEL_SPACES
     from cbst_mx.networks import parse_context
     from cbst_mx.report.tables import iou_table
     from cbst_mx.rounds import evaluate_network
 
-    network, spec, space = load_network(parameters, parse_context(ctx))
+    device = parse_context(ctx)
+    check_form(inference, device, tile)
+    network, spec, space = load_network(parameters, device)
     if description is not None:
         described = folder.label_space(folder.read_description(description))
         if described.names != space.names:
@@ -71,15 +115,17 @@ def evaluate(
     else:
         space = LABEL_SPACES.get(space.name, space)
     images = open_labelled(format_, root, label_space=space, split=split, labels=labels, description=description)
+    network = _formed(network, images, spec, device, inference, tile, calibration_images)
     with Bars(Console()) as bars:
         matrices = evaluate_network(
             network,
             images,
+            classes=space.names,
             mean=spec.mean,
             std=spec.std,
-            ctx=parse_context(ctx),
+            ctx=device,
             flip=flip,
-            batch_size=8,
+            batch_size=1 if tile else 8,
             progress=lambda done, total: bars("evaluation", done, total),
         )
     result = summary(matrices.sum(axis=0), space)
@@ -92,7 +138,16 @@ def evaluate(
 @_device
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results; created when it is not there.")
-def predict(parameters: Path, ctx: str, flip: bool, images: Tuple[Path, ...], out: Path) -> None:
+def predict(
+    parameters: Path,
+    ctx: str,
+    flip: bool,
+    inference: str,
+    tile: Optional[int],
+    calibration_images: int,
+    images: Tuple[Path, ...],
+    out: Path,
+) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
     Reads PNG or JPEG images; writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
@@ -100,19 +155,31 @@ def predict(parameters: Path, ctx: str, flip: bool, images: Tuple[Path, ...], ou
     """
     from cbst_mx.checkpoints import load_network
     from cbst_mx.data.images import write_label_png, write_rgb_png
+    from cbst_mx.inference import check_form
     from cbst_mx.networks import parse_context
     from cbst_mx.report.figures import overlay
     from cbst_mx.selftrain.confidence import probability_maps
 
+    device = parse_context(ctx)
+    check_form(inference, device, tile)
     chosen = _image_set(images)
     for name in chosen.names:
         for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
             if result.exists():
                 raise CBSTError(f"{result} exists already: give another folder with --out")
-    network, spec, space = load_network(parameters, parse_context(ctx))
+    network, spec, space = load_network(parameters, device)
+    network = _formed(network, chosen, spec, device, inference, tile, calibration_images)
     out.mkdir(parents=True, exist_ok=True)
     with Bars(Console()) as bars:
-        maps = probability_maps(network, chosen, mean=spec.mean, std=spec.std, ctx=parse_context(ctx), flip=flip)
+        maps = probability_maps(
+            network,
+            chosen,
+            batch_size=1 if tile else 8,
+            mean=spec.mean,
+            std=spec.std,
+            ctx=device,
+            flip=flip,
+        )
         for index, probability in maps:
             label = probability.argmax(axis=0).asnumpy().astype("uint8")
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)

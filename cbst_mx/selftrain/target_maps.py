@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -94,6 +94,14 @@ class DeviceMap:
         return pseudo_labels.select(self._probability, thresholds)
 
 
+class _Output(NamedTuple):
+    """What the network gave for one image, or the file that holds it; see :func:`.confidence.cells`."""
+
+    maps: Any
+    part: Tuple[int, int]
+    size: Tuple[int, int]  # of the image
+
+
 class TargetMaps:
     """The maps of all target images; every iteration looks at all of them, in order.
 
@@ -143,7 +151,7 @@ class TargetMaps:
         self._scales, self._options = tuple(scales), options
         self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
         self._folder = Path(folder)
-        self._kept: Dict[int, Tuple[Any, Tuple[int, int]]] = {}
+        self._kept: Dict[int, _Output] = {}
         self._priors: Dict[Tuple[int, ...], Any] = {}
         height, width = images.image(0).shape[:2]
         long_side = options.get("long_side")
@@ -159,24 +167,24 @@ class TargetMaps:
         #: Where maps are kept: "memory", "disk" or "recompute".
         self.keep = keep
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def __iter__(self) -> Iterator[Tuple[str, Union[HostMap, DeviceMap]]]:
         """Yield name and map of every image."""
         for index, name in enumerate(self._images.names):
             if len(self._scales) > 1:
                 yield name, self._of_several_scales(self._images.image(index))
                 continue
-            if index not in self._kept:
+            if index in self._kept:
+                output = self._kept[index]
+            else:
                 image = self._images.image(index)
                 maps, part = cells(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
-                stored = (maps[0], part, image.shape[:2])
+                output = _Output(maps[0], part, (image.shape[0], image.shape[1]))
                 if self.keep != "recompute":
-                    self._kept[index] = self._store(name, *stored)
-            else:
-                stored = self._stored(*self._kept[index])
-            yield name, self._map(*stored)
+                    self._kept[index] = self._store(name, output)
+            yield name, self._map(output)
+
+    def __len__(self) -> int:
+        return len(self._images)
 
     def close(self) -> None:
         """Forget all maps and remove those on disk."""
@@ -185,27 +193,24 @@ class TargetMaps:
 
     # -- one image -------------------------------------------------------------------------------------------------
 
-    def _store(self, name: str, maps: mx.nd.NDArray, part: Tuple[int, int], size: Tuple[int, int]) -> Tuple[Any, ...]:
-        array = maps.asnumpy()
+    def _store(self, name: str, output: _Output) -> _Output:
+        array = output.maps.asnumpy()
         if self.keep == "memory":
-            return array, part, size
+            return output._replace(maps=array)
         path = self._folder / f"{name}.npy"
         with atomic_path(path, durable=False) as temporary, open(temporary, "wb") as stream:
             np.save(stream, array)
-        return path, part, size
+        return output._replace(maps=path)
 
-    @staticmethod
-    def _stored(maps: Any, part: Tuple[int, int], size: Tuple[int, int]) -> Tuple[Any, ...]:
-        return (np.load(maps) if isinstance(maps, Path) else maps), part, size
-
-    def _map(self, maps: Any, part: Tuple[int, int], size: Tuple[int, int]) -> Any:
+    def _map(self, output: _Output) -> Union[HostMap, DeviceMap]:
+        maps = np.load(output.maps) if isinstance(output.maps, Path) else output.maps
         stride = self._network.stride
         if self._on_device:
-            on_device = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
-            return DeviceMap(self._times_prior(full_size(on_device.expand_dims(0), stride, part, size)[0]))
+            whole = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
+            return DeviceMap(self._times_prior(full_size(whole.expand_dims(0), stride, output.part, output.size)[0]))
         array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
-        view = ClassMaps(array, size, extent=(part[0] / stride, part[1] / stride))
-        return HostMap(view, self._prior_of(size, lambda prior: ClassMaps(prior)))
+        view = ClassMaps(array, output.size, extent=(output.part[0] / stride, output.part[1] / stride))
+        return HostMap(view, self._prior_of(output.size, ClassMaps))
 
     def _of_several_scales(self, image: np.ndarray) -> DeviceMap:
         maps = probabilities(self._network, [image], ctx=self._ctx, scales=self._scales, **self._options)
