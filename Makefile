@@ -18,11 +18,11 @@ SMOKE ?=
 # *-data.yaml describe data sets; the rest is one target each. The paper's settings share a source network, so their
 # rounds start from the -source experiment's (or from INIT=FILE.params); of NTHU, from the first city's.
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
-CAMVID := $(filter camvid-%,$(EXPERIMENTS))
+OWN := $(filter camvid-% demo-%,$(EXPERIMENTS))
 NTHU := $(filter nthu-%,$(EXPERIMENTS))
 MULTI_SCALE := $(filter %-mst,$(EXPERIMENTS))
 SOURCES := $(filter-out $(NTHU),$(filter %-source,$(EXPERIMENTS)))
-ROUNDS := $(filter-out $(CAMVID) $(NTHU) $(MULTI_SCALE) $(SOURCES),$(EXPERIMENTS))
+ROUNDS := $(filter-out $(OWN) $(NTHU) $(MULTI_SCALE) $(SOURCES),$(EXPERIMENTS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench clean $(EXPERIMENTS)
@@ -72,7 +72,7 @@ clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(CAMVID): %: experiments/%.yaml $(STAMP)
+$(OWN): %: experiments/%.yaml $(STAMP)
 	$(CBST) run $< --out $(RUNS)/$@
 
 # Source network, rounds of pseudo-labelling and retraining, evaluation, check against the paper.

@@ -43,7 +43,7 @@ def merged(name):
 def test_there_is_one_file_for_every_row_of_the_authors():
     assert len(ROWS) == 27
     named = {path.stem for path in FOLDER.glob("*.yaml")}
-    assert named == {*ROWS, *RELEASED, "demo", "camvid-data", "camvid-dusk-cbst"}
+    assert named == {*ROWS, *RELEASED, "demo", "demo-adversarial", "camvid-data", "camvid-dusk-cbst"}
 
 
 @pytest.mark.parametrize("name", ROWS)
