@@ -42,6 +42,9 @@ CU112 = [
     "nvidia-nvtx-cu11==11.8.86",
 ]
 
+# For cbst-mx export --onnx: 1.19 lacks what mxnet's exporter imports. numpy stays below 1.24, so onnxruntime does too.
+ONNX = ["onnx>=1.14,<1.19", "onnxruntime>=1.15"]
+
 # One minor version each, the newest that also runs on Python 3.8, so that a check means the same everywhere.
 DEV = [
     "pytest>=8.3,<8.4",
@@ -61,6 +64,6 @@ setup(
     package_data={"cbst_mx.evaluation": ["paper_tables/*"]},
     python_requires=">=3.8,<3.12",  # the versions that were tried; keep in step with the Makefile
     install_requires=REQUIRED,
-    extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "dev": DEV},
+    extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "onnx": ONNX, "dev": DEV + ONNX},
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
 )

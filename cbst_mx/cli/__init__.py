@@ -9,7 +9,19 @@ from __future__ import annotations
 import click
 
 import cbst_mx
-from cbst_mx.cli import demo, doctor, experiments, networks, paper, prior, results, statistics, weights
+from cbst_mx.cli import (
+    demo,
+    doctor,
+    experiments,
+    export,
+    labelling,
+    networks,
+    paper,
+    prior,
+    results,
+    statistics,
+    weights,
+)
 from cbst_mx.cli.base import OneSentence
 
 __all__ = ["main"]
@@ -26,6 +38,18 @@ def main() -> None:
     """
 
 
-for group in (experiments, results, paper, networks, weights, prior, statistics, doctor, demo):
+for group in (
+    experiments,
+    results,
+    paper,
+    networks,
+    weights,
+    export,
+    labelling,
+    prior,
+    statistics,
+    doctor,
+    demo,
+):
     for command in group.COMMANDS:
         main.add_command(command)

@@ -1,0 +1,56 @@
+"""The command ``export``: networks as files for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional, Tuple
+
+import click
+
+from cbst_mx.cli.base import FILE, FOLDER
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.option("--parameters", required=True, type=FILE, help="A parameters.params file written by cbst-mx.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the files; must be new or empty.")
+@click.option("--onnx", is_flag=True, help="Write an ONNX file too (needs the extra onnx).")
+@click.option(
+    "--size",
+    nargs=2,
+    type=int,
+    metavar="H W",
+    help="Fix the ONNX file's input to one image of this size. Default: batch, height and width are free.",
+)
+@click.option(
+    "--fold-batch-norm",
+    is_flag=True,
+    help="Put batch norms into the convolutions they follow; those of ResNet-38 that read a sum stay.",
+)
+def export(parameters: Path, out: Path, onnx: bool, size: Optional[Tuple[int, int]], fold_batch_norm: bool) -> None:
+    """Write the network of --parameters as MXNet symbol and parameters, and as ONNX.
+
+    Reads the parameter file and its sidecar; writes OUT/NAME-symbol.json and OUT/NAME-0000.params (read by
+    gluon.SymbolBlock.imports), OUT/NAME.json (input normalisation, classes) and with --onnx OUT/NAME.onnx, where NAME
+    is the network's. Every operator of both networks has an ONNX form, for any input size. Each file is run on the same
+    images as the network; one that gives other logits is not kept.
+    """
+    from cbst_mx.checkpoints import load_network
+    from cbst_mx.export import export_network
+    from symbols.backend import mx
+
+    network, spec, space = load_network(parameters, mx.cpu())
+    result = export_network(network, out, spec, space, onnx=onnx, size=size, fold=fold_batch_norm)
+    for file in result.files:
+        click.echo(f"wrote {file}")
+    if fold_batch_norm:
+        click.echo(f"{result.folded} batch norms put into convolutions")
+    click.echo(f"largest difference of a logit, symbol read back: {result.symbol_difference:.2g}")
+    if result.onnx_difference is not None:
+        click.echo(f"largest difference of a logit, onnxruntime: {result.onnx_difference:.2g}")
+    elif onnx:
+        click.echo("the ONNX file was not run: pip install 'onnxruntime>=1.15' to compare it")
+
+
+COMMANDS = (export,)

@@ -1,0 +1,334 @@
+"""``label``: pseudo-labels from class probabilities of any framework, in one go or in steps on several machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cbst_mx.cli.base import FILE, FOLDER, Bars
+
+__all__ = ["COMMANDS"]
+
+
+def _add(options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+class _Portions(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "P,P,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0.2,0.25,0.3", param, ctx)
+
+
+class _Shard(click.ParamType):
+    """I/N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        part, slash, parts = value.partition("/")
+        if not (slash and part.isdigit() and parts.isdigit()):
+            self.fail(f"{value!r} is not a shard such as 1/4", param, ctx)
+        return int(part), int(parts)
+
+
+_PROBABILITIES = click.option(
+    "--probabilities", required=True, type=FOLDER, help="Folder of .npy or .npz maps (C, H, W), float32 or float16."
+)
+_MAPS = (
+    click.option("--upsample", default=1, type=int, metavar="S", help="The maps are at stride S and are upsampled."),
+    click.option("--size", nargs=2, type=int, metavar="H W", help="Size of the images, where not S times the map."),
+    click.option(
+        "--upsampling",
+        default="bilinear",
+        show_default=True,
+        type=click.Choice(["bilinear", "bicubic"]),
+        help="How: bilinear as in this package's networks, bicubic as in the authors' program.",
+    ),
+    click.option("--spatial-prior", type=FILE, help="Multiply by this prior (.npz, array prior), resized."),
+    click.option("--classes", help="Label space (cityscapes-19, ...) or number of classes. Default: by the maps."),
+    click.option(
+        "--fidelity",
+        default="paper",
+        show_default=True,
+        type=click.Choice(["paper", "released"]),
+        help="Rules of the paper, or of the authors' released program (every 4th pixel).",
+    ),
+    click.option("--workers", default=1, show_default=True, type=int, help="Processes; the result is the same."),
+)
+_POLICY = click.option(
+    "--policy",
+    default="class-balanced",
+    show_default=True,
+    type=click.Choice(["global", "class-balanced"]),
+    help="One threshold for all classes (ST) or one per class (CBST).",
+)
+_PORTION = click.option("--portion", type=float, help="Portion p of the pixels to keep, in (0, 1].")
+_PORTIONS = click.option("--portions", type=_Portions(), help="Portions of a sweep table (sweep.csv), 0.2,0.25,...")
+_SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-th of N parts of the files.")
+
+
+def _folder(
+    probabilities: Path,
+    upsample: int,
+    size: Optional[Tuple[int, int]],
+    upsampling: str,
+    spatial_prior: Optional[Path],
+    classes: Optional[str],
+    shard: Tuple[int, int] = (1, 1),
+) -> Any:
+    from cbst_mx.labelling import MapFolder
+
+    if size and upsample == 1:
+        raise click.UsageError("--size needs --upsample")
+    return MapFolder.open(
+        probabilities,
+        classes=classes,
+        stride=upsample,
+        size=(size[0], size[1]) if size else None,
+        interpolation=upsampling,
+        prior=spatial_prior,
+        shard=shard,
+    )
+
+
+def _announce(folder: Any, workers: int, portions: int, labels: bool) -> None:
+    """Say what will be done and what it takes, before it is done."""
+    from cbst_mx.labelling import needs
+
+    sizes = set(folder.sizes)
+    size = " x ".join(map(str, sizes.pop())) if len(sizes) == 1 else "different sizes"
+    wanted = needs(folder, workers=workers, portions=portions, labels=labels)
+    click.echo(
+        f"{len(folder.names)} images of {size}, {folder.num_classes} classes ({folder.label_space.name}); "
+        f"needs up to {wanted.disk / 1e6:.0f} MB on the disk and {wanted.memory / 1e6:.0f} MB of memory"
+    )
+
+
+def _run(
+    folder: Any,
+    out: Path,
+    policy: str,
+    portion: Optional[float],
+    portions: Optional[Tuple[float, ...]],
+    fidelity: str,
+    workers: int,
+    state: Any = None,
+) -> None:
+    from cbst_mx.labelling import run
+
+    if portion is None and not portions:
+        raise click.UsageError("--portion or --portions must be given")
+    _announce(folder, workers, len(portions or ()) + 1, portion is not None)
+    with Bars(Console()) as bars:
+        result = run(
+            folder,
+            out,
+            policy=policy,
+            portion=portion,
+            portions=portions or (),
+            fidelity=fidelity,
+            state=state,
+            workers=workers,
+            progress=bars,
+        )
+    console = Console()
+    if portion is not None:
+        console.print(_thresholds_table(result))
+        click.echo(
+            f"{100 * result['kept_portion']:.2f} % of the pixels kept; labels in {out / 'pseudo_labels'}, "
+            f"thresholds in {out / 'kc.json'}"
+        )
+    if portions:
+        console.print(_sweep_table(result["sweep"], portions))
+        click.echo(f"sweep in {out / 'sweep.csv'}")
+
+
+def _thresholds_table(record: Any) -> Table:
+    table = Table("class", title=f"{record['policy']}, p = {record['portion']:g}, rules of the {_rules(record)}")
+    for column in ("predicted", "threshold", "k", "kept"):
+        table.add_column(column, justify="right")
+    for values in zip(record["names"], *(record[key] for key in ("count", "threshold", "kc", "kept"))):
+        name, count, threshold, k, kept = values
+        shown = ["-" if value is None else f"{value:.6f}" for value in (threshold, k)]
+        table.add_row(name, f"{count:,}", *shown, f"{kept:,}")
+    return table
+
+
+def _rules(record: Any) -> str:
+    return "paper" if record["fidelity"] == "paper" else "released program"
+
+
+def _sweep_table(rows: Sequence[Any], portions: Sequence[float]) -> Table:
+    table = Table("class", title="kept pixels by portion")
+    for portion in portions:
+        table.add_column(f"{portion:g}", justify="right")
+    classes = len(rows) // len(portions)
+    for index in range(classes):
+        own: List[Any] = [row for row in rows if row["train_id"] == index]
+        table.add_row(own[0]["name"], *(f"{row['kept']:,}" for row in own))
+    totals = [sum(row["kept"] for row in rows[start : start + classes]) for start in range(0, len(rows), classes)]
+    table.add_section()
+    table.add_row("all", *(f"{total:,}" for total in totals))
+    return table
+
+
+@click.group(invoke_without_command=True)
+@click.option("--probabilities", type=FOLDER, help="Folder of .npy or .npz maps (C, H, W), float32 or float16.")
+@_add(_MAPS)
+@_POLICY
+@_PORTION
+@_PORTIONS
+@click.option("--out", type=FOLDER, help="Output folder; new, or of this very job, which then goes on.")
+@click.pass_context
+def label(
+    ctx: click.Context,
+    probabilities: Optional[Path],
+    out: Optional[Path],
+    policy: str,
+    portion: Optional[float],
+    portions: Optional[Tuple[float, ...]],
+    fidelity: str,
+    workers: int,
+    **maps: Any,
+) -> None:
+    """Make pseudo-labels from class probabilities of any framework; needs no mxnet.
+
+    Reads one map per image: NAME.npy, or NAME.npz with one array or one called probability. Writes OUT/kc.json
+    (threshold exp(-k_c), k_c, N_c and kept pixels per class), OUT/pseudo_labels/NAME.png (trainIds with palette,
+    255 = not selected), OUT/image_statistics.npz and OUT/state.npz; with --portions also OUT/sweep.csv. Thresholds are
+    exact over all pixels. The same command continues a job that was stopped.
+
+    On several machines: count a shard each, merge, count again with --refine, merge, select.
+    """
+    given = click.core.ParameterSource.DEFAULT
+    if ctx.invoked_subcommand is not None:
+        for name in ctx.params:
+            if ctx.get_parameter_source(name) is not given:
+                raise click.UsageError(f"--{name.replace('_', '-')} must come after {ctx.invoked_subcommand}")
+        return
+    if probabilities is None or out is None:
+        raise click.UsageError("--probabilities and --out must be given")
+    folder = _folder(probabilities, **maps)
+    _run(folder, out, policy, portion, portions, fidelity, workers)
+
+
+@label.command("count")
+@_PROBABILITIES
+@_add(_MAPS)
+@_SHARD
+@click.option("--refine", type=FILE, help="Merged counts of all machines: count again in their critical bins.")
+@_POLICY
+@_PORTION
+@_PORTIONS
+@click.option("--out", required=True, type=FILE, help="State file (.npz); goes on where it is this very count's.")
+def count_(
+    probabilities: Path,
+    shard: Tuple[int, int],
+    refine: Optional[Path],
+    policy: str,
+    portion: Optional[float],
+    portions: Optional[Tuple[float, ...]],
+    fidelity: str,
+    workers: int,
+    out: Path,
+    **maps: Any,
+) -> None:
+    """Count the confidences of a folder or of a shard of it.
+
+    Reads the maps; writes the state file OUT. The first count serves every portion and both policies; the second one,
+    with --refine, those that are given.
+    """
+    from cbst_mx.labelling import State, count
+
+    wanted = [value for value in (portion, *(portions or ())) if value is not None]
+    if refine is not None and not wanted:
+        raise click.UsageError("--refine needs --portion or --portions")
+    if refine is None and wanted:
+        raise click.UsageError("--portion and --portions need --refine: the first count serves every portion")
+    folder = _folder(probabilities, shard=shard, **maps)
+    _announce(folder, workers, len(wanted), False)
+    state = State.new(folder, fidelity) if refine is None else State.load(refine)
+    state.check(folder, fidelity, str(refine))
+    if refine is not None and not state.counts.refine([policy], wanted):
+        click.echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
+    if out.is_file():
+        state = state.continued(State.load(out), folder.names, str(out))
+    with Bars(Console()) as bars:
+        count(folder, state, out, workers=workers, progress=bars)
+    click.echo(f"counts of {len(folder.names)} images in {out}")
+
+
+@label.command()
+@click.argument("states", nargs=-1, required=True, type=FILE)
+@click.option("--out", required=True, type=FILE, help="State file (.npz).")
+def merge(states: Tuple[Path, ...], out: Path) -> None:
+    """Add STATES, the counts of different images, or second counts that went on from the same first one.
+
+    Reads and writes state files of `label count`.
+    """
+    from cbst_mx.labelling import State
+
+    merged = State.load(states[0])
+    for path in states[1:]:
+        merged.merge(State.load(path), str(path))
+    merged.save(out)
+    pending = len(merged.counts.pending(merged.counts.names))
+    click.echo(
+        f"counts of {len(merged.counts.names)} images in {out}"
+        + (f"; {pending} of them are still to be counted a second time" if pending else "")
+    )
+
+
+@label.command("select")
+@click.option("--state", "state_path", required=True, type=FILE, help="Merged counts.")
+@_PROBABILITIES
+@_add(_MAPS)
+@_SHARD
+@_POLICY
+@_PORTION
+@_PORTIONS
+@click.option("--out", required=True, type=FOLDER, help="Output folder; new, or of this very job, which then goes on.")
+def select_(
+    state_path: Path,
+    probabilities: Path,
+    shard: Tuple[int, int],
+    policy: str,
+    portion: Optional[float],
+    portions: Optional[Tuple[float, ...]],
+    fidelity: str,
+    workers: int,
+    out: Path,
+    **maps: Any,
+) -> None:
+    """Select with the thresholds of a state: pseudo-labels of a folder or of a shard of it.
+
+    Reads the state and the maps; writes what `label` writes. Where the state needs a second count and all its images
+    are in the folder, that is done here as well.
+    """
+    from cbst_mx.labelling import State
+
+    folder = _folder(probabilities, shard=shard, **maps)
+    _run(folder, out, policy, portion, portions, fidelity, workers, State.load(state_path))
+
+
+COMMANDS = (label,)

@@ -1,0 +1,565 @@
+"""The labelling job and the command ``label``: against the golden pass, the sorted form, shards and interruptions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cbst_mx import files, labelling
+from cbst_mx.cli.base import OneSentence
+from cbst_mx.cli.labelling import COMMANDS
+from cbst_mx.data.images import read_label
+from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.label_space import CITYSCAPES_19, NTHU_13
+from cbst_mx.labelling import MapFolder, State, label_space_of, needs, run
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.streaming import StreamingThresholds
+from cbst_mx.selftrain.upsampling import ClassMaps, confidence, select
+
+GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(*arguments):
+    """Run ``label`` as the program does: errors become one sentence and an exit code."""
+    main = OneSentence(commands={command.name: command for command in COMMANDS})
+    return CliRunner().invoke(main, ["label", *map(str, arguments)], prog_name="cbst-mx")
+
+
+def succeed(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def refused(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 1 and result.output.count("\n") <= 3, (result.output, result.exception)
+    return result.output
+
+
+def probabilities(seed, count=5, classes=13, size=(6, 8), sharpness=3.0):
+    rng = np.random.default_rng(seed)
+    logits = sharpness * rng.standard_normal((count, classes, *size)).astype(np.float32)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def write_maps(folder, maps, dtype=np.float32):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, array in enumerate(maps):
+        np.save(folder / f"image-{index}.npy", array.astype(dtype))
+    return folder
+
+
+def contents(folder):
+    """Return every file below a folder but those that name times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".npz" and path.name != "job.json"
+    }
+
+
+@pytest.fixture
+def maps(tmp_path):
+    return write_maps(tmp_path / "maps", probabilities(0))
+
+
+# ------------------------------------------------------------------------------------------------------ what it makes
+
+
+@pytest.mark.parametrize("policy, name", [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
+def test_released_rules_reproduce_the_measured_pass_through_files(tmp_path, policy, name):
+    with np.load(GOLDEN) as golden:
+        write_maps(tmp_path / "maps", golden["probability"])
+        limits, ids, portion = golden[f"{name}_threshold"], golden[f"{name}_pseudo_label_ids"], float(golden["portion"])
+        sizes = golden[f"{name}_class_size"]
+        np.savez(tmp_path / "prior.npz", prior=golden["spatial_prior"])
+    prior = ["--spatial-prior", tmp_path / "prior.npz"] if name == "sp" else []
+    out = tmp_path / "out"
+    succeed(
+        *("--probabilities", tmp_path / "maps", "--policy", policy, "--portion", portion, "--fidelity", "released"),
+        *(*prior, "--out", out),
+    )
+    record = json.loads((out / "kc.json").read_text())
+    np.testing.assert_array_equal(
+        np.array(record["threshold"]).astype(np.float32), np.where(limits == 0, 1, limits).astype(np.float32)
+    )
+    if policy == "class-balanced":  # the measured sizes count the extra zero of every pool
+        np.testing.assert_array_equal(record["count"], np.maximum(sizes - 1, 0))
+    kept = np.zeros(19, int)
+    for index, expected in enumerate(ids):
+        label = read_label(out / "pseudo_labels" / f"image-{index}.png")
+        np.testing.assert_array_equal(CITYSCAPES_19.decode(label, "cityscapes"), expected)
+        kept += np.bincount(label.ravel(), minlength=256)[:19]
+    assert record["kept"] == kept.tolist() and record["names"] == list(CITYSCAPES_19.names)
+    assert (record["policy"], record["fidelity"], record["portion"]) == (policy, "released", portion)
+
+
+@pytest.mark.parametrize("policy", ["class-balanced", "global"])
+def test_thresholds_and_labels_are_those_of_the_sorted_form(maps, tmp_path, policy):
+    from cbst_mx.selftrain import pseudo_labels
+    from cbst_mx.selftrain.kc import ConfidencePool
+    from symbols.backend import mx
+
+    output = succeed("--probabilities", maps, "--policy", policy, "--portion", 0.3, "--out", tmp_path / "out")
+    assert "5 images of 6 x 8, 13 classes (nthu-13); needs up to" in output and "% of the pixels kept" in output
+    pool = ConfidencePool(13)
+    arrays = [mx.nd.array(array) for array in probabilities(0)]
+    for array in arrays:
+        pool.add(array)
+    thresholds = pool.thresholds(policy, 0.3)
+    record = json.loads((tmp_path / "out" / "kc.json").read_text())
+    stored = [np.inf if value is None else value for value in record["threshold"]]
+    np.testing.assert_array_equal(np.float32(stored), thresholds.values)
+    assert record["count"] == thresholds.counts.tolist() and record["pixels"] == 5 * 48 and record["images"] == 5
+    for index, array in enumerate(arrays):
+        label = read_label(tmp_path / "out" / "pseudo_labels" / f"image-{index}.png")
+        np.testing.assert_array_equal(label, pseudo_labels.select(array, thresholds))
+
+
+def test_stride_maps_are_upsampled_and_multiplied_by_the_prior(tmp_path):
+    small = probabilities(1)
+    folder = write_maps(tmp_path / "maps", small)
+    prior = np.random.default_rng(2).random((13, 4, 5), dtype=np.float32)
+    np.savez(tmp_path / "prior.npz", prior=prior)
+    for kind, size in (("bilinear", ()), ("bicubic", (47, 60))):
+        out = tmp_path / kind
+        given = ["--size", *size] if size else []
+        succeed(
+            *("--probabilities", folder, "--upsample", 8, *given, "--upsampling", kind, "--portion", 0.5, "--out", out),
+            *("--spatial-prior", tmp_path / "prior.npz", "--workers", 2),
+        )
+        full = size or (48, 64)
+        state = StreamingThresholds(13)
+        seen = [ClassMaps(array, full, interpolation=kind) for array in small]
+        for _ in range(2):
+            for index, array in enumerate(seen):
+                state.add(str(index), *confidence(array, ClassMaps(prior, full)))
+            state.refine(["class-balanced"], [0.5])
+        thresholds = state.thresholds("class-balanced", 0.5)
+        record = json.loads((out / "kc.json").read_text())
+        np.testing.assert_array_equal(np.float32(record["threshold"]), thresholds.values)
+        for index, array in enumerate(seen):
+            label = read_label(out / "pseudo_labels" / f"image-{index}.png")
+            np.testing.assert_array_equal(label, select(array, [thresholds], ClassMaps(prior, full))[0])
+
+
+def test_the_files_dtype_and_container_do_not_matter(tmp_path):
+    half = probabilities(3).astype(np.float16)
+    first = write_maps(tmp_path / "npy", half, np.float16)
+    second = tmp_path / "npz"
+    second.mkdir()
+    for index, array in enumerate(half.astype(np.float32)):
+        if index == 0:
+            np.savez(second / "image-0.npz", probability=array, other=np.zeros(3))
+        elif index == 1:
+            np.savez_compressed(second / "image-1.npz", array)
+        elif index == 2:
+            np.save(second / "image-2.npy", array.astype(">f4"))
+        else:
+            np.save(second / f"image-{index}.npy", np.asfortranarray(array))
+    (second / "README.txt").write_text("left alone")
+    for folder in (first, second):
+        succeed("--probabilities", folder, "--portion", 0.4, "--out", tmp_path / f"{folder.name}-out")
+    assert contents(tmp_path / "npy-out") == contents(tmp_path / "npz-out")
+
+
+def test_images_may_have_different_sizes(tmp_path):
+    folder = tmp_path / "maps"
+    for size in ((4, 5), (7, 3)):
+        write_maps(folder / str(size[0]), probabilities(4, count=1, size=size))
+        (folder / str(size[0]) / "image-0.npy").rename(folder / f"{size[0]}.npy")
+    record = run(MapFolder.open(folder, stride=4), tmp_path / "out", policy="global", portion=0.5)
+    assert record["pixels"] == 16 * (20 + 21)
+    assert read_label(tmp_path / "out" / "pseudo_labels" / "7.png").shape == (28, 12)
+    named = MapFolder.open(folder, stride=4, size={"4": (15, 20), "7": (28, 10)})
+    assert named.sizes == ((15, 20), (28, 10)) and confidence(named.maps(1))[0].shape == (28, 10)
+
+
+def test_sweep_counts_what_single_jobs_keep(maps, tmp_path):
+    portions = [0.2, 0.25, 0.5]
+    out = tmp_path / "sweep"
+    output = succeed("--probabilities", maps, "--portions", "0.2,0.25,0.5", "--out", out)
+    assert not (out / "kc.json").exists() and "kept pixels by portion" in output
+    rows = list(csv.DictReader(io.StringIO((out / "sweep.csv").read_text())))
+    assert len(rows) == 3 * 13 and list(rows[0])[:3] == ["portion", "train_id", "name"]
+    for portion in portions:
+        record = run(MapFolder.open(maps), tmp_path / str(portion), policy="class-balanced", portion=portion)
+        own = [row for row in rows if float(row["portion"]) == portion]
+        assert [int(row["kept"]) for row in own] == record["kept"]
+        assert [int(row["count"]) for row in own] == record["count"]
+        thresholds = [float(row["threshold"]) if row["threshold"] else None for row in own]
+        assert thresholds == record["threshold"] and [row["name"] for row in own] == list(NTHU_13.names)
+    # both at once, and read back by the finished job
+    both = tmp_path / "both"
+    arguments = ("--probabilities", maps, "--portions", "0.2,0.25,0.5", "--portion", 0.25, "--out", both)
+    first, again = (succeed(*arguments) for _ in range(2))
+    assert again[again.index("class-balanced, p = 0.25") :] == first[first.index("class-balanced, p = 0.25") :]
+    assert (both / "sweep.csv").read_bytes() == (out / "sweep.csv").read_bytes()
+    assert json.loads((both / "kc.json").read_text())["kept"] == [int(r["kept"]) for r in rows[13:26]]
+
+
+def test_statistics_of_every_image_come_with_it(maps, tmp_path):
+    run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=0.5, workers=2)
+    statistics = ImageStatistics.load(tmp_path / "out" / "image_statistics.npz")
+    assert statistics.names == tuple(f"image-{index}" for index in range(5))
+    assert statistics.class_names == NTHU_13.names
+    for row, sums, array in zip(statistics.counts, statistics.confidence_sums, probabilities(0)):
+        predicted, value = array.argmax(axis=0).ravel(), array.max(axis=0).ravel()
+        np.testing.assert_array_equal(row, np.bincount(predicted, minlength=13))
+        np.testing.assert_allclose(sums, np.bincount(predicted, weights=value, minlength=13), rtol=1e-12)
+
+
+# ---------------------------------------------------------------------------------- processes, shards, interruptions
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path):
+    folder = write_maps(tmp_path / "maps", probabilities(5, count=7))
+    for workers in (1, 3):
+        run(
+            MapFolder.open(folder, stride=2),
+            tmp_path / str(workers),
+            policy="class-balanced",
+            portion=0.3,
+            workers=workers,
+        )
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_shards_give_what_one_command_gives(maps, tmp_path, refine):
+    reading = ("--probabilities", maps, "--upsample", 4)
+    succeed(*reading, "--portion", 0.3, "--portions", "0.3,0.6", "--out", tmp_path / "whole")
+    for shard in (1, 2, 3):
+        succeed("count", *reading, "--shard", f"{shard}/3", "--out", tmp_path / f"{shard}.npz")
+    shards = [tmp_path / f"{shard}.npz" for shard in (3, 1, 2)]
+    succeed("merge", *shards, "--out", tmp_path / "merged.npz")
+    merged = tmp_path / "merged.npz"
+    if refine:
+        for shard in (1, 2, 3):
+            succeed(
+                *("count", *reading, "--shard", f"{shard}/3", "--refine", merged, "--portions", "0.3,0.6"),
+                *("--out", tmp_path / f"fine-{shard}.npz"),
+            )
+        output = succeed("merge", tmp_path / "fine-2.npz", tmp_path / "fine-1.npz", "--out", tmp_path / "part.npz")
+        assert "5 images" in output and "1 of them are still to be counted a second time" in output
+        succeed("merge", tmp_path / "part.npz", tmp_path / "fine-3.npz", "--out", merged)
+    succeed(
+        *("select", "--state", merged, *reading, "--portion", 0.3, "--portions", "0.3,0.6"),
+        *("--out", tmp_path / "sharded"),
+    )
+    assert contents(tmp_path / "whole") == contents(tmp_path / "sharded")
+    for name in ("image_statistics.npz", "state.npz"):
+        with np.load(tmp_path / "whole" / name) as ours, np.load(tmp_path / "sharded" / name) as theirs:
+            for key in ours.files:
+                np.testing.assert_array_equal(ours[key], theirs[key])
+    if refine:  # the labels of one machine's images
+        succeed("select", "--state", merged, *reading, "--shard", "2/3", "--portion", 0.3, "--out", tmp_path / "second")
+        labels = tmp_path / "second" / "pseudo_labels"
+        assert [path.name for path in sorted(labels.iterdir())] == ["image-1.png", "image-4.png"]
+        for path in labels.iterdir():
+            assert path.read_bytes() == (tmp_path / "whole" / "pseudo_labels" / path.name).read_bytes()
+
+
+def test_shards_refuse_what_does_not_fit(maps, tmp_path):
+    state = tmp_path / "state.npz"
+    succeed("count", "--probabilities", maps, "--shard", "1/2", "--out", state)
+    assert "state.npz is the state of another count" in refused(
+        "count", "--probabilities", maps, "--shard", "2/2", "--out", state
+    )
+    assert "state.npz was counted with upsample 1, it cannot go on with 2" in refused(
+        "count", "--probabilities", maps, "--upsample", 2, "--shard", "1/2", "--out", state
+    )
+    assert "every map must be counted in the state, image-1 is not" in refused(
+        "select", "--state", state, "--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out"
+    )
+    assert "must be of different images, got image-0 in both" in refused("merge", state, state, "--out", state)
+    succeed("count", "--probabilities", maps, "--out", tmp_path / "all.npz")
+    assert "such as image-1, and needs a second count" in refused(
+        *("select", "--state", tmp_path / "all.npz", "--probabilities", maps, "--shard", "1/2", "--portion", 0.2),
+        *("--out", tmp_path / "out"),
+    )
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "text.npz").write_text("no archive")
+    assert "text.npz is not a readable state of counts" in refused(
+        "merge", tmp_path / "text.npz", "--out", tmp_path / "x.npz"
+    )
+    assert "shard must be one of at most 5" in refused(
+        "count", "--probabilities", maps, "--shard", "1/6", "--out", tmp_path / "x.npz"
+    )
+    for arguments, sentence in (
+        (("--shard", "2"), "'2' is not a shard such as 1/4"),
+        (("--portion", 0.2), "--portion and --portions need --refine"),
+        (("--refine", state), "--refine needs --portion or --portions"),
+    ):
+        result = call("count", "--probabilities", maps, "--out", tmp_path / "x.npz", *arguments)
+        assert result.exit_code == 2 and sentence in result.output
+
+
+@pytest.mark.parametrize("stop_at", range(15))
+def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch, stop_at):
+    arguments = {"policy": "class-balanced", "portion": 0.3}
+    whole = tmp_path / "whole"
+    run(MapFolder.open(maps), whole, **arguments)
+    monkeypatch.setattr(labelling, "_BLOCK", 1)
+    reads = 0
+    original = MapFolder.maps
+
+    def stop(self, index):
+        nonlocal reads
+        reads += 1
+        if reads == stop_at + 1:
+            raise KeyboardInterrupt
+        return original(self, index)
+
+    monkeypatch.setattr(MapFolder, "maps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(MapFolder.open(maps), tmp_path / "out", **arguments)
+    assert not (tmp_path / "out" / "kc.json").exists()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".part")]
+    run(MapFolder.open(maps), tmp_path / "out", **arguments)
+    assert reads == 15 + 1  # 5 images, three passes: what was done is not done again
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_counts_are_saved_on_the_way(maps, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling, "_BLOCK", 1)
+    monkeypatch.setattr(labelling, "_CHECKPOINT", -1.0)
+    folder = MapFolder.open(maps)
+    state, seen = State.new(folder, "paper"), []
+    path = tmp_path / "state.npz"
+    labelling.count(
+        folder, state, path, progress=lambda *_: seen.append(len(State.load(path).counts.names) if path.exists() else 0)
+    )
+    assert seen == [0, 1, 2, 3, 4]  # progress is told before the state is saved
+
+
+def test_a_finished_job_is_only_read(maps, tmp_path, monkeypatch):
+    record = run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=0.5)
+    monkeypatch.setattr(MapFolder, "maps", None)
+    assert run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=0.5) == record
+
+
+def test_half_precision_at_full_size_needs_two_passes_only(tmp_path, monkeypatch):
+    folder = write_maps(tmp_path / "maps", probabilities(6, count=2), np.float16)
+    reads = []
+    original = MapFolder.maps
+    monkeypatch.setattr(MapFolder, "maps", lambda self, i: reads.append(self.names[i]) or original(self, i))
+    run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=0.2)
+    assert reads == ["image-0", "image-1"] * 2
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_another_jobs_folder_is_refused(maps, tmp_path):
+    out = tmp_path / "out"
+    succeed("--probabilities", maps, "--portion", 0.2, "--out", out)
+    before = contents(out)
+    for changes, what in (
+        (("--portion", 0.3), "other portion"),
+        (("--portion", 0.2, "--policy", "global"), "other policy"),
+        (("--portion", 0.2, "--upsample", 2), "other settings"),
+    ):
+        assert f"belongs to another job ({what})" in refused("--probabilities", maps, "--out", out, *changes)
+    time.sleep(0.01)
+    np.save(maps / "image-0.npy", probabilities(9)[0])
+    os.utime(maps / "image-0.npy")
+    assert "other files" in refused("--probabilities", maps, "--portion", 0.2, "--out", out)
+    assert contents(out) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
+    assert "mine is not empty and not of a labelling job" in refused(
+        "--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "mine"
+    )
+
+
+def broken(array):
+    array = array.copy()
+    array[1, 2, 3] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (np.zeros((13, 4), np.float32), r"must hold an array of shape (C, H, W), got (13, 4)"),
+        (np.zeros((1, 13, 4, 4), np.float32), r"must hold an array of shape (C, H, W), got (1, 13, 4, 4)"),
+        (np.zeros((19, 6, 8), np.float32), "must have the 13 classes of image-0.npy, got 19"),
+        (np.zeros((512, 13, 8), np.float32), "must hold at most 253 classes, got 512"),
+        (np.zeros((13, 6, 8), np.uint8), "must hold float32 or float16 probabilities, got uint8"),
+        (np.zeros((13, 6, 8)), "must hold float32 or float16 probabilities, got float64"),
+        (np.array([[[{}]]], dtype=object), "is not a readable .npy or .npz file of numbers"),
+        (b"\x93NUMPY", "is not a readable .npy or .npz file of numbers"),
+        (b"", "is not a readable .npy or .npz file of numbers"),
+        (broken(probabilities(0)[0]), "image-9.npy: probabilities must be finite, got NaN or infinity"),
+        (np.full((13, 6, 8), -4, np.float32), "logits have to go through a softmax"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(maps, tmp_path, content, sentence):
+    path = maps / "image-9.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    output = refused("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out")
+    assert sentence in output and "image-9.npy" in output
+    assert not (tmp_path / "out" / "kc.json").exists()
+
+
+def test_a_truncated_file_and_several_arrays_are_refused(maps, tmp_path):
+    given = ("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "o")
+    whole = (maps / "image-0.npy").read_bytes()
+    (maps / "image-0.npy").write_bytes(whole[:-100])
+    assert "image-0.npy is not a readable" in refused(*given)
+    (maps / "image-0.npy").write_bytes(whole)
+    np.savez(maps / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    assert "must hold one array or one called 'probability', got a, b" in refused(*given)
+    (maps / "two.npz").unlink()
+    np.savez(maps / "image-0.npz", probability=probabilities(0)[0])
+    assert "every image must have one map, got" in refused(*given)
+
+
+def test_arguments_that_cannot_be_used_are_refused(maps, tmp_path):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "prior.npz", prior=np.ones((19, 4, 4), np.float32))
+    for changes, sentence in (
+        (("--probabilities", tmp_path / "nowhere"), "nowhere does not exist"),
+        (("--probabilities", tmp_path / "empty"), "holds no .npy or .npz file"),
+        (("--portion", 0), "portion must be in (0, 1], got 0"),
+        (("--portions", "0.2,1.5"), "portion must be in (0, 1], got 1.5"),
+        (("--workers", 0), "workers must be at least 1, got 0"),
+        (("--upsample", 0), "upsample must be at least 1, got 0"),
+        (("--classes", "19"), "the maps must have the 19 classes of cityscapes-19, they have 13"),
+        (("--classes", "birds"), "classes must be a number from 1 to 253 or one of cityscapes-19"),
+        (("--upsample", 8, "--size", 40, 64), "must have the cells of 40 x 64 pixels at stride 8, got 6 x 8"),
+        (("--spatial-prior", tmp_path / "prior.npz"), r"must hold a prior of shape (13, H, W), got (19, 4, 4)"),
+        (("--spatial-prior", tmp_path / "none.npz"), "none.npz cannot be read: No such file"),
+    ):
+        given = {"--probabilities": maps, "--portion": 0.2, "--out": tmp_path / "out"}
+        given.update({changes[0]: changes[1:]})
+        arguments = [
+            part for key, value in given.items() for part in (key, *(value if isinstance(value, tuple) else [value]))
+        ]
+        output = refused(*arguments).replace("\n", " ")
+        assert sentence in output, output
+        assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage():
+    for arguments, sentence in (
+        ((), "--probabilities and --out must be given"),
+        (("--probabilities", "x", "--out", "y", "--size", 4, 4), "--size needs --upsample"),
+        (("--policy", "global", "merge", "a", "--out", "b"), "--policy must come after merge"),
+        (("--portions", "0.2;0.3"), "'0.2;0.3' is not a list of numbers such as 0.2,0.25,0.3"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2 and sentence in result.output, result.output
+
+
+def test_a_portion_must_be_given(maps, tmp_path):
+    result = call("--probabilities", maps, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "--portion or --portions must be given" in result.output
+    with pytest.raises(ConfigError, match="a portion or portions must be given, got neither"):
+        run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=None)
+    with pytest.raises(ConfigError, match="portions must be at most 100, got 101"):
+        run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=None, portions=np.linspace(0.1, 1, 101))
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(maps, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    output = refused("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out").replace("\n", " ")
+    assert "not enough disk space" in output and not (tmp_path / "out").exists()
+
+
+def test_needs_grow_with_the_job(maps):
+    folder = MapFolder.open(maps, stride=8)
+    one, more = needs(folder, workers=1), needs(folder, workers=2, portions=7)
+    assert one.disk < more.disk and 2 * one.memory < more.memory
+    assert needs(folder, workers=1, labels=False).disk < one.disk
+
+
+def test_label_spaces():
+    assert label_space_of(None, 19) is CITYSCAPES_19 and label_space_of("nthu-13", 13) is NTHU_13
+    seven = label_space_of(None, 7)
+    assert seven.names[6] == "class 6" and len(set(seven.palette)) == 7
+    assert label_space_of("7", 7) == seven
+    with pytest.raises(DataError, match="the maps must have the 16 classes of synthia-16, they have 19"):
+        label_space_of("16", 19)
+
+
+def test_maps_that_change_while_the_job_runs_are_noticed(maps, tmp_path, monkeypatch):
+    original = State.save
+
+    def change(self, path):
+        original(self, path)
+        if not self.counts.refining:
+            np.save(maps / "image-2.npy", probabilities(7)[2])
+
+    monkeypatch.setattr(State, "save", change)
+    with pytest.raises(DataError, match="the maps have changed in between"):
+        run(MapFolder.open(maps), tmp_path / "out", policy="class-balanced", portion=0.3)
+    (maps / "image-2.npy").unlink()
+    with pytest.raises(RunError, match="other files"):
+        run(MapFolder.open(maps), tmp_path / "out", policy="class-balanced", portion=0.3)
+
+
+def test_label_works_where_mxnet_cannot_be_imported(maps, tmp_path):
+    code = f"""
+import sys
+sys.modules["mxnet"] = None
+from cbst_mx.cli.labelling import label
+label(["--probabilities", {str(maps)!r}, "--portion", "0.2", "--out", {str(tmp_path / "out")!r}, "--workers", "2"])
+"""
+    script = tmp_path / "script.py"
+    script.write_text("if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines()))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and (tmp_path / "out" / "kc.json").is_file(), result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("stored", ["stride-8", "full size"])
+def test_the_job_takes_less_than_300_mb(tmp_path, stored):
+    small = probabilities(8, count=3, classes=19, size=(128, 256))
+    if stored == "full size":
+        small = [ClassMaps(array, (1024, 2048)).rows(0, 1024) for array in small]
+    folder = write_maps(tmp_path / "maps", small)
+    code = f"""
+from pathlib import Path
+from cbst_mx.labelling import MapFolder, run
+
+def memory(which):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
+
+base = memory("VmRSS")
+folder = MapFolder.open(Path({str(folder)!r}), stride={8 if stored == "stride-8" else 1})
+run(folder, Path({str(tmp_path / "out")!r}), policy="class-balanced", portion=0.2, portions=[0.2, 0.3, 0.5])
+print(memory("VmHWM") - base)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 300, result.stdout  # MB; pages of mapped files count as well
+
+
+def test_thresholds_say_what_may_not_be_kept(tmp_path):
+    maps = np.zeros((2, 3, 2, 2), np.float32)
+    maps[:, 0] = 1  # classes 1 and 2 are never predicted
+    folder = write_maps(tmp_path / "maps", maps)
+    record = run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=0.5)
+    assert record["threshold"] == [1.0, None, None] and record["kc"] == [0.0, None, None]
+    assert record["kept"] == [8, 0, 0] and record["kept_portion"] == 1.0  # ties at the threshold are all kept
