@@ -68,13 +68,21 @@ def _formed(
     "--format",
     "format_",
     required=True,
-    type=click.Choice(["gta5", "cityscapes", "folder"]),
+    type=click.Choice(["gta5", "synthia", "cityscapes", "nthu", "folder"]),
     help="Layout of the images.",
 )
 @click.option("--root", required=True, type=FOLDER, help="Data root.")
-@click.option("--split", help="Split (cityscapes, folder).")
-@click.option("--labels", type=click.Choice(["labelIds", "labelTrainIds"]), help="Which label files (cityscapes).")
+@click.option("--split", help="Split (cityscapes, nthu, folder).")
+@click.option("--labels", help="Which label files: labelIds, labelTrainIds (cityscapes), raw, ids, trainIds (synthia).")
 @click.option("--description", type=FILE, help="YAML description (folder).")
+@click.option("--list", "list_", help="A text file that names the images to use; below the root when relative.")
+@click.option("--city", help="City (nthu).")
+@click.option("--fold", type=click.IntRange(0), help="Which of the ten folds (nthu).")
+@click.option("--scales", help="Multi-scale testing: comma-separated factors, for example 0.5,0.75,1.")
+@click.option(
+    "--combine", type=click.Choice(["mean", "max"]), default="mean", show_default=True, help="How scales are combined."
+)
+@click.option("--long-side", type=click.IntRange(32), help="Longer side of the network's input; default: the image's.")
 @click.option("--out", type=FILE, help="Write the result as JSON here as well.")
 def evaluate(
     parameters: Path,
@@ -88,6 +96,12 @@ def evaluate(
     split: Optional[str],
     labels: Optional[str],
     description: Optional[Path],
+    list_: Optional[str],
+    city: Optional[str],
+    fold: Optional[int],
+    scales: Optional[str],
+    combine: str,
+    long_side: Optional[int],
     out: Optional[Path],
 ) -> None:
     """Evaluate parameters on labelled images and print IoU per class and mIoU.
@@ -104,6 +118,14 @@ def evaluate(
     from cbst_mx.report.tables import iou_table
     from cbst_mx.rounds import evaluate_network
 
+    try:
+        factors = [float(text) for text in (scales or "1").split(",")]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < 100 for factor in factors):
+        raise click.BadParameter(
+            f"must be numbers above 0 with commas between them, got {scales!r}", param_hint="--scales"
+        )
     device = parse_context(ctx)
     check_form(inference, device, tile)
     network, spec, space = load_network(parameters, device)
@@ -114,7 +136,17 @@ def evaluate(
         space = described
     else:
         space = LABEL_SPACES.get(space.name, space)
-    images = open_labelled(format_, root, label_space=space, split=split, labels=labels, description=description)
+    images = open_labelled(
+        format_,
+        root,
+        label_space=space,
+        split=split,
+        labels=labels,
+        description=description,
+        list=list_,
+        city=city,
+        fold=fold,
+    )
     network = _formed(network, images, spec, device, inference, tile, calibration_images)
     with Bars(Console()) as bars:
         matrices = evaluate_network(
@@ -125,6 +157,9 @@ def evaluate(
             std=spec.std,
             ctx=device,
             flip=flip,
+            scales=factors,
+            combine=combine,
+            long_side=long_side,
             batch_size=1 if tile else 8,
             progress=lambda done, total: bars("evaluation", done, total),
         )
