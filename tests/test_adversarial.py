@@ -12,6 +12,7 @@ from cbst_mx.data.transforms import TrainTransform
 from cbst_mx.errors import ConfigError, TrainingError
 from cbst_mx.training.adversarial import (
     OutputDiscriminator,
+    _maps,
     adapt_output_space,
     discriminator_step,
     network_step,
@@ -72,6 +73,14 @@ def gradients(source, label, target, weight, network=None, discriminator=None):
         network, discriminator or tiny_discriminator(), source, label, target, loss_of=BatchLoss(), weight=weight
     )
     return {name: p.grad().asnumpy() for name, p in network._collect_params_with_prefix().items()}, step
+
+
+def test_maps_are_probabilities_at_the_size_of_the_images():
+    logits = mx.nd.array(np.random.default_rng(3).normal(size=(2, 3, 5, 9)))
+    probabilities = mx.nd.softmax(logits, axis=1)
+    expected = mx.nd.contrib.BilinearResize2D(probabilities, height=37, width=70, align_corners=False)
+    # float32 sums in another order: a few units in the last digit
+    np.testing.assert_allclose(_maps(logits, mx.nd.zeros((2, 3, 37, 70))).asnumpy(), expected.asnumpy(), atol=1e-6)
 
 
 # --- the discriminator

@@ -89,7 +89,8 @@ def test_every_preloaded_library_has_its_pinned_wheel(packaging):
 
 def test_everything_imported_is_required(packaging):
     wheels = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}
-    required = {requirement_name(r) for r in packaging["install_requires"]} | {"mxnet", "cbst_mx", "symbols"}
+    listed = [*packaging["install_requires"], *packaging["extras_require"]["onnx"]]
+    required = {requirement_name(r) for r in listed} | {"mxnet", "cbst_mx", "symbols"}
     found = set()
     for file in [*(ROOT / "cbst_mx").rglob("*.py"), *(ROOT / "symbols").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

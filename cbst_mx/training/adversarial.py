@@ -316,7 +316,19 @@ def _maps(logits: mx.nd.NDArray, images: mx.nd.NDArray) -> mx.nd.NDArray:
     height, width = images.shape[2:]
     if maps.shape[2:] == (height, width):
         return maps
-    return mx.nd.contrib.BilinearResize2D(maps, height=height, width=width, align_corners=False)
+    wide = mx.nd.dot(maps, _interpolation(maps.shape[3], width, maps.context))  # (B, C, h / s, w)
+    high = mx.nd.dot(wide.swapaxes(2, 3), _interpolation(maps.shape[2], height, maps.context))
+    return high.swapaxes(2, 3)
+
+
+def _interpolation(cells: int, pixels: int, ctx: mx.Context) -> mx.nd.NDArray:
+    """Return the weights of bilinear interpolation from cells to pixels along one axis, float32 (cells, pixels).
+
+    BilinearResize2D itself would do for the maps, but several threads add up its gradient in any order, so that a
+    repetition would differ in the last digits.
+    """
+    identity = mx.nd.eye(cells, ctx=ctx).reshape((1, 1, cells, cells))
+    return mx.nd.contrib.BilinearResize2D(identity, height=cells, width=pixels, align_corners=False)[0, 0]
 
 
 def _verdict_loss(logits: mx.nd.NDArray, truth: int) -> mx.nd.NDArray:
