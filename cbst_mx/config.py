@@ -23,7 +23,7 @@ from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSp
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.validation import one_sentence, parse_value, read_yaml
 
-__all__ = ["DATA_VARIABLE", "Experiment", "load_experiment"]
+__all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
 
 DATA_VARIABLE = "CBST_DATA"
 

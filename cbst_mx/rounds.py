@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, spatial_prior
 from cbst_mx.selftrain import portion as schedules
 from cbst_mx.selftrain.confidence import probability_maps
-from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds
+from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds, maps_needed
 from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.retraining import pseudo_labelled_samples
@@ -40,7 +40,7 @@ from cbst_mx.training.source import labelled_samples
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["Run", "evaluate_network"]
+__all__ = ["Run", "disk_needed", "evaluate_network", "iterations_of", "source_of_round"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,68 @@ def evaluate_network(
     return matrices
 
 
+def source_of_round(experiment: Experiment, index: int, total: int) -> List[int]:
+    """Return which of `total` source images round `index` trains on."""
+    schedule, fidelity = experiment.self_training.source_portion, experiment.self_training.fidelity
+    if schedule is None:
+        return list(range(total))
+    values = schedule.model_dump(exclude={"policy"})
+    return schedules.select_source(
+        total,
+        schedules.portion(index, **values, fidelity=fidelity),
+        round_index=index,
+        seed=experiment.seed,
+        policy=schedule.policy,
+        fidelity=fidelity,
+    )
+
+
+def iterations_of(optimiser: Optimiser, images: int) -> int:
+    """Return the iterations of a training phase over `images` images."""
+    if optimiser.iterations is not None:
+        return optimiser.iterations
+    return schedules.iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
+
+
+def disk_needed(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    *,
+    target: int,
+    size: Tuple[int, int],
+    validation: int,
+) -> int:
+    """Return a generous estimate, in bytes, of what the whole run has on the disk at its largest.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    network : HybridBlock
+        With known shapes.
+    target, validation : int
+        Number of target and of all validation images.
+    size : tuple of int
+        Height and width of a target image.
+    """
+    training = experiment.self_training
+    classes = experiment.classes().num_classes
+    parameters = sum(4 * int(np.prod(p.shape)) for p in network.collect_params().values())
+    labels = target * (size[0] * size[1] // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
+    matrices = validation * 8 * classes**2
+    keep, maps = maps_needed(
+        target,
+        size,
+        num_classes=classes,
+        stride=network.stride,
+        keep=training.keep_maps,
+        scales=training.scales,
+        long_side=training.long_side,
+    )
+    checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
+    kept = maps if keep == "disk" and training.rounds else 0
+    return (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint + kept
+
+
 class Run:
     """One experiment in one run folder.
 
@@ -123,7 +185,15 @@ class Run:
             self._load(network, Path(experiment.initial_parameters))
         elif experiment.pretrained is not None:
             self._load(network, experiment.pretrained_path())
-        check_free_space(out, self._disk_needed(network))
+        #: Bytes the run folder will have at most.
+        self.disk = disk_needed(
+            experiment,
+            network,
+            target=len(self.target),
+            size=self.target.image(0).shape[:2],
+            validation=sum(map(len, self.validation.values())),
+        )
+        check_free_space(out, self.disk)
         counts = {"source": len(self.source), "target": len(self.target)}
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
@@ -133,6 +203,7 @@ class Run:
     def run(self) -> Dict[str, Any]:
         """Run every stage that is not done yet and return the summary."""
         with self.logging():
+            logger.info("%s: at most %.0f MB of disk for the run folder", self.experiment.name, self.disk / 1e6)
             self.train_source()
             self.evaluate(0)
             for index in range(1, self.experiment.self_training.rounds + 1):
@@ -251,20 +322,9 @@ class Run:
 
     def _source_of(self, index: int) -> LabelledImageSet:
         """Return the source images round `index` trains on."""
-        training = self.experiment.self_training
-        schedule = training.source_portion
-        if schedule is None:
+        if self.experiment.self_training.source_portion is None:
             return self.source
-        fidelity = training.fidelity
-        values = schedule.model_dump(exclude={"policy"})
-        chosen = schedules.select_source(
-            len(self.source),
-            schedules.portion(index, **values, fidelity=fidelity),
-            round_index=index,
-            seed=self.experiment.seed,
-            policy=schedule.policy,
-            fidelity=fidelity,
-        )
+        chosen = source_of_round(self.experiment, index, len(self.source))
         logger.info("%s: %d of %d source images", self._title(index), len(chosen), len(self.source))
         return self.source.subset(chosen)
 
@@ -367,7 +427,7 @@ class Run:
         mining: Optional[ClassMining] = None,
     ) -> None:
         experiment = self.experiment
-        iterations = self._iterations(optimiser, len(samples))
+        iterations = iterations_of(optimiser, len(samples))
 
         def loader(start: int) -> BatchLoader:
             return self._loader(
@@ -405,7 +465,7 @@ class Run:
         if settings is None:
             return record
         optimiser = settings.optimiser
-        iterations = self._iterations(optimiser, len(self.source) + len(self.target))
+        iterations = iterations_of(optimiser, len(self.source) + len(self.target))
 
         def loader(samples: List[Sample]) -> Callable[[int], BatchLoader]:
             return lambda start: self._loader(samples, optimiser, iterations, start=start)
@@ -428,12 +488,6 @@ class Run:
             progress=lambda done, total: self.progress(f"{self.experiment.name}, warm-up", done, total),
         )
         return {**record, "warm_up": adapted.to_json()}
-
-    @staticmethod
-    def _iterations(optimiser: Optimiser, images: int) -> int:
-        if optimiser.iterations is not None:
-            return optimiser.iterations
-        return schedules.iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
 
     def _loader(self, samples: List[Sample], optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
         mining = options.pop("mining", None)
@@ -523,12 +577,3 @@ class Run:
     def _load(self, network: gluon.HybridBlock, path: Path) -> None:
         with self.ctx:
             load_parameters(network, path, self.spec, self.label_space)
-
-    def _disk_needed(self, network: gluon.HybridBlock) -> int:
-        """Return a generous estimate, in bytes, of what the whole run writes."""
-        size = sum(4 * int(np.prod(p.shape)) for p in network.collect_params().values())
-        rounds = self.experiment.self_training.rounds
-        height, width = self.target.image(0).shape[:2]
-        labels = len(self.target) * (height * width // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
-        matrices = sum(len(images) for images in self.validation.values()) * 8 * self.label_space.num_classes**2
-        return (rounds + 1) * (size + matrices) + rounds * labels + 3 * size

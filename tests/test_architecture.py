@@ -32,12 +32,13 @@ LAYERS = (
     ("cbst_mx.training",),
     ("cbst_mx.evaluation",),
     ("cbst_mx.rounds",),
+    ("cbst_mx.planning",),
     ("cbst_mx.report",),
     ("cbst_mx.demo",),
     ("cbst_mx.cli",),
 )
 # These see the config; every other module takes explicit keyword arguments.
-ORCHESTRATORS = ("cbst_mx.config", "cbst_mx.rounds", "cbst_mx.demo", "cbst_mx.cli")
+ORCHESTRATORS = ("cbst_mx.config", "cbst_mx.rounds", "cbst_mx.planning", "cbst_mx.demo", "cbst_mx.cli")
 # These need mxnet; every other module of cbst_mx imports without it (cli imports it inside its commands).
 ON_MXNET = (
     "cbst_mx.networks",
@@ -51,6 +52,7 @@ ON_MXNET = (
     "cbst_mx.selftrain.pseudo_labels",
     "cbst_mx.selftrain.target_maps",
     "cbst_mx.rounds",
+    "cbst_mx.planning",
     "cbst_mx.demo",
 )
 

@@ -1,4 +1,4 @@
-"""Commands that work in a run folder: ``run`` and the single steps of a round."""
+"""Commands on an experiment file: ``plan``, ``run`` and the single steps of a round in a run folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from cbst_mx.cli.base import FILE, FOLDER, Bars
 __all__ = ["COMMANDS"]
 
 
-def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command that works in a run folder takes; the function gets the open Run."""
+def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what every command on an experiment file takes; the function gets the loaded Experiment first."""
 
     @click.argument("experiment", type=FILE)
-    @click.option(
-        "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
-    )
     @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's.")
     @click.option(
         "--amp",
@@ -34,6 +31,11 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's.")
     @click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU).")
+    @click.option(
+        "--recompute",
+        is_flag=True,
+        help="Keep no network output while pseudo-labelling: run the network again for every look at the images.",
+    )
     @click.option("--smoke", is_flag=True, help="Tiny network, one iteration a phase: only shows that every step runs.")
     @click.option(
         "--set",
@@ -45,12 +47,12 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(
         experiment: Path,
-        out: Path,
         ctx: Optional[str],
         amp: Optional[str],
         init: Optional[Path],
         rounds: Optional[int],
         fold: Optional[int],
+        recompute: bool,
         smoke: bool,
         changes: Tuple[str, ...],
         **options: Any,
@@ -61,6 +63,7 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
             "ctx": ctx,
             "amp": amp,
             "self_training.rounds": rounds,
+            "self_training.keep_maps": "recompute" if recompute else None,
             "smoke": "true" if smoke else None,
         }
         if init is not None:
@@ -68,11 +71,24 @@ def _experiment_command(function: Callable[..., None]) -> Callable[..., None]:
         if fold is not None:
             given.update({"target.fold": fold, "validation.target.fold": fold})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        loaded = load_experiment(experiment, changes)
+        function(load_experiment(experiment, changes), **options)
+
+    return command
+
+
+def _run_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what every command that works in a run folder takes; the function gets the open Run."""
+
+    @_experiment_options
+    @click.option(
+        "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
+    )
+    @functools.wraps(function)
+    def command(experiment: Any, out: Path, **options: Any) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
 
         with Bars(Console()) as bars:
-            run = Run(loaded, out, progress=bars)
+            run = Run(experiment, out, progress=bars)
             with run.logging():
                 function(run, **options)
 
@@ -83,7 +99,7 @@ _ROUND = click.option("--round", "index", required=True, type=click.IntRange(1),
 
 
 @click.command()
-@_experiment_command
+@_run_command
 def run(run: Any) -> None:
     """Run EXPERIMENT: source training, all rounds, evaluation.
 
@@ -97,7 +113,7 @@ def run(run: Any) -> None:
 
 
 @click.command()
-@_experiment_command
+@_run_command
 def source(run: Any) -> None:
     """Train the source network of EXPERIMENT and evaluate it.
 
@@ -110,7 +126,7 @@ def source(run: Any) -> None:
 
 @click.command("pseudo-label")
 @_ROUND
-@_experiment_command
+@_run_command
 def pseudo_label(run: Any, index: int) -> None:
     """Step a) of one round: label the target images with the network of the round before.
 
@@ -125,7 +141,7 @@ def pseudo_label(run: Any, index: int) -> None:
 
 @click.command()
 @_ROUND
-@_experiment_command
+@_run_command
 def retrain(run: Any, index: int) -> None:
     """Step b) of one round: retrain on source labels and pseudo-labels together.
 
@@ -138,7 +154,7 @@ def retrain(run: Any, index: int) -> None:
 
 @click.command("round")
 @_ROUND
-@_experiment_command
+@_run_command
 def round_(run: Any, index: int) -> None:
     """One round: pseudo-label, retrain, evaluate.
 
@@ -146,6 +162,40 @@ def round_(run: Any, index: int) -> None:
     """
     run.round(index)
     _print_evaluation(run, index)
+
+
+@click.command()
+@_experiment_options
+@click.option(
+    "--seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="About how long to measure.",
+)
+@click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
+def plan(experiment: Any, seconds: float, out: Optional[Path]) -> None:
+    """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
+
+    Measures the network with random parameters on the chosen device. Reads the experiment file and looks at the image
+    folders; where those of the paper's data sets are not there, the publishers' numbers of images are used. Writes
+    nothing, or with --out the plan.
+    """
+    from cbst_mx.files import write_json
+    from cbst_mx.planning import make_plan  # imports mxnet
+    from cbst_mx.report.tables import plan_table
+
+    with Bars(Console()) as bars:
+        made = make_plan(experiment, seconds=seconds, progress=bars)
+    Console().print(plan_table(made.stages))
+    click.echo(f"disk: up to {made.disk / 1e9:.1f} GB in the run folder")
+    kind = "GPU memory" if made.device.startswith("gpu") else "memory of the process, on this CPU (GPU: not measured)"
+    click.echo(f"{kind}: about {made.memory / 1e9:.1f} GB")
+    for note in made.notes:
+        click.echo(note)
+    if out:
+        write_json(out, made.to_json())
+        click.echo(f"plan in {out}")
 
 
 def _print_evaluation(run: Any, index: int) -> None:
@@ -167,4 +217,4 @@ def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
     Console().print(iou_table(rows, label_space))
 
 
-COMMANDS = (run, source, pseudo_label, retrain, round_)
+COMMANDS = (run, source, pseudo_label, retrain, round_, plan)

@@ -22,7 +22,7 @@ from cbst_mx.data.lists import find_listed, list_path, read_list
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_16, LabelSpace
 
-__all__ = ["DATASETS", "Finding", "Report", "examine"]
+__all__ = ["DATASETS", "Finding", "Report", "examine", "published"]
 
 DATASETS = ("gta5", "synthia", "cityscapes", "nthu", "folder")
 
@@ -50,6 +50,30 @@ _GTA5_HEIGHTS = range(1040, 1061)
 _ARCHIVES = (".zip", ".rar", ".tar", ".gz", ".tgz", ".7z", ".part", ".crdownload")
 _SHOWN = 5
 _PEEKED = 5  # files looked into to say what a wrong kind of label is
+
+
+def published(dataset: str, split: str | None = None) -> tuple[int, tuple[int, int]] | None:
+    """Return how many images a data set of the paper has, and their height and width.
+
+    Parameters
+    ----------
+    dataset : str
+        One of `DATASETS`.
+    split : str, optional
+        Of Cityscapes and NTHU, whose numbers are those of one city; the labelled images are "test" or "rest".
+
+    Returns
+    -------
+    tuple or None
+        None where nothing is published: for one's own data.
+    """
+    counts = {
+        "gta5": len(_GTA5),
+        "synthia": len(_SYNTHIA),
+        "cityscapes": sum(_CITYSCAPES.get(str(split), {}).values()),
+        "nthu": _NTHU["Train" if split == "train" else "Test"],
+    }
+    return (counts[dataset], _SIZES[dataset]) if counts.get(dataset) else None
 
 
 @dataclass(frozen=True)

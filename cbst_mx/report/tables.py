@@ -28,6 +28,7 @@ __all__ = [
     "iou_table",
     "mean_std_table",
     "paper_table",
+    "plan_table",
     "protocol_table",
     "worst_images_table",
 ]
@@ -59,6 +60,37 @@ def iou_table(
         When there is no method, a result lacks a class of `label_space`, or `layout` is unknown.
     """
     return _table({method: [result] for method, result in rows.items()}, label_space, layout, title)
+
+
+def plan_table(stages: Sequence[Any]) -> Table:
+    """Return a table of what the stages of a run cost, the sum last.
+
+    Parameters
+    ----------
+    stages : sequence
+        With the attributes of `cbst_mx.planning.Stage`.
+    """
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("stage")
+    for title in ("images", "iterations", "labelling", "training", "evaluation", "all"):
+        table.add_column(title, justify="right")
+    for stage in stages:
+        times = (stage.labelling, stage.training, stage.evaluation, stage.seconds)
+        table.add_row(stage.name, f"{stage.images:,}", f"{stage.iterations:,}", *map(_duration, times))
+    table.add_section()
+    sums = (sum(getattr(s, name) for s in stages) for name in ("labelling", "training", "evaluation", "seconds"))
+    table.add_row("all", "", f"{sum(stage.iterations for stage in stages):,}", *map(_duration, sums))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if not seconds:
+        return _DASH
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.1f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
 
 
 def mean_std_table(

@@ -27,7 +27,7 @@ from cbst_mx.selftrain.thresholds import Thresholds
 from cbst_mx.selftrain.upsampling import ClassMaps
 from symbols.backend import gluon, mx
 
-__all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "HostMap", "TargetMaps", "find_thresholds"]
+__all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "HostMap", "TargetMaps", "find_thresholds", "maps_needed"]
 
 KEEP = ("auto", "memory", "disk", "recompute")
 _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
@@ -102,6 +102,51 @@ class _Output(NamedTuple):
     size: Tuple[int, int]  # of the image
 
 
+def maps_needed(
+    images: int,
+    size: Tuple[int, int],
+    *,
+    num_classes: int,
+    stride: int,
+    keep: str = "auto",
+    scales: Sequence[float] = (1.0,),
+    long_side: Optional[int] = None,
+) -> Tuple[str, int]:
+    """Return where the network's output stays between the looks, and how much it is.
+
+    Parameters
+    ----------
+    images : int
+        N.
+    size : tuple of int
+        H and W.
+    num_classes, stride : int
+        Of the network.
+    keep, scales, long_side
+        As for :class:`TargetMaps`.
+
+    Returns
+    -------
+    keep : {"memory", "disk", "recompute"}
+    bytes : int
+        Of all maps, if they were kept.
+
+    Raises
+    ------
+    ConfigError
+        If `keep` is unknown.
+    """
+    if keep not in KEEP:
+        raise ConfigError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
+    grid = (long_side / max(size) if long_side else 1.0) / stride
+    needed = int(images * 4 * num_classes * np.ceil(size[0] * grid) * np.ceil(size[1] * grid))
+    if len(scales) > 1:
+        return "recompute", needed
+    if keep == "auto":
+        keep = "memory" if needed <= _MEMORY else "disk" if stride > 1 else "recompute"
+    return keep, needed
+
+
 class TargetMaps:
     """The maps of all target images; every iteration looks at all of them, in order.
 
@@ -145,8 +190,6 @@ class TargetMaps:
         on_device: Optional[bool] = None,
         **options: Any,
     ):
-        if keep not in KEEP:
-            raise ConfigError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
         self._network, self._images, self._ctx, self._prior = network, images, ctx, prior
         self._scales, self._options = tuple(scales), options
         self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
@@ -154,18 +197,18 @@ class TargetMaps:
         self._kept: Dict[int, _Output] = {}
         self._priors: Dict[Tuple[int, ...], Any] = {}
         height, width = images.image(0).shape[:2]
-        long_side = options.get("long_side")
-        grid = (long_side / max(height, width) if long_side else 1.0) / network.stride
         #: Pixels of all images, judged by the first.
         self.pixels = len(images) * height * width
-        #: Bytes of network output for all images, judged by the first.
-        self.bytes = int(len(images) * 4 * num_classes * np.ceil(height * grid) * np.ceil(width * grid))
-        if len(self._scales) > 1:
-            keep = "recompute"
-        elif keep == "auto":
-            keep = "memory" if self.bytes <= _MEMORY else "disk" if network.stride > 1 else "recompute"
-        #: Where maps are kept: "memory", "disk" or "recompute".
-        self.keep = keep
+        #: Where maps are kept ("memory", "disk" or "recompute"), and the bytes of all of them.
+        self.keep, self.bytes = maps_needed(
+            len(images),
+            (height, width),
+            num_classes=num_classes,
+            stride=network.stride,
+            keep=keep,
+            scales=scales,
+            long_side=options.get("long_side"),
+        )
 
     def __iter__(self) -> Iterator[Tuple[str, Union[HostMap, DeviceMap]]]:
         """Yield name and map of every image."""

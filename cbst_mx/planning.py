@@ -1,0 +1,429 @@
+"""What an experiment costs, before it starts: images, iterations, time, memory and disk.
+
+The network, with random parameters, takes a few training steps and labels and evaluates an image on the device at hand;
+the rest is multiplication. What would take too long is measured on fewer crops or a smaller image, to whose number and
+area the time of these networks is proportional. H x W pixels, seconds, bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
+from cbst_mx.data import ImageSet
+from cbst_mx.data.doctor import published
+from cbst_mx.data.images import write_label_png, write_rgb_png
+from cbst_mx.data.loader import BatchLoader
+from cbst_mx.errors import ConfigError
+from cbst_mx.label_space import LabelSpace
+from cbst_mx.networks import build_network, parse_contexts, set_precision
+from cbst_mx.rounds import disk_needed, iterations_of, source_of_round
+from cbst_mx.selftrain.confidence import probability_maps
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds
+from cbst_mx.training.sgd import Schedule, train
+from cbst_mx.training.source import labelled_samples
+from symbols.backend import gluon, mx
+
+__all__ = ["Images", "Plan", "Stage", "make_plan"]
+
+_SIDES = (0.25, 1.0)  # of the image in a first and, where that fits into the time, a second measurement
+_MOST = 50  # repetitions of one measurement
+
+
+class Images(NamedTuple):
+    """How many images a set has, and their size, judged by the first."""
+
+    number: int
+    size: Tuple[int, int]
+    published: bool  # the publisher's figures, for want of the data
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the source network or one round costs.
+
+    ``images`` are those trained on, ``iterations`` the training steps over them; the times are seconds.
+    """
+
+    name: str
+    images: int
+    iterations: int
+    labelling: float
+    training: float
+    evaluation: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all its steps."""
+        return self.labelling + self.training + self.evaluation
+
+
+@dataclass
+class Plan:
+    """What a run costs on this device.
+
+    Attributes
+    ----------
+    device : str
+    stages : list of Stage
+        In their order.
+    memory : int
+        Bytes at most: of the GPU, or of this process on a CPU.
+    disk : int
+        Bytes at most, of the run folder.
+    notes : list of str
+        What was measured how, and what is not counted.
+    """
+
+    device: str
+    disk: int = 0
+    memory: int = 0
+    stages: List[Stage] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return plain JSON values."""
+        return {**dataclasses.asdict(self), "seconds": self.seconds}
+
+
+def make_plan(
+    experiment: Experiment,
+    *,
+    seconds: float = 60.0,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Plan:
+    """Measure on the experiment's device and work out what its run costs.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its image sets are opened where their folders are there; for the paper's data sets the published figures stand
+        in for missing ones.
+    seconds : float
+        About how long to measure; on a slow device the smallest measurements can take longer.
+    progress : callable, optional
+        Called with (what, done, in all).
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    CBSTError
+        If the experiment cannot be run here or its number of images is unknown.
+    """
+    if not 0 < seconds:
+        raise ConfigError(f"seconds must be above 0, got {seconds}")
+    contexts = parse_contexts(experiment.ctx)
+    set_precision(experiment.amp, contexts)
+    source = _images(experiment.source, experiment.open_source)
+    target = _images(experiment.target, experiment.open_target)
+    validation = {
+        name: _images(data, functools.partial(_validation_set, experiment, name))
+        for name, data in experiment.validation.items()
+    }
+    plan = Plan(device=experiment.ctx + ("" if experiment.amp == "none" else f", {experiment.amp}"))
+    named = {"source": source, "target": target, **{f"validation {name}": v for name, v in validation.items()}}
+    missing = [name for name, images in named.items() if images.published]
+    if missing:
+        plan.notes.append(f"the data are not here ({', '.join(missing)}): the publishers' numbers of images are used")
+
+    base = _memory_now(contexts[0])
+    network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)
+    parameters = sum(4 * int(np.prod(p.shape)) for p in network.collect_params().values())
+    meter = _Meter(contexts[0], base + 3 * parameters)  # parameters, gradients and momentum do not grow with a batch
+    training, settings = experiment.source_training, experiment.self_training
+    looks = 1 if settings.rounds else 0
+    works = [1, looks, looks, 1]  # source training, retraining, labelling, evaluation
+    share = seconds / sum(works)
+    steps: Dict[int, float] = {}
+    batches = sorted({o.batch_size for o in (training, settings.retraining if settings.rounds else None) if o})
+    for batch in batches:
+        progress("measuring", len(steps), len(batches) + 1 + looks)
+        steps[batch] = _training_seconds(experiment, network, contexts, batch, share, meter, plan)
+    reading = _reading_seconds(experiment) if not source.published else None
+    if reading is None:
+        plan.notes.append("the time to read images is not counted in training: there are none to read here")
+    label = 0.0
+    if settings.rounds:
+        progress("measuring", len(batches), len(batches) + 2)
+        label = _labelling_seconds(experiment, network, contexts[0], target, share, meter, plan)
+    progress("measuring", len(batches) + looks, len(batches) + 1 + looks)
+    # images of one size, or nearly: measured once, and counted by their area
+    first, *_ = validation.values()
+    evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
+    evaluation *= sum(v.number * v.size[0] * v.size[1] for v in validation.values()) / (first.size[0] * first.size[1])
+    progress("measuring", len(batches) + 1 + looks, len(batches) + 1 + looks)
+
+    def trained(optimiser: Optimiser, images: int) -> Tuple[int, float]:
+        iterations = iterations_of(optimiser, images)
+        step = steps[optimiser.batch_size]
+        if reading is not None:
+            load = reading * optimiser.batch_size
+            # readers work beside the network
+            step = max(step, load / experiment.workers) if experiment.workers else step + load
+        return iterations, iterations * step
+
+    iterations, spent = (0, 0.0) if training is None else trained(training, source.number)
+    plan.stages.append(Stage("source", source.number if training else 0, iterations, 0.0, spent, evaluation))
+    for index in range(1, settings.rounds + 1):
+        images = len(source_of_round(experiment, index, source.number)) + target.number
+        iterations, spent = trained(settings.retraining, images)
+        plan.stages.append(Stage(f"round {index}", images, iterations, target.number * label, spent, evaluation))
+    if experiment.warm_up is not None:
+        plan.notes.append("the adversarial warm-up is not counted")
+    if experiment.target.fold is not None:
+        plan.notes.append(f"one fold of {experiment.target.folds or 10}; the source network is shared")
+    if settings.method == "cbst-sp":
+        plan.notes.append("estimating the spatial prior, once over all source labels, is not counted")
+    plan.memory = meter.most
+    total = sum(images.number for images in validation.values())
+    plan.disk = disk_needed(experiment, network, target=target.number, size=target.size, validation=total)
+    return plan
+
+
+def _validation_set(experiment: Experiment, name: str) -> ImageSet:
+    return experiment.open_validation()[name]
+
+
+def _images(data: Data, open_set: Callable[[], ImageSet]) -> Images:
+    """Return the facts of an image set, from the publisher where its folder is not there."""
+    root: Optional[Path] = None
+    with contextlib.suppress(ConfigError):  # relative, and there is no data root
+        root = below_data_root(data.root)
+    if root is not None and root.is_dir():
+        images = open_set()
+        height, width = images.image(0).shape[:2]
+        return Images(len(images), (height, width), False)
+    found = None if data.list else published(data.format, data.split)
+    if found is None:
+        what = f"{data.format} with the list {data.list}" if data.list else f"{data.format} data in {data.root}"
+        raise ConfigError(f"the number of images must be known, and the folder of {what} is not there: set CBST_DATA")
+    count, size = found
+    if data.fold is not None:
+        held_out = round(count / (data.folds or 10))
+        count = count - held_out if data.split == "rest" else held_out
+    return Images(count, size, True)
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def _memory_now(ctx: mx.Context) -> int:
+    if ctx.device_type == "gpu":
+        free, total = mx.context.gpu_memory_info(ctx.device_id)
+        return total - free
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class _Meter:
+    """The largest memory use, scaled from what was measured; `fixed` bytes do not grow with the work."""
+
+    def __init__(self, ctx: mx.Context, fixed: int):
+        self._ctx, self._fixed = ctx, fixed
+        self.most = fixed
+
+    def note(self, fraction: float) -> None:
+        """Take account of a measurement of `fraction` of the work."""
+        used = _memory_now(self._ctx)
+        self.most = max(self.most, used, int(self._fixed + max(0, used - self._fixed) / fraction))
+
+
+# ------------------------------------------------------------------------------------------------------------ time
+
+
+def _repeated(work: Callable[[], Any], budget: float) -> float:
+    """Return the median time of `work` over the runs that fit into `budget`, at least one, after one to warm up."""
+    start = time.perf_counter()
+    work()
+    times: List[float] = []
+    while not times or (len(times) < _MOST and time.perf_counter() - start + times[-1] < budget):
+        before = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - before)
+    return statistics.median(times)
+
+
+def _training_seconds(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    contexts: List[mx.Context],
+    batch: int,
+    budget: float,
+    meter: _Meter,
+    plan: Plan,
+) -> float:
+    """Return the time of one training step of `batch` crops."""
+    height, width = experiment.augmentation.crop
+    classes = experiment.classes().num_classes
+    rng = np.random.default_rng(0)
+
+    def step(size: int, time_left: float) -> float:
+        images = rng.standard_normal((size, 3, height, width)).astype(np.float32)
+        labels = rng.integers(0, classes, (size, height, width)).astype(np.float32)
+        stamps = [time.perf_counter()]
+
+        def batches(first: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+            for done in itertools.count():
+                last = stamps[-1] - stamps[-2] if done else 0.0
+                if done > 1 and (done > _MOST or stamps[-1] + last > stamps[0] + time_left):
+                    return
+                yield images, labels
+
+        def finished(done: int, total: int) -> None:
+            mx.nd.waitall()
+            stamps.append(time.perf_counter())
+
+        train(
+            network,
+            batches,  # type: ignore[arg-type]
+            Schedule(1e-12, 10**9),  # the parameters stay what they are
+            ctx=contexts,
+            seed=experiment.seed,
+            gradient_checkpointing=experiment.gradient_checkpointing,
+            loss_scaling=experiment.amp == "float16",
+            progress=finished,
+        )
+        return statistics.median(np.diff(stamps)[1:])
+
+    small = min(batch, len(contexts))
+    start = time.perf_counter()
+    seconds, measured = step(small, min(1.0, budget) if small < batch else budget), small
+    meter.note(measured / batch)
+    if small < batch and time.perf_counter() - start + 2 * seconds * batch / small < budget:
+        seconds, measured = step(batch, budget), batch
+        meter.note(1.0)
+    scaled = "" if measured == batch else f", scaled from {measured}"
+    seconds *= batch / measured
+    plan.notes.append(f"measured: training step of {batch} crops of {height} x {width}, {seconds:.3g} s{scaled}")
+    return seconds
+
+
+def _reading_seconds(experiment: Experiment) -> float:
+    """Return the time to read, cut and normalise one source image with its label."""
+    spec = experiment.network_spec()
+    samples = labelled_samples(experiment.open_source())[:16]
+    loader = BatchLoader(
+        samples,
+        experiment.augmentation.transform(),
+        batch_size=1,
+        seed=experiment.seed,
+        iterations=8,
+        workers=0,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    start = time.perf_counter()
+    return (sum(1 for _ in loader) and time.perf_counter() - start) / 8
+
+
+def _scaled(
+    work: Callable[[ImageSet, float], Any], what: str, size: Tuple[int, int], budget: float, meter: _Meter, plan: Plan
+) -> float:
+    """Return the time that ``work(images, side)`` takes for one image of `size`, if it must from a smaller one."""
+    start = time.perf_counter()
+    seconds = fraction = 0.0
+    for side in _SIDES:
+        rows, columns = (max(32, round(side * pixels)) for pixels in size)
+        share = rows * columns / (size[0] * size[1])
+        if fraction and time.perf_counter() - start + 2 * seconds * share / fraction > budget:
+            break
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "image.png"
+            rng = np.random.default_rng(0)
+            write_rgb_png(path, rng.integers(0, 256, (rows, columns, 3), np.uint8))
+            images = ImageSet(["image"], [path])
+            seconds = _repeated(functools.partial(work, images, side), budget / 2 if side == 1.0 else 0.0)
+        fraction = share
+        meter.note(fraction)
+    scaled = "" if fraction == 1.0 else f", scaled from {fraction:.2g} of its area"
+    plan.notes.append(f"measured: {what} of an image of {size[0]} x {size[1]}, {seconds / fraction:.3g} s{scaled}")
+    return seconds / fraction
+
+
+def _long_side(long_side: Optional[int], side: float) -> Optional[int]:
+    return None if long_side is None else max(32, round(side * long_side))
+
+
+def _labelling_seconds(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    ctx: mx.Context,
+    target: Images,
+    budget: float,
+    meter: _Meter,
+    plan: Plan,
+) -> float:
+    """Return the time of pseudo-labelling one target image: all looks at it, selection and writing."""
+    settings, spec = experiment.self_training, experiment.network_spec()
+    space: LabelSpace = experiment.classes()
+    pixels = target.number * target.size[0] * target.size[1]
+
+    def work(images: ImageSet, side: float) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            maps = TargetMaps(
+                network,
+                images,
+                num_classes=space.num_classes,
+                folder=Path(folder) / "maps",
+                ctx=ctx,
+                keep=settings.keep_maps,
+                scales=settings.scales,
+                mean=spec.mean,
+                std=spec.std,
+                flip=settings.flip,
+                long_side=_long_side(settings.long_side, side),
+            )
+            thresholds, _ = find_thresholds(
+                maps,
+                num_classes=space.num_classes,
+                fidelity=settings.fidelity,
+                policy=settings.policy,
+                portion=settings.portion.initial,
+                progress=lambda: None,
+                sorted_pixels=SORTED_PIXELS if pixels <= SORTED_PIXELS else 0,
+            )
+            for name, view in maps:
+                write_label_png(Path(folder) / f"{name}.png", view.select(thresholds), space)
+
+    return _scaled(work, "pseudo-labelling", target.size, budget, meter, plan)
+
+
+def _evaluation_seconds(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    ctx: mx.Context,
+    images: Images,
+    budget: float,
+    meter: _Meter,
+    plan: Plan,
+) -> float:
+    """Return the time of predicting one validation image."""
+    spec = experiment.network_spec()
+    settings = experiment.evaluation.model_dump()
+
+    def work(chosen: ImageSet, side: float) -> None:
+        options: Dict[str, Any] = {**settings, "long_side": _long_side(settings["long_side"], side)}
+        for _, probability in probability_maps(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
+            probability.argmax(axis=0).asnumpy()
+
+    return _scaled(work, "evaluation", images.size, budget, meter, plan)

@@ -1,0 +1,102 @@
+"""The cost of an experiment: counts by hand, measurements that scale, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cbst_mx import planning
+from cbst_mx.cli import main
+from cbst_mx.config import load_experiment
+from cbst_mx.errors import ConfigError
+from tests import dataset_fixtures
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture
+def constant(monkeypatch):
+    """Give every measurement a fixed result: 2 s a training step, 3 s a labelled, 5 s an evaluated image."""
+    monkeypatch.delenv("CBST_DATA", raising=False)
+    monkeypatch.setattr(planning, "_training_seconds", lambda *arguments: 2.0)
+    monkeypatch.setattr(planning, "_labelling_seconds", lambda *arguments: 3.0)
+    monkeypatch.setattr(planning, "_evaluation_seconds", lambda *arguments: 5.0)
+
+
+def load(name, *changes):
+    return load_experiment(FOLDER / f"{name}.yaml", ("network.options.width=0.03125", *changes))
+
+
+def test_numbers_of_gta5_by_hand(constant):
+    plan = planning.make_plan(load("gta5-cbst"))
+    source, first, *_, last = plan.stages
+    assert len(plan.stages) == 8
+    # 24,966 images in batches of 16, 30 times; 500 validation images
+    assert (source.images, source.iterations) == (24_966, 30 * 1560)
+    assert (source.labelling, source.training, source.evaluation) == (0, 2 * 46_800, 5 * 500)
+    # 3 % of the source, 748 images, and 2,975 target images, in batches of 2, twice; 4.5 % in round 7, 1,123 images
+    assert (first.images, first.iterations, first.labelling) == (3723, 2 * 1861, 3 * 2975)
+    assert (last.images, last.iterations) == (1123 + 2975, 2 * 2049)
+    assert plan.seconds == sum(stage.labelling + stage.training + stage.evaluation for stage in plan.stages)
+    # between the looks, stride-8 maps of an input of 925 x 1850: 19 classes, 4 bytes, 2,975 images
+    maps = 2975 * 19 * 4 * 116 * 232
+    assert maps < plan.disk < maps + 8 * 2975 * (2048 * 1024 // 8 + 2048) + 500e6
+    assert any("publishers' numbers" in note for note in plan.notes)
+
+
+def test_the_maps_need_no_disk_where_the_network_runs_again(constant):
+    kept, recomputed = (
+        planning.make_plan(load("gta5-cbst", f"self_training.keep_maps={keep}")).disk for keep in ("disk", "recompute")
+    )
+    assert kept - recomputed == 2975 * 19 * 4 * 116 * 232
+
+
+def test_a_fold_of_nthu(constant):
+    plan = planning.make_plan(load("nthu-rome-cbst"))
+    assert plan.stages[1].images == 2975 + 90 and plan.stages[1].evaluation == 5 * 10
+    assert "one fold of 10; the source network is shared" in plan.notes
+
+
+def test_an_unknown_number_of_images_is_refused(constant):
+    with pytest.raises(ConfigError, match="the folder of cityscapes with the list train-505.txt is not there: set CBS"):
+        planning.make_plan(load("gta5-cbst-released"))
+    with pytest.raises(ConfigError, match="seconds must be above 0, got 0"):
+        planning.make_plan(load("gta5-cbst"), seconds=0)
+
+
+def test_a_measurement_on_a_part_is_scaled():
+    meter = planning._Meter(planning.parse_contexts("cpu")[0], 0)
+    plan = planning.Plan("cpu")
+    seen = []
+
+    def work(images, side):
+        seen.append((side, images.image(0).shape[:2]))
+
+    planning._scaled(work, "work", (64, 256), 1e-9, meter, plan)  # no time for more than the smallest
+    assert seen == [(0.25, (32, 64))] * 2  # once to warm up; no side below 32 pixels
+    assert "scaled from 0.12 of its area" in plan.notes[0]
+    planning._scaled(work, "work", (64, 256), 60.0, meter, plan)
+    assert seen[-1] == (1.0, (64, 256)) and "scaled" not in plan.notes[1]
+
+
+@pytest.mark.parametrize("given", ["data", "nothing"])
+def test_the_command_measures_and_writes(given, tmp_path, monkeypatch):
+    monkeypatch.delenv("CBST_DATA", raising=False)
+    if given == "data":
+        dataset_fixtures.write_gta5(tmp_path / "gta5")
+        dataset_fixtures.write_cityscapes(tmp_path / "cityscapes")
+        monkeypatch.setenv("CBST_DATA", str(tmp_path))
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(FOLDER / "gta5-cbst.yaml"), "--smoke", "--seconds", "1", "--out", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    plan = json.loads(out.read_text())
+    assert [stage["name"] for stage in plan["stages"]] == ["source", "round 1", "round 2"]
+    assert all(stage["training"] > 0 and stage["evaluation"] > 0 for stage in plan["stages"])
+    assert plan["seconds"] > 0 and plan["disk"] > 0 and plan["memory"] > 1e8  # more than mxnet itself takes
+    assert ("publishers' numbers" in result.output) == (given == "nothing")
+    assert "GPU: not measured" in result.output and "round 2" in result.output
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".part"]
