@@ -13,6 +13,8 @@ BIN = .venv/bin
 
 RUNS ?= runs
 INIT ?=
+CTX ?=
+AMP ?=
 SMOKE ?=
 
 # *-data.yaml describe data sets; the rest is one target each. The paper's settings share a source network, so their
@@ -28,7 +30,8 @@ ROUNDS := $(filter-out $(OWN) $(NTHU) $(MULTI_SCALE) $(SOURCES),$(EXPERIMENTS))
 .PHONY: help setup demo test check bench clean $(EXPERIMENTS)
 
 CBST = $(BIN)/cbst-mx
-SETTINGS = $(if $(SMOKE),--smoke)
+# Of every step: CTX=gpu:0, AMP=float16, and SMOKE=1 to see only that every step runs.
+SETTINGS = $(if $(SMOKE),--smoke) $(if $(CTX),--ctx $(CTX)) $(if $(AMP),--amp $(AMP))
 # $(call source-of,NAME) is the experiment whose source network NAME starts from.
 source-of = $(if $(filter nthu-%,$1),nthu-rome,$(if $(findstring fcn8s,$1),$(firstword $(subst -, ,$1))-fcn8s,$(firstword $(subst -, ,$1))))-source
 rounds-of = $(if $(filter %-source,$1),,$(if $(SMOKE),1 2,$(if $(filter %-released,$1),1 2 3 4 5 6,1 2 3 4 5 6 7)))
@@ -73,7 +76,7 @@ clean: ## remove .venv and caches; runs/ stays
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(OWN): %: experiments/%.yaml $(STAMP)
-	$(CBST) run $< --out $(RUNS)/$@
+	$(CBST) run $< --out $(RUNS)/$@ $(SETTINGS)
 
 # Source network, rounds of pseudo-labelling and retraining, evaluation, check against the paper.
 $(SOURCES): %: experiments/%.yaml $(STAMP)
