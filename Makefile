@@ -18,7 +18,8 @@ AMP ?=
 SMOKE ?=
 
 # *-data.yaml describe data sets; the rest is one target each. The paper's settings share a source network, so their
-# rounds start from the -source experiment's (or from INIT=FILE.params); of NTHU, from the first city's.
+# rounds start from the -source experiment's (or from INIT=FILE.params); of NTHU, all cities' from one network, which
+# the city that is made first trains.
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 OWN := $(filter camvid-% demo-%,$(EXPERIMENTS))
 NTHU := $(filter nthu-%,$(EXPERIMENTS))
@@ -33,7 +34,7 @@ CBST = $(BIN)/cbst-mx
 # Of every step: CTX=gpu:0, AMP=float16, and SMOKE=1 to see only that every step runs.
 SETTINGS = $(if $(SMOKE),--smoke) $(if $(CTX),--ctx $(CTX)) $(if $(AMP),--amp $(AMP))
 # $(call source-of,NAME) is the experiment whose source network NAME starts from.
-source-of = $(if $(filter nthu-%,$1),nthu-rome,$(if $(findstring fcn8s,$1),$(firstword $(subst -, ,$1))-fcn8s,$(firstword $(subst -, ,$1))))-source
+source-of = $(if $(filter nthu-%,$1),nthu-$(word 2,$(subst -, ,$1)),$(if $(findstring fcn8s,$1),$(firstword $(subst -, ,$1))-fcn8s,$(firstword $(subst -, ,$1))))-source
 rounds-of = $(if $(filter %-source,$1),,$(if $(SMOKE),1 2,$(if $(filter %-released,$1),1 2 3 4 5 6,1 2 3 4 5 6 7)))
 folds = $(if $(SMOKE),0 1,0 1 2 3 4 5 6 7 8 9)
 
@@ -87,7 +88,7 @@ $(SOURCES): %: experiments/%.yaml $(STAMP)
 $(ROUNDS): %: experiments/%.yaml $(STAMP)
 	$(call source-steps,$(call source-of,$@),$(RUNS)/$(call source-of,$@))
 	$(call round-steps,$@,$(RUNS)/$@,$(SETTINGS) --init $(RUNS)/$(call source-of,$@)/source/parameters.params)
-	$(if $(filter %-released,$@),,$(CBST) check-paper $(RUNS)/$@)
+	$(CBST) check-paper $(RUNS)/$@
 
 # Multi-scale testing takes the last network of the run that it is the test of.
 $(MULTI_SCALE): %-mst: experiments/%-mst.yaml $(STAMP) %
@@ -97,7 +98,7 @@ $(MULTI_SCALE): %-mst: experiments/%-mst.yaml $(STAMP) %
 
 # Ten folds of one city; the mean counts.
 $(NTHU): %: experiments/%.yaml $(STAMP)
-	$(call source-steps,nthu-rome-source,$(RUNS)/nthu-source)
+	test -f $(RUNS)/nthu-source/source/training.json || $(call source-steps,$(call source-of,$@),$(RUNS)/nthu-source)
 	$(foreach f,$(folds),$(call round-steps,$@,$(RUNS)/$@/fold-$f,$(SETTINGS) --fold $f --init $(RUNS)/nthu-source/source/parameters.params))
 	$(CBST) check-paper $(RUNS)/$@
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from typing_extensions import Literal
+from typing_extensions import Annotated, Literal
 
 from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_labelled
 from cbst_mx.data.class_mining import ClassMining
@@ -27,9 +27,11 @@ __all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root"
 
 DATA_VARIABLE = "CBST_DATA"
 
+Scale = Annotated[float, Field(gt=0, lt=100)]  # a factor of an image's height and width
+
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(_Strict):
@@ -142,8 +144,10 @@ class SelfTraining(_Strict):
     portion: Portion = Portion()
     fidelity: Literal["paper", "released"] = "paper"
     flip: bool = True  # average with the mirrored image when pseudo-labelling
-    scales: List[float] = Field([1.0], min_length=1)  # average over these scales when pseudo-labelling
+    scales: List[Scale] = Field([1.0], min_length=1)  # average over these scales when pseudo-labelling
     long_side: Optional[int] = Field(None, ge=32)  # pixels of the input when pseudo-labelling; None: as it is
+    # of the network's output to the image; the released program's is bicubic
+    upsampling: Literal["bilinear", "bicubic"] = "bilinear"
     # where the network's output stays between thresholds and selection; auto: memory up to 256 MB, else disk, but
     # FCN8s, whose output has the image's size, runs again
     keep_maps: Literal["auto", "memory", "disk", "recompute"] = "auto"
@@ -168,6 +172,8 @@ class SelfTraining(_Strict):
                 f"target_per_batch must be smaller than the batch_size {self.retraining.batch_size}, "
                 f"got {self.target_per_batch}"
             )
+        if self.upsampling == "bicubic" and len(self.scales) > 1:
+            raise ValueError("upsampling must be bilinear with several scales, got bicubic")
         if self.separate_domains and self.target_per_batch is None:
             raise ValueError("separate_domains needs target_per_batch, which says how a batch is divided")
         return self
@@ -177,7 +183,7 @@ class Evaluation(_Strict):
     """How the network is evaluated: always at the size of the labels."""
 
     flip: bool = True  # average with the mirrored image
-    scales: List[float] = Field([1.0], min_length=1)  # multi-scale testing
+    scales: List[Scale] = Field([1.0], min_length=1)  # multi-scale testing
     combine: Literal["mean", "max"] = "mean"  # over the scales; the paper does not say which
     long_side: Optional[int] = Field(None, ge=32)  # pixels of the network's input at scale 1; None = as it is
 

@@ -388,6 +388,7 @@ def _labelling_seconds(
                 ctx=ctx,
                 keep=settings.keep_maps,
                 scales=settings.scales,
+                interpolation=settings.upsampling,
                 mean=spec.mean,
                 std=spec.std,
                 flip=settings.flip,

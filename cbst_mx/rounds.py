@@ -184,7 +184,13 @@ class Run:
         if experiment.initial_parameters is not None:
             self._load(network, Path(experiment.initial_parameters))
         elif experiment.pretrained is not None:
-            self._load(network, experiment.pretrained_path())
+            path = experiment.pretrained_path()
+            if not path.is_file():
+                raise ConfigError(
+                    f"pretrained weights {path} do not exist: make them with cbst-mx import-weights FILE "
+                    f"--network {self.spec.name} --num-classes {self.spec.num_classes} --out {path}"
+                )
+            self._load(network, path)
         #: Bytes the run folder will have at most.
         self.disk = disk_needed(
             experiment,
@@ -336,7 +342,9 @@ class Run:
         predicted = np.array(counts, dtype=np.int64)
         worst = class_statistics.worst_classes(predicted, min(settings.worst, len(predicted)))
         priority = class_statistics.priority_classes(predicted, settings.priority)
-        logger.info("mined classes: %s", ", ".join(self.label_space.names[c] for c in [*worst, *priority]))
+        logger.info(
+            "mined classes: %s", ", ".join(self.label_space.names[c] for c in dict.fromkeys([*priority, *worst]))
+        )
         return ClassMining(worst, priority, probability=settings.probability)
 
     def evaluate(self, index: int) -> Dict[str, Any]:
@@ -514,6 +522,8 @@ class Run:
         """Return the network with the parameters of stage `index`."""
         if self._network is None or self._holds != index:
             stage = self.dir.stage(index)
+            if index == 0 and self.experiment.initial_parameters is not None:
+                self.train_source()  # takes them over where that is not done
             if not stage.training.is_file():
                 what = "source" if index == 0 else f"retrain for round {index}"
                 raise RunError(f"{stage.parameters} is not there or not finished: run {what} first")
@@ -538,6 +548,7 @@ class Run:
             prior=self._prior() if training.method == "cbst-sp" else None,
             keep=training.keep_maps,
             scales=training.scales,
+            interpolation=training.upsampling,
             mean=self.spec.mean,
             std=self.spec.std,
             flip=training.flip,

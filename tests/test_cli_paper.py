@@ -33,6 +33,19 @@ def cells(text, first):
     return next(line.split()[1:] for line in text.splitlines() if line.split()[:1] == [first])
 
 
+@pytest.mark.parametrize("file, content", [("summary.json", "[]"), ("manifest.json", "[]"), ("summary.json", "stage")])
+def test_files_of_another_form_are_one_sentence(file, content, tmp_path):
+    row = expected(3, "CBST", network="resnet38")
+    run = make_run(tmp_path / "run", "gta5-cbst", exact(row))
+    if content == "stage":
+        summary = json.loads((run / file).read_text())
+        summary["stages"][-1]["evaluation"][summary["leading"]] = [1, 2]
+        content = json.dumps(summary)
+    (run / file).write_text(content)
+    text = call("check-paper", run, code=1)
+    assert text.startswith("Error: ") and file in text and "must hold names" in text and text.count("\n") == 1
+
+
 # --------------------------------------------------------------------------------------------------------- paper table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,25 @@ def test_changes():
     assert (changed.self_training.rounds, changed.self_training.policy, changed.seed) == (2, "global", 7)
     assert changed.source_training.learning_rate == 1e-3
     assert load_experiment(DEMO).self_training.policy == "class-balanced"
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ("evaluation.scales=[0]", "key 'evaluation.scales[0]' must be in (0, 100), got 0"),
+        ("self_training.scales=[-1.0]", "key 'self_training.scales[0]' must be in (0, 100), got -1.0"),
+        ("self_training.learning_rate_factor=.inf", "learning_rate_factor' must be a finite number, got inf"),
+        ("source_training.learning_rate=.nan", "learning_rate' must be a finite number, got nan"),
+        ("self_training={upsampling: bicubic, scales: [0.5, 1.0]}", "upsampling must be bilinear with several scales"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(change, sentence):
+    if change.startswith("self_training={"):
+        base = yaml.safe_load(DEMO.read_text())["self_training"]
+        change = "self_training=" + json.dumps({**base, **yaml.safe_load(change.partition("=")[2])})
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(DEMO, (change,))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_workers_and_device_do_not_make_another_run():

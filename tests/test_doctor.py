@@ -303,6 +303,14 @@ def test_synthia_truncated_to_8_bits(roots):
     assert finding.fix.startswith("unrar x -o+")
 
 
+def test_synthia_labels_without_any_class(roots):
+    # what is left where a program has read 16 bits as 8 and written 16 again
+    for path in (roots["synthia"] / "GT/LABELS").iterdir():
+        write_synthia_label(path, ids=[0])
+    finding = the_error(examine("synthia", roots["synthia"]))
+    assert "hold no class: the class ids are lost" in finding.what and "unrar" in finding.fix
+
+
 def test_synthia_colours_in_the_place_of_labels(roots):
     path = roots["synthia"] / "GT/LABELS/0000000.png"
     Image.fromarray(SYNTHIA_16.colorize(np.full(SIZE, 3, np.uint8))).save(path)

@@ -257,7 +257,15 @@ def test_cli_single_steps_evaluate_and_predict(finished, data, tmp_path):
         "--split", "val", "--out", tmp_path / "e.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "e.json").read_text()) == finished[1]["stages"][2]["evaluation"]["target"]
+    written = json.loads((tmp_path / "e.json").read_text())
+    expected = finished[1]["stages"][2]["evaluation"]["target"]
+    assert {key: written[key] for key in expected} == expected
+    assert written["protocol"]["name"] == "19" and written["settings"]["scales"] == [1.0]
+    assert written["data"] == {
+        "format": "cityscapes", "root": str(data / "cityscapes"), "split": "val", "list": None, "city": None,
+        "fold": None, "images": 3,
+    }  # fmt: skip
+    assert "protocol 19: all 19 classes, that of Table 3; scales 1, with flip" in result.output
     result = cli("predict", "--parameters", parameters, data / "gta5_val" / "images", "--out", tmp_path / "p")
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
@@ -285,6 +293,11 @@ def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
          "no.png does not exist"),
         (["predict", "--parameters", tmp_path / "x.params", data / "gta5_val" / "images", "--out", tmp_path / "o"], 1,
          "x.params does not exist"),
+        (["evaluate", "--parameters", parameters, "--format", "gta5", "--root", tmp_path, "--scales", ""], 2,
+         "must be numbers above 0 with commas between them, got ''"),
+        (["run", DEMO, "--out", tmp_path / "o", "--set", "pretrained=weights.params"], 1,
+         "weights.params do not exist: make them with cbst-mx import-weights FILE --network fcn8s --num-classes 19"),
+        (["run", DEMO, "--out", tmp_path / "o", "--fold", 1], 2, "--fold needs an experiment with folds"),
         (["run", DEMO], 2, "Missing option '--out'"),
         (["pseudo-label", DEMO, "--out", tmp_path / "o", "--round", 0], 2, "0 is not in the range x>=1"),
     ]  # fmt: skip
@@ -295,6 +308,16 @@ def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
         if code == 1:
             assert result.output.startswith("Error: ") and result.output.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+def test_a_round_takes_over_initial_parameters_itself(finished, tmp_path):
+    parameters = finished[0].dir.stage(0).parameters
+    changes = [part for change in SMALL for part in ("--set", change)]
+    result = cli("pseudo-label", DEMO, "--out", tmp_path / "r", *changes, "--init", parameters, "--round", 1)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "r/source/parameters.params").read_bytes() == parameters.read_bytes()
+    stored = (finished[0].dir.stage(1).thresholds, tmp_path / "r/round-1/thresholds.json")
+    assert json.loads(stored[0].read_text()) == json.loads(stored[1].read_text())
 
 
 def test_cli_help_says_what_is_read_and_written():

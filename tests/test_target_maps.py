@@ -11,8 +11,9 @@ from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from cbst_mx.errors import ConfigError
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.networks import build_network
-from cbst_mx.selftrain.confidence import probabilities
+from cbst_mx.selftrain.confidence import cells, probabilities
 from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds
+from cbst_mx.selftrain.upsampling import INTERPOLATIONS, ClassMaps
 from symbols.backend import mx
 
 CLASSES = 4
@@ -111,6 +112,21 @@ def test_auto_takes_memory_then_disk_but_never_full_size_maps_on_disk(images, tm
     assert make(images, tmp_path, keep="memory", scales=(0.5, 1.0)).keep == "recompute"
     with pytest.raises(ConfigError, match="keep must be one of auto, memory, disk, recompute, got 'tape'"):
         make(images, tmp_path, keep="tape")
+
+
+def test_bicubic_maps_are_those_of_the_labelling_job(images, tmp_path):
+    bilinear, bicubic = (
+        [view.confidence[0] for _, view in make(images, tmp_path, interpolation=kind)] for kind in INTERPOLATIONS
+    )
+    outputs = [cells(network_of("resnet38"), [images.image(i)], ctx=mx.cpu(), **LOOKS) for i in range(len(SIZES))]
+    for (maps, part), size, other, value in zip(outputs, SIZES, bilinear, bicubic):
+        extent = (part[0] / 8, part[1] / 8)
+        whole = ClassMaps(maps[0].asnumpy(), size, interpolation="bicubic", extent=extent).rows(0, size[0])
+        np.testing.assert_array_equal(value, whole.max(axis=0))
+        assert np.abs(value - other).max() > 1e-4
+    for options in ({"scales": (0.5, 1.0)}, {"on_device": True}):
+        with pytest.raises(ConfigError, match="interpolation must be bilinear with several scales or on the device"):
+            make(images, tmp_path, interpolation="bicubic", **options)
 
 
 def test_several_scales(images, tmp_path):

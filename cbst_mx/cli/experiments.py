@@ -68,12 +68,20 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         }
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
-        if fold is not None:
-            given.update({"target.fold": fold, "validation.target.fold": fold})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        function(load_experiment(experiment, changes), **options)
+        loaded = load_experiment(experiment, changes)
+        if fold is not None:
+            folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
+            if not folded:
+                raise click.UsageError("--fold needs an experiment with folds (NTHU)")
+            loaded = load_experiment(experiment, changes + tuple(f"{key}.fold={fold}" for key in folded))
+        function(loaded, **options)
 
     return command
+
+
+def _validation(experiment: Any) -> Any:
+    return ((f"validation.{name}", data) for name, data in experiment.validation.items())
 
 
 def _run_command(function: Callable[..., None]) -> Callable[..., None]:

@@ -111,6 +111,7 @@ def evaluate(
     from cbst_mx.checkpoints import load_network
     from cbst_mx.data import folder, open_labelled
     from cbst_mx.evaluation.confusion import summary
+    from cbst_mx.evaluation.protocols import protocols_of
     from cbst_mx.files import write_json
     from cbst_mx.inference import check_form
     from cbst_mx.label_space import LABEL_SPACES
@@ -119,7 +120,7 @@ def evaluate(
     from cbst_mx.rounds import evaluate_network
 
     try:
-        factors = [float(text) for text in (scales or "1").split(",")]
+        factors = [float(text) for text in ("1" if scales is None else scales).split(",")]
     except ValueError:
         factors = []
     if not factors or not all(0 < factor < 100 for factor in factors):
@@ -165,8 +166,24 @@ def evaluate(
         )
     result = summary(matrices.sum(axis=0), space)
     Console().print(iou_table({parameters.parent.name: result}, space))
+    protocol = protocols_of(space.names)[0]
+    comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
+    combined = f" combined by {combine}" if len(factors) > 1 else ""
+    click.echo(
+        f"{len(images)} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
+        f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
+    )
     if out:
-        write_json(out, result)
+        settings = {"scales": factors, "combine": combine, "flip": flip, "long_side": long_side, "inference": inference}
+        data = {"format": format_, "root": str(root), "split": split, "list": list_ and str(list_), "city": city}
+        record = {
+            **result,
+            "protocol": vars(protocol),
+            "settings": settings,
+            "data": {**data, "fold": fold, "images": len(images)},
+            "parameters": str(parameters),
+        }
+        write_json(out, record)
 
 
 @click.command()

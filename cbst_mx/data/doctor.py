@@ -748,7 +748,11 @@ def _check_pixels(found: _Examination, dataset: str, sample: int | None, progres
             if seen - {0, IGNORE} and max(seen - {IGNORE}) < CITYSCAPES_19.num_classes:
                 text = f"the labels{' of ' + part.name if part.name else ''} look like trainIds: no id is above 18"
                 found.add("error", text, part.labels[0], part.mend_label(part.labels))
-        found.add_files("warning", "label", void, "{hold} no evaluated class at all", "look at the files")
+        if dataset == "synthia" and void and len(void) == labels_read:
+            # what is left of 16-bit labels that a program has cut to 8 bits, or whose channels it has exchanged
+            found.add_files("error", "label", void, "{hold} no class: the class ids are lost", part.mend_label)
+        else:
+            found.add_files("warning", "label", void, "{hold} no evaluated class at all", "look at the files")
     valid, total = int(pixels[: space.num_classes].sum()), int(pixels.sum())
     return Report(
         dataset=dataset,

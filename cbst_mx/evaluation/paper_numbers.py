@@ -518,16 +518,23 @@ def _listed(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return iou if isinstance(iou, Mapping) else {}
 
 
+def _read_mapping(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
+    return value
+
+
 class _Run:
     """What a run folder says about itself."""
 
     def __init__(self, path: Path):
         self.folder = RunDir(path)
         self.settings = read_yaml(self.folder.experiment)
-        self.manifest = read_json(self.folder.manifest)
-        self.summary = read_json(self.folder.summary)
+        self.manifest = _read_mapping(self.folder.manifest)
+        self.summary = _read_mapping(self.folder.summary)
         self.smoke = self.settings.get("smoke") is True
-        self.leading = self.summary.get("leading")  # the validation set that counts
+        self.leading = str(self.summary.get("leading"))  # the validation set that counts
         self.data = self.of("validation", self.leading)
         if not isinstance(self.data, dict):
             raise RunError(
@@ -545,13 +552,16 @@ class _Run:
     @property
     def images(self) -> Any:
         """Number of images evaluated on."""
-        counts = self.manifest.get("inputs", {}).get("images", {})
-        return counts.get(f"validation {self.leading}")
+        value: Any = self.manifest
+        for key in ("inputs", "images", f"validation {self.leading}"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
     def stage_name(self, row: PaperRow) -> str:
         if row.key == "source":
             return "source network"
-        return f"round {self.of('self_training', 'rounds')}, the last"
+        rounds = self.of("self_training", "rounds")
+        return f"round {rounds}, the last" if rounds else "the network that was given"
 
     def result(self, row: PaperRow) -> Mapping[str, Any]:
         """Return the results of the source network or of the last round."""
@@ -564,6 +574,10 @@ class _Run:
             result = stages[wanted][self.leading]
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.folder.summary} is no summary of a run: {error!r}") from error
+        if not isinstance(result, Mapping):
+            raise RunError(
+                f"{self.folder.summary} is no summary of a run: round {wanted} must hold names, got {result!r}"
+            )
         return result
 
 

@@ -170,6 +170,8 @@ class TargetMaps:
     scales, combine
         See :func:`.confidence.probabilities`. With several scales there is no map at the network's stride: it is run
         again for every look.
+    interpolation : {"bilinear", "bicubic"}
+        How the network's output is upsampled; bicubic always in the computer's memory, and for one scale.
     on_device : bool, optional
         Work on full-size NDArrays; by default on GPUs only.
     **options
@@ -187,12 +189,20 @@ class TargetMaps:
         prior: Optional[np.ndarray] = None,
         keep: str = "auto",
         scales: Sequence[float] = (1.0,),
+        interpolation: str = "bilinear",
         on_device: Optional[bool] = None,
         **options: Any,
     ):
         self._network, self._images, self._ctx, self._prior = network, images, ctx, prior
         self._scales, self._options = tuple(scales), options
-        self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
+        if interpolation != "bilinear" and (len(self._scales) > 1 or on_device):
+            raise ConfigError(
+                f"interpolation must be bilinear with several scales or on the device, got {interpolation!r}"
+            )
+        self._interpolation = interpolation
+        if on_device is None:
+            on_device = ctx.device_type == "gpu" and interpolation == "bilinear"
+        self._on_device = on_device
         self._folder = Path(folder)
         self._kept: Dict[int, _Output] = {}
         self._priors: Dict[Tuple[int, ...], Any] = {}
@@ -252,7 +262,8 @@ class TargetMaps:
             whole = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
             return DeviceMap(self._times_prior(full_size(whole.expand_dims(0), stride, output.part, output.size)[0]))
         array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
-        view = ClassMaps(array, output.size, extent=(output.part[0] / stride, output.part[1] / stride))
+        extent = (output.part[0] / stride, output.part[1] / stride)
+        view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent)
         return HostMap(view, self._prior_of(output.size, ClassMaps))
 
     def _of_several_scales(self, image: np.ndarray) -> DeviceMap:
