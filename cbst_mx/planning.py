@@ -30,9 +30,9 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks import build_network, parse_contexts, set_precision
-from cbst_mx.rounds import disk_needed, iterations_of, source_of_round
+from cbst_mx.rounds import disk_needed, iterations_of, source_of_round, target_maps
 from cbst_mx.selftrain.confidence import probability_maps
-from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
 from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.source import labelled_samples
 from symbols.backend import gluon, mx
@@ -374,26 +374,13 @@ def _labelling_seconds(
     plan: Plan,
 ) -> float:
     """Return the time of pseudo-labelling one target image: all looks at it, selection and writing."""
-    settings, spec = experiment.self_training, experiment.network_spec()
+    settings = experiment.self_training
     space: LabelSpace = experiment.classes()
     pixels = target.number * target.size[0] * target.size[1]
 
     def work(images: ImageSet, side: float) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            maps = TargetMaps(
-                network,
-                images,
-                num_classes=space.num_classes,
-                folder=Path(folder) / "maps",
-                ctx=ctx,
-                keep=settings.keep_maps,
-                scales=settings.scales,
-                interpolation=settings.upsampling,
-                mean=spec.mean,
-                std=spec.std,
-                flip=settings.flip,
-                long_side=_long_side(settings.long_side, side),
-            )
+            maps = target_maps(experiment, network, images, folder=Path(folder) / "maps", ctx=ctx, side=side)
             thresholds, _ = find_thresholds(
                 maps,
                 num_classes=space.num_classes,

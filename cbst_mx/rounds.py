@@ -18,7 +18,7 @@ import numpy as np
 
 from cbst_mx.checkpoints import load_network, load_parameters, save_parameters
 from cbst_mx.config import Experiment, Optimiser
-from cbst_mx.data import LabelledImageSet
+from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.images import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
@@ -40,7 +40,7 @@ from cbst_mx.training.source import labelled_samples
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["Run", "disk_needed", "evaluate_network", "iterations_of", "source_of_round"]
+__all__ = ["Run", "disk_needed", "evaluate_network", "iterations_of", "source_of_round", "target_maps"]
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,36 @@ def disk_needed(
     checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
     kept = maps if keep == "disk" and training.rounds else 0
     return (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint + kept
+
+
+def target_maps(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    images: ImageSet,
+    *,
+    folder: Path,
+    ctx: mx.Context,
+    prior: Optional[np.ndarray] = None,
+    side: float = 1.0,
+) -> TargetMaps:
+    """Return the maps of target images as the experiment wants them; `side` is a factor of its `long_side`."""
+    training = experiment.self_training
+    spec = experiment.network_spec()
+    return TargetMaps(
+        network,
+        images,
+        num_classes=spec.num_classes,
+        folder=folder,
+        ctx=ctx,
+        prior=prior,
+        keep=training.keep_maps,
+        scales=training.scales,
+        interpolation=training.upsampling,
+        mean=spec.mean,
+        std=spec.std,
+        flip=training.flip,
+        long_side=training.long_side and max(32, round(side * training.long_side)),
+    )
 
 
 class Run:
@@ -257,10 +287,12 @@ class Run:
         network = self._network_of(index - 1)
         p = schedules.portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
         what = f"{self._title(index)}: pseudo-labels"
+        prior = self._prior() if training.method == "cbst-sp" else None
+        opened = target_maps(self.experiment, network, self.target, folder=stage.maps, ctx=self.ctx, prior=prior)
         looks = itertools.count(1)
         kept = np.zeros(self.label_space.num_classes, dtype=np.int64)
         pixels = 0
-        with contextlib.closing(self._target_maps(network, index)) as maps:
+        with contextlib.closing(opened) as maps:
             logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
             total = 2 * len(maps)  # a second look at critical confidences is quick, and only known when it comes
             thresholds, statistics = find_thresholds(
@@ -536,24 +568,6 @@ class Run:
         if not 1 <= index <= rounds:
             raise ConfigError(f"round must be from 1 to {rounds} (self_training.rounds), got {index}")
         return self.dir.stage(index)
-
-    def _target_maps(self, network: gluon.HybridBlock, index: int) -> TargetMaps:
-        training = self.experiment.self_training
-        return TargetMaps(
-            network,
-            self.target,
-            num_classes=self.label_space.num_classes,
-            folder=self.dir.stage(index).maps,
-            ctx=self.ctx,
-            prior=self._prior() if training.method == "cbst-sp" else None,
-            keep=training.keep_maps,
-            scales=training.scales,
-            interpolation=training.upsampling,
-            mean=self.spec.mean,
-            std=self.spec.std,
-            flip=training.flip,
-            long_side=training.long_side,
-        )
 
     def _prior(self) -> np.ndarray:
         path = self.dir.spatial_prior
