@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -125,5 +126,7 @@ def check_free_space(path: Path, needed: int) -> None:
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as a compressed ``.npz``, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, **arrays)
+    archive = io.BytesIO()  # zipfile, when a write fails, tries again while it is taken apart and prints a traceback
+    np.savez_compressed(archive, **arrays)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(archive.getbuffer())

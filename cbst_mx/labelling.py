@@ -1,7 +1,7 @@
 """The labelling job: a folder of class probabilities of any framework becomes thresholds and pseudo-labels.
 
-C classes, N images of H x W pixels; a stored map is (C, h, w), at full size or at a network's stride. The job goes over
-the maps two or three times and holds one image at a time in each process: it counts confidences, counts again in the
+C classes, N images of H x W pixels; a stored map is (C, h, w), at full size or at a network's stride. The job looks
+at the maps up to three times and holds one image at a time in each process: it counts confidences, counts again in the
 critical bins where thresholds need it (``selftrain.streaming``), and selects. Nothing depends on the number of
 processes. Without mxnet.
 
@@ -9,14 +9,21 @@ An output folder::
 
     OUT/
       job.json               what the job is; a folder of another job is refused
-      state.npz              the counts (and the counts per image); all that further portions need, saved on the way
+      state.npz              the counts (and the counts per image) and the files they are of; all that further portions
+                             need, saved on the way
       image_statistics.npz   predicted pixels and confidences per image and class
       pseudo_labels/NAME.png trainIds with palette, 255 = not selected
       sweep.csv              kept pixels per class for several portions
       kc.json                thresholds, N_c and kept pixels per class, written last
 
-The same call continues a job that was stopped. For several machines the steps are `count` (each machine its shard),
-:meth:`State.merge`, `count` again with the merged state, merge, and `run` with the merged state.
+``count`` in ``kc.json`` is the number of pixels predicted as each class (with the released rules, of those that entered
+the pool), without the zeros that the released program puts into its pools.
+
+The same call continues a job that was stopped, by an error as well: a file that could not be used may be mended or
+taken away. What is counted cannot be taken out of the sums again, so a counted file must stay what it was (size and
+time of change), or the count begins anew. For several machines the steps are `count` (each machine its shard),
+:meth:`State.merge`, `count` again with the merged state, merge, and `run` with the merged state; thresholds are refused
+as long as an image of any shard is not counted.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ import hashlib
 import io
 import json
 import time
+import unicodedata
 import zipfile
 import zlib
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -36,13 +44,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
 
 from cbst_mx.data.images import read_label, write_label_png
-from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
 from cbst_mx.files import check_free_space, read_json, save_npz, write_json, write_text
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
 from cbst_mx.selftrain import spatial_prior
@@ -51,7 +59,7 @@ from cbst_mx.selftrain.streaming import LOWER, StreamingThresholds, read_arrays
 from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
 from cbst_mx.selftrain.upsampling import INTERPOLATIONS, ClassMaps, confidence, select
 
-__all__ = ["MapFolder", "Needs", "State", "count", "label_space_of", "needs", "run", "sweep_rows"]
+__all__ = ["MapFolder", "Needs", "State", "check_request", "count", "label_space_of", "needs", "run", "sweep_rows"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
 
@@ -65,6 +73,7 @@ _UNREADABLE = (
     *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
 )
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, bytes that are no text, ends of lines and paragraphs
 _BY_COUNT = {space.num_classes: space for space in (CITYSCAPES_19, SYNTHIA_16, NTHU_13)}
 
 
@@ -133,6 +142,10 @@ class MapFolder:
         Bytes per stored value, the largest of all files.
     sizes : tuple of (int, int)
         (H, W) of the images.
+    versions : tuple of (int, int)
+        Bytes and time of change (in nanoseconds) of the files.
+    whole : tuple of str
+        The names in the folder, of which `names` may be a shard.
     stride : int
         Pixels per cell along each side.
     size : (int, int), optional
@@ -150,6 +163,8 @@ class MapFolder:
     shapes: Tuple[Tuple[int, int, int], ...]
     sizes: Tuple[Tuple[int, int], ...]
     item_bytes: int
+    versions: Tuple[Tuple[int, int], ...]
+    whole: Tuple[str, ...]
     stride: int = 1
     size: Optional[Tuple[int, int]] = None
     interpolation: str = "bilinear"
@@ -213,7 +228,12 @@ class MapFolder:
                 raise DataError(f"every image must have one map, got {first} and {second}")
         if parts > len(paths):
             raise ConfigError(f"shard must be one of at most {len(paths)} (one for each map), got {part}/{parts}")
+        for path in paths:
+            if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
+                raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
+        whole = tuple(path.stem for path in paths)
         paths = paths[part - 1 :: parts]
+        versions = tuple(_version(path) for path in paths)
         shapes: List[Tuple[int, int, int]] = []
         sizes: List[Tuple[int, int]] = []
         item_bytes = 0
@@ -237,6 +257,8 @@ class MapFolder:
             shapes=tuple(shapes),
             sizes=tuple(sizes),
             item_bytes=item_bytes,
+            versions=versions,
+            whole=whole,
             stride=stride,
             size=size if isinstance(size, tuple) else None,
             interpolation=interpolation,
@@ -255,8 +277,9 @@ class MapFolder:
         """Return the same for some of the images."""
         chosen: Dict[str, Any] = {
             field: tuple(getattr(self, field)[index] for index in indices)
-            for field in ("names", "paths", "shapes", "sizes")
+            for field in ("names", "paths", "shapes", "sizes", "versions")
         }
+        chosen["whole"] = ()  # sent to a process with every block
         return dataclasses.replace(self, **chosen)
 
     def maps(self, index: int) -> ClassMaps:
@@ -265,8 +288,10 @@ class MapFolder:
         Raises
         ------
         DataError
-            If the file cannot be read.
+            If the file cannot be read, or has changed since the folder was opened.
         """
+        if _version(self.paths[index]) != self.versions[index]:
+            raise DataError(f"{self.paths[index]} has changed since this run began: give the same command again")
         stored = _read(self.paths[index], mapped=self.shapes[index][1:] == self.sizes[index])
         if stored.shape != self.shapes[index]:
             raise DataError(f"{self.paths[index]} has changed: its shape was {self.shapes[index]}, is {stored.shape}")
@@ -289,7 +314,9 @@ class MapFolder:
             Naming the file, if it cannot be used.
         """
         try:
-            return confidence(self.maps(index), self.prior_maps(index))
+            maps = self.maps(index)
+            _check_order(maps)
+            return confidence(maps, self.prior_maps(index))
         except DataError as error:
             if str(self.paths[index]) in str(error):
                 raise
@@ -305,17 +332,40 @@ class MapFolder:
             "spatial prior (SHA-256)": self.prior_sha256,
         }
 
-    def files(self) -> List[List[Any]]:
-        """Return name, bytes and time of change of every file, as JSON values."""
-        stats = [path.stat() for path in self.paths]
-        return [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(self.paths, stats)]
+    def prior_bytes(self) -> int:
+        """Return how much memory the spatial prior takes while it is read, 0 where there is none."""
+        if self.prior is None:
+            return 0
+        shape, dtype = _header(self.prior, "prior")
+        return int(np.prod(shape)) * (4 if dtype == np.float32 else 4 + dtype.itemsize)
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
     except OSError as error:
         raise DataError(f"spatial prior {path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _version(path: Path) -> Tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return found.st_size, found.st_mtime_ns
+
+
+def _check_order(maps: ClassMaps) -> None:
+    """Refuse maps whose classes come last: there the values of a row sum to 1 along the wrong axis."""
+    row = maps.cells(slice(0, 1), slice(0, maps.size[1]))[:, 0].astype(np.float32)  # (C, w)
+    with np.errstate(all="ignore"):  # NaN and infinity are refused later
+        wrong = np.abs(row.sum(axis=1) - 1).max() < 0.01 and np.abs(row.sum(axis=0) - 1).max() > 0.1
+    if wrong:
+        raise DataError("probabilities must be of shape (C, H, W), they sum to 1 along the last axis instead")
 
 
 def _size(
@@ -353,15 +403,25 @@ def _unusable(path: Path, error: BaseException) -> DataError:
     return DataError(f"{path} is not a readable .npy or .npz file of numbers: {reason}")
 
 
-def _header(path: Path) -> Tuple[Tuple[int, ...], np.dtype]:
-    """Return shape and type of a file's map without reading its numbers."""
+def _is_archive(path: Path) -> bool:
+    """Return whether a map is in an ``.npz``; refuse an ``.npz`` that is called ``.npy``."""
+    if path.suffix != ".npy":
+        return True
+    with open(path, "rb") as stream:
+        if stream.read(2) == b"PK":
+            raise ValueError("it is an .npz archive, and must be called so")
+    return False
+
+
+def _header(path: Path, member: Optional[str] = None) -> Tuple[Tuple[int, ...], np.dtype]:
+    """Return shape and type of a file's map, or of an archive's array `member`, without reading its numbers."""
     try:
-        if path.suffix == ".npy":
+        if member is None and not _is_archive(path):
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             return mapped.shape, mapped.dtype
         with zipfile.ZipFile(path) as archive:
             names = [name[: -len(".npy")] for name in archive.namelist() if name.endswith(".npy")]
-            with archive.open(_member(names) + ".npy") as stream:
+            with archive.open((member or _member(names)) + ".npy") as stream:
                 version = np.lib.format.read_magic(stream)
                 if version == (1, 0):
                     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -375,11 +435,13 @@ def _header(path: Path) -> Tuple[Tuple[int, ...], np.dtype]:
 def _read(path: Path, *, mapped: bool) -> np.ndarray:
     """Return a file's map in the machine's byte order; `mapped` leaves the numbers of a ``.npy`` on the disk."""
     try:
-        if path.suffix == ".npy":
+        if not _is_archive(path):
             array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         else:
             with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
                 stored = np.load(stream, allow_pickle=False)
+                if isinstance(stored, np.ndarray):
+                    raise ValueError("it is no archive, and must be called .npy")
                 array = stored[_member(stored.files)]
     except _UNREADABLE as error:
         raise _unusable(path, error) from error
@@ -403,7 +465,7 @@ def _sized_prior(
 
 
 class State:
-    """Counts of confidences and counts per image, with what they depend on, in one file.
+    """Counts of confidences and counts per image, with what they depend on and which files they are of, in one file.
 
     Parameters
     ----------
@@ -411,28 +473,85 @@ class State:
         What the counts depend on, as JSON values; see `MapFolder.settings`.
     counts : StreamingThresholds
     statistics : ImageStatistics
+    origin : str
+        What errors call it; the file it was read from.
+
+    Attributes
+    ----------
+    whole : set of str
+        The images whose counts make thresholds: those of all shards.
+    own : set of str
+        Those that the present step is to count here.
+    versions : dict of str to (int, int)
+        Bytes and time of change of the file of every counted image.
     """
 
-    def __init__(self, settings: Mapping[str, Any], counts: StreamingThresholds, statistics: ImageStatistics):
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        counts: StreamingThresholds,
+        statistics: ImageStatistics,
+        origin: str = "the state",
+    ):
         self.settings = dict(settings)
         self.counts = counts
         self.statistics = statistics
+        self.origin = origin
+        self.whole: Set[str] = set()
+        self.own: Set[str] = set()
+        self.versions: Dict[str, Tuple[int, int]] = {}
 
     @classmethod
     def new(cls, folder: MapFolder, fidelity: str) -> State:
         """Return the empty state for a folder."""
         settings = {**folder.settings(), "fidelity": fidelity}
         counts = StreamingThresholds(folder.num_classes, fidelity=fidelity)
-        return cls(settings, counts, ImageStatistics(folder.num_classes, folder.label_space.names))
+        state = cls(settings, counts, ImageStatistics(folder.num_classes, folder.label_space.names))
+        state.whole, state.own = set(folder.whole), set(folder.names)
+        return state
 
-    def check(self, folder: MapFolder, fidelity: str, origin: str) -> None:
-        """Refuse a folder whose maps are not counted with the settings of this state.
+    def check(self, folder: MapFolder, fidelity: str) -> None:
+        """Refuse a folder whose maps are not counted with the settings of this state, or whose counted files changed.
 
         Raises
         ------
         RunError
         """
-        self._check({**folder.settings(), "fidelity": fidelity}, origin)
+        self._check({**folder.settings(), "fidelity": fidelity}, self.origin)
+        for name, path, version in zip(folder.names, folder.paths, folder.versions):
+            if self.versions.get(name, version) != version:
+                raise RunError(
+                    f"{path} must be the file that {self.origin} has counted, it has changed since: bring that one "
+                    "back (with its time of change), or count all images again into a new file or folder"
+                )
+
+    def check_finished(self) -> None:
+        """Refuse a state in which images of its own are still to be counted.
+
+        Raises
+        ------
+        RunError
+        """
+        missing = len(self.counts.pending(self.own))
+        if missing:
+            done = len(self.own) - missing
+            raise RunError(f"{self.origin} holds {done} of {len(self.own)} images: run label count again")
+
+    def check_whole(self, folder: MapFolder) -> None:
+        """Refuse a first count that is not of all images: thresholds would be those of a part.
+
+        Raises
+        ------
+        RunError
+            If images of any shard, or of `folder`, are not counted.
+        """
+        wanted = self.whole | set(folder.names)
+        missing = sorted(wanted.difference(self.counts.names))
+        if missing:
+            raise RunError(
+                f"{self.origin} holds {len(wanted) - len(missing)} of {len(wanted)} images, not {missing[0]}: run label"
+                " count again for what is missing, and merge"
+            )
 
     def _check(self, settings: Mapping[str, Any], origin: str) -> None:
         for key, value in self.settings.items():
@@ -454,26 +573,28 @@ class State:
             raise DataError(f"{origin}: {error}") from error
         if not self.counts.refining:
             self.statistics.merge(other.statistics)
+        self.whole |= other.whole
+        self.own |= other.own
+        self.versions.update(other.versions)
 
-    def continued(self, stored: State, names: Sequence[str], origin: str) -> State:
-        """Return `stored`, an interrupted count of the images `names`, if it began as this state.
-
-        `origin` names it in errors.
+    def continued(self, stored: State, folder: MapFolder) -> State:
+        """Return `stored`, an interrupted count of the images of `folder`, if it began as this state.
 
         Raises
         ------
         RunError
-            If it did not.
+            If it did not, or a counted file has changed.
         """
-        stored._check(self.settings, origin)
+        stored.check(folder, str(self.settings["fidelity"]))
         same = stored.counts.refining == self.counts.refining
         if self.counts.refining:
             same = same and stored.counts.names == self.counts.names
             same = same and np.array_equal(stored.counts.critical, self.counts.critical)
         # of another shard something would remain
-        same = same and set(stored.counts.done) <= {*names, *self.counts.done}
+        same = same and set(stored.counts.done) <= {*folder.names, *self.counts.done}
         if not same:
-            raise RunError(f"{origin} is the state of another count: give a new file")
+            raise RunError(f"{stored.origin} is the state of another count: give a new file")
+        stored.whole, stored.own = self.whole, self.own  # files that were not counted may have gone or come
         return stored
 
     def save(self, path: Path) -> None:
@@ -483,6 +604,10 @@ class State:
         arrays["image_counts"] = self.statistics.counts
         arrays["image_confidence_sums"] = self.statistics.confidence_sums
         arrays["class_names"] = np.array(self.statistics.class_names or (), dtype=np.str_)
+        arrays["whole"] = np.array(sorted(self.whole), dtype=np.str_)
+        arrays["own"] = np.array(sorted(self.own), dtype=np.str_)
+        versions = [self.versions[name] for name in self.counts.names]
+        arrays["versions"] = np.array(versions, dtype=np.int64).reshape(-1, 2)
         save_npz(path, arrays)
 
     @classmethod
@@ -500,14 +625,19 @@ class State:
             settings = json.loads(str(arrays["settings"]))
             class_names = [str(name) for name in arrays["class_names"]]
             statistics = ImageStatistics(counts.num_classes, class_names or None)
-            rows = arrays["image_counts"], arrays["image_confidence_sums"]
+            if "versions" not in arrays:
+                raise ValueError("it does not say which files it is of (an older version wrote it): count again")
+            rows = arrays["image_counts"], arrays["image_confidence_sums"], arrays["versions"]
             if not isinstance(settings, dict) or any(len(row) != len(counts.names) for row in rows):
                 raise ValueError("its arrays do not belong together")
-            for name, *numbers in zip(counts.names, *rows):
-                statistics.add(name, *numbers)
-        except (ValueError, KeyError, ConfigError, DataError) as error:
+            state = cls(settings, counts, statistics, str(path))
+            state.whole, state.own = ({str(name) for name in arrays[key]} for key in ("whole", "own"))
+            for name, pixels, sums, version in zip(counts.names, *rows):
+                statistics.add(name, pixels, sums)
+                state.versions[name] = (int(version[0]), int(version[1]))
+        except (ValueError, KeyError, IndexError, ConfigError, DataError) as error:
             raise DataError(f"{path} is not a readable state of counts: {error}") from error
-        return cls(settings, counts, statistics)
+        return state
 
 
 # ----------------------------------------------------------------------------------------------------- the passes
@@ -530,30 +660,36 @@ def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> Tup
 
 def _count_block(
     folder: MapFolder, template: StreamingThresholds
-) -> Tuple[StreamingThresholds, Optional[ImageStatistics]]:
-    """Count some images; return their counts and, in the first step, their statistics."""
+) -> Tuple[StreamingThresholds, Optional[ImageStatistics], Optional[CBSTError]]:
+    """Count some images; return their counts, in the first step their statistics, and what stopped it on the way."""
     part = template.part()
     statistics = None if part.refining else ImageStatistics(folder.num_classes)
     for index, name in enumerate(folder.names):
-        value, predicted = folder.confidence(index)
-        part.add(name, value, predicted)
+        try:
+            value, predicted = folder.confidence(index)
+            part.add(name, value, predicted)
+        except CBSTError as error:
+            return part, statistics, error
         if statistics is not None:
             statistics.add(name, *_per_class(value.reshape(-1), predicted.reshape(-1), folder.num_classes))
-    return part, statistics
+    return part, statistics, None
 
 
-def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Optional[Path]) -> Tuple[np.ndarray, int]:
+def _select_block(
+    folder: MapFolder, thresholds: Sequence[Thresholds], out: Optional[Path], reuse: bool
+) -> Tuple[np.ndarray, int]:
     """Label some images; return kept pixels int64 (len(thresholds), C) and pixels.
 
-    The labels of the first thresholds are written to `out`. Where that is all that is wanted, a label that is there
-    already is counted instead of made again: it is this very job's.
+    The labels of the first thresholds are written to `out`. Where that is all that is wanted, with `reuse` a label that
+    is there already is counted instead of made again: it is this very job's. One that is damaged is made again.
     """
     kept = np.zeros((len(thresholds), folder.num_classes), dtype=np.int64)
     pixels = 0
     for index, name in enumerate(folder.names):
         path = None if out is None else out / f"{name}.png"
-        if path is not None and len(thresholds) == 1 and path.is_file():
-            labels = [read_label(path)]
+        stored = _stored_label(path, folder.sizes[index]) if path and reuse and len(thresholds) == 1 else None
+        if stored is not None:
+            labels = [stored]
         else:
             labels = select(folder.maps(index), thresholds, folder.prior_maps(index))
             if path is not None:
@@ -562,6 +698,15 @@ def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Opti
             row += np.bincount(label.reshape(-1), minlength=IGNORE + 1)[: folder.num_classes]
         pixels += labels[0].size
     return kept, pixels
+
+
+def _stored_label(path: Path, size: Tuple[int, int]) -> Optional[np.ndarray]:
+    """Return a label written before; None where there is none that can be used."""
+    try:
+        label = read_label(path)
+    except DataError:
+        return None
+    return label if label.shape == size else None
 
 
 def _start() -> None:
@@ -581,8 +726,7 @@ class _Workers:
     """The processes of a job, started when they are first needed; with one worker this process does all."""
 
     def __init__(self, number: int):
-        if number < 1:
-            raise ConfigError(f"workers must be at least 1, got {number}")
+        _check_workers(number)
         self._number = number
         self._pool: Optional[ProcessPoolExecutor] = None
 
@@ -626,6 +770,11 @@ class _Workers:
                 future.cancel()
 
 
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+
+
 def count(
     folder: MapFolder,
     state: State,
@@ -650,8 +799,11 @@ def count(
     Raises
     ------
     CBSTError
-        If a map cannot be used or a file not be written; what was counted so far is not lost.
+        If a map cannot be used or a file not be written (what was counted so far is not lost), or before anything is
+        done if the disk is too small.
     """
+    portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
+    check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
     with _Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
 
@@ -660,19 +812,22 @@ def _count(folder: MapFolder, state: State, path: Path, pool: _Workers, progress
     what = "second count" if state.counts.refining else "count"
     names = state.counts.pending(folder.names)
     done, saved = len(folder.names) - len(names), time.monotonic()
+    versions = dict(zip(folder.names, folder.versions))
     try:
-        for number, (part, statistics) in pool.blocks(_count_block, folder, names, state.counts.part()):
+        for number, (part, statistics, error) in pool.blocks(_count_block, folder, names, state.counts.part()):
             state.counts.merge(part)
             if statistics is not None:
                 state.statistics.merge(statistics)
+                state.versions.update((name, versions[name]) for name in part.done)
+            if error is not None:
+                raise error
             done += number
             progress(what, done, len(folder.names))
             if time.monotonic() - saved > _CHECKPOINT:
                 state.save(path)
                 saved = time.monotonic()
     finally:
-        if names or not path.is_file():
-            state.save(path)
+        state.save(path)
 
 
 # --------------------------------------------------------------------------------------------------------- the job
@@ -705,9 +860,34 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
     disk = 2 * state + (sum(areas) // 8 + 4096 * len(areas) if labels else 0)
     largest = max(range(len(areas)), key=areas.__getitem__)
     stored = int(np.prod(folder.shapes[largest])) * max(4, folder.item_bytes)
-    prior = 0 if folder.prior is None else folder.prior.stat().st_size
+    prior = folder.prior_bytes()
     # measured: 100 MB for the program, at most 40 bytes per pixel of an image
     return Needs(disk, (workers + (workers > 1)) * (100_000_000 + state + prior) + workers * (stored + 40 * max(areas)))
+
+
+def check_request(
+    policy: str, portion: Optional[float], portions: Sequence[float], *, fidelity: str, workers: int
+) -> List[float]:
+    """Return the portions to look at, that of the labels first and each once.
+
+    Parameters
+    ----------
+    policy, portion, portions, fidelity, workers
+        As for :func:`run`.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is not allowed.
+    """
+    check_fidelity(fidelity)
+    _check_workers(workers)
+    wanted = list(dict.fromkeys([*([] if portion is None else [portion]), *portions]))
+    if len(wanted) > _MOST_PORTIONS:
+        raise ConfigError(f"portions must be at most {_MOST_PORTIONS}, got {len(wanted)}")
+    for value in wanted:
+        check_policy(policy, value)
+    return wanted
 
 
 def run(
@@ -755,14 +935,9 @@ def run(
     CBSTError
         If anything given cannot be used. Finished parts stay; the same call goes on from them.
     """
-    check_fidelity(fidelity)
-    wanted = list(dict.fromkeys([*([] if portion is None else [portion]), *portions]))
+    wanted = check_request(policy, portion, portions, fidelity=fidelity, workers=workers)
     if not wanted:
         raise ConfigError("a portion or portions must be given, got neither")
-    if len(wanted) > _MOST_PORTIONS:
-        raise ConfigError(f"portions must be at most {_MOST_PORTIONS}, got {len(wanted)}")
-    for value in wanted:
-        check_policy(policy, value)
     if state is not None:
         _check_counted(folder, state, fidelity, policy, wanted)
     identity = {
@@ -772,22 +947,29 @@ def run(
         "portion": portion,
         "portions": list(portions),
         "counted images": None if state is None else len(state.counts.names),
-        "files": hashlib.sha256(json.dumps(folder.files()).encode()).hexdigest(),
+        # of a count that goes on the state knows the files
+        "files": None if state is None else hashlib.sha256(json.dumps(folder.names).encode()).hexdigest(),
     }
     with _Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
-        sweep_path = out / "sweep.csv"
-        if (sweep_path if portion is None else out / "kc.json").is_file():  # the file that is written last
-            record = {} if portion is None else read_json(out / "kc.json")
-            return {**record, "sweep": _read_sweep(sweep_path) if portions else []}
-        state = _counted(folder, out / "state.npz", state, fidelity, [policy], wanted, pool, progress)
+        sweep_path, state_path = out / "sweep.csv", out / "state.npz"
+        labels = out / "pseudo_labels" if portion is not None else None
+        reuse = state_path.is_file()  # else nobody knows of which files the labels are
+        if reuse:
+            state = _stored(folder, state_path, state, fidelity)
+            made = [sweep_path] if portions else []
+            if labels is not None:
+                made += [out / "kc.json", *(labels / f"{name}.png" for name in folder.names)]
+            if not state.counts.pending(folder.names) and all(path.is_file() and path.stat().st_size for path in made):
+                record = {} if portion is None else read_json(out / "kc.json")
+                return {**record, "sweep": _read_sweep(sweep_path) if portions else []}
+        state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
-        labels = out / "pseudo_labels" if portion is not None else None
         kept = np.zeros((len(wanted), folder.num_classes), dtype=np.int64)
         pixels = done = 0
-        for number, block in pool.blocks(_select_block, folder, folder.names, thresholds, labels):
+        for number, block in pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse):
             kept += block[0]
             pixels += block[1]
             done += number
@@ -824,11 +1006,8 @@ def _counted(
     pool: _Workers,
     progress: Progress,
 ) -> State:
-    """Return the counts from which the thresholds can be read, from `path`, from `state` or anew; saved to `path`."""
-    if path.is_file():
-        state = State.load(path)
-        state.check(folder, fidelity, str(path))
-    elif state is None:
+    """Return the counts from which the thresholds can be read, those of `state` or anew; saved to `path`."""
+    if state is None:
         state = State.new(folder, fidelity)
     if not state.counts.refining and state.counts.pending(folder.names):
         _count(folder, state, path, pool, progress)
@@ -839,14 +1018,26 @@ def _counted(
     return state
 
 
+def _stored(folder: MapFolder, path: Path, given: Optional[State], fidelity: str) -> State:
+    """Return the counts of a job that goes on; refuse them when the images are others than those that were counted."""
+    state = State.load(path)
+    state.check(folder, fidelity)
+    if given is None:
+        complete = state.counts.refining or not state.counts.pending(state.own)
+        gone = sorted(set(state.counts.names).difference(folder.names))
+        come = sorted(set(folder.names).difference(state.counts.names)) if complete else []
+        state.whole, state.own = set(folder.whole), set(folder.names)
+        if gone or come:
+            what = f"{gone[0]}, which it has counted, is gone" if gone else f"{come[0]} is new"
+            raise RunError(f"{path} must be of the same files as before, {what}: give a new output folder")
+    return state
+
+
 def _check_counted(folder: MapFolder, state: State, fidelity: str, policy: str, portions: Sequence[float]) -> None:
     """Refuse a state in which a map is missing, or which needs maps that are not in the folder."""
-    state.check(folder, fidelity, "the state")
-    counted = set(state.counts.names)
-    for name in folder.names:
-        if name not in counted:
-            raise DataError(f"every map must be counted in the state, {name} is not")
-    missing = sorted(counted - set(folder.names))
+    state.check(folder, fidelity)
+    state.check_whole(folder)
+    missing = sorted(set(state.counts.names).difference(folder.names))
     if missing:
         # the maps of this folder are not enough for another pass: the state must have had it
         try:

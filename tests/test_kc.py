@@ -171,6 +171,23 @@ def test_released_rules_reproduce_the_measured_pass(policy, run):
         np.testing.assert_array_equal(CITYSCAPES_19.decode(labels, "cityscapes"), expected_ids)
 
 
+@pytest.mark.parametrize("policy", ["global", "class-balanced"])
+def test_released_rules_turn_a_threshold_of_zero_into_one(policy):
+    maps = random_maps(9, classes=3, images=1)
+    thresholds = pool_of(maps, fidelity="released").thresholds(policy, 1.0)  # the rank is that of an extra zero
+    assert thresholds.values.tolist() == [1, 1, 1]
+    assert (select(mx.nd.array(maps[0]), thresholds) == 255).all()
+    zeros = pool_of([np.zeros((3, 4, 6), np.float32)], fidelity="released").thresholds(policy, 0.4)
+    assert zeros.values.tolist() == [1, 1, 1]
+
+
+def test_a_class_that_may_not_be_kept_does_not_win_where_all_values_are_negative():
+    maps = np.full((3, 4, 5), -0.01, np.float32)
+    maps[0] = -0.02
+    thresholds = pool_of([maps]).thresholds("class-balanced", 1.0)
+    assert (select(mx.nd.array(maps), thresholds) == 1).all()
+
+
 def test_paper_and_released_rules_differ():
     maps = random_maps(8, size=(20, 20))
     paper = pool_of(maps).thresholds("class-balanced", 0.2)

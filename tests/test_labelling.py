@@ -282,9 +282,10 @@ def test_shards_refuse_what_does_not_fit(maps, tmp_path):
     assert "state.npz was counted with upsample 1, it cannot go on with 2" in refused(
         "count", "--probabilities", maps, "--upsample", 2, "--shard", "1/2", "--out", state
     )
-    assert "every map must be counted in the state, image-1 is not" in refused(
-        "select", "--state", state, "--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out"
-    )
+    for step in (("select", "--state"), ("count", "--refine")):  # a shard is forgotten
+        assert "state.npz holds 3 of 5 images, not image-1: run label count again for what is missing, and" in refused(
+            *step, state, "--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out"
+        )
     assert "must be of different images, got image-0 in both" in refused("merge", state, state, "--out", state)
     succeed("count", "--probabilities", maps, "--out", tmp_path / "all.npz")
     assert "such as image-1, and needs a second count" in refused(
@@ -346,6 +347,109 @@ def test_counts_are_saved_on_the_way(maps, tmp_path, monkeypatch):
     assert seen == [0, 1, 2, 3, 4]  # progress is told before the state is saved
 
 
+@pytest.mark.parametrize("portions", [1, 2])
+def test_labels_that_are_lost_or_damaged_are_made_again(maps, tmp_path, portions):
+    out, labels = tmp_path / "out", tmp_path / "out" / "pseudo_labels"
+    arguments = {"policy": "global", "portion": 0.5, "portions": [0.5, 0.7][: 0 if portions == 1 else 2]}
+    run(MapFolder.open(maps), out, **arguments)
+    before = contents(out)
+    (labels / "image-0.png").unlink()
+    (labels / "image-1.png").write_bytes(b"")
+    run(MapFolder.open(maps), out, **arguments)
+    assert contents(out) == before
+    (labels / "image-2.png").write_bytes((labels / "image-2.png").read_bytes()[:60])
+    (labels / "image-3.png").write_bytes(b"")
+    (out / "kc.json").unlink()
+    run(MapFolder.open(maps), out, **arguments)
+    assert contents(out) == before
+
+
+# ------------------------------------------------------------------------------------------ files that are not counted
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mended_file_is_counted_and_no_other_again(maps, tmp_path, monkeypatch, workers):
+    arguments = {"policy": "class-balanced", "portion": 0.3}
+    good = (maps / "image-3.npy").read_bytes()
+    run(MapFolder.open(maps), tmp_path / "whole", **arguments)
+    np.save(maps / "image-3.npy", broken(probabilities(0)[3]))
+    with pytest.raises(DataError, match="image-3.npy: probabilities must be finite"):
+        run(MapFolder.open(maps), tmp_path / "out", workers=workers, **arguments)
+    kept = State.load(tmp_path / "out" / "state.npz").counts.names
+    assert "image-3" not in kept and (workers > 1 or kept == ("image-0", "image-1", "image-2"))
+    (maps / "image-3.npy").write_bytes(good)
+    reads = []
+    original = MapFolder.maps
+    monkeypatch.setattr(MapFolder, "maps", lambda self, i: reads.append(self.names[i]) or original(self, i))
+    run(MapFolder.open(maps), tmp_path / "out", **arguments)
+    first = reads[: 5 - len(kept)]
+    assert not set(first) & set(kept) and len(reads) == len(first) + 10
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_file_may_be_taken_away(maps, tmp_path):
+    np.save(maps / "image-4.npy", broken(probabilities(0)[4]))
+    out = tmp_path / "out"
+    given = ("--probabilities", maps, "--portion", 0.3)
+    refused(*given, "--out", out)
+    refused("count", "--probabilities", maps, "--out", tmp_path / "state.npz")
+    assert "state.npz holds 4 of 5 images: run label count again" in refused(
+        "merge", tmp_path / "state.npz", "--out", tmp_path / "merged.npz"
+    )
+    (maps / "image-4.npy").unlink()
+    succeed(*given, "--out", out)
+    assert json.loads((out / "kc.json").read_text())["images"] == 4
+    succeed("count", "--probabilities", maps, "--out", tmp_path / "state.npz")
+    succeed("select", "--state", tmp_path / "state.npz", *given, "--out", tmp_path / "steps")
+    assert contents(tmp_path / "steps") == contents(out)
+    np.save(maps / "image-4.npy", probabilities(0)[4])
+    assert "image-4 is new: give a new output folder" in refused(*given, "--out", out).replace("\n", " ")
+
+
+def test_an_unfinished_shard_is_not_merged(maps, tmp_path):
+    reading = ("--probabilities", maps)
+    good = (maps / "image-0.npy").read_bytes()
+    np.save(maps / "image-0.npy", broken(probabilities(0)[0]))
+    refused("count", *reading, "--shard", "1/2", "--out", tmp_path / "1.npz")
+    succeed("count", *reading, "--shard", "2/2", "--out", tmp_path / "2.npz")
+    shards = (tmp_path / "2.npz", tmp_path / "1.npz")
+    for order in (shards, shards[::-1]):
+        assert "1.npz holds 0 of 3 images: run label count again" in refused(
+            "merge", *order, "--out", tmp_path / "merged.npz"
+        )
+    assert not (tmp_path / "merged.npz").exists()
+    assert "1.npz holds 0 of 5 images, not image-0" in refused(
+        "select", "--state", tmp_path / "1.npz", *reading, "--portion", 0.3, "--out", tmp_path / "out"
+    )
+    (maps / "image-0.npy").write_bytes(good)
+    succeed("count", *reading, "--shard", "1/2", "--out", tmp_path / "1.npz")
+    assert "counts of 5 images" in succeed("merge", *shards, "--out", tmp_path / "merged.npz")
+
+
+@pytest.mark.parametrize("step", ["--refine", "--state"])
+def test_maps_that_change_after_the_count_are_refused(maps, tmp_path, step):
+    state = tmp_path / "state.npz"
+    succeed("count", "--probabilities", maps, "--out", state)
+    np.save(maps / "image-1.npy", probabilities(9)[1])
+    output = refused(
+        *("count" if step == "--refine" else "select", step, state, "--probabilities", maps, "--portion", 0.3),
+        *("--out", tmp_path / "out"),
+    ).replace("\n", " ")
+    assert "image-1.npy must be the file that" in output and "state.npz has counted, it has changed since" in output
+    assert not (tmp_path / "out").exists()
+    assert "it has changed since" in refused("count", "--probabilities", maps, "--out", state).replace("\n", " ")
+
+
+def test_states_of_older_versions_are_refused(maps, tmp_path):
+    folder = MapFolder.open(maps)
+    State.new(folder, "paper").save(tmp_path / "state.npz")
+    with np.load(tmp_path / "state.npz") as stored:
+        np.savez(tmp_path / "old.npz", **{key: stored[key] for key in stored.files if key != "versions"})
+    assert "old.npz is not a readable state of counts: it does not say which files it is of" in refused(
+        "merge", tmp_path / "old.npz", "--out", tmp_path / "x.npz"
+    ).replace("\n", " ")
+
+
 def test_a_finished_job_is_only_read(maps, tmp_path, monkeypatch):
     record = run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=0.5)
     monkeypatch.setattr(MapFolder, "maps", None)
@@ -375,9 +479,15 @@ def test_another_jobs_folder_is_refused(maps, tmp_path):
     ):
         assert f"belongs to another job ({what})" in refused("--probabilities", maps, "--out", out, *changes)
     time.sleep(0.01)
+    whole = (maps / "image-0.npy").read_bytes()
     np.save(maps / "image-0.npy", probabilities(9)[0])
     os.utime(maps / "image-0.npy")
-    assert "other files" in refused("--probabilities", maps, "--portion", 0.2, "--out", out)
+    assert "image-0.npy must be the file that" in refused("--probabilities", maps, "--portion", 0.2, "--out", out)
+    (maps / "image-0.npy").unlink()
+    assert "image-0, which it has counted, is gone: give" in refused(
+        "--probabilities", maps, "--portion", 0.2, "--out", out
+    ).replace("\n", " ")
+    (maps / "image-0.npy").write_bytes(whole)
     assert contents(out) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
@@ -406,6 +516,8 @@ def broken(array):
         (b"", "is not a readable .npy or .npz file of numbers"),
         (broken(probabilities(0)[0]), "image-9.npy: probabilities must be finite, got NaN or infinity"),
         (np.full((13, 6, 8), -4, np.float32), "logits have to go through a softmax"),
+        (np.full((13, 6, 8), 1.6, np.float32), "must be at most 1, got 1.6"),
+        (np.eye(9, 8, dtype=np.float32)[np.arange(104).reshape(13, 8) % 8][:, :6], "sum to 1 along the last axis"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(maps, tmp_path, content, sentence):
@@ -417,6 +529,47 @@ def test_files_that_cannot_be_used_are_named(maps, tmp_path, content, sentence):
     output = refused("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out")
     assert sentence in output and "image-9.npy" in output
     assert not (tmp_path / "out" / "kc.json").exists()
+
+
+def test_wrong_names_are_refused_before_anything_is_made(maps, tmp_path):
+    given = ("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "o")
+    np.savez(tmp_path / "x.npz", probability=probabilities(0)[0])
+    (tmp_path / "x.npz").rename(maps / "image-9.npy")
+    assert "image-9.npy is not a readable .npy or .npz file of numbers: it is an .npz archive" in refused(*given)
+    (maps / "image-9.npy").unlink()
+    np.save(maps / "a\nb.npy", probabilities(0)[0])
+    assert "must be text without control characters, got 'a\\nb.npy'" in refused(*given).replace("\n", " ")
+    assert not (tmp_path / "o").exists()
+
+
+def test_nothing_is_announced_before_arguments_are_checked(maps, tmp_path):
+    for arguments in (("--portion", 1.2), ("--portion", 0.2, "--workers", -3)):
+        for step in ((), ("count", "--refine", tmp_path / "x.npz")):
+            output = refused(*step, "--probabilities", maps, "--out", tmp_path / "o", *arguments)
+            assert "needs up to" not in output and output.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("policy", ["class-balanced", "global"])
+def test_released_rules_keep_nothing_where_the_threshold_would_be_0(maps, tmp_path, policy):
+    given = {"policy": policy, "portion": 1.0, "fidelity": "released"}
+    record = run(MapFolder.open(maps), tmp_path / "out", **given)
+    assert record["threshold"] == [1.0] * 13 and record["kept_portion"] == 0
+    np.savez(tmp_path / "prior.npz", prior=np.zeros((13, 4, 4), np.float32))
+    given["portion"] = 0.5
+    record = run(MapFolder.open(maps, prior=tmp_path / "prior.npz"), tmp_path / "prior", **given)
+    assert record["threshold"] == [1.0] * 13 and record["kept_portion"] == 0
+
+
+def test_maps_a_little_below_0_are_labelled(tmp_path):
+    folder = write_maps(tmp_path / "maps", np.full((2, 3, 4, 5), -0.01))
+    record = run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=1.0)
+    assert record["count"] == [40, 0, 0] and record["kc"] == [None] * 3 and record["kept"] == [40, 0, 0]
+    maps = np.full((3, 4, 5), -0.01, np.float32)
+    maps[0] = -0.02  # class 0 is never predicted: it may not win where all values are negative
+    folder = write_maps(tmp_path / "second", [maps])
+    record = run(MapFolder.open(folder), tmp_path / "second-out", policy="class-balanced", portion=1.0)
+    assert record["kept"] == [0, 20, 0]
 
 
 def test_a_truncated_file_and_several_arrays_are_refused(maps, tmp_path):
@@ -484,6 +637,18 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(maps, tmp_path, 
     assert "not enough disk space" in output and not (tmp_path / "out").exists()
 
 
+def test_a_count_checks_the_disk_as_well(maps, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    output = refused("count", "--probabilities", maps, "--out", tmp_path / "c" / "1.npz").replace("\n", " ")
+    assert "not enough disk space" in output and not (tmp_path / "c").exists()
+
+
+def test_the_memory_of_a_prior_is_that_of_its_array(maps, tmp_path):
+    np.savez_compressed(tmp_path / "prior.npz", prior=np.zeros((13, 1000, 1000), np.float32))
+    with_prior = MapFolder.open(maps, prior=tmp_path / "prior.npz")
+    assert needs(with_prior, workers=1).memory - needs(MapFolder.open(maps), workers=1).memory == 52_000_000
+
+
 def test_needs_grow_with_the_job(maps):
     folder = MapFolder.open(maps, stride=8)
     one, more = needs(folder, workers=1), needs(folder, workers=2, portions=7)
@@ -509,10 +674,12 @@ def test_maps_that_change_while_the_job_runs_are_noticed(maps, tmp_path, monkeyp
             np.save(maps / "image-2.npy", probabilities(7)[2])
 
     monkeypatch.setattr(State, "save", change)
-    with pytest.raises(DataError, match="the maps have changed in between"):
+    with pytest.raises(DataError, match="image-2.npy has changed since this run began: give the same command again"):
+        run(MapFolder.open(maps), tmp_path / "out", policy="class-balanced", portion=0.3)
+    with pytest.raises(RunError, match="image-2.npy must be the file that .*state.npz has counted, it has changed"):
         run(MapFolder.open(maps), tmp_path / "out", policy="class-balanced", portion=0.3)
     (maps / "image-2.npy").unlink()
-    with pytest.raises(RunError, match="other files"):
+    with pytest.raises(RunError, match="image-2, which it has counted, is gone"):
         run(MapFolder.open(maps), tmp_path / "out", policy="class-balanced", portion=0.3)
 
 
@@ -532,8 +699,12 @@ label(["--probabilities", {str(maps)!r}, "--portion", "0.2", "--out", {str(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("prior", [False, True])
 @pytest.mark.parametrize("stored", ["stride-8", "full size"])
-def test_the_job_takes_less_than_300_mb(tmp_path, stored):
+def test_the_job_takes_less_than_300_mb(tmp_path, stored, prior):
+    if prior:
+        np.savez(tmp_path / "prior.npz", prior=np.random.default_rng(0).random((19, 1024, 2048), dtype=np.float32))
+    given = f"Path({str(tmp_path / 'prior.npz')!r})" if prior else None
     small = probabilities(8, count=3, classes=19, size=(128, 256))
     if stored == "full size":
         small = [ClassMaps(array, (1024, 2048)).rows(0, 1024) for array in small]
@@ -547,7 +718,7 @@ def memory(which):
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
 
 base = memory("VmRSS")
-folder = MapFolder.open(Path({str(folder)!r}), stride={8 if stored == "stride-8" else 1})
+folder = MapFolder.open(Path({str(folder)!r}), stride={8 if stored == "stride-8" else 1}, prior={given})
 run(folder, Path({str(tmp_path / "out")!r}), policy="class-balanced", portion=0.2, portions=[0.2, 0.3, 0.5])
 print(memory("VmHWM") - base)
 """

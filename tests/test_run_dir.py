@@ -36,6 +36,32 @@ def test_a_folder_is_made_and_continued(tmp_path):
     assert run.stage(0).parameters.name == "parameters.params" and run.stage(3).path.name == "round-3"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_an_archive_on_a_full_disk_is_one_error_and_no_traceback(tmp_path):
+    code = """
+import contextlib, sys
+from pathlib import Path
+import numpy as np
+from cbst_mx import files
+from cbst_mx.errors import RunError
+
+@contextlib.contextmanager
+def full(path):
+    try:
+        yield Path("/dev/full")
+    except OSError as error:
+        raise RunError("no space") from error
+
+files.atomic_path = full
+try:
+    files.save_npz(Path("x.npz"), {"a": np.random.default_rng(0).random(100_000)})
+except RunError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "no space\n" and not result.stderr
+
+
 def test_another_runs_folder_and_foreign_folders_are_refused(tmp_path):
     run = opened(tmp_path / "run")
     with pytest.raises(RunError, match=r"output folder .*run belongs to another run \(experiment 'x', "):

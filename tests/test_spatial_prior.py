@@ -16,6 +16,7 @@ from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.selftrain.upsampling import ClassMaps
 from symbols.backend import mx
 
 
@@ -77,7 +78,20 @@ def test_resizing():
     assert large.shape == (3, 64, 128) and large.dtype == np.float32 and (large >= 0).all()
     # bilinear interpolation repeats the border, which shifts the mean a little
     np.testing.assert_allclose(large.mean(axis=(1, 2)), prior.mean(axis=(1, 2)), rtol=0.02)
+    np.testing.assert_array_equal(large, ClassMaps(prior, (64, 128)).rows(0, 64))  # one interpolation everywhere
     assert spatial_prior.resized(prior, (16, 32)) is prior
+
+
+def test_reading_makes_no_copy_of_the_array(tmp_path):
+    import tracemalloc
+
+    np.savez(tmp_path / "prior.npz", prior=np.ones((19, 128, 256), np.float32))
+    tracemalloc.start()
+    try:
+        prior, _ = spatial_prior.read(tmp_path / "prior.npz")
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * prior.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_file_round_trip_and_refusals(tmp_path):

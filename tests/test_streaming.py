@@ -40,6 +40,8 @@ def sorted_thresholds(images, policy, portion, fidelity, classes):
         ordered = sorted(pool, reverse=True) + [np.float32(0)] * extra_zeros(policy, classes, fidelity)
         position = rank(portion, len(ordered), fidelity) if pool else 0
         values.append(ordered[position - 1] if position else nothing(fidelity))
+        if fidelity == "released" and values[-1] == 0:
+            values[-1] = 1
     return np.array(values * (classes if policy == "global" else 1), dtype=np.float32), [len(pool) for pool in own]
 
 
@@ -144,6 +146,20 @@ def test_negative_confidences_are_in_their_order_too():
         for portion in PORTIONS:
             values, _ = sorted_thresholds(images, policy, portion, "paper", 4)
             np.testing.assert_array_equal(state.thresholds(policy, portion).values, values)  # 0 equals -0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_released_rules_turn_a_threshold_of_zero_into_one(policy):
+    images = random_images(20, classes=2)  # every rank of p = 1 is that of an extra zero
+    state = counted(images, 2, fidelity="released", portions=[0.5, 1.0])
+    assert state.thresholds(policy, 1.0).values.tolist() == [1, 1]
+    assert (state.thresholds(policy, 0.5).values < 1).all()
+    for value in (0.0, -0.0, -0.01):  # a prior of 0, and what a bicubic map times 0, or alone, may be
+        zeros = [(np.full((4, 6), value, np.float32), np.zeros((4, 6), np.uint8))]
+        released = counted(zeros, 2, fidelity="released", portions=[0.4]).thresholds(policy, 0.4)
+        assert released.values.tolist() == [1, 1]
+        paper = counted(zeros, 2, portions=[0.4]).thresholds(policy, 0.4)
+        assert paper.values[0] == np.float32(value) and paper.k[0] == np.inf  # keeps every pixel
 
 
 def test_values_from_denormal_to_huge_in_one_image():

@@ -134,9 +134,9 @@ def _run(
     workers: int,
     state: Any = None,
 ) -> None:
-    from cbst_mx.labelling import run
+    from cbst_mx.labelling import check_request, run
 
-    if portion is None and not portions:
+    if not check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers):
         raise click.UsageError("--portion or --portions must be given")
     _announce(folder, workers, len(portions or ()) + 1, portion is not None)
     with Bars(Console()) as bars:
@@ -216,7 +216,12 @@ def label(
     Reads one map per image: NAME.npy, or NAME.npz with one array or one called probability. Writes OUT/kc.json
     (threshold exp(-k_c), k_c, N_c and kept pixels per class), OUT/pseudo_labels/NAME.png (trainIds with palette,
     255 = not selected), OUT/image_statistics.npz and OUT/state.npz; with --portions also OUT/sweep.csv. Thresholds are
-    exact over all pixels. The same command continues a job that was stopped.
+    exact over all pixels. The same command continues a job that was stopped, by a damaged map as well once that is
+    mended; a map that is counted may not change any more.
+
+    The maps are looked at up to three times: to count, to count in the critical bins (not needed where values have no
+    more bits than float16), to select. N_c, `count` in kc.json, is the number of predicted pixels, without the extra
+    zeros in the pools of the released program.
 
     On several machines: count a shard each, merge, count again with --refine, merge, select.
     """
@@ -258,21 +263,26 @@ def count_(
     Reads the maps; writes the state file OUT. The first count serves every portion and both policies; the second one,
     with --refine, those that are given.
     """
-    from cbst_mx.labelling import State, count
+    from cbst_mx.labelling import State, check_request, count
 
-    wanted = [value for value in (portion, *(portions or ())) if value is not None]
+    wanted = check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers)
     if refine is not None and not wanted:
         raise click.UsageError("--refine needs --portion or --portions")
     if refine is None and wanted:
         raise click.UsageError("--portion and --portions need --refine: the first count serves every portion")
     folder = _folder(probabilities, shard=shard, **maps)
-    _announce(folder, workers, len(wanted), False)
-    state = State.new(folder, fidelity) if refine is None else State.load(refine)
-    state.check(folder, fidelity, str(refine))
-    if refine is not None and not state.counts.refine([policy], wanted):
-        click.echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
+    if refine is None:
+        state = State.new(folder, fidelity)
+    else:
+        state = State.load(refine)
+        state.check(folder, fidelity)
+        state.check_whole(folder)
+        state.own = set(folder.names)
+        if not state.counts.refine([policy], wanted):
+            click.echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
     if out.is_file():
-        state = state.continued(State.load(out), folder.names, str(out))
+        state = state.continued(State.load(out), folder)
+    _announce(folder, workers, len(wanted), False)
     with Bars(Console()) as bars:
         count(folder, state, out, workers=workers, progress=bars)
     click.echo(f"counts of {len(folder.names)} images in {out}")
@@ -284,13 +294,16 @@ def count_(
 def merge(states: Tuple[Path, ...], out: Path) -> None:
     """Add STATES, the counts of different images, or second counts that went on from the same first one.
 
-    Reads and writes state files of `label count`.
+    Reads and writes state files of `label count`; an unfinished one is refused.
     """
     from cbst_mx.labelling import State
 
     merged = State.load(states[0])
+    merged.check_finished()
     for path in states[1:]:
-        merged.merge(State.load(path), str(path))
+        state = State.load(path)
+        state.check_finished()
+        merged.merge(state, str(path))
     merged.save(out)
     pending = len(merged.counts.pending(merged.counts.names))
     click.echo(

@@ -181,7 +181,8 @@ class ImageStatistics:
         counts : ndarray of shape (C,), integer
             Pixels predicted as each class.
         confidence_sums : ndarray of shape (C,), float
-            Sum of their confidences; 0 for a class that is not predicted.
+            Sum of their confidences, which bicubic upsampling may leave a little below 0; 0 for a class that is not
+            predicted.
 
         Raises
         ------
@@ -198,10 +199,8 @@ class ImageStatistics:
                 raise DataError(f"{what} of image {name} must have shape ({self.num_classes},), got {array.shape}")
         if counts.dtype.kind not in "iu" or (counts < 0).any() or not counts.any():
             raise DataError(f"counts of image {name} must be integers of at least 0 and not all 0, got {counts}")
-        if not np.isfinite(sums).all() or (sums < 0).any() or sums[counts == 0].any():
-            raise DataError(
-                f"confidence_sums of image {name} must be finite, at least 0, and 0 where counts is 0, got {sums}"
-            )
+        if not np.isfinite(sums).all() or sums[counts == 0].any():
+            raise DataError(f"confidence_sums of image {name} must be finite, and 0 where counts is 0, got {sums}")
         self._images[name] = (counts.astype(np.int64), sums.copy())
 
     def merge(self, other: ImageStatistics) -> None:

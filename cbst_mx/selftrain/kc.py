@@ -23,6 +23,7 @@ from cbst_mx.selftrain.thresholds import (
     extra_zeros,
     nothing,
     rank,
+    settled,
 )
 from symbols.backend import mx
 
@@ -159,7 +160,7 @@ class ConfidencePool:
             for index in np.flatnonzero(self.counts):
                 members = mx.nd.contrib.boolean_mask(pool, predicted == int(index))
                 values[index] = self._quantile(members, portion, zeros)
-        return Thresholds(policy, self.fidelity, float(portion), values, self.counts.copy())
+        return Thresholds(policy, self.fidelity, float(portion), settled(values, self.fidelity), self.counts.copy())
 
     def _quantile(self, values: mx.nd.NDArray, portion: float, zeros: int) -> float:
         """Return the confidence at the rank of `portion` in descending order; the released pools' zeros sort last."""

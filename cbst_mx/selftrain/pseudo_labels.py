@@ -45,6 +45,10 @@ def select(probability: mx.nd.NDArray, thresholds: Thresholds) -> np.ndarray:
     shape = (count, 1, 1)
     limit = mx.nd.array(thresholds.limits, ctx=probability.context).reshape(shape)
     value = mx.nd.array(thresholds.values, ctx=probability.context).reshape(shape)
-    winner = mx.nd.broadcast_div(probability, limit).argmax(axis=0)  # (H, W)
+    ratio = mx.nd.broadcast_div(probability, limit)
+    if (thresholds.values < 0).any():  # negative values let a class win of which nothing may be kept
+        excluded = np.where(np.isinf(thresholds.limits), -np.inf, 0).reshape(shape)
+        ratio = mx.nd.broadcast_add(ratio, mx.nd.array(excluded, ctx=probability.context))
+    winner = ratio.argmax(axis=0)  # (H, W)
     kept = mx.nd.broadcast_greater_equal(probability, value).max(axis=0)  # (H, W), 1 where some class passes
     return mx.nd.where(kept, winner, mx.nd.full(winner.shape, IGNORE, ctx=winner.context)).asnumpy().astype(np.uint8)

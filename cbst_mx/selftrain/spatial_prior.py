@@ -35,6 +35,7 @@ from cbst_mx.data.transforms import resize_label
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import save_npz
 from cbst_mx.label_space import IGNORE
+from cbst_mx.selftrain.upsampling import ClassMaps
 
 __all__ = [
     "FORMAT",
@@ -208,11 +209,13 @@ def estimate(
 
 
 def resized(prior: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    """Return `prior` (C, H, W), bilinearly resized to the image size (height, width); float32, not negative."""
+    """Return `prior` (C, H, W), float32, as :class:`.upsampling.ClassMaps` see it at the image size (height, width)."""
     if prior.shape[1:] == tuple(size):
         return prior
-    height, width = size
-    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in prior])
+    result = np.empty((len(prior), *size), dtype=np.float32)
+    for index in range(len(prior)):
+        result[index] = ClassMaps(prior[index : index + 1], size).rows(0, size[0])[0]
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -268,9 +271,11 @@ def read(path: Path) -> Tuple[np.ndarray, Dict[str, Any]]:
         raise DataError(f"{path} must be of format {FORMAT} or older, got {version!r}: a newer cbst_mx wrote it")
     if prior.ndim != 3 or 0 in prior.shape:
         raise DataError(f"{path} must hold a prior of shape (C, H, W), got {prior.shape}")
-    prior = prior.astype(np.float32)
-    if not np.isfinite(prior).all() or (prior < 0).any():
-        raise DataError(f"{path} must hold finite values of at least 0")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        prior = prior.astype(np.float32, copy=False)
+    for plane in prior:  # one by one: all maps of full size take 159 MB
+        if not (np.isfinite(plane).all() and plane.min() >= 0):
+            raise DataError(f"{path} must hold finite values of at least 0")
     names = metadata.get("names")
     if names is not None and not (
         isinstance(names, list) and len(names) == len(prior) and all(isinstance(name, str) for name in names)

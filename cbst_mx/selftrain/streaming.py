@@ -40,6 +40,7 @@ from cbst_mx.selftrain.thresholds import (
     extra_zeros,
     nothing,
     rank,
+    settled,
 )
 
 __all__ = ["LOWER", "LOWER_BITS", "UPPER", "StreamingThresholds", "keys_of", "read_arrays", "value_of"]
@@ -348,7 +349,7 @@ class StreamingThresholds:
                 values[:] = found
             else:
                 values[row] = found
-        return Thresholds(policy, self.fidelity, float(portion), values, self.counts)
+        return Thresholds(policy, self.fidelity, float(portion), settled(values, self.fidelity), self.counts)
 
     def _find(self, policy: str, portion: float) -> Iterable[Tuple[Optional[_Critical], float]]:
         """Yield, per class or once for all, the critical bin; or None and the threshold that needs none."""
@@ -368,7 +369,7 @@ class StreamingThresholds:
             if position == 0:
                 yield None, nothing(self.fidelity)
             elif position > total:
-                yield None, 0.0
+                yield None, 0.0  # one of the zeros
             else:
                 reached = np.cumsum(bins[::-1])  # values in this bin and those above
                 place = int(np.searchsorted(reached, position))

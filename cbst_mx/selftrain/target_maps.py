@@ -1,9 +1,10 @@
 """The network's output on the target images, looked at as often as pseudo-labelling needs it.
 
-C classes, N images of H x W pixels. Thresholds need one look at all images, or two where confidences are counted
-instead of sorted, and the selection one more. Between the looks the network's own output is kept: at stride s, 1 / s^2
-of a full-size map; every look upsamples it again, with the same result to the last bit. Full-size maps are never kept
-on disk: 19 classes of 1024 x 2048 pixels take 159 MB an image.
+C classes, N images of H x W pixels. Labels take two looks at all images where confidences are sorted (small sets) and
+up to three where they are counted: the count, that in the critical bins if thresholds need it, the selection. Between
+the looks the network's own output is kept: at stride s, 1 / s^2 of a full-size map; every look upsamples it again, with
+the same result to the last bit. Full-size maps are never kept on disk: 19 classes of 1024 x 2048 pixels take 159 MB an
+image.
 """
 
 from __future__ import annotations
@@ -271,14 +272,18 @@ class TargetMaps:
         return DeviceMap(self._times_prior(maps[0]))
 
     def _times_prior(self, probability: mx.nd.NDArray) -> mx.nd.NDArray:
-        prior = self._prior_of(probability.shape[1:], lambda array: mx.nd.array(array, ctx=self._ctx))
+        def resized(prior: np.ndarray, size: Tuple[int, int]) -> mx.nd.NDArray:
+            return mx.nd.array(spatial_prior.resized(prior, size), ctx=self._ctx)
+
+        prior = self._prior_of(probability.shape[1:], resized)
         return probability if prior is None else probability * prior
 
-    def _prior_of(self, size: Tuple[int, ...], make: Callable[[np.ndarray], Any]) -> Any:
+    def _prior_of(self, size: Tuple[int, ...], make: Callable[[np.ndarray, Tuple[int, int]], Any]) -> Any:
+        """Return what `make` makes of the prior and an image's size; it is kept for the next image."""
         if self._prior is None:
             return None
         if size not in self._priors:
-            self._priors = {size: make(spatial_prior.resized(self._prior, (size[0], size[1])))}
+            self._priors = {size: make(self._prior, (size[0], size[1]))}
         return self._priors[size]
 
 

@@ -7,7 +7,10 @@ c (``round`` is Python's: halves to even). Pixels at the threshold are kept, so 
 
 The rules of the authors' released program, ``fidelity="released"``, differ: every 4th pixel of an image and predicted
 class enters the pool, the pool of a class starts with one extra 0.0, the pool of all pixels with one more besides those
-of all C classes, and the rank is floor(p * length). A class whose rank is 0 gets the threshold 1.
+of all C classes, and the rank is floor(p * length). A class whose rank is 0 gets the threshold 1; so does one whose
+threshold would be 0 or less, because the rank falls on an extra zero or the confidences are 0 (where a prior is). The
+program is known to do so per class; the one threshold for all classes follows the same rule here, since 0 would keep
+every pixel.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ __all__ = [
     "extra_zeros",
     "nothing",
     "rank",
+    "settled",
 ]
 
 FIDELITIES = ("paper", "released")
@@ -88,6 +92,16 @@ def nothing(fidelity: str) -> float:
     return math.inf if fidelity == "paper" else 1.0
 
 
+def settled(values: np.ndarray, fidelity: str) -> np.ndarray:
+    """Return the confidences at the ranks, float32 (C,), as thresholds: by the released rules 1 instead of 0 or less.
+
+    By the paper's rules a confidence of 0 is a threshold like any other and keeps every pixel.
+    """
+    if fidelity == "paper":
+        return values
+    return np.where(values > 0, values, np.float32(nothing(fidelity)))
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Thresholds of one pseudo-labelling pass.
@@ -101,7 +115,7 @@ class Thresholds:
     portion : float
         p.
     values : ndarray of shape (C,), float32
-        exp(-k_c); infinity for a class of which nothing may be kept. Released rules: 1 instead of infinity.
+        exp(-k_c); infinity for a class of which nothing may be kept. Released rules: 1 instead of infinity and of 0.
     counts : ndarray of shape (C,), int64
         N_c, the pixels predicted as each class (with the released rules: those that entered the pool).
     """
@@ -115,8 +129,8 @@ class Thresholds:
     @property
     def k(self) -> np.ndarray:
         """k_c in nats, float64 (C,); -infinity for a class of which nothing may be kept."""
-        with np.errstate(divide="ignore"):  # a threshold of 0 keeps everything: k_c is infinite
-            return -np.log(self.values.astype(np.float64))
+        with np.errstate(divide="ignore"):  # a threshold of 0 or less keeps everything: k_c is infinite
+            return -np.log(np.maximum(self.values.astype(np.float64), 0))
 
     @property
     def limits(self) -> np.ndarray:

@@ -17,6 +17,7 @@ a = -0.75) has three. Where all cells are equal the value is exactly theirs, so 
 
 from __future__ import annotations
 
+import mmap
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
@@ -32,11 +33,12 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 _TILE = (128, 256)  # pixels: its arrays fit the processor's cache, and few classes compete in it
 _BAND = 16  # rows of a map that is at full size already: whole rows are read from the disk
+_RELEASED = 256  # rows of a mapped file after which the memory of its pages is given back
 # See _candidates.
 _HOPELESS = np.float32(0.2)
 _LARGEST_RATIO = 1e4
 _SMALLEST = 1e-30
-_SMALLEST_OVERSHOOT = -0.5  # what a bicubic kernel leaves of probabilities is above it
+_OVERSHOOT = (-0.5, 1.5)  # what a bicubic kernel leaves of probabilities is between: from -0.45 to 1.45
 
 
 class _Axis(NamedTuple):
@@ -121,6 +123,8 @@ class ClassMaps:
         full = self._rows is None and self._columns is None
         # the maps of one stride are small and used more than once; those at full size are read band by band
         self._maps = maps if full else np.asarray(maps, dtype=np.float32)
+        read_only = getattr(self._maps, "mode", None) == "r" and hasattr(mmap, "MADV_DONTNEED")
+        self._mapping = getattr(self._maps, "_mmap", None) if read_only else None  # of a file on the disk
         self._bounds: Dict[Tuple[int, ...], Tuple[np.ndarray, np.ndarray]] = {}
         #: The smallest and the largest cell, NaN where any is; None for a map at full size, which is read once only.
         self.range = None if full else (float(self._maps.min()), float(self._maps.max()))
@@ -169,6 +173,8 @@ class ClassMaps:
         if classes is not None and len(classes) < self.num_classes:
             cells = cells[classes]
         values: np.ndarray = cells.astype(np.float32)  # a copy
+        if self._mapping is not None and rows.stop % _RELEASED == 0:
+            self._mapping.madvise(mmap.MADV_DONTNEED)  # the pages that were read: all of them take 159 MB
         count, height, width = values.shape
         if self._columns is not None:
             left = self._columns.cells(columns)[0]
@@ -250,11 +256,13 @@ def _check_prior(maps: ClassMaps, prior: Optional[ClassMaps]) -> None:
         )
 
 
-def _check_range(smallest: float, largest: float) -> None:
+def _check_range(smallest: float, largest: float, prior: Optional[ClassMaps]) -> None:
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         raise DataError("probabilities must be finite, got NaN or infinity")
-    if smallest < _SMALLEST_OVERSHOOT:
+    if smallest < _OVERSHOOT[0]:
         raise DataError(f"probabilities must be at least 0, got {smallest}: logits have to go through a softmax")
+    if largest > _OVERSHOOT[1] and prior is None:
+        raise DataError(f"probabilities must be at most 1, got {largest}: logits have to go through a softmax")
 
 
 def confidence(maps: ClassMaps, prior: Optional[ClassMaps] = None) -> Tuple[np.ndarray, np.ndarray]:
@@ -277,11 +285,12 @@ def confidence(maps: ClassMaps, prior: Optional[ClassMaps] = None) -> Tuple[np.n
     Raises
     ------
     DataError
-        If the prior does not fit, or a probability is not finite or far below 0 (bicubic maps are by a little).
+        If the prior does not fit, or a probability is not finite, far below 0 or, without a prior, far above 1 (bicubic
+        maps are by a little).
     """
     _check_prior(maps, prior)
     if maps.range is not None:
-        _check_range(*maps.range)
+        _check_range(*maps.range, prior)
     value = np.empty(maps.size, dtype=np.float32)
     predicted = np.empty(maps.size, dtype=np.uint8)
     none = [np.ones(maps.num_classes, dtype=np.float32)]
@@ -289,7 +298,7 @@ def confidence(maps: ClassMaps, prior: Optional[ClassMaps] = None) -> Tuple[np.n
         classes = _candidates(maps, prior, rows, columns, none)
         values = maps.tile(rows, columns, classes)
         if maps.range is None:
-            _check_range(float(values.min()), float(values.max()))
+            _check_range(float(values.min()), float(values.max()), prior)
         if prior is not None:
             values *= prior.tile(rows, columns, classes)
         value[rows, columns], predicted[rows, columns] = _strongest(values, classes)
@@ -338,7 +347,10 @@ def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: Optional[Cl
         among = slice(None) if classes is None else classes
         for label, chosen, limit in zip(labels, thresholds, limits):
             with np.errstate(over="ignore"):
-                ratio, winner = _strongest(values / limit[among, None, None], classes)
+                ratios = values / limit[among, None, None]
+                if (chosen.values < 0).any():  # negative values let a class win of which nothing may be kept
+                    ratios[np.isinf(limit[among])] = -np.inf
+                ratio, winner = _strongest(ratios, classes)
             # a float32 quotient reaches 1 exactly when the dividend reaches the divisor
             kept = ratio >= 1 if plain else (values >= chosen.values[among, None, None]).any(axis=0)
             winner[~kept] = IGNORE
