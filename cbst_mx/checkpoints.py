@@ -7,12 +7,13 @@ Options of the network that only change its training (`TRAINING_OPTIONS`) may di
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import inspect
 import json
+import re
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -20,8 +21,7 @@ from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import atomic_path, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
-from symbols import NETWORKS
+from cbst_mx.networks import build_network, network_options
 from symbols.backend import gluon, mx
 
 __all__ = [
@@ -63,16 +63,35 @@ def save_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
         If the file cannot be written completely; what was at `path` before is then still there.
     """
     with atomic_path(Path(path)) as temporary:
-        # a small file on a full disk is reported as written by MXNet: only reading it back tells
-        try:
-            mx.nd.save(str(temporary), arrays)
-            complete = set(mx.nd.load(str(temporary))) == set(arrays)
-        except mx.MXNetError as error:
-            raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
-        if not complete:
-            raise OSError(errno.ENOSPC, "the file read back is incomplete")
-        digest = file_digest(temporary)
-    return digest
+        return _write_arrays(temporary, arrays)
+
+
+def _write_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
+    """Write a file, read it back and return its SHA-256."""
+    # a small file on a full disk is reported as written by MXNet: only reading it back tells
+    try:
+        mx.nd.save(str(path), arrays)
+        complete = set(mx.nd.load(str(path))) == set(arrays)
+    except mx.MXNetError as error:
+        raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
+    if not complete:
+        raise OSError(errno.ENOSPC, "the file read back is incomplete")
+    return file_digest(path)
+
+
+@contextlib.contextmanager
+def _restored(path: Path) -> Iterator[None]:
+    """Give the small file `path` its content back, or remove it, when the block fails."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if before is None:
+                path.unlink()
+            elif path.read_bytes() != before:
+                path.write_bytes(before)
+        raise
 
 
 def load_arrays(path: Path) -> Dict[str, mx.nd.NDArray]:
@@ -95,7 +114,9 @@ def load_arrays(path: Path) -> Dict[str, mx.nd.NDArray]:
     return arrays
 
 
-def _label_space_to_json(space: LabelSpace) -> Dict[str, Any]:
+def _label_space_to_json(space: Optional[LabelSpace]) -> Optional[Dict[str, Any]]:
+    if space is None:
+        return None
     return {"name": space.name, "names": list(space.names), "palette": [list(colour) for colour in space.palette]}
 
 
@@ -103,12 +124,12 @@ def save_parameters(
     path: Path,
     network: gluon.HybridBlock,
     spec: NetworkSpec,
-    label_space: LabelSpace,
+    label_space: Optional[LabelSpace],
     *,
     config_hash: str | None = None,
     imported: Dict[str, Any] | None = None,
 ) -> None:
-    """Write the parameters of `network` and their sidecar, both atomically.
+    """Write the parameters of `network` and their sidecar, both or neither.
 
     Parameters
     ----------
@@ -118,8 +139,8 @@ def save_parameters(
         An initialised network.
     spec : NetworkSpec
         What `network` was built from.
-    label_space : LabelSpace
-        The meaning of its classes.
+    label_space : LabelSpace or None
+        The meaning of its classes; None for a classifier of whole images.
     config_hash : str, optional
         SHA-256 of the experiment that made the parameters.
     imported : dict, optional
@@ -130,8 +151,9 @@ def save_parameters(
     CheckpointError
         If a parameter is not finite.
     RunError
-        If the file cannot be written.
+        If a file cannot be written; what was there before is then still there.
     """
+    path, side = Path(path), sidecar_path(Path(path))
     arrays = {
         name: parameter.data(parameter.list_ctx()[0]).as_in_context(mx.cpu())
         for name, parameter in network._collect_params_with_prefix().items()
@@ -139,26 +161,27 @@ def save_parameters(
     for name, array in arrays.items():
         if not np.isfinite(array.asnumpy()).all():
             raise CheckpointError(f"parameters not saved to {path}: {name} has values that are not finite (diverged?)")
-    digest = save_arrays(path, arrays)
-    sidecar = {
-        "format": SIDECAR_FORMAT,
-        "network": spec.to_json(),
-        "label_space": _label_space_to_json(label_space),
-        "config_sha256": config_hash,
-        "sha256": digest,
-        **({} if imported is None else {"imported": imported}),
-    }
-    write_json(sidecar_path(Path(path)), sidecar)
+    with _restored(side), atomic_path(path) as temporary:
+        sidecar = {
+            "format": SIDECAR_FORMAT,
+            "network": spec.to_json(),
+            "label_space": _label_space_to_json(label_space),
+            "config_sha256": config_hash,
+            "sha256": _write_arrays(temporary, arrays),
+            **({} if imported is None else {"imported": imported}),
+        }
+        write_json(side, sidecar)
 
 
-def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
+def read_sidecar(path: Path) -> Tuple[NetworkSpec, Optional[LabelSpace], str]:
     """Read the sidecar of the parameter file `path`.
 
     Returns
     -------
     spec : NetworkSpec
-    label_space : LabelSpace
-        Without raw-id conventions other than trainIds when it is not one of the built-in label spaces.
+    label_space : LabelSpace or None
+        Without raw-id conventions other than trainIds when it is not one of the built-in label spaces; None for a
+        classifier of whole images.
     sha256 : str
         Expected SHA-256 of the parameter file.
 
@@ -180,17 +203,26 @@ def read_sidecar(path: Path) -> Tuple[NetworkSpec, LabelSpace, str]:
         if values["format"] != SIDECAR_FORMAT:
             raise CheckpointError(f"sidecar {side} must have format {SIDECAR_FORMAT}, got {values['format']!r}")
         spec = NetworkSpec.from_json(values["network"])
+        if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
+            raise ValueError("sha256 must be 64 hexadecimal digits")
         space = values["label_space"]
-        identity = {index: index for index in range(len(space["names"]))}
-        label_space = LabelSpace(
-            name=space["name"],
-            names=tuple(space["names"]),
-            palette=tuple(tuple(colour) for colour in space["palette"]),
-            raw_ids={"trainId": {**identity, 255: 255}},
-        )
-        return spec, label_space, str(values["sha256"])
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        return spec, None if space is None else _label_space_of(space, spec.num_classes), values["sha256"]
+    except OSError as error:
+        raise CheckpointError(f"sidecar {side} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"sidecar {side} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _label_space_of(values: Dict[str, Any], num_classes: int) -> LabelSpace:
+    names, palette = tuple(values["names"]), tuple(tuple(colour) for colour in values["palette"])
+    if not all(type(text) is str and text.isprintable() for text in (values["name"], *names)):
+        raise ValueError("label_space must have names that can be printed")
+    if len(names) != num_classes:
+        raise ValueError(f"label_space must name the network's {num_classes} classes, got {len(names)} names")
+    if not all(type(value) is int for colour in palette for value in colour):
+        raise ValueError("label_space must have a palette of whole numbers")
+    identity = {index: index for index in range(len(names))}
+    return LabelSpace(values["name"], names, palette, {"trainId": {**identity, 255: 255}})  # type: ignore[arg-type]
 
 
 def check_unaltered(path: Path, sha256: str) -> None:
@@ -239,6 +271,8 @@ def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, l
             f"{path} was trained on images normalised by mean {list(stored.mean)} and std {list(stored.std)}, "
             f"not mean {list(spec.mean)} and std {list(spec.std)}"
         )
+    if stored_space is None:
+        raise CheckpointError(f"{path} holds a classifier of whole images: it has no label space")
     if stored_space.names != label_space.names:
         raise CheckpointError(
             f"{path} was trained for label space {stored_space.name} ({stored_space.num_classes} classes), "
@@ -258,10 +292,15 @@ def load_network(path: Path, ctx: mx.Context) -> Tuple[gluon.HybridBlock, Networ
     Raises
     ------
     CheckpointError
-        As :func:`load_parameters`.
+        As :func:`load_parameters`, and if the sidecar describes no network that labels pixels.
     """
     spec, label_space, _ = read_sidecar(path)
-    network = build_network(spec, ctx)
+    try:
+        network = build_network(spec, ctx)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    if label_space is None:
+        raise CheckpointError(f"{path} cannot be loaded: its sidecar has no label space")
     with ctx:
         load_parameters(network, path, spec, label_space)
     return network, spec, label_space
@@ -269,10 +308,7 @@ def load_network(path: Path, ctx: mx.Context) -> Tuple[gluon.HybridBlock, Networ
 
 def _computation(spec: NetworkSpec) -> Tuple[str, int, Dict[str, Any]]:
     """Return what decides on the tensors of a network and what it computes from them, defaults written out."""
-    constructor = NETWORKS.get(spec.name)
-    parameters = inspect.signature(constructor).parameters.values() if constructor else ()
-    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    options.update(spec.options)
+    options = {**network_options(spec.name), **spec.options}
     kept = {key: value for key, value in options.items() if key not in TRAINING_OPTIONS}
     return spec.name, spec.num_classes, json.loads(json.dumps(kept))  # lists and tuples alike
 

@@ -93,8 +93,10 @@ def export_network(
         If `out` is not empty or cannot be written.
     """
     out = Path(out)
-    if size is not None and min(size) < 17:
-        raise ConfigError(f"size must be at least 17 x 17 pixels, got {size[0]} x {size[1]}")
+    if size is not None and min(size) < network.smallest:
+        raise ConfigError(
+            f"size must be at least {network.smallest} x {network.smallest} pixels, got {size[0]} x {size[1]}"
+        )
     if onnx:
         _check_onnx()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from cbst_mx.data.transforms import normalise, resize_image
+from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import ConfigError
 from cbst_mx.graph import Graph, Piece, fold_batch_norms, pieces
 from symbols.backend import gluon, mx
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FORMS = ("plain", "fused", "int8")
-_ONEDNN = "MKLDNN"  # MXNet's name of the backend
+_ONEDNN, _QUANTISED = "MKLDNN", "MKLDNN_QUANTIZE"  # MXNet's names of the backend
 
 
 class Agreement(NamedTuple):
@@ -67,6 +67,8 @@ def check_form(form: str, ctx: mx.Context, band_rows: Optional[int] = None) -> N
         raise ConfigError(f"inference must be one of {', '.join(FORMS)}, got {form!r}")
     if form != "plain" and ctx.device_type != "cpu":
         raise ConfigError(f"inference {form} works on the CPU only (oneDNN), got ctx {ctx.device_type}; use plain")
+    if form == "int8" and ctx != mx.cpu():
+        raise ConfigError(f"inference int8 works with ctx cpu only, which is the same processor, got {ctx}")
     if band_rows is not None and band_rows < 1:
         raise ConfigError(f"tile must be at least 1 row, got {band_rows}")
     if band_rows is not None and form == "int8":
@@ -215,6 +217,7 @@ def quantised(
     mean: Sequence[float],
     std: Sequence[float],
     ctx: mx.Context,
+    run: Optional[Callable[[Any, np.ndarray], Any]] = None,
 ) -> Tuple[gluon.SymbolBlock, Agreement]:
     """Return `network` in int8, with value ranges taken from images, and how near it comes on them.
 
@@ -226,11 +229,14 @@ def quantised(
     network : HybridBlock
         With its parameters on a CPU.
     images : sequence of ndarray of shape (H, W, 3), uint8
-        At least one; resized to the size of the first.
+        At least one, of any sizes.
     mean, std : sequence of 3 float
         Normalisation, RGB in [0, 1].
     ctx : mx.Context
-        A CPU.
+        The CPU.
+    run : callable, optional
+        ``run(network, image)`` calls the network as it will be called for an image: at its scales, mirrored. Ranges and
+        agreement are those of these calls; by default one call with the whole image.
 
     Returns
     -------
@@ -241,36 +247,98 @@ def quantised(
     Raises
     ------
     ConfigError
-        On a GPU, or without images.
+        On another device, or without images.
     """
     check_form("int8", ctx)
     if not images:
         raise ConfigError("inference int8 needs at least one image to calibrate on, got none")
-    size = (images[0].shape[0], images[0].shape[1])
-    batch = mx.nd.array(np.stack([normalise(resize_image(image, size), mean, std) for image in images]), ctx=ctx)
-    source = to_block(network_graph(network), network.collect_params())
-    with _quiet():
-        # Ranges from minimum and maximum; "entropy" took 40 times as long and was no nearer. "smart" leaves operators
-        # between float32 neighbours in float32, which was nearer than "full" on both networks.
-        block = mx.contrib.quantization.quantize_net_v2(
-            source,
-            quantized_dtype="auto",
-            quantize_mode="smart",
-            calib_data=mx.io.NDArrayIter(batch, batch_size=1),
-            calib_mode="naive",
-            num_calib_examples=len(images),
-            ctx=ctx,
-        )
-    block.hybridize(static_alloc=True, static_shape=True)
-    block.stride, block.smallest = network.stride, network.smallest
+
+    def whole(net: Any, image: np.ndarray) -> None:
+        net(mx.nd.array(normalise(image, mean, std)[np.newaxis], ctx=ctx))
+
+    def run_all(call: Callable[[mx.nd.NDArray], mx.nd.NDArray]) -> None:
+        for image in images:
+            (run or whole)(_Called(network, call), image)
+
+    block = _calibrated(network, run_all, ctx)
     same = difference = norm = 0.0
-    for index in range(len(images)):
-        expected = network(batch[index : index + 1]).asnumpy()
-        got = block(batch[index : index + 1]).asnumpy()
-        same += float((expected.argmax(axis=1) == got.argmax(axis=1)).mean())
+    positions = 0
+
+    def compare(batch: mx.nd.NDArray) -> mx.nd.NDArray:
+        nonlocal same, difference, norm, positions
+        logits = network(batch)
+        expected, got = logits.asnumpy(), block(batch).asnumpy()
+        equal = expected.argmax(axis=1) == got.argmax(axis=1)
+        same += float(equal.sum())
+        positions += equal.size
         difference += float(((got - expected) ** 2).sum(dtype=np.float64))
         norm += float((expected**2).sum(dtype=np.float64))
-    return block, Agreement(len(images), same / len(images), (difference / max(norm, 1e-30)) ** 0.5)
+        return logits
+
+    run_all(compare)
+    return block, Agreement(len(images), same / positions, (difference / max(norm, 1e-30)) ** 0.5)
+
+
+class _Called:
+    """Something that is called in the place of `network`."""
+
+    def __init__(self, network: gluon.HybridBlock, call: Callable[[mx.nd.NDArray], mx.nd.NDArray]):
+        self.stride, self.smallest = network.stride, network.smallest
+        self._call = call
+
+    def __call__(self, images: mx.nd.NDArray) -> mx.nd.NDArray:
+        return self._call(images)
+
+
+def _calibrated(
+    network: gluon.HybridBlock, run_all: Callable[[Callable[[mx.nd.NDArray], mx.nd.NDArray]], None], ctx: mx.Context
+) -> gluon.SymbolBlock:
+    """Return `network` in int8, with the ranges that its maps have in the calls that `run_all` makes.
+
+    ``quantize_net_v2`` of MXNet is not used, because it binds the network to the size of the first image.
+    """
+    tools = mx.contrib.quantization
+    values = {name: parameter.data(ctx) for name, parameter in network.collect_params().items()}
+    symbol = mx.sym.load_json(network_graph(network).to_json())
+    with _quiet():
+        symbol = symbol.get_backend_symbol(_QUANTISED)
+        arguments = {name: values[name] for name in symbol.list_arguments() if name in values}
+        states = {name: values[name] for name in symbol.list_auxiliary_states()}
+        # Ranges from minimum and maximum; "entropy" took 40 times as long and was no nearer. "smart" leaves operators
+        # between float32 neighbours in float32, which was nearer than "full" on both networks.
+        quantised_symbol, _, _, collector = tools.quantize_graph(
+            symbol,
+            arguments,
+            states,
+            ctx=ctx,
+            excluded_sym_names=[],
+            excluded_op_names=[],
+            calib_mode="naive",
+            quantized_dtype="auto",
+            quantize_mode="smart",
+        )
+
+        def call(images: mx.nd.NDArray) -> mx.nd.NDArray:
+            executor = symbol.bind(ctx, {**arguments, "data": images}, grad_req="null", aux_states=states)
+            executor.set_monitor_callback(collector.collect, monitor_all=True)
+            (logits,) = executor.forward(is_train=False)
+            logits.wait_to_read()
+            return logits
+
+        run_all(call)
+        quantised_symbol, arguments, states = tools.calib_graph(
+            quantised_symbol, arguments, states, collector, calib_mode="naive", quantized_dtype="auto", logger=None
+        )
+        quantised_symbol = quantised_symbol.get_backend_symbol(_QUANTISED)
+        parameters = gluon.ParameterDict()
+        for name, value in {**arguments, **states}.items():
+            parameter = parameters.get(name, shape=value.shape, dtype=value.dtype, grad_req="null", init=mx.init.Zero())
+            parameter.initialize(ctx=ctx)
+            parameter.set_data(value)
+        block = gluon.SymbolBlock(quantised_symbol, mx.sym.var("data", dtype="float32"), params=parameters)
+    block.hybridize(static_alloc=True, static_shape=True)
+    block.stride, block.smallest = network.stride, network.smallest
+    return block
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Tuple
 
@@ -38,5 +39,21 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, values: Dict[str, Any]) -> NetworkSpec:
-        """Return the specification that :meth:`to_json` described."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """Return the specification that :meth:`to_json` described.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If `values` are none.
+        """
+        spec = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        if type(spec.name) is not str or type(spec.num_classes) is not int or spec.num_classes < 2:
+            raise ValueError("network must have a name and at least 2 classes")
+        if not isinstance(spec.options, dict):
+            raise ValueError("network must have options by name")
+        for numbers in (spec.mean, spec.std):
+            if len(numbers) != 3 or not all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
+                raise ValueError("network must have three finite numbers each as mean and std")
+        if min(spec.std) <= 0:
+            raise ValueError("network must have a std above 0")
+        return spec

@@ -5,14 +5,16 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+import inspect
+import re
+from typing import Any, Dict, List, Sequence, Tuple
 
 from cbst_mx.errors import ConfigError
 from cbst_mx.network_spec import NetworkSpec
-from symbols import get_network
+from symbols import NETWORKS, get_network
 from symbols.backend import enable_amp, gluon, has_bfloat16, mx
 
-__all__ = ["build_network", "output_size", "parse_context", "parse_contexts", "set_precision"]
+__all__ = ["build_network", "network_options", "output_size", "parse_context", "parse_contexts", "set_precision"]
 
 
 def parse_context(name: str) -> mx.Context:
@@ -48,9 +50,10 @@ def parse_contexts(name: str) -> List[mx.Context]:
     ConfigError
         If the name has another form, names a device twice, or a GPU is not there.
     """
-    kind, _, numbers = name.partition(":")
-    indices = numbers.split(",") if numbers else ["0"]
-    if kind not in ("cpu", "gpu") or not all(index.isdigit() for index in indices):
+    kind, colon, numbers = name.partition(":")
+    indices = numbers.split(",") if colon else ["0"]
+    # four digits are more than any machine has, and less than what overflows in MXNet
+    if kind not in ("cpu", "gpu") or not all(re.fullmatch("[0-9]{1,4}", index) for index in indices):
         raise ConfigError(f"ctx must be cpu, cpu:N, gpu, gpu:N or several as in gpu:0,1, got {name!r}")
     devices = [int(index) for index in indices]
     if len(set(devices)) < len(devices):
@@ -89,7 +92,16 @@ def set_precision(amp: str, contexts: Sequence[mx.Context]) -> None:
         raise ConfigError(f"amp: {error}") from error
 
 
-def build_network(spec: NetworkSpec, ctx: mx.Context, *, seed: int | None = None) -> gluon.HybridBlock:
+def network_options(name: str) -> Dict[str, Any]:
+    """Return the options of the network called `name` with their defaults; none where there is no such network."""
+    constructor = NETWORKS.get(name)
+    parameters = inspect.signature(constructor).parameters.values() if constructor else ()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def build_network(
+    spec: NetworkSpec, ctx: mx.Context, *, seed: int | None = None, classifier: bool = False
+) -> gluon.HybridBlock:
     """Build the network of `spec` on `ctx`, hybridised.
 
     Parameters
@@ -101,16 +113,30 @@ def build_network(spec: NetworkSpec, ctx: mx.Context, *, seed: int | None = None
     seed : int, optional
         Initialise the parameters at random from this seed (He et al. 2015, fan-in); without it they are left for
         :func:`cbst_mx.checkpoints.load_parameters` to fill.
+    classifier : bool
+        Allow a classifier of whole images, which gives no map of logits.
 
     Raises
     ------
     ConfigError
-        If the network is unknown or its options are not its constructor's.
+        If the network is unknown, its options are not its constructor's, or it is a classifier that is not allowed.
     """
+    known = network_options(spec.name)
+    unknown = [key for key in spec.options if key not in known]
+    if known and unknown:
+        raise ConfigError(
+            f"network: the options of {spec.name} must be among {', '.join(sorted(known))}, got {unknown[0]!r}"
+        )
     try:
         network = get_network(spec.name, spec.num_classes, **spec.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"network: {error}") from error
+    if network.stride is None and not classifier:
+        options = ", ".join(f"{key}={value}" for key, value in sorted(spec.options.items()))
+        raise ConfigError(
+            f"network: {spec.name} must give a label per pixel here, got a classifier of whole images ({options}): "
+            "cbst-mx import-weights turns its file into the segmentation network"
+        )
     if seed is not None:
         mx.random.seed(seed)
         network.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)

@@ -19,7 +19,7 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Mapping, Tuple, Union
+from typing import IO, Any, Callable, Collection, Dict, List, Mapping, Tuple, Union
 
 import numpy as np
 
@@ -29,6 +29,11 @@ __all__ = ["looks_like_torch", "read_torch"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"  # the instruction that states the protocol, from protocol 2 on
+# What a file of weights stays far below; a file of a few kB may otherwise describe gigabytes.
+_LONGEST_NAME = 200
+_MOST_AXES = 32
+_MOST_PARTS = 1_000_000  # of all that is handed to functions
+_MOST_SHARED = 4  # elements of the tensors, as a multiple of those of the storages: tied weights are stored once
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
@@ -86,7 +91,8 @@ def read_torch(path: Path) -> Dict[str, np.ndarray]:
     Parameters
     ----------
     path : Path
-        A dictionary of tensors as ``torch.save(model.state_dict(), path)`` writes it.
+        A dictionary of tensors as ``torch.save(model.state_dict(), path)`` writes it, or a dictionary that holds one
+        as ``"state_dict"``.
 
     Returns
     -------
@@ -105,8 +111,11 @@ def read_torch(path: Path) -> Dict[str, np.ndarray]:
             content, storages = _read_zip(path) if is_zip else _read_stream(stream)
         if not isinstance(content, dict):
             raise _Damaged("it holds no dictionary of tensors")
-        tensors = {name: value for name, value in content.items() if isinstance(value, _Tensor)}
-        return {str(name): _array(tensor, storages) for name, tensor in tensors.items()}
+        if isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
+        tensors = {_text(name): value for name, value in content.items() if isinstance(value, _Tensor)}
+        _check_total(tensors.values(), storages)
+        return {name: _array(tensor, storages) for name, tensor in tensors.items()}
     except _Forbidden as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
     except OSError as error:
@@ -128,10 +137,16 @@ def _read_zip(path: Path) -> Tuple[Any, _Storages]:
             raise _Damaged("the zip archive has no data.pkl (NumPy's .npz and other archives are not read)")
         folder = pickles[0][: -len("data.pkl")]
 
+        left = path.stat().st_size
+
         def record(name: str) -> bytes:
+            nonlocal left
             entry = archive.getinfo(folder + name)
             if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch never compresses, and a bomb would
-                raise _Damaged(f"record {name} is compressed")
+                raise _Damaged(f"record {name!r} is compressed")
+            left -= entry.file_size
+            if left < 0:
+                raise _Damaged("its records overlap")
             return archive.read(entry)
 
         if folder + "byteorder" in archive.namelist() and record("byteorder") != b"little":
@@ -153,29 +168,46 @@ def _read_stream(stream: IO[bytes]) -> Tuple[Any, _Storages]:
     keys = _run(data, found)
     view, position, storages = memoryview(data), data.tell(), {}
     for key in keys:
-        storage = found[str(key)]
+        storage = found[_text(key)]
         length = int.from_bytes(view[position : position + 8], "little")
         end = position + 8 + length * storage.dtype.itemsize
         if length != storage.length or end > len(view):
-            raise _Damaged(f"storage {key} is cut off or not of the stated {storage.length} elements")
-        storages[str(key)] = view[position + 8 : end]
+            raise _Damaged(f"storage {key!r} is cut off or not of the stated {storage.length} elements")
+        storages[storage.key] = view[position + 8 : end]
         position = end
     return content, storages
+
+
+def _check_sizes(tensor: _Tensor) -> None:
+    sizes = (*tensor.size, *tensor.stride, tensor.offset, tensor.storage.start)
+    if len(tensor.size) != len(tensor.stride) or any(type(size) is not int or size < 0 for size in sizes):
+        raise _Damaged("a tensor's sizes, strides or offset are no natural numbers")
+    if len(tensor.size) > _MOST_AXES:
+        raise _Damaged(f"a tensor has more than {_MOST_AXES} axes")
+
+
+def _check_total(tensors: Collection[_Tensor], storages: _Storages) -> None:
+    """Refuse a file whose tensors, copied, would need many times its size."""
+    there = {t.storage.key: len(storages[t.storage.key]) // t.storage.dtype.itemsize for t in tensors}
+    asked = 0
+    for tensor in tensors:
+        _check_sizes(tensor)
+        asked += math.prod(tensor.size)
+    if asked > _MOST_SHARED * sum(there.values()):
+        raise _Damaged(f"its tensors have more than {_MOST_SHARED} times as many elements as its storages")
 
 
 def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
     dtype, numbers = tensor.storage.dtype, np.frombuffer(storages[tensor.storage.key], np.uint8)
     if numbers.size != tensor.storage.length * dtype.itemsize:
-        raise _Damaged(f"storage {tensor.storage.key} has not the stated {tensor.storage.length} elements")
-    sizes = (*tensor.size, *tensor.stride, tensor.offset, tensor.storage.start)
-    if len(tensor.size) != len(tensor.stride) or any(type(size) is not int or size < 0 for size in sizes):
-        raise _Damaged("a tensor's sizes, strides or offset are no natural numbers")
+        raise _Damaged(f"storage {tensor.storage.key!r} has not the stated {tensor.storage.length} elements")
+    _check_sizes(tensor)
     first = tensor.offset + tensor.storage.start
     last = first + sum((size - 1) * stride for size, stride in zip(tensor.size, tensor.stride))
     count = math.prod(tensor.size)
     # a stride of 0 can claim more elements than there are: no weight does
     if count and (last >= tensor.storage.length or count > tensor.storage.length):
-        raise _Damaged(f"a tensor of sizes {tensor.size} reaches beyond its storage")
+        raise _Damaged("a tensor reaches beyond its storage")
     if not count:
         return np.zeros(tensor.size, np.float32)
     strides = [stride * dtype.itemsize for stride in tensor.stride]
@@ -189,6 +221,16 @@ def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
 
 class _Forbidden(ValueError):
     """The pickle asks for something that is not needed to describe tensors."""
+
+
+def _text(value: Any) -> str:
+    """Return a name, after checking that it is one: anything else might take for ever to be written into a message."""
+    if type(value) is not str and type(value) is not int:
+        raise _Damaged("a name is no text")
+    text = str(value)
+    if len(text) > _LONGEST_NAME:
+        raise _Damaged(f"a name is longer than {_LONGEST_NAME} characters")
+    return text
 
 
 def _tensor(storage: Any, offset: int, size: Tuple[int, ...], stride: Tuple[int, ...], *_: Any) -> _Tensor:
@@ -226,11 +268,12 @@ _LITERALS = {
 }
 
 
-def _name(module: str, name: str) -> _Name:
-    full = f"{module}.{name}".replace("torch.cuda.", "torch.")  # where a storage lived does not matter
+def _name(module: Any, name: Any) -> _Name:
+    full = f"{_text(module)}.{_text(name)}".replace("torch.cuda.", "torch.")  # where a storage lived does not matter
     if full not in _CALLS and full not in _STORAGES:
+        asked = full if full.isprintable() else repr(full)
         raise _Forbidden(
-            f"its pickle asks for {full}, which tensors do not need and which could run code; nothing was run"
+            f"its pickle asks for {asked}, which tensors do not need and which could run code; nothing was run"
         )
     return _Name(full)
 
@@ -239,14 +282,15 @@ def _storage(identity: Any, found: Dict[str, _Storage]) -> _Storage:
     """Note the storage that a persistent id ("storage", type, key, location, elements[, view]) stands for."""
     kind, storage_type, key, _, length, *view = identity
     if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
-        raise _Damaged(f"unknown persistent id {kind!r}")
+        raise _Damaged("it has an unknown persistent id")
+    key = _text(key)
     if type(length) is not int or not 0 <= length < 2**48:
-        raise _Damaged(f"storage {key} has {length} elements")
+        raise _Damaged(f"storage {key!r} has no number of elements, or too many")
     start = view[0][1] if view and view[0] is not None else 0  # view: (key, start, length)
-    storage = _Storage(str(key), _STORAGES[storage_type.name], length, start)
+    storage = _Storage(key, _STORAGES[storage_type.name], length, start)
     before = found.setdefault(storage.key, storage)
     if (before.dtype, before.length) != (storage.dtype, storage.length):
-        raise _Damaged(f"storage {key} is stated twice, differently")
+        raise _Damaged(f"storage {key!r} is stated twice, differently")
     return storage
 
 
@@ -263,6 +307,7 @@ def _run(stream: Any, found: Dict[str, _Storage]) -> Any:
     stack: List[Any] = []
     marks: List[int] = []
     memo: Dict[int, Any] = {}
+    parts = 0
 
     def since_mark() -> List[Any]:
         start = marks.pop()
@@ -314,6 +359,9 @@ def _run(stream: Any, found: Dict[str, _Storage]) -> Any:
             arguments, function = stack.pop(), stack.pop()
             if not isinstance(function, _Name) or function.name not in _CALLS:
                 raise _Damaged("something is called that is no function")
+            parts += sum(len(part) for part in (arguments, *arguments) if isinstance(part, (list, tuple, dict)))
+            if parts > _MOST_PARTS:
+                raise _Damaged(f"its functions are given more than {_MOST_PARTS} parts")
             stack.append(_CALLS[function.name](*arguments))
         elif code == "BUILD":
             stack.pop()  # attributes of dictionaries and parameters: versions, hooks

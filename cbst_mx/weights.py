@@ -47,6 +47,7 @@ __all__ = [
     "import_weights",
     "match",
     "read_weights",
+    "shown",
     "tensor_names",
 ]
 
@@ -56,6 +57,7 @@ ZOO_SHA1 = "e660d4569ccb679ec68f1fd3cce07a387252a90a"
 
 _PARAMS_MAGIC = 0x112  # the first eight bytes of MXNet's .params, little-endian
 _SHOWN = 3
+_LONGEST_NAME = 200
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -156,6 +158,11 @@ def _vgg16_names() -> Dict[str, str]:
     return {name + part: ours + part for *names, ours in layers for name in names for part in ("weight", "bias")}
 
 
+def shown(name: str) -> str:
+    """Return the name of a tensor as a terminal may get it: one that a file made up may hold anything."""
+    return name if name.isprintable() and len(name) <= _LONGEST_NAME else repr(name[:_LONGEST_NAME])
+
+
 _VGG16 = _vgg16_names()
 _MATCHED, _MISSING, _MISMATCH, _UNEXPECTED = "matched", "missing", "shape mismatch", "unexpected"
 
@@ -222,10 +229,10 @@ class Comparison:
         if not self.count(_MATCHED):
             raise CheckpointError(f"{origin} has no tensor that fits one of the network's {total} by name and shape")
         if self.refused:
-            shown = ", ".join(self.refused[:_SHOWN])
+            first = ", ".join(self.refused[:_SHOWN])
             more = f" and {len(self.refused) - _SHOWN} more" if len(self.refused) > _SHOWN else ""
             raise CheckpointError(
-                f"{origin} fills {self.count(_MATCHED)} of the network's {total} tensors: {shown}{more} would stay as "
+                f"{origin} fills {self.count(_MATCHED)} of the network's {total} tensors: {first}{more} would stay as "
                 "initialised, which has to be allowed with --allow-missing PATTERN"
             )
 
@@ -260,26 +267,28 @@ def match(
     """
     for pattern in allow_missing:
         if not fnmatch.filter(ours, pattern):
-            shown = ", ".join(list(ours)[-_SHOWN:])
-            raise ConfigError(f"allow_missing must name tensors of the network such as {shown}, got {pattern!r}")
+            last = ", ".join(list(ours)[-_SHOWN:])
+            raise ConfigError(f"--allow-missing must name tensors of the network such as {last}, got {pattern!r}")
     sources: Dict[str, str] = {}
     unexpected: List[str] = []
     is_vgg = False
     for name in theirs:
-        plain = re.sub(r"^(arg|aux):", "", name)
+        plain = re.sub(r"^(arg:|aux:|module\.)", "", name)  # PyTorch's DataParallel puts module. before
         released = re.sub(r"_moving_(mean|var)$", r"_running_\1", plain)
         vgg = _VGG16.get(re.sub(r"^vgg\d+_", "", plain), "")
         own = next((n for n in ((structural or {}).get(plain, ""), plain, released, vgg) if n in ours), "")
         is_vgg |= own != "" and own == vgg
         if own in sources:
-            raise CheckpointError(f"{origin} has two tensors for {own}: {sources[own]} and {name}")
+            raise CheckpointError(f"{origin} has two tensors for {own}: {shown(sources[own])} and {shown(name)}")
         if own:
             sources[own] = name
         else:
             unexpected.append(name)
     normalised = [name for name in unexpected if name.endswith(("gamma", "running_mean"))]
     if is_vgg and normalised:
-        raise CheckpointError(f"{origin} is a VGG-16 with batch norm ({normalised[0]}), and only the plain one is read")
+        raise CheckpointError(
+            f"{origin} is a VGG-16 with batch norm ({shown(normalised[0])}), and only the plain one is read"
+        )
 
     rows = []
     for own, shape in ours.items():
@@ -370,7 +379,7 @@ def fill(network: gluon.HybridBlock, source: Source, comparison: Comparison) -> 
     matched = [row for row in comparison.rows if row.status == _MATCHED]
     for row in matched:
         if not np.isfinite(source.tensors[row.source]).all():
-            raise CheckpointError(f"{source.path} has values in {row.source} that are not finite")
+            raise CheckpointError(f"{source.path} has values in {shown(row.source)} that are not finite")
     keys = {name: key for key, name in tensor_names(network).items()}
     parameters = network._collect_params_with_prefix()
     for row in matched:
@@ -404,7 +413,7 @@ def import_weights(
     options: Optional[Mapping[str, Any]] = None,
     allow_missing: Sequence[str] = (),
     show: Callable[[Comparison], None] = lambda comparison: None,
-) -> Tuple[NetworkSpec, LabelSpace]:
+) -> Tuple[NetworkSpec, Optional[LabelSpace]]:
     """Write the parameters of a network that starts from a file of weights, with their sidecar.
 
     Parameters
@@ -419,7 +428,7 @@ def import_weights(
         The ``.params`` file to write.
     label_space : LabelSpace, optional
         Meaning of the classes; by default the file's own if it has one of C classes, else
-        :func:`default_label_space`.
+        :func:`default_label_space`. A classifier of whole images has none.
     options : mapping, optional
         Keyword arguments of the network's constructor; a file of this program brings its own, which these override.
     allow_missing : sequence of str
@@ -430,7 +439,7 @@ def import_weights(
     Returns
     -------
     spec : NetworkSpec
-    label_space : LabelSpace
+    label_space : LabelSpace or None
         What the sidecar states.
 
     Raises
@@ -451,13 +460,19 @@ def import_weights(
         if own.name != name:
             raise CheckpointError(f"{source.path} holds parameters of another network: {own.name}, not {name}")
         spec = NetworkSpec(name, num_classes, {**own.options, **spec.options}, own.mean, own.std)
-    theirs = source.label_space if own is not None and own.num_classes == num_classes else None
-    space = label_space or theirs or default_label_space(num_classes)
-    if space.num_classes != num_classes:
-        raise ConfigError(f"label space {space.name} has {space.num_classes} classes, but num_classes is {num_classes}")
-    if theirs is not None and theirs.names != space.names:
-        raise CheckpointError(f"{source.path} was trained for label space {theirs.name}, not {space.name}")
-    network = build_network(spec, mx.cpu(), seed=SEED)
+    network = build_network(spec, mx.cpu(), seed=SEED, classifier=True)
+    space = None
+    if network.stride is not None:
+        theirs = source.label_space if own is not None and own.num_classes == num_classes else None
+        space = label_space or theirs or default_label_space(num_classes)
+        if space.num_classes != num_classes:
+            raise ConfigError(
+                f"label space {space.name} has {space.num_classes} classes, but num_classes is {num_classes}"
+            )
+        if theirs is not None and theirs.names != space.names:
+            raise CheckpointError(f"{source.path} was trained for label space {theirs.name}, not {space.name}")
+    elif label_space is not None:
+        raise ConfigError(f"a classifier of whole images has no label space, got {label_space.name}")
     comparison = compare(source, network, allow_missing=allow_missing)
     show(comparison)
     fill(network, source, comparison)

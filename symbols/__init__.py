@@ -36,10 +36,10 @@ def get_network(name: str, num_classes: int, **options: Any) -> gluon.HybridBloc
     Raises
     ------
     ValueError
-        If `name` is unknown or `num_classes` is smaller than 2.
+        If `name` is unknown, `num_classes` is no whole number of at least 2, or the constructor refuses an option.
     """
-    if name not in NETWORKS:
+    if name not in tuple(NETWORKS):
         raise ValueError(f"network must be one of {', '.join(sorted(NETWORKS))}, got {name!r}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes!r}")
     return NETWORKS[name](num_classes=num_classes, **options)

@@ -7,11 +7,12 @@ and an aligned output for any input size.
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 
 from symbols.backend import gluon, mx
+from symbols.options import check_factors, check_rate, check_width
 from symbols.vgg16 import BATCH_NORM, VGG16, conv_unit, scaled
 
 nn = gluon.nn
@@ -57,7 +58,7 @@ class FCN8s(gluon.HybridBlock):
     num_classes : int
         Number of classes C.
     width : float
-        Multiplier of all channel counts; 1 is the published network (fc6 7 x 7 x 4096, fc7 1 x 1 x 4096).
+        Multiplier of all channel counts, in (0, 8]; 1 is the published network (fc6 7 x 7 x 4096, fc7 1 x 1 x 4096).
     batch_norm : {"none", "batch", "frozen"}
         Batch norm for runs from scratch; the published network has none.
     dropout : float
@@ -88,10 +89,11 @@ class FCN8s(gluon.HybridBlock):
         upsampling: str = "frozen",
         **kwargs,
     ):
-        if batch_norm not in BATCH_NORM:
+        if batch_norm not in tuple(BATCH_NORM):
             raise ValueError(f"batch_norm must be one of {', '.join(BATCH_NORM)}, got {batch_norm!r}")
-        if not width > 0:
-            raise ValueError(f"width must be greater than 0, got {width}")
+        check_width(width)
+        check_rate(dropout)
+        check_factors(skip_scale)
         if upsampling not in ("frozen", "learned"):
             raise ValueError(f"upsampling must be frozen or learned, got {upsampling!r}")
         super().__init__(**kwargs)
@@ -124,13 +126,54 @@ class FCN8s(gluon.HybridBlock):
             block.weight.grad_req = "null"
         return block
 
+    def segments(self) -> List[gluon.HybridBlock]:
+        """Return blocks whose composition is the network, for gradient checkpointing.
+
+        What a later one needs (the images for their size, pool3, pool4) is passed on, so they give and take several
+        maps. They share the network's blocks, but are made anew by every call. Recomputing saves little memory here
+        (about 15 % were measured), because the first stage with its maps of full size takes most of it alone.
+        """
+        trunk = self.trunk
+        top = nn.HybridSequential(prefix="")
+        top.add(self.fc6, self.drop, self.fc7, self.drop, self.score_fr)
+        kept = ((trunk.stage1, 1), (trunk.stage2, 1), (trunk.stage3, 1), (trunk.stage4, 2), (trunk.stage5, 3), (top, 3))
+        return [*(_Passing(block, count) for block, count in kept), _Skips(self)]
+
     def hybrid_forward(self, F, x):
         pool3, pool4, pool5 = self.trunk(x)
+        score = self.score_fr(self.drop(self.fc7(self.drop(self.fc6(pool5)))))
+        return self._add_skips(F, x, pool3, pool4, score)
+
+    def _add_skips(self, F, x, pool3, pool4, score):
         scale3, scale4 = self._skip_scale
-        top = self.drop(self.fc7(self.drop(self.fc6(pool5))))
-        score = self.upscore2(self.score_fr(top))  # (B, C, >= h/16, >= w/16)
+        score = self.upscore2(score)  # (B, C, >= h/16, >= w/16)
         skip4 = self.score_pool4(pool4 * scale4)
         score = self.upscore_pool4(F.slice_like(score, skip4, axes=(2, 3)) + skip4)  # (B, C, >= h/8, >= w/8)
         skip3 = self.score_pool3(pool3 * scale3)
         score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
         return F.slice_like(score, x, axes=(2, 3))
+
+
+class _Passing(gluon.HybridBlock):
+    """Apply `block` to the last of several maps, and pass the first `count` of them on before its result."""
+
+    def __init__(self, block: gluon.HybridBlock, count: int):
+        super().__init__(prefix="")
+        self.block = block
+        self._count = count
+
+    def hybrid_forward(self, F, *maps):
+        return (*(F.identity(x) for x in maps[: self._count]), self.block(maps[-1]))
+
+
+class _Skips(gluon.HybridBlock):
+    """The end of `network`: images, pool3, pool4 and the scores of the top layer to logits."""
+
+    def __init__(self, network: FCN8s):
+        super().__init__(prefix="")
+        for name in ("score_pool3", "score_pool4", "upscore2", "upscore_pool4", "upscore8"):
+            self.register_child(getattr(network, name), name)
+        self._add_skips = network._add_skips
+
+    def hybrid_forward(self, F, x, pool3, pool4, score):
+        return self._add_skips(F, x, pool3, pool4, score)

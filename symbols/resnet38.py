@@ -8,9 +8,10 @@ files (``bn2a_branch2a_gamma``, ``res2a_branch1_weight``, ...), but for Gluon's 
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from symbols.backend import gluon, mx
+from symbols.options import check_rates, check_width
 from symbols.vgg16 import BATCH_NORM, scaled
 
 nn = gluon.nn
@@ -54,8 +55,9 @@ class Unit(gluon.HybridBlock):
         had it still sees undilated input.
     batch_norm : {"frozen", "batch"}
         See :class:`ResNet38`.
-    dropout : float
-        Rate before the last convolution; 0 leaves dropout out.
+    dropout : float, optional
+        Rate before the last convolution. A rate of 0 changes nothing but keeps the names of what follows; None is a
+        unit without dropout.
 
     Inputs:
         - **x**: (B, in_channels, h, w).
@@ -73,7 +75,7 @@ class Unit(gluon.HybridBlock):
         dilations: Tuple[int, int],
         *,
         batch_norm: str,
-        dropout: float = 0.0,
+        dropout: Optional[float] = None,
     ):
         super().__init__(prefix="")
         out_channels = convolutions[-1][1]
@@ -92,7 +94,7 @@ class Unit(gluon.HybridBlock):
                 self.branch.add(
                     _batch_norm(f"{name}_{branch}", channels_before, batch_norm), nn.Activation("relu", prefix="")
                 )
-            if dropout and index == len(convolutions) - 1:
+            if dropout is not None and index == len(convolutions) - 1:
                 self.branch.add(nn.Dropout(dropout, prefix=""))
             self.branch.add(
                 nn.Conv2D(
@@ -121,9 +123,9 @@ class ResNet38(gluon.HybridBlock):
     num_classes : int
         Number of classes C.
     width : float
-        Multiplier of all channel counts; 1 is the published network.
+        Multiplier of all channel counts, in (0, 8]; 1 is the published network.
     dropout : tuple of float
-        Rates in the last two units.
+        Rates in the last two units, in [0, 1).
     batch_norm : {"frozen", "batch"}
         "frozen" uses the stored statistics while training too (gamma and beta train), as the released program does;
         "batch" uses batch statistics, for runs from scratch.
@@ -138,7 +140,7 @@ class ResNet38(gluon.HybridBlock):
         - **logits**: float32 (B, C, ceil(h/8), ceil(w/8)); of the classifier (B, C).
     """
 
-    stride = 8  # pixels of the input per logit
+    stride: Optional[int] = 8  # pixels of the input per logit; None for the classifier, which gives no map
     smallest = 1  # rows and columns of the input
 
     def __init__(
@@ -152,13 +154,13 @@ class ResNet38(gluon.HybridBlock):
     ):
         if batch_norm not in ("frozen", "batch"):
             raise ValueError(f"batch_norm must be frozen or batch, got {batch_norm!r}")
-        if not width > 0:
-            raise ValueError(f"width must be greater than 0, got {width}")
+        check_width(width)
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-        if len(dropout) != 2:
-            raise ValueError(f"dropout must hold the rates of the last two units, got {dropout!r}")
+        check_rates(dropout)
         super().__init__(prefix="")
+        if form == "classifier":
+            self.stride = None
         channels = scaled(64, width)
         self.stem = nn.Conv2D(channels, 3, padding=1, use_bias=False, in_channels=3, prefix="conv1a_")
         self.units = nn.HybridSequential(prefix="")
@@ -177,7 +179,7 @@ class ResNet38(gluon.HybridBlock):
                         stride if index == 0 else 1,
                         (entered, dilation),
                         batch_norm=batch_norm,
-                        dropout=rates.get(name, 0.0),
+                        dropout=rates.get(name),
                     )
                 )
                 channels, entered = sizes[-1][1], dilation

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cbst_mx import checkpoints
-from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.errors import CheckpointError, ConfigError, RunError
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.networks import build_network, parse_context
@@ -120,6 +123,31 @@ def test_damaged_files_are_refused(saved):
     twice = {**stored["label_space"], "names": ["road"] * 19}
     side.write_text(json.dumps({**stored, "label_space": twice}))
     assert "is damaged: ConfigError: label space cityscapes-19 must name each class once" in refused(path)
+    network, space = stored["network"], stored["label_space"]
+    for values, sentence in (
+        ({"network": {**network, "num_classes": 18}}, "label_space must name the network's 18 classes, got 19 names"),
+        ({"network": {**network, "num_classes": "19"}}, "network must have a name and at least 2 classes"),
+        ({"network": {**network, "name": []}}, "network must have a name and at least 2 classes"),
+        ({"network": {**network, "options": ["width"]}}, "network must have options by name"),
+        ({"network": {**network, "mean": [0.5, 0.5]}}, "network must have three finite numbers each as mean and std"),
+        ({"network": {**network, "mean": [0.5, 0.5, float("nan")]}}, "three finite numbers"),
+        ({"network": {**network, "std": ["1", 1, 1]}}, "three finite numbers"),
+        ({"network": {**network, "std": [1, 0, 1]}}, "network must have a std above 0"),
+        ({"network": {**network, "depth": 3}}, "depth"),
+        ({"label_space": {**space, "names": [1, *space["names"][1:]]}}, "label_space must have names that can be prin"),
+        ({"label_space": {**space, "name": "\x1b[2J"}}, "label_space must have names that can be printed"),
+        ({"label_space": {**space, "palette": [[0.5, 0, 0]] * 19}}, "label_space must have a palette of whole numbers"),
+        ({"sha256": "abc"}, "sha256 must be 64 hexadecimal digits"),
+        ({"sha256": 5}, "TypeError"),
+    ):
+        side.write_text(json.dumps({**stored, **values}))
+        assert f"sidecar {side} is damaged: " in refused(path) and sentence in refused(path)
+    side.write_text("[" * 100_000)
+    assert "is damaged: RecursionError" in refused(path)
+    side.write_text(json.dumps({**stored, "label_space": None}))
+    assert refused(path) == f"{path} holds a classifier of whole images: it has no label space"
+    with pytest.raises(CheckpointError, match="cannot be loaded: its sidecar has no label space"):
+        checkpoints.load_network(path, mx.cpu())
     side.write_text(json.dumps({**stored, "format": 2}))
     assert refused(path) == f"sidecar {side} must have format 1, got 2"
     side.unlink()
@@ -137,11 +165,56 @@ def test_parameters_that_are_not_finite_are_not_saved(saved):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("fails", ["parameters.params", "parameters.params.json"])
+def test_parameters_and_sidecar_are_written_both_or_neither(tmp_path, monkeypatch, there, fails):
+    network, path = build_network(SPEC, mx.cpu(), seed=0), tmp_path / "parameters.params"
+    if there:
+        checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    network.score_fr.bias.data()[:] = 1
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RunError, match="no space left on the disk"):
+        checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_networks_that_cannot_be_built_are_refused():
     with pytest.raises(ConfigError, match="network: network must be one of .*fcn8s"):
         build_network(NetworkSpec("unet", 19), mx.cpu())
-    with pytest.raises(ConfigError, match="network: .*unexpected keyword argument 'depth'"):
-        build_network(NetworkSpec("fcn8s", 19, {"depth": 3}), mx.cpu())
+    for option in ("depth", "prefix", "params", "num_classes"):
+        with pytest.raises(ConfigError) as error:
+            build_network(NetworkSpec("fcn8s", 19, {option: "foo_"}), mx.cpu())
+        assert str(error.value) == (
+            "network: the options of fcn8s must be among batch_norm, dropout, skip_scale, upsampling, width, "
+            f"got {option!r}"
+        )
+    with pytest.raises(ConfigError, match="network: dropout must be a rate in .0, 1., got 7"):
+        build_network(NetworkSpec("fcn8s", 19, {"dropout": 7}), mx.cpu())
+
+
+def test_a_classifier_of_whole_images_labels_no_pixels(tmp_path):
+    spec = NetworkSpec("resnet38", 300, {"width": 0.03125, "form": "classifier"})
+    sentence = (
+        "network: resnet38 must give a label per pixel here, got a classifier of whole images (form=classifier, "
+        "width=0.03125): cbst-mx import-weights turns its file into the segmentation network"
+    )
+    with pytest.raises(ConfigError) as error:
+        build_network(spec, mx.cpu())
+    assert str(error.value) == sentence
+    path = tmp_path / "c.params"
+    checkpoints.save_parameters(path, build_network(spec, mx.cpu(), seed=0, classifier=True), spec, None)
+    assert checkpoints.read_sidecar(path)[:2] == (spec, None)
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load_network(path, mx.cpu())
+    assert str(error.value) == f"{path} cannot be loaded: {sentence}"
 
 
 @pytest.mark.parametrize("name", ["tpu", "cpu:x", "gpu:99", ""])

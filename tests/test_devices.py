@@ -89,6 +89,10 @@ def test_contexts_by_name():
     [
         ("cpu:0,", "ctx must be cpu, cpu:N, gpu, gpu:N or several as in gpu:0,1, got 'cpu:0,'"),
         ("cpu:0;1", "got 'cpu:0;1'"),
+        ("cpu:", "got 'cpu:'"),
+        ("gpu:", "got 'gpu:'"),
+        ("cpu:\u00b2", "got 'cpu:\u00b2'"),
+        ("cpu:99999999999", "got 'cpu:99999999999'"),
         ("tpu:0,1", "got 'tpu:0,1'"),
         ("cpu:1,1", "ctx must name every device once, got 'cpu:1,1'"),
         ("gpu:0,97", "ctx gpu:0,97 is not available: this MXNet sees"),
@@ -257,6 +261,10 @@ def chain(**options):
     return network
 
 
+def fcn8s_dropping():
+    return fcn8s("frozen", 0.5)
+
+
 def gradients_of(network):
     """Return the gradients, summed over the contexts."""
     return {
@@ -267,43 +275,53 @@ def gradients_of(network):
 
 
 @pytest.mark.parametrize("ctx", [ONE, TWO], ids=["one", "two"])
-def test_checkpointed_gradients_are_those_of_one_recorded_pass_with_the_same_masks(ctx):
-    images, labels = batches(1, shape=(8, 8))[0]
-    network = chain()
+@pytest.mark.parametrize(
+    "make, shape, weight", [(chain, (8, 8), "body.0.0.weight"), (fcn8s_dropping, (37, 45), "trunk.stage1.0.0.weight")]
+)
+def test_checkpointed_gradients_are_those_of_one_recorded_pass_with_the_same_masks(ctx, make, shape, weight):
+    images, labels = batches(1, shape=shape)[0]
+    network = make()
     network.collect_params().reset_ctx(ctx)
     segments = prepare_segments(network, ctx)
     losses = checkpointed_step(
         segments, sgd.spread(images, ctx), labels, BatchLoss(), rng=np.random.default_rng(4)
     )  # fmt: skip
     mine = gradients_of(network)
-    seeds = np.random.default_rng(4).integers(2**31, size=(3, len(ctx)))
+    seeds = np.random.default_rng(4).integers(2**31, size=(len(segments), len(ctx)))
     with autograd.record():
-        parts = sgd.spread(images, ctx)
+        parts = [(part,) for part in sgd.spread(images, ctx)]
         for segment, row in zip(segments, seeds):
-            parts = [steps._run(segment, part, seed) for part, seed in zip(parts, row)]
-        expected = BatchLoss()(parts, labels)
+            parts = [steps._run(segment, maps, seed) for maps, seed in zip(parts, row)]
+        expected = BatchLoss()([logits for (logits,) in parts], labels)
     autograd.backward(expected)
     assert [x.asscalar() for x in losses] == [x.asscalar() for x in expected]
     assert_equal(mine, gradients_of(network), **CLOSE)
-    assert all(np.abs(gradient).max() > 1e-4 for gradient in mine.values())
+    assert all(np.abs(gradient).max() > 1e-6 for gradient in mine.values())
     # other masks give other gradients, so the comparison above saw them
     checkpointed_step(segments, sgd.spread(images, ctx), labels, BatchLoss(), rng=np.random.default_rng(5))
-    assert np.abs(gradients_of(network)["body.0.0.weight"] - mine["body.0.0.weight"]).max() > 1e-3
+    other, mine = gradients_of(network)[weight], mine[weight]
+    assert np.abs(other - mine).max() > 0.01 * np.abs(mine).max()
 
 
 @pytest.mark.parametrize("ctx", [ONE, TWO], ids=["one", "two"])
-def test_resnet38_trains_alike_with_gradient_checkpointing(ctx):
+@pytest.mark.parametrize("make", [resnet38, fcn8s])
+def test_networks_train_alike_with_gradient_checkpointing(ctx, make):
     data = batches(2, size=2)
-    network = resnet38()
+    network = make()
+    before = values(network)
     mine = trained(network, data, ctx, gradient_checkpointing=True)
-    assert_equal(mine, trained(resnet38(), data, ctx), rtol=1e-4, atol=1e-6)
+    # a segment is fused otherwise than the whole: rounding, over two steps
+    assert_equal(mine, trained(make(), data, ctx), rtol=1e-4, atol=1e-6)
+    assert any((before[name] != mine[name]).any() for name in mine)
     images = mx.nd.array(data[0][0])
-    assert network(images).shape == (2, 3, 4, 6)  # as a whole it is still usable
+    assert network(images).shape == (2, 3, *output_size(network, (32, 48)))  # as a whole it is still usable
 
 
 def test_networks_that_cannot_be_recomputed_are_refused(monkeypatch):
-    with pytest.raises(ConfigError, match=r"needs a network that comes in segments \(resnet38\), FCN8s does not"):
-        trained(fcn8s(), batches(1), ONE, gradient_checkpointing=True)
+    with pytest.raises(ConfigError, match=r"needs a network that comes in segments \(fcn8s, resnet38\), got Dense"):
+        segments_of(nn.Dense(3))
+    with pytest.raises(ConfigError, match="needs frozen batch norm"):
+        trained(fcn8s("batch"), batches(1), ONE, gradient_checkpointing=True)
     with pytest.raises(ConfigError, match="needs frozen batch norm .*batch statistics would be counted twice"):
         segments_of(chain(batch_statistics=True))
     monkeypatch.setattr(mx.random, "seed", lambda *args, **kwargs: None)
@@ -312,15 +330,16 @@ def test_networks_that_cannot_be_recomputed_are_refused(monkeypatch):
 
 
 MEMORY = """
-import json, resource, sys
+import json, re, sys
 import numpy as np
 from tests.test_devices import BatchLoss, mx, plain_step, checkpointed_step, prepare_segments
 from cbst_mx.networks import NetworkSpec, build_network
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
-network = build_network(NetworkSpec("resnet38", 19, {"width": 0.125}), mx.cpu(), seed=0)
+peak = lambda: int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])  # KiB
+name, width, size = sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+network = build_network(NetworkSpec(name, 3, {"width": width}), mx.cpu(), seed=0)
 mx.nd.waitall()
 before = peak()
-images, labels = mx.nd.zeros((2, 3, 256, 256)), np.zeros((2, 256, 256), np.float32)
+images, labels = mx.nd.zeros((2, 3, size, size)), np.zeros((2, size, size), np.float32)
 for _ in range(2):
     if sys.argv[1] == "plain":
         plain_step(network, [images], labels, BatchLoss(), rng=np.random.default_rng(0))
@@ -340,9 +359,16 @@ def child(code, *arguments):
 
 
 @pytest.mark.slow
-def test_checkpointing_needs_less_memory():
-    # measured: 199 of 334 MB
-    assert child(MEMORY, "checkpointed") < 0.75 * child(MEMORY, "plain")
+@pytest.mark.parametrize(
+    # measured: 199 of 334 MB; 337 of 394 MB, since the two maps of full size are in one stage that takes most alone
+    "name, width, size, share",
+    [("resnet38", 0.125, 256, 0.75), ("fcn8s", 0.25, 512, 0.95)],
+)
+def test_checkpointing_needs_less_memory(monkeypatch, name, width, size, share):
+    # maps this small would stay with the allocator, in pieces; those of a real training are given back
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    checkpointed, plain = (child(MEMORY, how, name, str(width), str(size)) for how in ("checkpointed", "plain"))
+    assert checkpointed < share * plain
 
 
 # ---------------------------------------------------------------------------------------------------- mixed precision

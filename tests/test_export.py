@@ -118,6 +118,7 @@ def test_onnx_file_agrees_for_any_batch_height_and_width(which, fold, tmp_path):
 
 def test_onnx_file_of_one_size(tmp_path):
     onnx = pytest.importorskip("onnx")
+    exported("resnet38", tmp_path / "small", onnx=True, size=(9, 16))
     exported("resnet38", tmp_path / "out", onnx=True, size=(33, 50))
     model = onnx.load(tmp_path / "out" / "resnet38.onnx")
     shapes = [
@@ -217,6 +218,8 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 def test_a_size_too_small_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="size must be at least 17 x 17 pixels, got 16 x 64"):
         exported("fcn8s", tmp_path / "out", size=(16, 64))
+    with pytest.raises(ConfigError, match="size must be at least 1 x 1 pixels, got 0 x 64"):
+        exported("resnet38", tmp_path / "out", size=(0, 64))
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -237,3 +240,10 @@ def test_the_command_prints_files_and_differences(tmp_path):
     ):
         assert text in result.output
     assert (tmp_path / "out" / "fcn8s.onnx").is_file()
+
+
+def test_a_size_without_onnx_is_wrong_usage(tmp_path):
+    arguments = ["--parameters", str(tmp_path / "p.params"), "--out", str(tmp_path / "out"), "--size", "32", "32"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2 and "--size is that of the ONNX file: give --onnx too" in result.output
+    assert left_in(tmp_path) == []

@@ -80,14 +80,15 @@ def test_imperative_equals_hybridised_and_every_parameter_gets_a_gradient(batch_
         x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 40, 56)))
         x.attach_grad()
         with autograd.record():
-            loss = (network(x) ** 2).mean()
+            out = network(x)
+            loss = (out**2).mean()
         loss.backward()
-        results.append((network(x).asnumpy(), x.grad.asnumpy()))
+        results.append((out.asnumpy(), network(x).asnumpy(), x.grad.asnumpy()))
         for name, parameter in network._collect_params_with_prefix().items():
             if parameter.grad_req != "null":
                 assert np.abs(parameter.grad().asnumpy()).sum() > 0, name
     for imperative, hybridised in zip(*results):
-        np.testing.assert_allclose(hybridised, imperative, rtol=1e-4, atol=1e-6)  # fused operators round differently
+        np.testing.assert_allclose(hybridised, imperative, rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_batch_norm_keeps_its_statistics_while_training():
@@ -109,5 +110,28 @@ def test_refusals():
         get_network("fcn8s", 1)
     with pytest.raises(ValueError, match="batch_norm must be one of none, batch, frozen, got 'sync'"):
         get_network("fcn8s", 3, batch_norm="sync")
-    with pytest.raises(ValueError, match="width must be greater than 0, got 0"):
-        get_network("fcn8s", 3, width=0)
+    with pytest.raises(ValueError, match="num_classes must be at least 2, got 2.5"):
+        get_network("fcn8s", 2.5)
+    for width in (0, 1e9, float("inf"), True):
+        with pytest.raises(ValueError, match=f"width must be greater than 0 and at most 8, got {width}"):
+            get_network("fcn8s", 3, width=width)
+    for rate in (7, 1.0, -0.5, "a", [0.5]):
+        with pytest.raises(ValueError, match="dropout must be a rate in .0, 1., got"):
+            get_network("fcn8s", 3, dropout=rate)
+    for factors in ([1, 2, 3], 7, [0, 1], ["a", "b"], [1, float("nan")]):
+        with pytest.raises(ValueError, match="skip_scale must hold two numbers above 0, for pool3 and pool4, got"):
+            get_network("fcn8s", 3, skip_scale=factors)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (37, 45)])
+def test_segments_compose_to_the_network(size):
+    network = small(skip_scale=(0.5, 0.25))
+    x = mx.nd.random.normal(shape=(1, 3, *size))
+    maps = [x]
+    for segment in network.segments():
+        result = segment(*maps)
+        maps = result if isinstance(result, (list, tuple)) else [result]
+    (logits,) = maps
+    assert (logits == network(x)).asnumpy().all()
+    names = [name for segment in network.segments() for name in segment.collect_params()]
+    assert sorted(names) == sorted(network.collect_params())  # each parameter in one of them

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from cbst_mx.checkpoints import save_parameters
 from cbst_mx.cli import main
-from cbst_mx.data.images import read_label, write_rgb_png
+from cbst_mx.data.images import read_label, write_label_png, write_rgb_png
+from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import ConfigError
 from cbst_mx.inference import BandedNetwork, check_form, folded, network_graph, quantised, with_form
 from cbst_mx.label_space import CITYSCAPES_19
@@ -166,13 +167,14 @@ for name in ("fcn8s", "resnet38"):
 @pytest.mark.slow
 def test_bands_lower_the_peak_memory():
     code = """
-import resource, sys
+import re, sys
 from tests.test_inference import BandedNetwork, random_images, random_network
 network = random_network("fcn8s", width=0.5)
 form = BandedNetwork(network, 64) if sys.argv[1] == "bands" else network
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])  # not a parent's
+before = peak()
 form(random_images(1, 3, 768, 768)).wait_to_read()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
     peaks = [
         int(subprocess.run([sys.executable, "-W", "ignore", "-c", code, how], cwd=ROOT, capture_output=True).stdout)
@@ -208,10 +210,51 @@ def test_int8_is_near_and_says_how_near(network):
     assert difference(block, network, other) < 0.5  # another size and batch
 
 
-def test_int8_calibrates_on_images_of_several_sizes():
+def agreement(network, block, batches):
+    """Return share of equal classes and relative error over `batches`, worked out plainly."""
+    expected = [network(batch).asnumpy() for batch in batches]
+    got = [block(batch).asnumpy() for batch in batches]
+    equal = np.concatenate([(a.argmax(axis=1) == b.argmax(axis=1)).ravel() for a, b in zip(expected, got)])
+    error = np.concatenate([(a - b).ravel() for a, b in zip(expected, got)])
+    return equal.mean(), np.linalg.norm(error) / np.linalg.norm(np.concatenate([a.ravel() for a in expected]))
+
+
+def test_int8_is_measured_on_every_image_at_its_own_size(network):
+    images = [*pictures(1), *pictures(1, (48, 81)), *pictures(1, (120, 40))]
+    block, near = quantised(network, images, ctx=mx.cpu(), **LOOKS)
+    batches = [mx.nd.array(normalise(image, **LOOKS)[np.newaxis]) for image in images]
+    assert near.images == 3
+    # sums in float64 there, in float32 here
+    np.testing.assert_allclose((near.same_class, near.relative_error), agreement(network, block, batches), rtol=1e-4)
+
+
+def test_int8_takes_its_ranges_from_every_image():
     network = random_network("fcn8s", width=0.03125)
-    near = quantised(network, [*pictures(1), *pictures(1, (48, 80))], ctx=mx.cpu(), **LOOKS)[1]
-    assert near.images == 2
+    images = [np.full((40, 40, 3), 120, np.uint8), *pictures(1), np.full((48, 81, 3), 250, np.uint8)]
+    block = quantised(network, images, ctx=mx.cpu(), **LOOKS)[0]
+    nodes = network_graph(block).nodes
+    (first,) = (node for node in nodes if node.inputs and nodes[node.inputs[0][0]].name == "data")
+    assert first.op == "_contrib_quantize_v2"
+    values = np.concatenate([normalise(image, **LOOKS).ravel() for image in images])
+    found = [float(first.attrs[f"{end}_calib_range"]) for end in ("min", "max")]
+    np.testing.assert_allclose(found, (values.min(), values.max()), rtol=1e-5)  # printed with six digits
+
+
+def test_int8_calibrates_on_what_the_network_will_be_given():
+    network = random_network("resnet38", width=0.03125)
+    images, given = pictures(2), []
+    options = {"ctx": mx.cpu(), "flip": True, "scales": (0.5, 1.5), "long_side": 60, **LOOKS}
+
+    def run(net, image):
+        probabilities(net, [image], **options)
+
+    block, near = quantised(network, images, ctx=mx.cpu(), run=run, **LOOKS)
+    hook = network.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].copy()))
+    for image in images:
+        run(network, image)
+    hook.detach()
+    assert [batch.shape for batch in given] == 2 * [*2 * [(1, 3, 24, 32)], *2 * [(1, 3, 64, 96)]]
+    np.testing.assert_allclose((near.same_class, near.relative_error), agreement(network, block, given), rtol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------ refusals
@@ -223,6 +266,7 @@ def test_int8_calibrates_on_images_of_several_sizes():
         ("int4", mx.cpu(), None, "inference must be one of plain, fused, int8, got 'int4'"),
         ("int8", mx.gpu(0), None, r"inference int8 works on the CPU only \(oneDNN\), got ctx gpu; use plain"),
         ("fused", mx.gpu(0), None, r"inference fused works on the CPU only \(oneDNN\), got ctx gpu; use plain"),
+        ("int8", mx.cpu(1), None, r"inference int8 works with ctx cpu only, .* same processor, got cpu\(1\)"),
         ("int8", mx.cpu(), 64, "tile works with inference plain or fused, not with int8"),
         ("plain", mx.cpu(), 0, "tile must be at least 1 row, got 0"),
     ],
@@ -278,6 +322,52 @@ def test_predict_says_how_near_int8_is(trained, tmp_path):
     assert result.exit_code == 0, result.output
     assert "int8 against float32, images calibrated on (1): same class at" in result.output
     assert (tmp_path / "out" / "1_label.png").is_file()
+
+
+def test_predict_refuses_int8_on_another_context(trained, tmp_path):
+    result = predict(trained, tmp_path / "out", "--inference", "int8", "--ctx", "cpu:1")
+    assert (result.exit_code, (tmp_path / "out").exists()) == (1, False)
+    assert result.output == "Error: inference int8 works with ctx cpu only, which is the same processor, got cpu(1)\n"
+    assert predict(trained, tmp_path / "out", "--inference", "fused", "--ctx", "cpu:1").exit_code == 0
+
+
+def test_predict_makes_no_folder_before_there_is_something_to_write(trained, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(b"no image")
+    result = predict((trained[0], images), tmp_path / "out")
+    assert (result.exit_code, (tmp_path / "out").exists()) == (1, False)
+
+
+def test_evaluate_calibrates_at_the_sizes_the_network_sees(trained, tmp_path, monkeypatch):
+    from cbst_mx import inference
+
+    sizes = []
+    original = inference._calibrated
+
+    def noting(network, run_all, ctx):
+        def noted(call):
+            run_all(lambda batch: (sizes.append(batch.shape[2:]), call(batch))[1])
+
+        return original(network, noted, ctx)
+
+    monkeypatch.setattr(inference, "_calibrated", noting)
+    for index in range(2):
+        label = np.zeros((96, 64), np.uint8)
+        write_label_png(tmp_path / "labels" / f"{index}.png", label, CITYSCAPES_19)
+        write_rgb_png(tmp_path / "images" / f"{index}.png", pictures(1, (96, 64))[0])
+    description = tmp_path / "data.yaml"
+    description.write_text(
+        f"label_space: {{name: mine, names: [{', '.join(CITYSCAPES_19.names)}], "
+        f"palette: {[list(colour) for colour in CITYSCAPES_19.palette]}, "
+        f"ids: {{{', '.join(f'{i}: {i}' for i in range(19))}}}}}\n"
+        "splits: {all: {images: ['images/*.png'], labels: 'labels/{stem}.png'}}\n"
+    )
+    arguments = ["evaluate", "--parameters", trained[0], "--format", "folder", "--root", tmp_path, "--split", "all"]
+    arguments += ["--description", description, "--inference", "int8", "--scales", "0.5,1", "--long-side", "48"]
+    result = CliRunner().invoke(main, [str(argument) for argument in [*arguments, "--no-flip"]])
+    assert result.exit_code == 0, result.output
+    assert sizes == 2 * [(24, 17), (48, 32)]  # FCN8s takes 17 columns at least
 
 
 def test_predict_refuses_int8_in_bands_before_it_writes(trained, tmp_path):

@@ -205,7 +205,7 @@ def test_steps_out_of_order_are_refused(tmp_path):
     "changes, sentence",
     [
         (["ctx=cpu:0,1,2,3,4"], "batch_size must be at least the number of devices in ctx cpu:0,1,2,3,4, got 4"),
-        (["gradient_checkpointing=true"], "gradient_checkpointing needs a network that comes in segments"),
+        (["gradient_checkpointing=true"], "gradient_checkpointing needs frozen batch norm"),
         (
             ["network={name: resnet38, options: {width: 0.03125}}", "augmentation.crop=[36, 64]"],
             "training crops must be multiples of the network's stride, got 36 x 64, for which it gives 5 x 8 logits",

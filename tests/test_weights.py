@@ -190,7 +190,10 @@ def test_what_fits_nowhere_is_refused_even_if_all_may_be_missing():
     ours = width_1("resnet38", 19)
     with pytest.raises(CheckpointError, match="vgg has no tensor that fits one of the network's 195 by name and shape"):
         match(vgg_shapes("gluon"), ours, allow_missing=["*"]).check("vgg")
-    with pytest.raises(ConfigError, match=r"such as conv6a_bias, linear19_weight, linear19_bias, got 'score_\*'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--allow-missing must name .* such as conv6a_bias, linear19_weight, linear19_bias, got 'score_\*'",
+    ):
         match(golden_file(), ours, allow_missing=["score_*"])
 
 
@@ -246,13 +249,42 @@ def test_imagenet_weights_give_the_trunk_and_a_seeded_classifier(tmp_path):
 
 def test_imagenet_weights_fill_the_classifier_form(tmp_path):
     spec = NetworkSpec("resnet38", 1000, {"form": "classifier", **SMALL})
-    original, filled = (build_network(spec, mx.cpu(), seed=seed) for seed in (1, 2))
+    original, filled = (build_network(spec, mx.cpu(), seed=seed, classifier=True) for seed in (1, 2))
     tensors = released(original)
     tensors["arg:linear1000_weight"] = tensors["arg:linear1000_weight"].reshape(1000, 128, 1, 1)  # as a convolution
     source = read_weights(save(tmp_path / "imagenet.params", tensors))
     weights.fill(filled, source, weights.compare(source, filled))
     x = mx.nd.random.normal(shape=(1, 3, 64, 64))
     np.testing.assert_array_equal(filled(x).asnumpy(), original(x).asnumpy())
+
+
+def test_the_imagenet_file_can_stay_a_classifier_and_become_the_segmentation_network(tmp_path):
+    spec = NetworkSpec("resnet38", 1000, {"form": "classifier", **SMALL})
+    original = build_network(spec, mx.cpu(), seed=1, classifier=True)
+    file = save(tmp_path / "imagenet.params", released(original))
+    kept, out = tmp_path / "classifier.params", tmp_path / "segmentation.params"
+    result = run(
+        *(file, "--network", "resnet38", "--num-classes", 1000, "--option", "form=classifier"),
+        *("--width", 1 / 32, "--out", kept),
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "resnet38 with 1000 classes of whole images, for RGB images" in result.output
+    assert checkpoints.read_sidecar(kept)[:2] == (spec, None)
+    loaded = get_network("resnet38", 1000, form="classifier", **SMALL)
+    loaded.load_parameters(str(kept))
+    x = mx.nd.random.normal(shape=(1, 3, 64, 64))
+    # the same operators, once hybridised
+    np.testing.assert_allclose(loaded(x).asnumpy(), original(x).asnumpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(CheckpointError, match="must give a label per pixel here, got a classifier of whole images"):
+        checkpoints.load_network(kept, mx.cpu())
+    result = run(
+        *(kept, "--network", "resnet38", "--num-classes", 19, "--option", "form=segmentation", "--out", out),
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "linear19_weight, linear19_bias cannot be in it and stay as initialised (seed 0)" in result.output
+    network, _, space = checkpoints.load_network(out, mx.cpu())
+    assert space.names == CITYSCAPES_19.names and network(x).shape == (1, 19, 8, 8)
+    np.testing.assert_array_equal(network.stem.weight.data().asnumpy(), original.stem.weight.data().asnumpy())
 
 
 class TinyVGG(gluon.HybridBlock):
@@ -273,7 +305,7 @@ class TinyVGG(gluon.HybridBlock):
         return self.output(self.features(x))
 
 
-@pytest.mark.parametrize("style", ["gluon", "zip", "stream"])
+@pytest.mark.parametrize("style", ["gluon", "zip", "stream", "module"])
 def test_vgg16_computes_the_same_inside_fcn8s(tmp_path, style):
     mx.random.seed(5)
     vgg = TinyVGG()
@@ -286,7 +318,8 @@ def test_vgg16_computes_the_same_inside_fcn8s(tmp_path, style):
     if style == "gluon":
         vgg.save_parameters(str(file))
     else:
-        torch_format.save(file, dict(zip(vgg_shapes("torchvision"), tensors.values())), style)
+        names = [("module." if style == "module" else "") + name for name in vgg_shapes("torchvision")]
+        torch_format.save(file, dict(zip(names, tensors.values())), "stream" if style == "stream" else "zip")
     result = run(file, "--network", "fcn8s", "--num-classes", 21, "--out", out, "--width", 1 / 32)
     assert result.exit_code == 0, result.output
     assert f"{'MXNet .params' if style == 'gluon' else 'PyTorch .pth'}: 30 matched, 9 missing" in result.output
@@ -385,6 +418,21 @@ def test_a_partial_match_prints_the_table_and_writes_nothing(tmp_path):
     assert result.exit_code == 0 and "193 matched, 1 missing, 1 shape mismatch, 0 unexpected; 2 left" in result.output
 
 
+@pytest.mark.parametrize("name", ["[/x]", "[red]a", "a\x1b[2Jb", "a\nb", "x" * 300])
+def test_names_of_the_file_are_printed_as_they_are_or_quoted(tmp_path, name):
+    file = save(tmp_path / "f.params", {**released(resnet38()), name: np.ones(3)})
+    result = run(
+        *(file, "--network", "resnet38", "--num-classes", 19, "--out", tmp_path / "out.params"), *("--width", 1 / 32)
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "\x1b" not in result.output
+    expected = name if name.isprintable() and len(name) < 200 else repr(name[:200])
+    assert "1 unexpected" in result.output and expected[:30] in result.output
+    with pytest.raises(CheckpointError) as error:
+        match({"conv": (1,), name: (1,)}, {"conv": (1,)}, structural={name: "conv"})
+    assert str(error.value) == f"the file has two tensors for conv: conv and {expected}"
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path):
     tensors = released(resnet38())
     tensors["aux:bn7_moving_var"][3] = np.inf
@@ -476,7 +524,14 @@ def test_arguments_are_checked(tmp_path):
         "label space must be one of cityscapes-19, nthu-13, synthia-16, got 'kitti'"
     )
     assert refusal("--option", "depth") == "option must have the form KEY=VALUE, got 'depth'"
-    assert "unexpected keyword argument 'depth'" in refusal("--option", "depth=3")
+    assert refusal("--option", "foo=3") == (
+        "network: the options of resnet38 must be among batch_norm, dropout, form, width, got 'foo'"
+    )
+    assert "dropout must hold the rates of the last two units" in refusal("--option", "dropout=[a, b]")
+    assert "a classifier of whole images has no label space, got cityscapes-19" in refusal(
+        "--option", "form=classifier", "--label-space", "cityscapes-19"
+    )
+    assert "--allow-missing must name tensors of the network such as" in refusal("--allow-missing", "score_*")
     assert "batch_norm must be frozen or batch, got 'none'" in refusal("--batch-norm", "none")
     assert run(*arguments, "--network", "unet").exit_code == 2
 

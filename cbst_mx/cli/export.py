@@ -21,7 +21,7 @@ __all__ = ["COMMANDS"]
     nargs=2,
     type=int,
     metavar="H W",
-    help="Fix the ONNX file's input to one image of this size. Default: batch, height and width are free.",
+    help="With --onnx: fix the file's input to one image of this size. Default: batch, height and width are free.",
 )
 @click.option(
     "--fold-batch-norm",
@@ -36,6 +36,8 @@ def export(parameters: Path, out: Path, onnx: bool, size: Optional[Tuple[int, in
     is the network's. Every operator of both networks has an ONNX form, for any input size. Each file is run on the same
     images as the network; one that gives other logits is not kept.
     """
+    if size and not onnx:
+        raise click.UsageError("--size is that of the ONNX file: give --onnx too")
     from cbst_mx.checkpoints import load_network
     from cbst_mx.export import export_network
     from symbols.backend import mx

@@ -45,16 +45,28 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _formed(
-    network: Any, images: Any, spec: Any, ctx: Any, inference: str, tile: Optional[int], calibration_images: int
+    network: Any,
+    images: Any,
+    spec: Any,
+    ctx: Any,
+    inference: str,
+    tile: Optional[int],
+    calibration_images: int,
+    **options: Any,
 ) -> Any:
-    """Return the network in the form asked for; of int8 say how near it comes."""
+    """Return the network in the form asked for; of int8, which is for images run with `options`, say how near it is."""
     from cbst_mx.inference import quantised, with_form
+    from cbst_mx.selftrain.confidence import probabilities
 
     network.collect_params().setattr("grad_req", "null")  # gives back the memory of the gradients
     if inference != "int8":
         return with_form(network, ctx=ctx, form=inference, band_rows=tile)
     chosen = [images.image(index) for index in range(min(calibration_images, len(images)))]
-    network, near = quantised(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx)
+
+    def run(net: Any, image: Any) -> Any:
+        return probabilities(net, [image], mean=spec.mean, std=spec.std, ctx=ctx, **options)
+
+    network, near = quantised(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, run=run)
     click.echo(
         f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % of "
         f"the positions, relative error of the logits {100 * near.relative_error:.2f} %"
@@ -148,7 +160,8 @@ def evaluate(
         city=city,
         fold=fold,
     )
-    network = _formed(network, images, spec, device, inference, tile, calibration_images)
+    looks = {"flip": flip, "scales": factors, "combine": combine, "long_side": long_side}
+    network = _formed(network, images, spec, device, inference, tile, calibration_images, **looks)
     with Bars(Console()) as bars:
         matrices = evaluate_network(
             network,
@@ -157,10 +170,7 @@ def evaluate(
             mean=spec.mean,
             std=spec.std,
             ctx=device,
-            flip=flip,
-            scales=factors,
-            combine=combine,
-            long_side=long_side,
+            **looks,
             batch_size=1 if tile else 8,
             progress=lambda done, total: bars("evaluation", done, total),
         )
@@ -174,7 +184,7 @@ def evaluate(
         f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
     )
     if out:
-        settings = {"scales": factors, "combine": combine, "flip": flip, "long_side": long_side, "inference": inference}
+        settings = {**looks, "inference": inference}
         data = {"format": format_, "root": str(root), "split": split, "list": list_ and str(list_), "city": city}
         record = {
             **result,
@@ -220,8 +230,7 @@ def predict(
             if result.exists():
                 raise CBSTError(f"{result} exists already: give another folder with --out")
     network, spec, space = load_network(parameters, device)
-    network = _formed(network, chosen, spec, device, inference, tile, calibration_images)
-    out.mkdir(parents=True, exist_ok=True)
+    network = _formed(network, chosen, spec, device, inference, tile, calibration_images, flip=flip)
     with Bars(Console()) as bars:
         maps = probability_maps(
             network,

@@ -9,6 +9,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cbst_mx.cli.base import FILE
 
@@ -59,8 +60,12 @@ def import_weights(
     """Turn FILE into parameters of a network that experiments and the other commands can use.
 
     FILE is a released MXNet ResNet-38, VGG-16 of Gluon's model zoo (.params) or of torchvision (.pth), or a file of
-    this program; zoo:vgg16 is the model zoo's file where MXNet keeps its downloads (nothing is downloaded). No code in
+    this program; zoo:vgg16 is the model zoo's file where MXNet keeps its downloads (nothing is downloaded). The reduced
+    VGG-16 of gluon-cv's detectors (vgg16_atrous, tensors stages.i.j.*) is another network and is not read. No code in
     FILE is run.
+
+    --option form=classifier keeps a ResNet-38 the classifier of whole images that an ImageNet file is: of any number of
+    classes, without label space, and of use only as FILE of another import (--option form=segmentation).
 
     Prints one line per tensor. Writes OUT and OUT.json, unless tensors stay as initialised that --allow-missing does
     not name. A classifier of whole images (ImageNet) cannot have the network's last layers: these need not be named.
@@ -78,9 +83,11 @@ def import_weights(
     def show(comparison: Comparison) -> None:
         console.print(_table(comparison.rows))
         counts = [f"{comparison.count(status)} {status}" for status in _STYLES]
-        console.print(f"{source.format}: {', '.join(counts)}; {len(comparison.initialised)} left as initialised")
+        console.print(
+            f"{source.format}: {', '.join(counts)}; {len(comparison.initialised)} left as initialised", markup=False
+        )
         if comparison.classifier:
-            console.print(f"{comparison.classifier} (seed {SEED})", highlight=False)
+            console.print(f"{comparison.classifier} (seed {SEED})", markup=False, highlight=False)
 
     spec, space = write(
         source,
@@ -92,8 +99,9 @@ def import_weights(
         allow_missing=allow_missing,
         show=show,
     )
+    meaning = "of whole images" if space is None else f"({space.name})"
     click.echo(
-        f"{out}: {name} with {num_classes} classes ({space.name}), for RGB images in [0, 1] normalised by mean "
+        f"{out}: {name} with {num_classes} classes {meaning}, for RGB images in [0, 1] normalised by mean "
         f"{list(spec.mean)} and std {list(spec.std)}; {out.name}.json belongs to it"
     )
 
@@ -122,12 +130,17 @@ def _options(pairs: Tuple[str, ...], width: Optional[float], batch_norm: Optiona
 
 
 def _table(rows: Any) -> Table:
+    from cbst_mx.weights import shown
+
     table = Table(box=SIMPLE_HEAD)
     for title in ("status", "tensor", "shape", "in the file", "shape there, if other"):
         table.add_column(title, overflow="fold")
     for row in rows:
+        # the file's names may hold anything: as Text they are no markup
         there = "" if row.source_shape == row.shape else _shape(row.source_shape)
-        table.add_row(row.status, row.name, _shape(row.shape), row.source, there, style=_STYLES[row.status])
+        table.add_row(
+            row.status, row.name, _shape(row.shape), Text(shown(row.source)), there, style=_STYLES[row.status]
+        )
     return table
 
 

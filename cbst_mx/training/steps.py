@@ -6,7 +6,8 @@ are spread over the contexts, so there is one array of images per context.
 
 from __future__ import annotations
 
-from typing import Callable, List, Sequence
+import itertools
+from typing import Callable, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from symbols.backend import autograd, gluon, mx
 
 __all__ = ["checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
 
+#: What passes between two segments, of the images on one context.
+Maps = Tuple[mx.nd.NDArray, ...]
 #: Starts the backward pass at the losses of all parts; scaling them, where that is wanted, happens inside.
 Backward = Callable[[List[mx.nd.NDArray]], None]
 
@@ -88,36 +91,42 @@ def checkpointed_step(
         One per context.
     """
     seeds = rng.integers(2**31, size=(len(segments), len(images)))
-    passed = [list(images)]  # the inputs of every segment and the logits, one array per context
+    passed: List[List[Maps]] = [[(part,) for part in images]]  # before every segment and behind the last, per context
     with autograd.train_mode():
         for segment, row in zip(segments, seeds):
-            passed.append([_run(segment, x, seed) for x, seed in zip(passed[-1], row)])
+            passed.append([_run(segment, maps, seed) for maps, seed in zip(passed[-1], row)])
             _finish()
-    logits = passed.pop()
-    for part in logits:
-        _ask_for_gradient(part)
-    with autograd.record():
-        losses = loss_of(logits, labels)
-        backward(losses)
-    gradients = [part.grad for part in logits]
+    losses, gradients = _loss_and_gradients([part for (part,) in passed.pop()], labels, loss_of, backward)
     while passed:
         inputs = passed.pop()
         segment, row = segments[len(passed)], seeds[len(passed)]
         if passed:  # nobody needs the gradient of the images
-            for x in inputs:
-                _ask_for_gradient(x)
+            _ask_for_gradients(itertools.chain(*inputs))
         with autograd.record():
-            outputs = [_run(segment, x, seed) for x, seed in zip(inputs, row)]
+            outputs = [x for maps, seed in zip(inputs, row) for x in _run(segment, maps, seed)]
         autograd.backward(outputs, gradients)
-        gradients = [x.grad for x in inputs]
+        gradients = [x.grad for x in itertools.chain(*inputs)]  # context after context
         _finish()
         del inputs, outputs
     return losses
 
 
-def _run(segment: gluon.HybridBlock, x: mx.nd.NDArray, seed: int) -> mx.nd.NDArray:
-    mx.random.seed(int(seed), ctx=x.context)
-    return segment(x)
+def _loss_and_gradients(
+    logits: List[mx.nd.NDArray], labels: np.ndarray, loss_of: BatchLoss, backward: Backward
+) -> Tuple[List[mx.nd.NDArray], List[mx.nd.NDArray]]:
+    """Return the losses and their gradients with respect to the logits, which are not kept."""
+    _ask_for_gradients(logits)
+    with autograd.record():
+        losses = loss_of(logits, labels)
+        backward(losses)
+    _finish()
+    return losses, [part.grad for part in logits]
+
+
+def _run(segment: gluon.HybridBlock, maps: Maps, seed: int) -> Maps:
+    mx.random.seed(int(seed), ctx=maps[0].context)
+    result = segment(*maps)
+    return tuple(result) if isinstance(result, (list, tuple)) else (result,)
 
 
 def _finish() -> None:
@@ -125,9 +134,10 @@ def _finish() -> None:
     mx.nd.waitall()
 
 
-def _ask_for_gradient(x: mx.nd.NDArray) -> None:
-    """Do what ``x.attach_grad()`` does, also in mixed precision, where that makes a gradient of another type than x."""
-    autograd.mark_variables([x], [mx.nd.empty(x.shape, x.context, x.dtype)])
+def _ask_for_gradients(maps: Iterable[mx.nd.NDArray]) -> None:
+    """Do what ``attach_grad`` does, also in mixed precision, where that makes a gradient of another type than x."""
+    for x in maps:
+        autograd.mark_variables([x], [mx.nd.empty(x.shape, x.context, x.dtype)])
 
 
 def segments_of(network: gluon.HybridBlock) -> List[gluon.HybridBlock]:
@@ -136,7 +146,8 @@ def segments_of(network: gluon.HybridBlock) -> List[gluon.HybridBlock]:
     Parameters
     ----------
     network : HybridBlock
-        Offers ``segments()``: blocks that give the network when each is applied to the output of the one before.
+        Offers ``segments()``: blocks that give the network when each is applied to what the one before gives, one map
+        or several.
 
     Raises
     ------
@@ -146,8 +157,8 @@ def segments_of(network: gluon.HybridBlock) -> List[gluon.HybridBlock]:
     """
     if not hasattr(network, "segments"):
         raise ConfigError(
-            "gradient_checkpointing needs a network that comes in segments (resnet38), "
-            f"{type(network).__name__} does not"
+            "gradient_checkpointing needs a network that comes in segments (fcn8s, resnet38), got "
+            f"{type(network).__name__}"
         )
     blocks: List[gluon.Block] = []
     network.apply(blocks.append)
