@@ -30,7 +30,7 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks import build_network, parse_contexts, set_precision
-from cbst_mx.rounds import disk_needed, iterations_of, source_of_round, target_maps
+from cbst_mx.rounds import iterations_of, needs, source_of_round, target_maps
 from cbst_mx.selftrain.confidence import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
 from cbst_mx.training.sgd import Schedule, train
@@ -197,7 +197,7 @@ def make_plan(
         plan.notes.append("estimating the spatial prior, once over all source labels, is not counted")
     plan.memory = meter.most
     total = sum(images.number for images in validation.values())
-    plan.disk = disk_needed(experiment, network, target=target.number, size=target.size, validation=total)
+    plan.disk = needs(experiment, network, target=target.number, size=target.size, validation=total).disk
     return plan
 
 

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, spatial_prior
 from cbst_mx.selftrain import portion as schedules
 from cbst_mx.selftrain.confidence import probability_maps
-from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds, maps_needed
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds, maps_needed
 from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.retraining import pseudo_labelled_samples
@@ -40,7 +40,7 @@ from cbst_mx.training.source import labelled_samples
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["Run", "disk_needed", "evaluate_network", "iterations_of", "source_of_round", "target_maps"]
+__all__ = ["Needs", "Run", "evaluate_network", "iterations_of", "needs", "source_of_round", "target_maps"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +108,22 @@ def iterations_of(optimiser: Optimiser, images: int) -> int:
     return schedules.iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
 
 
-def disk_needed(
+class Needs(NamedTuple):
+    """What a run takes beside its network, in bytes; generous estimates."""
+
+    disk: int  # of the run folder at its largest
+    memory: int  # while it makes pseudo-labels
+
+
+def needs(
     experiment: Experiment,
     network: gluon.HybridBlock,
     *,
     target: int,
     size: Tuple[int, int],
     validation: int,
-) -> int:
-    """Return a generous estimate, in bytes, of what the whole run has on the disk at its largest.
+) -> Needs:
+    """Return how much disk and memory the whole run needs.
 
     Parameters
     ----------
@@ -142,9 +149,14 @@ def disk_needed(
         scales=training.scales,
         long_side=training.long_side,
     )
+    kept = {keep: maps} if training.rounds else {}
     checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
-    kept = maps if keep == "disk" and training.rounds else 0
-    return (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint + kept
+    disk = (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint
+    pixels = size[0] * size[1]
+    pool = target * pixels if target * pixels <= SORTED_PIXELS else 0  # sorted, or else counted
+    # at most 40 bytes per pixel of an image, as in labelling; sorting copies values and classes
+    memory = 40 * pixels + 20 * pool if training.rounds else 0
+    return Needs(disk + kept.get("disk", 0), memory + kept.get("memory", 0))
 
 
 def target_maps(
@@ -221,15 +233,15 @@ class Run:
                     f"--network {self.spec.name} --num-classes {self.spec.num_classes} --out {path}"
                 )
             self._load(network, path)
-        #: Bytes the run folder will have at most.
-        self.disk = disk_needed(
+        #: What the run takes beside its network.
+        self.needs = needs(
             experiment,
             network,
             target=len(self.target),
             size=self.target.image(0).shape[:2],
             validation=sum(map(len, self.validation.values())),
         )
-        check_free_space(out, self.disk)
+        check_free_space(out, self.needs.disk)
         counts = {"source": len(self.source), "target": len(self.target)}
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
@@ -239,7 +251,12 @@ class Run:
     def run(self) -> Dict[str, Any]:
         """Run every stage that is not done yet and return the summary."""
         with self.logging():
-            logger.info("%s: at most %.0f MB of disk for the run folder", self.experiment.name, self.disk / 1e6)
+            logger.info(
+                "%s: up to %.0f MB on the disk and, beside the network's own, %.0f MB of memory",
+                self.experiment.name,
+                self.needs.disk / 1e6,
+                self.needs.memory / 1e6,
+            )
             self.train_source()
             self.evaluate(0)
             for index in range(1, self.experiment.self_training.rounds + 1):
