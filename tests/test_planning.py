@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from cbst_mx import networks, planning, rounds
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import ConfigError
+from cbst_mx.report.tables import plan_table
 from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -100,6 +103,16 @@ def test_the_command_measures_and_writes(given, tmp_path, monkeypatch):
     assert ("publishers' numbers" in result.output) == (given == "nothing")
     assert "GPU: not measured" in result.output and "round 2" in result.output
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".part"]
+
+
+def test_the_table_fits_a_terminal(constant):
+    table = plan_table(planning.make_plan(load("gta5-cbst")).stages)
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(table)
+    lines = [line.split() for line in stream.getvalue().splitlines() if line.strip()]
+    assert lines[0] == ["stage", "images", "iterations", "labels", "training", "test", "all"]
+    assert ["source", "24,966", "46,800", "\N{EN DASH}", "26.0", "h", "41.7", "min", "26.7", "h"] in lines
+    assert len(lines) == 2 + 8 + 1  # no cell wraps
 
 
 def test_what_a_run_needs_beside_its_network():

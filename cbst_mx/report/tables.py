@@ -63,7 +63,7 @@ def iou_table(
 
 
 def plan_table(stages: Sequence[Any]) -> Table:
-    """Return a table of what the stages of a run cost, the sum last.
+    """Return a table of what the stages of a run cost (pseudo-labels, training, evaluation), the sum last.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def plan_table(stages: Sequence[Any]) -> Table:
     """
     table = Table(box=SIMPLE_HEAD)
     table.add_column("stage")
-    for title in ("images", "iterations", "labelling", "training", "evaluation", "all"):
+    for title in ("images", "iterations", "labels", "training", "test", "all"):
         table.add_column(title, justify="right")
     for stage in stages:
         times = (stage.labelling, stage.training, stage.evaluation, stage.seconds)
@@ -90,7 +90,7 @@ def _duration(seconds: float) -> str:
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / divisor:.1f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
+    return f"{seconds / 86_400:.1f} d"
 
 
 def mean_std_table(
