@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import numpy as np
 
 from cbst_mx.errors import CheckpointError, ConfigError
-from cbst_mx.files import atomic_path, write_json
+from cbst_mx.files import atomic_path, file_digest, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.networks import build_network, network_options
@@ -26,7 +25,6 @@ from symbols.backend import gluon, mx
 
 __all__ = [
     "check_unaltered",
-    "file_digest",
     "load_arrays",
     "load_network",
     "load_parameters",
@@ -38,15 +36,6 @@ __all__ = [
 
 SIDECAR_FORMAT = 1
 TRAINING_OPTIONS = frozenset({"dropout", "upsampling"})
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the digest of a file in hexadecimal."""
-    digest = hashlib.new(algorithm)
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def sidecar_path(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,16 @@ import numpy as np
 
 from cbst_mx.errors import RunError
 
-__all__ = ["atomic_folder", "atomic_path", "check_free_space", "read_json", "save_npz", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "check_free_space",
+    "file_digest",
+    "read_json",
+    "save_npz",
+    "write_json",
+    "write_text",
+]
 
 
 def _reason(error: OSError) -> str:
@@ -122,6 +132,15 @@ def check_free_space(path: Path, needed: int) -> None:
             f"not enough disk space for the run folder {path}: about {needed / 1e6:.0f} MB are needed, "
             f"{free / 1e6:.0f} MB are free"
         )
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file in hexadecimal."""
+    digest = hashlib.new(algorithm)
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

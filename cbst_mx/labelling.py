@@ -51,7 +51,7 @@ import numpy as np
 
 from cbst_mx.data.images import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
-from cbst_mx.files import check_free_space, read_json, save_npz, write_json, write_text
+from cbst_mx.files import check_free_space, file_digest, read_json, save_npz, write_json, write_text
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
 from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -341,14 +341,10 @@ class MapFolder:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"spatial prior {path} cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def _version(path: Path) -> Tuple[int, int]:

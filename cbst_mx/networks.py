@@ -6,6 +6,7 @@ B images, C classes, h x w pixels.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -14,7 +15,15 @@ from cbst_mx.network_spec import NetworkSpec
 from symbols import NETWORKS, get_network
 from symbols.backend import enable_amp, gluon, has_bfloat16, mx
 
-__all__ = ["build_network", "network_options", "output_size", "parse_context", "parse_contexts", "set_precision"]
+__all__ = [
+    "build_network",
+    "network_options",
+    "output_size",
+    "parameter_bytes",
+    "parse_context",
+    "parse_contexts",
+    "set_precision",
+]
 
 
 def parse_context(name: str) -> mx.Context:
@@ -143,6 +152,11 @@ def build_network(
         network(mx.nd.zeros((1, 3, 32, 32), ctx=ctx))  # fixes the deferred shapes and so the order of random draws
     network.hybridize(static_alloc=True, static_shape=True)
     return network
+
+
+def parameter_bytes(network: gluon.HybridBlock) -> int:
+    """Return the bytes of all parameters in float32; their shapes must be known."""
+    return sum(4 * math.prod(parameter.shape) for parameter in network.collect_params().values())
 
 
 def output_size(network: gluon.HybridBlock, size: Tuple[int, int]) -> Tuple[int, int]:

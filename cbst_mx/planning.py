@@ -29,7 +29,7 @@ from cbst_mx.data.images import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.networks import build_network, parse_contexts, set_precision
+from cbst_mx.networks import build_network, parameter_bytes, parse_contexts, set_precision
 from cbst_mx.rounds import iterations_of, needs, source_of_round, target_maps
 from cbst_mx.selftrain.confidence import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
@@ -149,7 +149,7 @@ def make_plan(
 
     base = _memory_now(contexts[0])
     network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)
-    parameters = sum(4 * int(np.prod(p.shape)) for p in network.collect_params().values())
+    parameters = parameter_bytes(network)
     meter = _Meter(contexts[0], base + 3 * parameters)  # parameters, gradients and momentum do not grow with a batch
     training, settings = experiment.source_training, experiment.self_training
     looks = 1 if settings.rounds else 0

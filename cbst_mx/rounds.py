@@ -26,7 +26,7 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
-from cbst_mx.networks import build_network, output_size, parse_contexts, set_precision
+from cbst_mx.networks import build_network, output_size, parameter_bytes, parse_contexts, set_precision
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, spatial_prior
 from cbst_mx.selftrain import portion as schedules
@@ -137,7 +137,7 @@ def needs(
     """
     training = experiment.self_training
     classes = experiment.classes().num_classes
-    parameters = sum(4 * int(np.prod(p.shape)) for p in network.collect_params().values())
+    parameters = parameter_bytes(network)
     labels = target * (size[0] * size[1] // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
     matrices = validation * 8 * classes**2
     keep, maps = maps_needed(

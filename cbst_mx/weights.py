@@ -27,8 +27,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from cbst_mx.checkpoints import check_unaltered, file_digest, load_arrays, read_sidecar, save_parameters, sidecar_path
+from cbst_mx.checkpoints import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
 from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.files import file_digest
 from cbst_mx.label_space import LABEL_SPACES, LabelSpace
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.networks import build_network
