@@ -9,6 +9,8 @@ import io
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -17,6 +19,7 @@ import numpy as np
 from cbst_mx.errors import RunError
 
 __all__ = [
+    "UNREADABLE_ARRAYS",
     "atomic_folder",
     "atomic_path",
     "check_free_space",
@@ -26,6 +29,12 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+#: What numpy and zipfile raise for damaged ``.npy`` and ``.npz`` files, depending on where the damage is.
+UNREADABLE_ARRAYS = (
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def _reason(error: OSError) -> str:

@@ -30,7 +30,7 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks import build_network, parameter_bytes, parse_contexts, set_precision
-from cbst_mx.rounds import iterations_of, needs, source_of_round, target_maps
+from cbst_mx.rounds import iterations_of, needs, scaled_side, source_of_round, target_maps
 from cbst_mx.selftrain.confidence import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
 from cbst_mx.training.sgd import Schedule, train
@@ -360,10 +360,6 @@ def _scaled(
     return seconds / fraction
 
 
-def _long_side(long_side: Optional[int], side: float) -> Optional[int]:
-    return None if long_side is None else max(32, round(side * long_side))
-
-
 def _labelling_seconds(
     experiment: Experiment,
     network: gluon.HybridBlock,
@@ -410,7 +406,7 @@ def _evaluation_seconds(
     settings = experiment.evaluation.model_dump()
 
     def work(chosen: ImageSet, side: float) -> None:
-        options: Dict[str, Any] = {**settings, "long_side": _long_side(settings["long_side"], side)}
+        options: Dict[str, Any] = {**settings, "long_side": scaled_side(settings["long_side"], side)}
         for _, probability in probability_maps(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
             probability.argmax(axis=0).asnumpy()
 

@@ -40,7 +40,16 @@ from cbst_mx.training.source import labelled_samples
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["Needs", "Run", "evaluate_network", "iterations_of", "needs", "source_of_round", "target_maps"]
+__all__ = [
+    "Needs",
+    "Run",
+    "evaluate_network",
+    "iterations_of",
+    "needs",
+    "scaled_side",
+    "source_of_round",
+    "target_maps",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +168,11 @@ def needs(
     return Needs(disk + kept.get("disk", 0), memory + kept.get("memory", 0))
 
 
+def scaled_side(long_side: Optional[int], side: float) -> Optional[int]:
+    """Return `long_side` (pixels) times the factor `side`, at least the 32 pixels of the smallest input; None stays."""
+    return None if long_side is None else max(32, round(side * long_side))
+
+
 def target_maps(
     experiment: Experiment,
     network: gluon.HybridBlock,
@@ -185,7 +199,7 @@ def target_maps(
         mean=spec.mean,
         std=spec.std,
         flip=training.flip,
-        long_side=training.long_side and max(32, round(side * training.long_side)),
+        long_side=scaled_side(training.long_side, side),
     )
 
 

@@ -25,12 +25,12 @@ import numpy as np
 
 from cbst_mx.errors import CheckpointError
 
-__all__ = ["looks_like_torch", "read_torch"]
+__all__ = ["LONGEST_NAME", "looks_like_torch", "read_torch"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"  # the instruction that states the protocol, from protocol 2 on
 # What a file of weights stays far below; a file of a few kB may otherwise describe gigabytes.
-_LONGEST_NAME = 200
+LONGEST_NAME = 200  # characters of the name of a tensor
 _MOST_AXES = 32
 _MOST_PARTS = 1_000_000  # of all that is handed to functions
 _MOST_SHARED = 4  # elements of the tensors, as a multiple of those of the storages: tied weights are stored once
@@ -178,20 +178,11 @@ def _read_stream(stream: IO[bytes]) -> Tuple[Any, _Storages]:
     return content, storages
 
 
-def _check_sizes(tensor: _Tensor) -> None:
-    sizes = (*tensor.size, *tensor.stride, tensor.offset, tensor.storage.start)
-    if len(tensor.size) != len(tensor.stride) or any(type(size) is not int or size < 0 for size in sizes):
-        raise _Damaged("a tensor's sizes, strides or offset are no natural numbers")
-    if len(tensor.size) > _MOST_AXES:
-        raise _Damaged(f"a tensor has more than {_MOST_AXES} axes")
-
-
 def _check_total(tensors: Collection[_Tensor], storages: _Storages) -> None:
     """Refuse a file whose tensors, copied, would need many times its size."""
     there = {t.storage.key: len(storages[t.storage.key]) // t.storage.dtype.itemsize for t in tensors}
     asked = 0
     for tensor in tensors:
-        _check_sizes(tensor)
         asked += math.prod(tensor.size)
     if asked > _MOST_SHARED * sum(there.values()):
         raise _Damaged(f"its tensors have more than {_MOST_SHARED} times as many elements as its storages")
@@ -201,7 +192,6 @@ def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
     dtype, numbers = tensor.storage.dtype, np.frombuffer(storages[tensor.storage.key], np.uint8)
     if numbers.size != tensor.storage.length * dtype.itemsize:
         raise _Damaged(f"storage {tensor.storage.key!r} has not the stated {tensor.storage.length} elements")
-    _check_sizes(tensor)
     first = tensor.offset + tensor.storage.start
     last = first + sum((size - 1) * stride for size, stride in zip(tensor.size, tensor.stride))
     count = math.prod(tensor.size)
@@ -228,15 +218,21 @@ def _text(value: Any) -> str:
     if type(value) is not str and type(value) is not int:
         raise _Damaged("a name is no text")
     text = str(value)
-    if len(text) > _LONGEST_NAME:
-        raise _Damaged(f"a name is longer than {_LONGEST_NAME} characters")
+    if len(text) > LONGEST_NAME:
+        raise _Damaged(f"a name is longer than {LONGEST_NAME} characters")
     return text
 
 
 def _tensor(storage: Any, offset: int, size: Tuple[int, ...], stride: Tuple[int, ...], *_: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise _Damaged("a tensor has no storage")
-    return _Tensor(storage, offset, tuple(size), tuple(stride))
+    tensor = _Tensor(storage, offset, tuple(size), tuple(stride))
+    numbers = (*tensor.size, *tensor.stride, offset, storage.start)
+    if len(tensor.size) != len(tensor.stride) or any(type(number) is not int or number < 0 for number in numbers):
+        raise _Damaged("a tensor's sizes, strides or offset are no natural numbers")
+    if len(tensor.size) > _MOST_AXES:
+        raise _Damaged(f"a tensor has more than {_MOST_AXES} axes")
+    return tensor
 
 
 def _ordered(pairs: Any = ()) -> Dict[Union[str, int], Any]:

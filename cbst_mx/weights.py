@@ -33,7 +33,7 @@ from cbst_mx.files import file_digest
 from cbst_mx.label_space import LABEL_SPACES, LabelSpace
 from cbst_mx.network_spec import NetworkSpec
 from cbst_mx.networks import build_network
-from cbst_mx.torch_files import looks_like_torch, read_torch
+from cbst_mx.torch_files import LONGEST_NAME, looks_like_torch, read_torch
 from symbols.backend import gluon, mx
 from symbols.vgg16 import STAGES
 
@@ -58,7 +58,6 @@ ZOO_SHA1 = "e660d4569ccb679ec68f1fd3cce07a387252a90a"
 
 _PARAMS_MAGIC = 0x112  # the first eight bytes of MXNet's .params, little-endian
 _SHOWN = 3
-_LONGEST_NAME = 200
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -161,7 +160,7 @@ def _vgg16_names() -> Dict[str, str]:
 
 def shown(name: str) -> str:
     """Return the name of a tensor as a terminal may get it: one that a file made up may hold anything."""
-    return name if name.isprintable() and len(name) <= _LONGEST_NAME else repr(name[:_LONGEST_NAME])
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:LONGEST_NAME])
 
 
 _VGG16 = _vgg16_names()

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cbst_mx import files, labelling
+from cbst_mx import files
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.cli.labelling import COMMANDS
 from cbst_mx.data.images import read_label
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13
-from cbst_mx.labelling import MapFolder, State, label_space_of, needs, run
+from cbst_mx.labelling import MapFolder, State, job, label_space_of, needs, run
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.streaming import StreamingThresholds
 from cbst_mx.selftrain.upsampling import ClassMaps, confidence, select
@@ -314,7 +314,7 @@ def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch,
     arguments = {"policy": "class-balanced", "portion": 0.3}
     whole = tmp_path / "whole"
     run(MapFolder.open(maps), whole, **arguments)
-    monkeypatch.setattr(labelling, "_BLOCK", 1)
+    monkeypatch.setattr(job, "_BLOCK", 1)
     reads = 0
     original = MapFolder.maps
 
@@ -336,12 +336,12 @@ def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch,
 
 
 def test_counts_are_saved_on_the_way(maps, tmp_path, monkeypatch):
-    monkeypatch.setattr(labelling, "_BLOCK", 1)
-    monkeypatch.setattr(labelling, "_CHECKPOINT", -1.0)
+    monkeypatch.setattr(job, "_BLOCK", 1)
+    monkeypatch.setattr(job, "_CHECKPOINT", -1.0)
     folder = MapFolder.open(maps)
     state, seen = State.new(folder, "paper"), []
     path = tmp_path / "state.npz"
-    labelling.count(
+    job.count(
         folder, state, path, progress=lambda *_: seen.append(len(State.load(path).counts.names) if path.exists() else 0)
     )
     assert seen == [0, 1, 2, 3, 4]  # progress is told before the state is saved

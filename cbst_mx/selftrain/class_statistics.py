@@ -14,15 +14,13 @@ train, were their target set; the threshold's value is not known, so the number 
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import save_npz
+from cbst_mx.files import UNREADABLE_ARRAYS, save_npz
 
 __all__ = [
     "METHODS",
@@ -40,12 +38,6 @@ __all__ = [
 WORST = 5  # classes
 PRIORITY = 0.001  # portion
 METHODS = ("class-balanced", "confidence")
-
-# What numpy raises for damaged files, depending on where the damage is.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def portions(counts: np.ndarray) -> np.ndarray:
@@ -279,7 +271,7 @@ class ImageStatistics:
                     raise ValueError("it holds one array without a name")
                 names, counts, sums = stored["names"], stored["counts"], stored["confidence_sums"]
                 class_names = stored["class_names"] if "class_names" in stored.files else None
-        except _UNREADABLE as error:
+        except UNREADABLE_ARRAYS as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path} is not a readable file of image statistics: {reason}") from error
         if names.ndim != 1 or names.dtype.kind != "U" or counts.ndim != 2 or len(counts) != len(names):

@@ -21,8 +21,6 @@ never changes anything. ST has one k for all classes, so there the choice always
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
@@ -33,7 +31,7 @@ from scipy import io, ndimage
 from cbst_mx.data.datasets import LabelledImageSet
 from cbst_mx.data.transforms import resize_label
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import save_npz
+from cbst_mx.files import UNREADABLE_ARRAYS, save_npz
 from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.upsampling import ClassMaps
 
@@ -63,11 +61,6 @@ _MATLAB_NUMBERS = ("double", "single", "int8", "int16", "int32", "int64", "uint8
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # What a bicubic resize leaves below 0 is less than this share of the largest value.
 _LARGEST_OVERSHOOT = 0.1
-# What numpy raises for damaged files, depending on where the damage is.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def standard_deviation(kernel: float, sigma: Optional[float] = None) -> float:
@@ -263,7 +256,7 @@ def read(path: Path) -> Tuple[np.ndarray, Dict[str, Any]]:
             raise ValueError(f"its numbers are of type {prior.dtype}")
         if not isinstance(metadata, dict):
             raise ValueError("its metadata are no mapping")
-    except _UNREADABLE as error:
+    except UNREADABLE_ARRAYS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} is not a readable spatial prior (.npz with the array 'prior'): {reason}") from error
     version = metadata.get("format", 0)

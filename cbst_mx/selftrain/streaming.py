@@ -22,8 +22,6 @@ neither the order of the images nor the number of processes or machines changes 
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -31,7 +29,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import save_npz
+from cbst_mx.files import UNREADABLE_ARRAYS, save_npz
 from cbst_mx.selftrain.thresholds import (
     RELEASED_STEP,
     Thresholds,
@@ -55,11 +53,6 @@ _NOWHERE = UPPER - 1  # a bin that only NaN would be in
 _CHUNK = 1 << 17  # pixels counted at a time: small enough for the processor's cache
 _WIDEST = 1 << 14  # bins counted at a time: 16 octaves
 _FORMAT = 1
-# What numpy raises for damaged files, depending on where the damage is.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def keys_of(values: np.ndarray) -> np.ndarray:
@@ -552,7 +545,7 @@ def read_arrays(path: Path) -> Dict[str, np.ndarray]:
             if isinstance(stored, np.ndarray):
                 raise ValueError("it holds one array without a name")
             return {key: stored[key] for key in stored.files}
-    except _UNREADABLE as error:
+    except UNREADABLE_ARRAYS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} is not a readable state of counts: {reason}") from error
 

@@ -1,0 +1,510 @@
+"""The labelling job: counts, thresholds and pseudo-labels of a folder of class maps, in one or several processes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from cbst_mx.data.images import read_label, write_label_png
+from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
+from cbst_mx.files import check_free_space, read_json, write_json, write_text
+from cbst_mx.label_space import IGNORE
+from cbst_mx.labelling.map_folder import MapFolder
+from cbst_mx.labelling.state import State
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.streaming import LOWER, StreamingThresholds
+from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
+from cbst_mx.selftrain.upsampling import select
+
+__all__ = ["Needs", "check_request", "count", "needs", "run", "sweep_rows"]
+
+Progress = Callable[[str, int, int], None]  # (what, done, in all)
+
+_BLOCK = 16  # images a process is given at a time, at most
+_PIXELS = 1 << 16  # summed at a time: small enough for the processor's cache
+_CHECKPOINT = 60.0  # seconds
+_MOST_PORTIONS = 100
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    return None
+
+
+def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Return how many values belong to each class, int64 (C,), and their sums, float64 (C,)."""
+    # Neighbours mostly belong to one class: with eight sums a class the processor need not wait for the one before.
+    length = 8 * num_classes
+    counts, sums = np.zeros(length, dtype=np.int64), np.zeros(length)
+    turns = np.arange(_PIXELS) % 8
+    for start in range(0, len(values), _PIXELS):
+        part = classes[start : start + _PIXELS].astype(np.intp)
+        part *= 8
+        part += turns[: len(part)]
+        counts += np.bincount(part, minlength=length)
+        sums += np.bincount(part, weights=values[start : start + _PIXELS], minlength=length)
+    return counts.reshape(-1, 8).sum(axis=1), sums.reshape(-1, 8).sum(axis=1)
+
+
+def _count_block(
+    folder: MapFolder, template: StreamingThresholds
+) -> Tuple[StreamingThresholds, Optional[ImageStatistics], Optional[CBSTError]]:
+    """Count some images; return their counts, in the first step their statistics, and what stopped it on the way."""
+    part = template.part()
+    statistics = None if part.refining else ImageStatistics(folder.num_classes)
+    for index, name in enumerate(folder.names):
+        try:
+            value, predicted = folder.confidence(index)
+            part.add(name, value, predicted)
+        except CBSTError as error:
+            return part, statistics, error
+        if statistics is not None:
+            statistics.add(name, *_per_class(value.reshape(-1), predicted.reshape(-1), folder.num_classes))
+    return part, statistics, None
+
+
+def _select_block(
+    folder: MapFolder, thresholds: Sequence[Thresholds], out: Optional[Path], reuse: bool
+) -> Tuple[np.ndarray, int]:
+    """Label some images; return kept pixels int64 (len(thresholds), C) and pixels.
+
+    The labels of the first thresholds are written to `out`. Where that is all that is wanted, with `reuse` a label that
+    is there already is counted instead of made again: it is this very job's. One that is damaged is made again.
+    """
+    kept = np.zeros((len(thresholds), folder.num_classes), dtype=np.int64)
+    pixels = 0
+    for index, name in enumerate(folder.names):
+        path = None if out is None else out / f"{name}.png"
+        stored = _stored_label(path, folder.sizes[index]) if path and reuse and len(thresholds) == 1 else None
+        if stored is not None:
+            labels = [stored]
+        else:
+            labels = select(folder.maps(index), thresholds, folder.prior_maps(index))
+            if path is not None:
+                write_label_png(path, labels[0], folder.label_space)
+        for row, label in zip(kept, labels):
+            row += np.bincount(label.reshape(-1), minlength=IGNORE + 1)[: folder.num_classes]
+        pixels += labels[0].size
+    return kept, pixels
+
+
+def _stored_label(path: Path, size: Tuple[int, int]) -> Optional[np.ndarray]:
+    """Return a label written before; None where there is none that can be used."""
+    try:
+        label = read_label(path)
+    except DataError:
+        return None
+    return label if label.shape == size else None
+
+
+def _start() -> None:
+    cv2.setNumThreads(1)  # the processes share the processor already
+
+
+def _context() -> BaseContext:
+    """Return how processes start: never as copies of this one, which may hold threads of other libraries."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once for all of them
+    return context
+
+
+class _Workers:
+    """The processes of a job, started when they are first needed; with one worker this process does all."""
+
+    def __init__(self, number: int):
+        _check_workers(number)
+        self._number = number
+        self._pool: Optional[ProcessPoolExecutor] = None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def blocks(
+        self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
+    ) -> Iterator[Tuple[int, Any]]:
+        """Call ``function(part of folder, *arguments)`` for all of `names`, block by block.
+
+        Yields the length of a block and the result, in any order.
+        """
+        length = max(1, min(_BLOCK, -(-len(names) // (2 * self._number))))
+        places = {name: index for index, name in enumerate(folder.names)}
+        indices = [places[name] for name in names]
+        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
+        if self._number == 1 or len(blocks) <= 1:
+            for block in blocks:
+                yield len(block.names), function(block, *arguments)
+            return
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self._number, _context(), initializer=_start)
+        waiting: Dict[Future, int] = {}
+        try:
+            while blocks or waiting:
+                while blocks and len(waiting) < 2 * self._number:  # results wait in memory
+                    block = blocks.pop(0)
+                    waiting[self._pool.submit(function, block, *arguments)] = len(block.names)
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise RunError("a worker process was stopped from outside, perhaps for lack of memory") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+
+
+def count(
+    folder: MapFolder,
+    state: State,
+    path: Path,
+    *,
+    workers: int = 1,
+    progress: Progress = _silent,
+) -> None:
+    """Count every image of `folder` that the present step of `state` has not counted, and save the state to `path`.
+
+    Parameters
+    ----------
+    folder : MapFolder
+    state : State
+    path : Path
+        The state is also saved there on the way.
+    workers : int
+        Processes; the result is the same for any number.
+    progress : callable, optional
+        Called with (what, images done, images in all).
+
+    Raises
+    ------
+    CBSTError
+        If a map cannot be used or a file not be written (what was counted so far is not lost), or before anything is
+        done if the disk is too small.
+    """
+    portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
+    check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
+    with _Workers(workers) as pool:
+        _count(folder, state, path, pool, progress)
+
+
+def _count(folder: MapFolder, state: State, path: Path, pool: _Workers, progress: Progress) -> None:
+    what = "second count" if state.counts.refining else "count"
+    names = state.counts.pending(folder.names)
+    done, saved = len(folder.names) - len(names), time.monotonic()
+    versions = dict(zip(folder.names, folder.versions))
+    try:
+        for number, (part, statistics, error) in pool.blocks(_count_block, folder, names, state.counts.part()):
+            state.counts.merge(part)
+            if statistics is not None:
+                state.statistics.merge(statistics)
+                state.versions.update((name, versions[name]) for name in part.done)
+            if error is not None:
+                raise error
+            done += number
+            progress(what, done, len(folder.names))
+            if time.monotonic() - saved > _CHECKPOINT:
+                state.save(path)
+                saved = time.monotonic()
+    finally:
+        state.save(path)
+
+
+class Needs(NamedTuple):
+    """What a job takes, in bytes; generous estimates."""
+
+    disk: int
+    memory: int
+
+
+def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = True) -> Needs:
+    """Return how much disk space and memory (of all processes together) a job needs.
+
+    Parameters
+    ----------
+    folder : MapFolder
+    workers : int
+        Processes.
+    portions : int
+        How many portions are looked at.
+    labels : bool
+        Whether pseudo-labels are written.
+    """
+    areas = [height * width for height, width in folder.sizes]
+    critical = (folder.num_classes + 1) * portions * LOWER * 8
+    state = 4_000_000 + critical + len(folder.names) * 16 * folder.num_classes
+    # PNGs of label maps are far below one bit a pixel
+    disk = 2 * state + (sum(areas) // 8 + 4096 * len(areas) if labels else 0)
+    largest = max(range(len(areas)), key=areas.__getitem__)
+    stored = int(np.prod(folder.shapes[largest])) * max(4, folder.item_bytes)
+    prior = folder.prior_bytes()
+    # measured: 100 MB for the program, at most 40 bytes per pixel of an image
+    return Needs(disk, (workers + (workers > 1)) * (100_000_000 + state + prior) + workers * (stored + 40 * max(areas)))
+
+
+def check_request(
+    policy: str, portion: Optional[float], portions: Sequence[float], *, fidelity: str, workers: int
+) -> List[float]:
+    """Return the portions to look at, that of the labels first and each once.
+
+    Parameters
+    ----------
+    policy, portion, portions, fidelity, workers
+        As for :func:`run`.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is not allowed.
+    """
+    check_fidelity(fidelity)
+    _check_workers(workers)
+    wanted = list(dict.fromkeys([*([] if portion is None else [portion]), *portions]))
+    if len(wanted) > _MOST_PORTIONS:
+        raise ConfigError(f"portions must be at most {_MOST_PORTIONS}, got {len(wanted)}")
+    for value in wanted:
+        check_policy(policy, value)
+    return wanted
+
+
+def run(
+    folder: MapFolder,
+    out: Path,
+    *,
+    policy: str,
+    portion: Optional[float],
+    portions: Sequence[float] = (),
+    fidelity: str = "paper",
+    state: Optional[State] = None,
+    workers: int = 1,
+    progress: Progress = _silent,
+) -> Dict[str, Any]:
+    """Run the whole job into the folder `out`, or go on with it.
+
+    Parameters
+    ----------
+    folder : MapFolder
+        The maps.
+    out : Path
+        New, empty, or of this very job.
+    policy : {"global", "class-balanced"}
+        ST or CBST.
+    portion : float, optional
+        p of the pseudo-labels; None writes none (nor ``kc.json``).
+    portions : sequence of float
+        Portions of the sweep table.
+    fidelity : {"paper", "released"}
+        Whose rules thresholds follow.
+    state : State, optional
+        Counts made before, for example merged from several machines. Every map of `folder` must be counted in it.
+    workers : int
+        Processes; the result is the same for any number.
+    progress : callable, optional
+        Called with (what, images done, images in all).
+
+    Returns
+    -------
+    dict
+        What ``kc.json`` holds (without `portion`: only the key ``sweep``), with ``sweep``, the rows of ``sweep.csv``.
+
+    Raises
+    ------
+    CBSTError
+        If anything given cannot be used. Finished parts stay; the same call goes on from them.
+    """
+    wanted = check_request(policy, portion, portions, fidelity=fidelity, workers=workers)
+    if not wanted:
+        raise ConfigError("a portion or portions must be given, got neither")
+    if state is not None:
+        _check_counted(folder, state, fidelity, policy, wanted)
+    identity = {
+        "settings": {**folder.settings(), "fidelity": fidelity},
+        "names": list(folder.label_space.names),
+        "policy": policy,
+        "portion": portion,
+        "portions": list(portions),
+        "counted images": None if state is None else len(state.counts.names),
+        # of a count that goes on the state knows the files
+        "files": None if state is None else hashlib.sha256(json.dumps(folder.names).encode()).hexdigest(),
+    }
+    with _Workers(workers) as pool:
+        check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
+        _open(out, identity)
+        sweep_path, state_path = out / "sweep.csv", out / "state.npz"
+        labels = out / "pseudo_labels" if portion is not None else None
+        reuse = state_path.is_file()  # else nobody knows of which files the labels are
+        if reuse:
+            state = _stored(folder, state_path, state, fidelity)
+            made = [sweep_path] if portions else []
+            if labels is not None:
+                made += [out / "kc.json", *(labels / f"{name}.png" for name in folder.names)]
+            if not state.counts.pending(folder.names) and all(path.is_file() and path.stat().st_size for path in made):
+                record = {} if portion is None else read_json(out / "kc.json")
+                return {**record, "sweep": _read_sweep(sweep_path) if portions else []}
+        state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
+        state.statistics.save(out / "image_statistics.npz")
+        thresholds = [state.counts.thresholds(policy, value) for value in wanted]
+        kept = np.zeros((len(wanted), folder.num_classes), dtype=np.int64)
+        pixels = done = 0
+        for number, block in pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse):
+            kept += block[0]
+            pixels += block[1]
+            done += number
+            progress("selection", done, len(folder.names))
+
+    result: Dict[str, Any] = {}
+    if portions:
+        chosen = [wanted.index(value) for value in portions]
+        result["sweep"] = sweep_rows([thresholds[i] for i in chosen], kept[chosen], folder.label_space.names)
+        write_text(sweep_path, _to_csv(result["sweep"]))
+    if portion is not None:
+        record = {
+            **thresholds[0].to_json(),
+            "names": list(folder.label_space.names),
+            "kept": [int(value) for value in kept[0]],
+            "pixels": pixels,
+            "kept_portion": float(kept[0].sum() / pixels),
+            "images": len(folder.names),
+            "settings": state.settings,
+        }
+        write_json(out / "kc.json", record)
+        result.update(record)
+    result.setdefault("sweep", [])
+    return result
+
+
+def _counted(
+    folder: MapFolder,
+    path: Path,
+    state: Optional[State],
+    fidelity: str,
+    policies: Sequence[str],
+    portions: Sequence[float],
+    pool: _Workers,
+    progress: Progress,
+) -> State:
+    """Return the counts from which the thresholds can be read, those of `state` or anew; saved to `path`."""
+    if state is None:
+        state = State.new(folder, fidelity)
+    if not state.counts.refining and state.counts.pending(folder.names):
+        _count(folder, state, path, pool, progress)
+    if state.counts.refine(policies, portions):
+        _count(folder, state, path, pool, progress)
+    if not path.is_file():
+        state.save(path)
+    return state
+
+
+def _stored(folder: MapFolder, path: Path, given: Optional[State], fidelity: str) -> State:
+    """Return the counts of a job that goes on; refuse them when the images are others than those that were counted."""
+    state = State.load(path)
+    state.check(folder, fidelity)
+    if given is None:
+        complete = state.counts.refining or not state.counts.pending(state.own)
+        gone = sorted(set(state.counts.names).difference(folder.names))
+        come = sorted(set(folder.names).difference(state.counts.names)) if complete else []
+        state.whole, state.own = set(folder.whole), set(folder.names)
+        if gone or come:
+            what = f"{gone[0]}, which it has counted, is gone" if gone else f"{come[0]} is new"
+            raise RunError(f"{path} must be of the same files as before, {what}: give a new output folder")
+    return state
+
+
+def _check_counted(folder: MapFolder, state: State, fidelity: str, policy: str, portions: Sequence[float]) -> None:
+    """Refuse a state in which a map is missing, or which needs maps that are not in the folder."""
+    state.check(folder, fidelity)
+    state.check_whole(folder)
+    missing = sorted(set(state.counts.names).difference(folder.names))
+    if missing:
+        # the maps of this folder are not enough for another pass: the state must have had it
+        try:
+            for value in portions:
+                state.counts.thresholds(policy, value)
+        except DataError as error:
+            raise DataError(
+                f"the state holds images that are not in the folder, such as {missing[0]}, and needs a second count of "
+                "them for these portions: run label count with --refine on every machine and merge the results"
+            ) from error
+
+
+def _open(out: Path, identity: Mapping[str, Any]) -> None:
+    """Make the output folder, or go on in it when it is this very job's."""
+    path = out / "job.json"
+    identity = json.loads(json.dumps(identity))
+    if path.is_file():
+        stored = read_json(path)
+        changed = [key for key in identity if not isinstance(stored, dict) or stored.get(key) != identity[key]]
+        if changed:
+            raise RunError(
+                f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
+    else:
+        write_json(path, identity)
+
+
+_COLUMNS = ("portion", "train_id", "name", "count", "threshold", "kc", "kept")
+
+
+def sweep_rows(thresholds: Sequence[Thresholds], kept: np.ndarray, names: Sequence[str]) -> List[Dict[str, Any]]:
+    """Return the sweep table: one row per portion and class.
+
+    Parameters
+    ----------
+    thresholds : sequence of Thresholds
+        One per portion.
+    kept : ndarray of shape (len(thresholds), C), int64
+        Pixels of each pseudo-label class.
+    names : sequence of str
+        C class names.
+
+    Returns
+    -------
+    list of dict
+        ``portion``, ``train_id``, ``name``, ``count`` (N_c), ``threshold``, ``kc`` (None where nothing may be kept) and
+        ``kept``.
+    """
+    rows = []
+    for chosen, counts in zip(thresholds, kept):
+        record = chosen.to_json()
+        for index, name in enumerate(names):
+            values = (chosen.portion, index, name, *(record[key][index] for key in _COLUMNS[3:6]), int(counts[index]))
+            rows.append(dict(zip(_COLUMNS, values)))
+    return rows
+
+
+def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _read_sweep(path: Path) -> List[Dict[str, Any]]:
+    types: Dict[str, Callable[[str], Any]] = {"train_id": int, "name": str, "count": int, "kept": int}
+    with open(path, encoding="utf-8", newline="") as stream:
+        return [
+            {key: types.get(key, float)(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(stream)
+        ]

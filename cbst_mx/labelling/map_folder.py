@@ -1,0 +1,401 @@
+"""The input of the labelling job: class maps in files, opened without reading their numbers.
+
+C classes, H x W pixels; a stored map is (C, h, w), at full size or at a network's stride.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+import functools
+import unicodedata
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
+from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
+from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain.upsampling import INTERPOLATIONS, ClassMaps, confidence
+
+__all__ = ["MapFolder", "label_space_of"]
+
+_SUFFIXES = (".npy", ".npz")
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, bytes that are no text, ends of lines and paragraphs
+_BY_COUNT = {space.num_classes: space for space in (CITYSCAPES_19, SYNTHIA_16, NTHU_13)}
+
+
+def label_space_of(classes: Optional[str], found: int) -> LabelSpace:
+    """Return the label space of maps of `found` classes.
+
+    Parameters
+    ----------
+    classes : str, optional
+        A label space's name, or a number of classes. By default, and for a number, 19, 16 and 13 stand for Cityscapes,
+        SYNTHIA and NTHU; the classes of any other number are called "class 0", "class 1", ...
+    found : int
+        C of the maps.
+
+    Raises
+    ------
+    ConfigError
+        If `classes` is no such name or number.
+    DataError
+        If the maps have another number of classes.
+    """
+    if classes is None:
+        classes = str(found)
+    if classes in LABEL_SPACES:
+        space = LABEL_SPACES[classes]
+    elif classes.isdigit() and 1 <= int(classes) <= 253:
+        space = _BY_COUNT.get(int(classes)) or _unnamed(int(classes))
+    else:
+        known = ", ".join(sorted(LABEL_SPACES))
+        raise ConfigError(f"classes must be a number from 1 to 253 or one of {known}, got {classes!r}")
+    if space.num_classes != found:
+        raise DataError(f"the maps must have the {space.num_classes} classes of {space.name}, they have {found}")
+    return space
+
+
+def _unnamed(number: int) -> LabelSpace:
+    colours = []
+    for index in range(number):  # hues a golden section apart differ however many there are
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.6, 0.9)
+        colours.append((int(255 * red), int(255 * green), int(255 * blue)))
+    names = tuple(f"class {index}" for index in range(number))
+    return LabelSpace(name=f"classes-{number}", names=names, palette=tuple(colours), raw_ids={})
+
+
+@dataclasses.dataclass(frozen=True)
+class MapFolder:
+    """The class maps of a folder, one image per ``.npy`` or ``.npz`` file, and how they become full-size maps.
+
+    Attributes
+    ----------
+    label_space : LabelSpace
+        The C classes.
+    names : tuple of str
+        The files' names without suffix, sorted.
+    paths : tuple of Path
+    shapes : tuple of (int, int, int)
+        (C, h, w) as stored.
+    item_bytes : int
+        Bytes per stored value, the largest of all files.
+    sizes : tuple of (int, int)
+        (H, W) of the images.
+    versions : tuple of (int, int)
+        Bytes and time of change (in nanoseconds) of the files.
+    whole : tuple of str
+        The names in the folder, of which `names` may be a shard.
+    stride : int
+        Pixels per cell along each side.
+    size : (int, int), optional
+        (H, W) of every image, where that was given.
+    interpolation : {"bilinear", "bicubic"}
+    prior : Path, optional
+        Spatial prior.
+    prior_sha256 : str, optional
+        Of its file.
+    """
+
+    label_space: LabelSpace
+    names: Tuple[str, ...]
+    paths: Tuple[Path, ...]
+    shapes: Tuple[Tuple[int, int, int], ...]
+    sizes: Tuple[Tuple[int, int], ...]
+    item_bytes: int
+    versions: Tuple[Tuple[int, int], ...]
+    whole: Tuple[str, ...]
+    stride: int = 1
+    size: Optional[Tuple[int, int]] = None
+    interpolation: str = "bilinear"
+    prior: Optional[Path] = None
+    prior_sha256: Optional[str] = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        classes: Optional[str] = None,
+        stride: int = 1,
+        size: Union[Tuple[int, int], Mapping[str, Tuple[int, int]], None] = None,
+        interpolation: str = "bilinear",
+        prior: Optional[Path] = None,
+        shard: Tuple[int, int] = (1, 1),
+    ) -> MapFolder:
+        """Look at every file of `folder` without reading its numbers.
+
+        Parameters
+        ----------
+        folder : Path
+            Its files ``NAME.npy`` and ``NAME.npz`` (one array, or one called ``probability``) hold float32 or float16
+            maps (C, h, w); other files are left alone.
+        classes : str, optional
+            As for :func:`label_space_of`.
+        stride : int
+            Pixels per cell along each side; 1 for maps at full size.
+        size : (int, int) or mapping of str to (int, int), optional
+            (H, W) of all images, or by name, where they are not `stride` times the map.
+        interpolation, prior
+            As the attributes.
+        shard : (int, int)
+            (i, n): the i-th of n parts of the sorted files, every n-th file from the i-th on; (1, 1) is all.
+
+        Raises
+        ------
+        ConfigError
+            If an argument is not allowed.
+        DataError
+            If the folder is missing or holds no map, or a file cannot be used.
+        """
+        if stride < 1:
+            raise ConfigError(f"upsample must be at least 1, got {stride}")
+        if interpolation not in INTERPOLATIONS:
+            raise ConfigError(f"upsampling must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+        part, parts = shard
+        if not 1 <= part <= parts:
+            raise ConfigError(f"shard must be I/N with I from 1 to N, got {part}/{parts}")
+        if not folder.is_dir():
+            raise DataError(f"folder of probabilities {folder} does not exist")
+        paths = sorted(
+            (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not path.name.startswith(".")),
+            key=lambda path: path.stem,
+        )
+        if not paths:
+            raise DataError(f"folder of probabilities {folder} holds no .npy or .npz file")
+        for first, second in zip(paths, paths[1:]):
+            if first.stem == second.stem:
+                raise DataError(f"every image must have one map, got {first} and {second}")
+        if parts > len(paths):
+            raise ConfigError(f"shard must be one of at most {len(paths)} (one for each map), got {part}/{parts}")
+        for path in paths:
+            if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
+                raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
+        whole = tuple(path.stem for path in paths)
+        paths = paths[part - 1 :: parts]
+        versions = tuple(_version(path) for path in paths)
+        shapes: List[Tuple[int, int, int]] = []
+        sizes: List[Tuple[int, int]] = []
+        item_bytes = 0
+        for path in paths:
+            shape, dtype = _header(path)
+            if dtype.kind != "f" or dtype.itemsize not in (2, 4):
+                raise DataError(f"{path} must hold float32 or float16 probabilities, got {dtype}")
+            if len(shape) != 3 or 0 in shape:
+                raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
+            if shape[0] > 253:
+                raise DataError(f"{path} must hold at most 253 classes, got {shape[0]} (shape {shape}, classes first)")
+            if shapes and shape[0] != shapes[0][0]:
+                raise DataError(f"{path} must have the {shapes[0][0]} classes of {paths[0].name}, got {shape[0]}")
+            shapes.append((shape[0], shape[1], shape[2]))
+            sizes.append(_size(path, shapes[-1], stride, size))
+            item_bytes = max(item_bytes, dtype.itemsize)
+        found = cls(
+            label_space=label_space_of(classes, shapes[0][0]),
+            names=tuple(path.stem for path in paths),
+            paths=tuple(paths),
+            shapes=tuple(shapes),
+            sizes=tuple(sizes),
+            item_bytes=item_bytes,
+            versions=versions,
+            whole=whole,
+            stride=stride,
+            size=size if isinstance(size, tuple) else None,
+            interpolation=interpolation,
+            prior=prior,
+            prior_sha256=None if prior is None else _sha256(prior),
+        )
+        found.prior_maps(0)  # refuse what is wrong with it now
+        return found
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.label_space.num_classes
+
+    def subset(self, indices: Sequence[int]) -> MapFolder:
+        """Return the same for some of the images."""
+        chosen: Dict[str, Any] = {
+            field: tuple(getattr(self, field)[index] for index in indices)
+            for field in ("names", "paths", "shapes", "sizes", "versions")
+        }
+        chosen["whole"] = ()  # sent to a process with every block
+        return dataclasses.replace(self, **chosen)
+
+    def maps(self, index: int) -> ClassMaps:
+        """Return the probabilities of one image, seen at full size.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read, or has changed since the folder was opened.
+        """
+        if _version(self.paths[index]) != self.versions[index]:
+            raise DataError(f"{self.paths[index]} has changed since this run began: give the same command again")
+        stored = _read(self.paths[index], mapped=self.shapes[index][1:] == self.sizes[index])
+        if stored.shape != self.shapes[index]:
+            raise DataError(f"{self.paths[index]} has changed: its shape was {self.shapes[index]}, is {stored.shape}")
+        return ClassMaps(stored, self.sizes[index], interpolation=self.interpolation)
+
+    def prior_maps(self, index: int) -> Optional[ClassMaps]:
+        """Return the spatial prior at the size of one image, None where there is none."""
+        if self.prior is None or self.prior_sha256 is None:
+            return None
+        # the names of unnamed classes are ours: there is nothing to compare
+        names = self.label_space.names if self.label_space.name in LABEL_SPACES else None
+        return _sized_prior(self.prior, self.prior_sha256, self.num_classes, names, self.sizes[index])
+
+    def confidence(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Return confidence float32 (H, W) and predicted class uint8 (H, W) of one image.
+
+        Raises
+        ------
+        DataError
+            Naming the file, if it cannot be used.
+        """
+        try:
+            maps = self.maps(index)
+            _check_order(maps)
+            return confidence(maps, self.prior_maps(index))
+        except DataError as error:
+            if str(self.paths[index]) in str(error):
+                raise
+            raise DataError(f"{self.paths[index]}: {error}") from error
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what the counts depend on besides the files, as JSON values."""
+        return {
+            "classes": self.num_classes,
+            "upsample": self.stride,
+            "size": None if self.size is None else list(self.size),
+            "upsampling": self.interpolation,
+            "spatial prior (SHA-256)": self.prior_sha256,
+        }
+
+    def prior_bytes(self) -> int:
+        """Return how much memory the spatial prior takes while it is read, 0 where there is none."""
+        if self.prior is None:
+            return 0
+        shape, dtype = _header(self.prior, "prior")
+        return int(np.prod(shape)) * (4 if dtype == np.float32 else 4 + dtype.itemsize)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise DataError(f"spatial prior {path} cannot be read: {error.strerror or error}") from error
+
+
+def _version(path: Path) -> Tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return found.st_size, found.st_mtime_ns
+
+
+def _check_order(maps: ClassMaps) -> None:
+    """Refuse maps whose classes come last: there the values of a row sum to 1 along the wrong axis."""
+    row = maps.cells(slice(0, 1), slice(0, maps.size[1]))[:, 0].astype(np.float32)  # (C, w)
+    with np.errstate(all="ignore"):  # NaN and infinity are refused later
+        wrong = np.abs(row.sum(axis=1) - 1).max() < 0.01 and np.abs(row.sum(axis=0) - 1).max() > 0.1
+    if wrong:
+        raise DataError("probabilities must be of shape (C, H, W), they sum to 1 along the last axis instead")
+
+
+def _size(
+    path: Path,
+    shape: Tuple[int, int, int],
+    stride: int,
+    given: Union[Tuple[int, int], Mapping[str, Tuple[int, int]], None],
+) -> Tuple[int, int]:
+    """Return (H, W) of one image; refuse a size that the map does not fit."""
+    if given is None:
+        return shape[1] * stride, shape[2] * stride
+    size = given if isinstance(given, tuple) else given[path.stem]
+    for cells, pixels in zip(shape[1:], size):
+        if cells not in (pixels // stride, -(-pixels // stride)):
+            raise DataError(
+                f"{path} must have the cells of {size[0]} x {size[1]} pixels at stride {stride}, "
+                f"got {shape[1]} x {shape[2]}"
+            )
+    return size
+
+
+def _member(names: Sequence[str]) -> str:
+    """Return which array of an ``.npz`` is the map."""
+    if "probability" in names:
+        return "probability"
+    if len(names) != 1:
+        raise ValueError(f"it must hold one array or one called 'probability', got {', '.join(names) or 'none'}")
+    return names[0]
+
+
+def _unusable(path: Path, error: BaseException) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path} does not exist")
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"{path} is not a readable .npy or .npz file of numbers: {reason}")
+
+
+def _is_archive(path: Path) -> bool:
+    """Return whether a map is in an ``.npz``; refuse an ``.npz`` that is called ``.npy``."""
+    if path.suffix != ".npy":
+        return True
+    with open(path, "rb") as stream:
+        if stream.read(2) == b"PK":
+            raise ValueError("it is an .npz archive, and must be called so")
+    return False
+
+
+def _header(path: Path, member: Optional[str] = None) -> Tuple[Tuple[int, ...], np.dtype]:
+    """Return shape and type of a file's map, or of an archive's array `member`, without reading its numbers."""
+    try:
+        if member is None and not _is_archive(path):
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            return mapped.shape, mapped.dtype
+        with zipfile.ZipFile(path) as archive:
+            names = [name[: -len(".npy")] for name in archive.namelist() if name.endswith(".npy")]
+            with archive.open((member or _member(names)) + ".npy") as stream:
+                version = np.lib.format.read_magic(stream)
+                if version == (1, 0):
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                else:
+                    shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+                return shape, dtype
+    except UNREADABLE_ARRAYS as error:
+        raise _unusable(path, error) from error
+
+
+def _read(path: Path, *, mapped: bool) -> np.ndarray:
+    """Return a file's map in the machine's byte order; `mapped` leaves the numbers of a ``.npy`` on the disk."""
+    try:
+        if not _is_archive(path):
+            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        else:
+            with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
+                stored = np.load(stream, allow_pickle=False)
+                if isinstance(stored, np.ndarray):
+                    raise ValueError("it is no archive, and must be called .npy")
+                array = stored[_member(stored.files)]
+    except UNREADABLE_ARRAYS as error:
+        raise _unusable(path, error) from error
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+# In the key the hash stands for what the file holds; neighbouring images share the prior, resized tile by tile.
+@functools.lru_cache(maxsize=1)
+def _prior(path: Path, sha256: str, num_classes: int, names: Optional[Tuple[str, ...]]) -> np.ndarray:
+    return spatial_prior.load(path, num_classes, names)
+
+
+@functools.lru_cache(maxsize=4)
+def _sized_prior(
+    path: Path, sha256: str, num_classes: int, names: Optional[Tuple[str, ...]], size: Tuple[int, int]
+) -> ClassMaps:
+    return ClassMaps(_prior(path, sha256, num_classes, names), size)
