@@ -28,7 +28,7 @@ __all__ = ["METHODS", "DemoResult", "run_demo"]
 METHODS = {"source": "source-only", "st": "ST", "cbst": "CBST", "cbst-sp": "CBST-SP"}
 
 SIZE = (64, 160)  # pixels of a scene
-COUNTS = {"source_count": 600, "source_val_count": 50, "target_count": 150, "target_val_count": 60}
+COUNTS = {"source_count": 900, "source_val_count": 50, "target_count": 150, "target_val_count": 60}
 _PICTURE_ROWS = 4
 
 Progress = Callable[[str, int, int], None]

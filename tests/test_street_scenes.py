@@ -137,6 +137,17 @@ def test_road_is_low_and_sky_is_high(labels: dict[str, np.ndarray], domain: str)
     assert sidewalk[:, :, 64:96].mean() < 0.2 * sidewalk.mean()
 
 
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_places_tell_classes_apart(labels: dict[str, np.ndarray], domain: str) -> None:
+    # What a spatial prior can use: buses come on the right and lorries on the left.
+    maps = labels[domain]
+    bus, truck = (np.median(np.nonzero(maps == NAMES.index(name))[2]) for name in ("bus", "truck"))
+    assert bus > truck + 15
+    # Cars stand at all distances: their pixels reach from near the horizon (row 27 of 64) to beside the camera.
+    low, high = np.percentile(np.nonzero(maps == NAMES.index("car"))[1], (10, 90))
+    assert low < 35 and high > 50
+
+
 def test_thin_objects_keep_a_visible_width(labels: dict[str, np.ndarray]) -> None:
     # At 64 rows a bar is at least 2 pixels wide, so most pole pixels have a pole pixel beside them.
     pole = labels["source"] == NAMES.index("pole")

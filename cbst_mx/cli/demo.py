@@ -30,7 +30,7 @@ __all__ = ["COMMANDS"]
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
 @click.option(
-    "--shift", default=0.8, show_default=True, help="Strength of the target's change in appearance; 0 = none."
+    "--shift", default=0.7, show_default=True, help="Strength of the target's change in appearance; 0 = none."
 )
 @click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
 def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_seed: int, **counts: int) -> None:
@@ -56,7 +56,7 @@ def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_s
 @click.command()
 @click.option("--out", required=True, type=FOLDER, help="Folder for data, runs, tables and the picture.")
 @click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a whole repetition.")
-@click.option("--shift", default=0.8, show_default=True, help="Strength of the target's change in appearance.")
+@click.option("--shift", default=0.7, show_default=True, help="Strength of the target's change in appearance.")
 @click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
 @click.option(
     "--experiment",

@@ -124,7 +124,7 @@ LOOKS: dict[str, ClassLook] = {
     "terrain": ClassLook(((150, 160, 76),), 9, "grass", 2.2, 12, 0.80, "vegetation"),
     "sky": ClassLook(((104, 162, 226),), 8, "clouds", 0.7, 10, 0.60, (206, 200, 190)),
     "person": ClassLook(
-        ((196, 64, 60), (66, 76, 150), (212, 196, 170), (90, 60, 96)), 16, "flat", 1.0, 0, 0.30, "rider"
+        ((196, 64, 60), (66, 76, 150), (212, 196, 170), (180, 116, 170)), 16, "flat", 1.0, 0, 0.30, "rider"
     ),
     "rider": ClassLook(((236, 146, 30), (222, 214, 54)), 12, "flat", 1.0, 0, 0.65, "person"),
     "car": ClassLook(
@@ -136,7 +136,7 @@ LOOKS: dict[str, ClassLook] = {
         0.25,
         "truck",
     ),
-    "truck": ClassLook(((226, 120, 36), (60, 122, 128)), 10, "panels", 1.2, 8, 0.80, "car"),
+    "truck": ClassLook(((226, 120, 36), (124, 62, 160)), 10, "panels", 1.2, 8, 0.80, "car"),
     "bus": ClassLook(((238, 190, 30),), 10, "flat", 1.0, 0, 0.65, "truck"),
     "train": ClassLook(((44, 142, 104),), 10, "panels", 0.8, 5, 0.75, "building"),
     "motorcycle": ClassLook(((120, 22, 58),), 10, "flat", 1.0, 0, 0.80, "car"),
@@ -234,7 +234,7 @@ CONTENT: dict[str, Content] = {
         verge=0.25,
         lawn=0.40,
         wall=0.22,
-        fence=0.22,
+        fence=0.26,
         trees=1.5,
         bushes=0.5,
         poles=1.0,
@@ -242,14 +242,14 @@ CONTENT: dict[str, Content] = {
         signs=0.65,
         parked=0.30,
         traffic=0.22,
-        truck=0.22,
-        bus=0.16,
+        truck=0.26,
+        bus=0.20,
         train=0.13,
         persons=1.8,
-        cyclists=0.14,
+        cyclists=0.20,
         motorcyclists=0.16,
-        bicycles=0.12,
-        motorcycles=0.14,
+        bicycles=0.20,
+        motorcycles=0.18,
     ),
     "target": Content(
         building_height=(8, 20),
@@ -265,7 +265,7 @@ CONTENT: dict[str, Content] = {
         signs=0.85,
         parked=0.38,
         traffic=0.20,
-        truck=0.14,
+        truck=0.22,
         bus=0.16,
         train=0.14,
         persons=2.8,
@@ -289,6 +289,11 @@ VERGE: Range = (1.0, 2.0)
 LAWN: Range = (1.5, 4.0)
 PLOT_LENGTH: Range = (7.0, 17.0)
 FAR = 90.0
+# Where the first car of a row or lane stands, and how far they reach. Cars stand beside the camera as well as far
+# off, so that their spatial prior is broad.
+ROW_START: Range = (2.5, 6.0)
+AHEAD_START: Range = (5.0, 10.0)
+ROW_END = 30.0
 # No bar (pole, limb, frame) is thinner than this share of the image height: 2.6 pixels of 64.
 THINNEST = 2.6 / 64
 # How far ahead small things stand, in metres: near enough to be several pixels wide at 64 x 160.
@@ -296,6 +301,9 @@ SIGN_DISTANCE: Range = (5.5, 11.0)
 LAMP_DISTANCE: Range = (5.5, 22.0)
 PERSON_DISTANCE: Range = (4.5, 13.0)
 CYCLE_DISTANCE: Range = (4.5, 9.0)
+
+# The tracks of large vehicles: buses stop on the right, lorries come along the left.
+VEHICLE_TRACKS = {BUS: ("ahead", "parked right"), TRUCK: ("oncoming", "parked left")}
 
 # Layout of the written folders.
 TRAIN_CITIES = ("varnholt", "grelau", "ostermark")
@@ -322,7 +330,7 @@ class Shift:
         When the strength is negative or not finite, or the seed is negative.
     """
 
-    strength: float = 0.8
+    strength: float = 0.7
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -951,7 +959,7 @@ def _vehicles(canvas: _Canvas, rng: np.random.Generator, content: Content, left:
     for train_id, chance in ((BUS, content.bus), (TRUCK, content.truck)):
         if rng.random() >= chance:
             continue
-        track = ("oncoming", "ahead", "parked right")[int(rng.integers(3))]
+        track = VEHICLE_TRACKS[train_id][int(rng.integers(2))]
         z, length = rng.uniform(8, 18), rng.uniform(9, 12) if train_id == BUS else rng.uniform(6, 9)
         x, toward = tracks[track]
         if place(track, z, length):
@@ -962,8 +970,8 @@ def _vehicles(canvas: _Canvas, rng: np.random.Generator, content: Content, left:
                 things.append(_Thing(z, partial(_draw_truck, canvas, rng, x, z, length, toward)))
     for name, (x, toward) in tracks.items():
         chance = content.parked if name.startswith("parked") else content.traffic
-        z = rng.uniform(4.5, 9) if name != "ahead" else rng.uniform(8, 14)
-        while z < 60:
+        z = rng.uniform(*(AHEAD_START if name == "ahead" else ROW_START))
+        while z < ROW_END:
             length = rng.uniform(3.7, 4.7)
             shift = rng.uniform(-0.12, 0.12)
             if rng.random() < chance and place(name, z, length):
@@ -1011,7 +1019,7 @@ def _people(canvas: _Canvas, rng: np.random.Generator, content: Content, sides: 
     ):
         for _ in range(rng.poisson(mean)):
             side = sides[int(rng.integers(2))]
-            edge = side.kerb - 1.2 if ridden else side.kerb + 0.9
+            edge = side.kerb + (0.9 if draw is _draw_bicycle else -1.2)
             x, z = side.sign * (edge + rng.uniform(-0.5, 0.5)), rng.uniform(*CYCLE_DISTANCE)
             facing = float(rng.choice((-1, 1)) * rng.uniform(0.35, 1.0))
             things.append(_Thing(z, partial(_draw_two_wheeler, canvas, draw, x, z, facing, ridden)))
