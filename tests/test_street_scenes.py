@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data import street_scenes
-from cbst_mx.data.street_scenes import LOOKS, Shift, render_scene, write_demo_data
+from cbst_mx.data.street_scenes import LOOKS, Shift, appearance, render_scene, write_demo_data, writing
 from cbst_mx.errors import CBSTError, ConfigError, RunError
 from cbst_mx.label_space import CITYSCAPES_19
 
@@ -83,9 +82,9 @@ def class_colours(domain: str, shift: Shift, count: int = 40) -> np.ndarray:
 
 def test_hard_classes_move_further_than_easy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     # The global changes (haze, cast, gamma) move every class; without them the class-dependent part is left.
-    monkeypatch.setattr(street_scenes, "TARGET_HAZE_DENSITY", 0.0)
-    monkeypatch.setattr(street_scenes, "TARGET_CAST", (1.0, 1.0, 1.0))
-    monkeypatch.setattr(street_scenes, "TARGET_GAMMA", 1.0)
+    monkeypatch.setattr(appearance, "TARGET_HAZE_DENSITY", 0.0)
+    monkeypatch.setattr(appearance, "TARGET_CAST", (1.0, 1.0, 1.0))
+    monkeypatch.setattr(appearance, "TARGET_GAMMA", 1.0)
     moved = np.linalg.norm(class_colours("target", Shift(1.0)) - class_colours("target", Shift(0.0)), axis=1)
     easy = np.mean([moved[NAMES.index(name)] for name in EASY])
     hard = np.mean([moved[NAMES.index(name)] for name in HARD])
@@ -259,7 +258,7 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(street_scenes, "_write_cityscapes", fail)
+    monkeypatch.setattr(writing, "_write_cityscapes", fail)
     expected, sentence = (
         (RunError, "no space left on the disk") if isinstance(error, OSError) else (KeyboardInterrupt, None)
     )
