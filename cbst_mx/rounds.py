@@ -28,7 +28,7 @@ from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
 from cbst_mx.networks import build_network, output_size, parameter_bytes, parse_contexts, set_precision
 from cbst_mx.run_dir import RunDir, StageDir
-from cbst_mx.selftrain import class_statistics, spatial_prior
+from cbst_mx.selftrain import class_statistics, guard, spatial_prior
 from cbst_mx.selftrain import portion as schedules
 from cbst_mx.selftrain.confidence import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds, maps_needed
@@ -354,6 +354,8 @@ class Run:
         }
         write_json(stage.thresholds, record)
         logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * record["kept_portion"])
+        for sentence in self._target_signs(index - 1):
+            logger.warning("%s: %s", self._title(index - 1), sentence)
 
     def retrain(self, index: int) -> None:
         """Step b) of round `index`: SGD on source labels and pseudo-labels together, from the round before's network.
@@ -439,7 +441,35 @@ class Run:
             logger.info("%s: mIoU on %s %.1f %%", self._title(index), name, 100 * results[name]["miou"])
         stage.save_confusion(arrays)
         write_json(stage.evaluation, results)
+        for sentence in self._validation_signs(index):
+            logger.warning("%s: %s", self._title(index), sentence)
         return results
+
+    def warnings(self, index: int) -> List[str]:
+        """Return what speaks for a collapse of stage `index`, as far as its files tell; see `selftrain.guard`."""
+        return [*self._target_signs(index), *self._validation_signs(index)]
+
+    def _target_signs(self, index: int) -> List[str]:
+        """Return the signs on the target's training images, whose predictions the next round counts."""
+        if not 1 <= index < self.experiment.self_training.rounds:
+            return []
+        stages = self.dir.stage(index + 1), self.dir.stage(1)
+        if not all(stage.thresholds.is_file() for stage in stages):
+            return []
+        now, first = (read_json(stage.thresholds)["predicted"] for stage in stages)
+        return [f"on the target's images, {sentence}" for sentence in guard.signs(now, first, self.label_space.names)]
+
+    def _validation_signs(self, index: int) -> List[str]:
+        """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
+        stages = self.dir.stage(index), self.dir.stage(0)
+        if index == 0 or not all(stage.evaluation.is_file() for stage in stages):
+            return []
+        now, first = (protocols.read_matrices(stage) for stage in stages)
+        found = []
+        for name, matrices in now.items():
+            counts = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
+            found += [f"on validation set {name}, {sentence}" for sentence in guard.signs(*counts, matrices.classes)]
+        return found
 
     def write_summary(self) -> Dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""
@@ -447,7 +477,7 @@ class Run:
         for index in range(self.experiment.self_training.rounds + 1):
             path = self.dir.stage(index).evaluation
             if path.is_file():
-                stages.append({"round": index, "evaluation": read_json(path)})
+                stages.append({"round": index, "evaluation": read_json(path), "warnings": self.warnings(index)})
         summary = {
             "name": self.experiment.name,
             "method": self.experiment.self_training.method,

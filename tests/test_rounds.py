@@ -128,6 +128,29 @@ def test_a_killed_run_continues_to_the_same_result(finished, tmp_path, killed_at
     assert not [path for path in (tmp_path / "run").rglob(".*")]
 
 
+def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
+    run, _ = finished
+    shutil.copytree(run.dir.path, tmp_path / "run")
+    again = Run(experiment(), tmp_path / "run")
+    names = again.label_space.names
+    predicted = [0] * len(names)
+    predicted[names.index("road")] = 1
+    for index, counts in ((1, [1] * len(names)), (2, predicted)):  # all classes at first, one of them in the end
+        path = again.dir.stage(index).thresholds
+        path.write_text(json.dumps({**json.loads(path.read_text()), "predicted": counts}))
+    # what round 2 counts is of the network that round 1 made
+    sentence = "on the target's images, road is predicted at 100 % of the pixels, at first 5.26 %: "
+    sentence += "its pseudo-labels may be wrong"
+    assert sentence in again.warnings(1)
+    again.dir.stage(2).evaluation.unlink()  # else there is nothing left to do, and to print
+    arguments = [part for change in SMALL for part in ("--set", change)]
+    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *arguments])
+    assert result.exit_code == 0 and "warning: after round 2, on validation set target, " in result.output
+    summary = json.loads(again.dir.summary.read_text())
+    assert summary["stages"][0]["warnings"] == []
+    assert sentence in summary["stages"][1]["warnings"]
+
+
 def test_workers_do_not_change_the_result(finished, tmp_path):
     run = Run(experiment("workers=0", "self_training.rounds=0"), tmp_path / "run")
     run.train_source()

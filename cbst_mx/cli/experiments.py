@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import click
 from rich.console import Console
@@ -212,6 +212,7 @@ def _print_evaluation(run: Any, index: int) -> None:
     results = run.evaluate(index)
     run.write_summary()
     Console().print(iou_table(results, run.label_space))
+    _print_warnings({index: run.warnings(index)})
 
 
 def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
@@ -223,6 +224,14 @@ def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
         for stage in summary["stages"]
     }
     Console().print(iou_table(rows, label_space))
+    _print_warnings({stage["round"]: stage["warnings"] for stage in summary["stages"]})
+
+
+def _print_warnings(stages: Dict[int, List[str]]) -> None:
+    """Print the last round that may have collapsed; the log has them all."""
+    suspect = [index for index in stages if stages[index]]
+    for sentence in stages[suspect[-1]] if suspect else []:
+        click.echo(f"warning: after round {suspect[-1]}, {sentence}", err=True)
 
 
 COMMANDS = (run, source, pseudo_label, retrain, round_, plan)
