@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,29 @@ def test_only_what_is_missing_is_written(tmp_path, workers):
     assert [path.read_text() for path in outputs] == ["new", "new", "old", "new", "new"]
     assert calls == [(2, 5), (3, 5), (4, 5), (5, 5)]
     assert write_missing(outputs, write) == 0
+
+
+def test_an_error_waits_for_the_files_that_are_being_written(tmp_path):
+    outputs = [tmp_path / f"{i}" for i in range(9)]
+    begun, failed = threading.Event(), threading.Event()
+
+    def write(i):
+        if i == 0:
+            begun.wait(10)
+            failed.set()
+            raise DataError("0 is damaged")
+        begun.set()
+        failed.wait(10)
+        time.sleep(0.1)  # the error has been seen by now
+        outputs[i].write_text("whole")
+
+    with pytest.raises(DataError, match="0 is damaged"):
+        write_missing(outputs, write, workers=2)
+    assert outputs[1].read_text() == "whole"
+    before = contents(tmp_path)
+    time.sleep(0.2)
+    assert contents(tmp_path) == before  # nothing goes on behind the caller's back
+    assert len(before) < 8
 
 
 def test_an_error_ends_the_work_and_what_is_done_stays(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -64,11 +64,17 @@ def write_missing(
     listings = {folder: set(os.listdir(folder)) for folder in {path.parent for path in outputs} if folder.is_dir()}
     todo = [i for i, path in enumerate(outputs) if path.name not in listings.get(path.parent, ())]
     done = len(outputs) - len(todo)
-    with ThreadPool(workers) as pool:  # leaving it stops the other threads' work
-        for _ in pool.imap_unordered(write, todo):
-            done += 1
-            if progress is not None:
-                progress(done, len(outputs))
+    with ThreadPoolExecutor(workers) as pool:  # leaving it waits for what is being written: no file stays half-made
+        futures = [pool.submit(write, i) for i in todo]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += 1
+                if progress is not None:
+                    progress(done, len(outputs))
+        finally:
+            for future in futures:
+                future.cancel()
     return len(todo)
 
 
