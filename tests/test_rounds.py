@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cbst_mx.cli import main
+from cbst_mx.cli.experiments import _print_stages
 from cbst_mx.config import load_experiment
 from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import CheckpointError, ConfigError, RunError
@@ -149,6 +150,17 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     summary = json.loads(again.dir.summary.read_text())
     assert summary["stages"][0]["warnings"] == []
     assert sentence in summary["stages"][1]["warnings"]
+
+
+def test_cli_a_table_of_many_rounds_is_not_cut(capsys):
+    space = experiment().classes()
+    result = {"miou": 0.5, "iou": dict.fromkeys(space.names, 0.123)}
+    stages = [{"round": index, "evaluation": {"target": result}, "warnings": []} for index in range(13)]
+    _print_stages({"leading": "target", "stages": stages}, space)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("round 12" in line for line in lines) and [
+        line.count("12.3") for line in lines if "vegetation" in line
+    ] == [13]
 
 
 def test_workers_do_not_change_the_result(finished, tmp_path):

@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.errors import CBSTError
 
-__all__ = ["Bars", "FILE", "FOLDER", "OneSentence"]
+__all__ = ["Bars", "FILE", "FOLDER", "OneSentence", "print_table"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+_WIDEST = 1000  # characters
 
 
 class _Rate(TextColumn):
@@ -62,6 +66,13 @@ class Bars:
         logging.getLogger("cbst_mx").removeHandler(self._messages)
         if self._progress.live.is_started:
             self._progress.stop()
+
+
+def print_table(table: Table) -> None:
+    """Print a table at its full width: a narrow terminal wraps its lines, but no column is cut off."""
+    console = Console()
+    wanted = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+    Console(width=max(console.width, wanted)).print(table)
 
 
 class OneSentence(click.Group):

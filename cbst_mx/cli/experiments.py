@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import click
 from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, Bars, print_table
 
 __all__ = ["COMMANDS"]
 
@@ -211,7 +211,7 @@ def _print_evaluation(run: Any, index: int) -> None:
 
     results = run.evaluate(index)
     run.write_summary()
-    Console().print(iou_table(results, run.label_space))
+    print_table(iou_table(results, run.label_space))
     _print_warnings({index: run.warnings(index)})
 
 
@@ -223,7 +223,7 @@ def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
         ("source" if stage["round"] == 0 else f"round {stage['round']}"): stage["evaluation"][leading]
         for stage in summary["stages"]
     }
-    Console().print(iou_table(rows, label_space))
+    print_table(iou_table(rows, label_space))
     _print_warnings({stage["round"]: stage["warnings"] for stage in summary["stages"]})
 
 
