@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
+from cbst_mx.labelling import PIXEL_BYTES, Needs
 from cbst_mx.networks import build_network, output_size, parameter_bytes, parse_contexts, set_precision
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, guard, spatial_prior
@@ -41,7 +42,6 @@ from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
 __all__ = [
-    "Needs",
     "Run",
     "evaluate_network",
     "iterations_of",
@@ -117,13 +117,6 @@ def iterations_of(optimiser: Optimiser, images: int) -> int:
     return schedules.iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
 
 
-class Needs(NamedTuple):
-    """What a run takes beside its network, in bytes; generous estimates."""
-
-    disk: int  # of the run folder at its largest
-    memory: int  # while it makes pseudo-labels
-
-
 def needs(
     experiment: Experiment,
     network: gluon.HybridBlock,
@@ -132,7 +125,7 @@ def needs(
     size: Tuple[int, int],
     validation: int,
 ) -> Needs:
-    """Return how much disk and memory the whole run needs.
+    """Return what the whole run takes beside its network: the folder at its largest, and memory for pseudo-labels.
 
     Parameters
     ----------
@@ -163,8 +156,7 @@ def needs(
     disk = (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint
     pixels = size[0] * size[1]
     pool = target * pixels if target * pixels <= SORTED_PIXELS else 0  # sorted, or else counted
-    # at most 40 bytes per pixel of an image, as in labelling; sorting copies values and classes
-    memory = 40 * pixels + 20 * pool if training.rounds else 0
+    memory = PIXEL_BYTES * pixels + 20 * pool if training.rounds else 0  # sorting copies values and classes
     return Needs(disk + kept.get("disk", 0), memory + kept.get("memory", 0))
 
 

@@ -20,9 +20,7 @@ __all__ = ["Bars", "FILE", "FOLDER", "OneSentence", "print_table"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-
-
-_WIDEST = 1000  # characters
+_WIDEST = 1000  # characters of a table
 
 
 class _Rate(TextColumn):

@@ -13,6 +13,12 @@ from cbst_mx.cli.base import FILE, FOLDER, Bars
 __all__ = ["COMMANDS"]
 
 
+_SHIFT = click.option(
+    "--shift", default=0.7, show_default=True, help="Strength of the target's change in appearance; 0 = none."
+)
+_SHIFT_SEED = click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
+
+
 @click.command("demo-data")
 @click.argument("out", type=FOLDER)
 @click.option("--source", "source_count", default=400, show_default=True, help="Labelled source images.")
@@ -29,10 +35,8 @@ __all__ = ["COMMANDS"]
     help="Height and width in pixels.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
-@click.option(
-    "--shift", default=0.7, show_default=True, help="Strength of the target's change in appearance; 0 = none."
-)
-@click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
+@_SHIFT
+@_SHIFT_SEED
 def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_seed: int, **counts: int) -> None:
     """Write generated street scenes of two domains to OUT.
 
@@ -56,8 +60,8 @@ def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_s
 @click.command()
 @click.option("--out", required=True, type=FOLDER, help="Folder for data, runs, tables and the picture.")
 @click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a whole repetition.")
-@click.option("--shift", default=0.7, show_default=True, help="Strength of the target's change in appearance.")
-@click.option("--shift-seed", default=0, show_default=True, help="Seed of the random part of that change.")
+@_SHIFT
+@_SHIFT_SEED
 @click.option(
     "--experiment",
     type=FILE,

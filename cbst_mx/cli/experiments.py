@@ -210,9 +210,9 @@ def _print_evaluation(run: Any, index: int) -> None:
     from cbst_mx.report.tables import iou_table
 
     results = run.evaluate(index)
-    run.write_summary()
+    summary = run.write_summary()
     print_table(iou_table(results, run.label_space))
-    _print_warnings({index: run.warnings(index)})
+    _print_warnings([stage for stage in summary["stages"] if stage["round"] == index])
 
 
 def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
@@ -224,14 +224,14 @@ def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
         for stage in summary["stages"]
     }
     print_table(iou_table(rows, label_space))
-    _print_warnings({stage["round"]: stage["warnings"] for stage in summary["stages"]})
+    _print_warnings(summary["stages"])
 
 
-def _print_warnings(stages: Dict[int, List[str]]) -> None:
-    """Print the last round that may have collapsed; the log has them all."""
-    suspect = [index for index in stages if stages[index]]
-    for sentence in stages[suspect[-1]] if suspect else []:
-        click.echo(f"warning: after round {suspect[-1]}, {sentence}", err=True)
+def _print_warnings(stages: List[Dict[str, Any]]) -> None:
+    """Print the warnings of the last stage of a summary that has any; the log has them all."""
+    for stage in [stage for stage in stages if stage["warnings"]][-1:]:
+        for sentence in stage["warnings"]:
+            click.echo(f"warning: after round {stage['round']}, {sentence}", err=True)
 
 
 COMMANDS = (run, source, pseudo_label, retrain, round_, plan)

@@ -28,8 +28,19 @@ as long as an image of any shard is not counted.
 
 from __future__ import annotations
 
-from cbst_mx.labelling.job import Needs, check_request, count, needs, run, sweep_rows
+from cbst_mx.labelling.job import PIXEL_BYTES, Needs, check_request, count, needs, run, sweep_rows
 from cbst_mx.labelling.map_folder import MapFolder, label_space_of
 from cbst_mx.labelling.state import State
 
-__all__ = ["MapFolder", "Needs", "State", "check_request", "count", "label_space_of", "needs", "run", "sweep_rows"]
+__all__ = [
+    "PIXEL_BYTES",
+    "MapFolder",
+    "Needs",
+    "State",
+    "check_request",
+    "count",
+    "label_space_of",
+    "needs",
+    "run",
+    "sweep_rows",
+]

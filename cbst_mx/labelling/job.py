@@ -28,7 +28,7 @@ from cbst_mx.selftrain.streaming import LOWER, StreamingThresholds
 from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
 from cbst_mx.selftrain.upsampling import select
 
-__all__ = ["Needs", "check_request", "count", "needs", "run", "sweep_rows"]
+__all__ = ["PIXEL_BYTES", "Needs", "check_request", "count", "needs", "run", "sweep_rows"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
 
@@ -36,6 +36,7 @@ _BLOCK = 16  # images a process is given at a time, at most
 _PIXELS = 1 << 16  # summed at a time: small enough for the processor's cache
 _CHECKPOINT = 60.0  # seconds
 _MOST_PORTIONS = 100
+PIXEL_BYTES = 40  # of memory while an image is labelled, per pixel: the most that was measured
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -230,7 +231,7 @@ def _count(folder: MapFolder, state: State, path: Path, pool: _Workers, progress
 
 
 class Needs(NamedTuple):
-    """What a job takes, in bytes; generous estimates."""
+    """What a job or a run takes, in bytes; generous estimates."""
 
     disk: int
     memory: int
@@ -257,8 +258,10 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
     largest = max(range(len(areas)), key=areas.__getitem__)
     stored = int(np.prod(folder.shapes[largest])) * max(4, folder.item_bytes)
     prior = folder.prior_bytes()
-    # measured: 100 MB for the program, at most 40 bytes per pixel of an image
-    return Needs(disk, (workers + (workers > 1)) * (100_000_000 + state + prior) + workers * (stored + 40 * max(areas)))
+    # measured: 100 MB for the program
+    return Needs(
+        disk, (workers + (workers > 1)) * (100_000_000 + state + prior) + workers * (stored + PIXEL_BYTES * max(areas))
+    )
 
 
 def check_request(
