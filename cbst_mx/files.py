@@ -16,7 +16,7 @@ from typing import Any, Iterator, Mapping
 
 import numpy as np
 
-from cbst_mx.errors import RunError
+from cbst_mx.errors import DataError, RunError
 
 __all__ = [
     "UNREADABLE_ARRAYS",
@@ -24,6 +24,7 @@ __all__ = [
     "atomic_path",
     "check_free_space",
     "file_digest",
+    "open_npz",
     "read_json",
     "save_npz",
     "write_json",
@@ -150,6 +151,26 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def open_npz(path: Path, what: str) -> Iterator[Any]:
+    """Yield the open ``.npz`` file; what goes wrong with it in the block is one sentence that calls it `what`.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or no archive, or the block raises one of `UNREADABLE_ARRAYS`.
+    """
+    try:
+        with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
+            stored = np.load(stream, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("it holds one array without a name")
+            yield stored
+    except UNREADABLE_ARRAYS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} is not a readable {what}: {reason}") from error
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

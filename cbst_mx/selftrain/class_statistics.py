@@ -20,7 +20,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import UNREADABLE_ARRAYS, save_npz
+from cbst_mx.files import open_npz, save_npz
 
 __all__ = [
     "METHODS",
@@ -264,16 +264,9 @@ class ImageStatistics:
         DataError
             If the file is missing, damaged, or does not hold such statistics.
         """
-        try:
-            with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
-                stored = np.load(stream, allow_pickle=False)
-                if isinstance(stored, np.ndarray):
-                    raise ValueError("it holds one array without a name")
-                names, counts, sums = stored["names"], stored["counts"], stored["confidence_sums"]
-                class_names = stored["class_names"] if "class_names" in stored.files else None
-        except UNREADABLE_ARRAYS as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path} is not a readable file of image statistics: {reason}") from error
+        with open_npz(path, "file of image statistics") as stored:
+            names, counts, sums = stored["names"], stored["counts"], stored["confidence_sums"]
+            class_names = stored["class_names"] if "class_names" in stored.files else None
         if names.ndim != 1 or names.dtype.kind != "U" or counts.ndim != 2 or len(counts) != len(names):
             raise DataError(
                 f"{path} must hold N names and counts of shape (N, C), got {names.dtype} of shape {names.shape} "

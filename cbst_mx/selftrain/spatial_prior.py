@@ -31,7 +31,7 @@ from scipy import io, ndimage
 from cbst_mx.data.datasets import LabelledImageSet
 from cbst_mx.data.transforms import resize_label
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import UNREADABLE_ARRAYS, save_npz
+from cbst_mx.files import open_npz, save_npz
 from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.upsampling import ClassMaps
 
@@ -245,20 +245,13 @@ def read(path: Path) -> Tuple[np.ndarray, Dict[str, Any]]:
     DataError
         If the file is missing or damaged, or the array has another shape, a negative value or one that is not finite.
     """
-    try:
-        with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
-            stored = np.load(stream, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it holds one array without a name")
-            prior = stored["prior"]
-            metadata = json.loads(str(stored["metadata"])) if "metadata" in stored.files else {}
+    with open_npz(path, "spatial prior (.npz with the array 'prior')") as stored:
+        prior = stored["prior"]
+        metadata = json.loads(str(stored["metadata"])) if "metadata" in stored.files else {}
         if prior.dtype.kind not in "fiu":
             raise ValueError(f"its numbers are of type {prior.dtype}")
         if not isinstance(metadata, dict):
             raise ValueError("its metadata are no mapping")
-    except UNREADABLE_ARRAYS as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} is not a readable spatial prior (.npz with the array 'prior'): {reason}") from error
     version = metadata.get("format", 0)
     if not isinstance(version, int) or version > FORMAT:
         raise DataError(f"{path} must be of format {FORMAT} or older, got {version!r}: a newer cbst_mx wrote it")

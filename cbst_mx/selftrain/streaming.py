@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import UNREADABLE_ARRAYS, save_npz
+from cbst_mx.files import open_npz, save_npz
 from cbst_mx.selftrain.thresholds import (
     RELEASED_STEP,
     Thresholds,
@@ -539,15 +539,8 @@ def read_arrays(path: Path) -> Dict[str, np.ndarray]:
     DataError
         If the file is missing, damaged, or no such file.
     """
-    try:
-        with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
-            stored = np.load(stream, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it holds one array without a name")
-            return {key: stored[key] for key in stored.files}
-    except UNREADABLE_ARRAYS as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} is not a readable state of counts: {reason}") from error
+    with open_npz(path, "state of counts") as stored:
+        return {key: stored[key] for key in stored.files}
 
 
 def _chunks(length: int, *dtypes: Any) -> Iterator[Tuple[Any, ...]]:
