@@ -20,8 +20,8 @@ from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSpace
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.validation import one_sentence, parse_value, read_yaml
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.strict_yaml import one_sentence, parse_value, read_yaml
 
 __all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
 

@@ -10,17 +10,17 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import numpy as np
 
-from cbst_mx.checkpoints import load_network
 from cbst_mx.config import DATA_VARIABLE, Experiment, load_experiment
-from cbst_mx.data.images import write_rgb_png
+from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import RunError
 from cbst_mx.files import read_json, write_json
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.networks import parse_context
+from cbst_mx.networks.devices import parse_context
+from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
 from cbst_mx.rounds import Run
-from cbst_mx.selftrain.confidence import probability_maps
+from cbst_mx.selftrain.network_maps import probability_maps
 
 __all__ = ["METHODS", "DemoResult", "run_demo"]
 

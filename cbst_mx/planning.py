@@ -25,13 +25,14 @@ import numpy as np
 from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
 from cbst_mx.data import ImageSet
 from cbst_mx.data.doctor import published
-from cbst_mx.data.images import write_label_png, write_rgb_png
+from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.networks import build_network, parameter_bytes, parse_contexts, set_precision
+from cbst_mx.networks.build import build_network, parameter_bytes
+from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.rounds import iterations_of, needs, scaled_side, source_of_round, target_maps
-from cbst_mx.selftrain.confidence import probability_maps
+from cbst_mx.selftrain.network_maps import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
 from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.source import labelled_samples

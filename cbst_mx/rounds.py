@@ -16,22 +16,23 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from cbst_mx.checkpoints import load_network, load_parameters, save_parameters
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
-from cbst_mx.data.images import write_label_png
+from cbst_mx.data.image_files import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
 from cbst_mx.labelling import PIXEL_BYTES, Needs
-from cbst_mx.networks import build_network, output_size, parameter_bytes, parse_contexts, set_precision
+from cbst_mx.networks.build import build_network, output_size, parameter_bytes
+from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.networks.parameters import load_network, load_parameters, save_parameters
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, guard, spatial_prior
 from cbst_mx.selftrain import portion as schedules
-from cbst_mx.selftrain.confidence import probability_maps
+from cbst_mx.selftrain.network_maps import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds, maps_needed
 from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
 from cbst_mx.training.losses import label_stride
@@ -72,7 +73,7 @@ def evaluate_network(
     progress: Callable[[int, int], None],
     **options: Any,
 ) -> np.ndarray:
-    """Return the confusion matrix of every image; `options` are those of :func:`.confidence.probabilities`.
+    """Return the confusion matrix of every image; `options` are those of :func:`.network_maps.probabilities`.
 
     Parameters
     ----------

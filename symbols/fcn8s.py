@@ -12,7 +12,7 @@ from typing import List, Tuple
 import numpy as np
 
 from symbols.backend import gluon, mx
-from symbols.options import check_factors, check_rate, check_width
+from symbols.blocks import check_factors, check_rate, check_width
 from symbols.vgg16 import BATCH_NORM, VGG16, conv_unit, scaled
 
 nn = gluon.nn

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import List, Optional, Tuple
 
 from symbols.backend import gluon, mx
-from symbols.options import check_rates, check_width
+from symbols.blocks import check_rates, check_width
 from symbols.vgg16 import BATCH_NORM, scaled
 
 nn = gluon.nn

@@ -15,18 +15,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("cbst_mx",),
     ("cbst_mx.errors",),
-    ("cbst_mx.files", "cbst_mx.validation", "cbst_mx.torch_files", "cbst_mx.graph"),
+    ("cbst_mx.files", "cbst_mx.strict_yaml"),
     ("cbst_mx.label_space",),
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
-    ("cbst_mx.network_spec",),
+    ("cbst_mx.networks",),
     ("cbst_mx.config",),
     ("cbst_mx.run_dir",),
-    ("cbst_mx.networks",),
-    ("cbst_mx.checkpoints",),
-    ("cbst_mx.weights",),
-    ("cbst_mx.inference",),
-    ("cbst_mx.export",),
     ("cbst_mx.selftrain",),
     ("cbst_mx.labelling",),
     ("cbst_mx.training",),
@@ -41,16 +36,18 @@ LAYERS = (
 ORCHESTRATORS = ("cbst_mx.config", "cbst_mx.rounds", "cbst_mx.planning", "cbst_mx.demo", "cbst_mx.cli")
 # These need mxnet; every other module of cbst_mx imports without it (cli imports it inside its commands).
 ON_MXNET = (
-    "cbst_mx.networks",
-    "cbst_mx.checkpoints",
-    "cbst_mx.weights",
-    "cbst_mx.inference",
-    "cbst_mx.export",
+    "cbst_mx.networks.devices",
+    "cbst_mx.networks.build",
+    "cbst_mx.networks.parameters",
+    "cbst_mx.networks.weights",
+    "cbst_mx.networks.forms",
+    "cbst_mx.networks.export",
     "cbst_mx.training",
-    "cbst_mx.selftrain.confidence",
     "cbst_mx.selftrain.kc",
-    "cbst_mx.selftrain.pseudo_labels",
+    "cbst_mx.selftrain.network_maps",
+    "cbst_mx.selftrain.on_device",
     "cbst_mx.selftrain.target_maps",
+    "cbst_mx.selftrain.views",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",
@@ -261,7 +258,7 @@ sys.meta_path.insert(0, Blocker())
 for name in {PURE!r}:
     importlib.import_module(name)
 try:
-    importlib.import_module("cbst_mx.networks")
+    importlib.import_module("cbst_mx.networks.build")
 except ImportError as error:
     print(error)
 """

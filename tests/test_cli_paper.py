@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import paper, results
 from cbst_mx.cli.base import OneSentence
-from cbst_mx.data.images import write_label_png
+from cbst_mx.data.image_files import write_label_png
 from cbst_mx.evaluation.confusion import confusion_matrix, summary
 from cbst_mx.evaluation.paper_numbers import expected
 from cbst_mx.evaluation.protocols import ImageMatrices

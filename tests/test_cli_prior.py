@@ -11,7 +11,7 @@ from scipy import io
 from cbst_mx.cli import prior as commands
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.data import open_labelled
-from cbst_mx.data.images import read_rgb
+from cbst_mx.data.image_files import read_rgb
 from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
 from cbst_mx.selftrain import spatial_prior

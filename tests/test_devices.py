@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cbst_mx import networks
 from cbst_mx.errors import ConfigError
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network, output_size, parse_context, parse_contexts, set_precision
+from cbst_mx.networks import devices
+from cbst_mx.networks.build import build_network, output_size
+from cbst_mx.networks.devices import parse_context, parse_contexts, set_precision
+from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.training import sgd, steps
 from cbst_mx.training.losses import BatchLoss, SegmentationLoss, label_stride
 from cbst_mx.training.sgd import Schedule, train
@@ -333,7 +334,8 @@ MEMORY = """
 import json, re, sys
 import numpy as np
 from tests.test_devices import BatchLoss, mx, plain_step, checkpointed_step, prepare_segments
-from cbst_mx.networks import NetworkSpec, build_network
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.spec import NetworkSpec
 peak = lambda: int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])  # KiB
 name, width, size = sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 network = build_network(NetworkSpec(name, 3, {"width": width}), mx.cpu(), seed=0)
@@ -379,7 +381,7 @@ def test_precisions_that_devices_lack_are_refused(monkeypatch):
         set_precision("float16", ONE)
     with pytest.raises(ConfigError, match="amp bfloat16 needs a CPU, got ctx gpu: use float16"):
         set_precision("bfloat16", [mx.gpu(0)])
-    monkeypatch.setattr(networks, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: False)
     with pytest.raises(ConfigError, match="amp bfloat16 needs a CPU with AVX512_BF16, which this one lacks: use none"):
         set_precision("bfloat16", ONE)
     set_precision("none", TWO)

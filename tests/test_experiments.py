@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.evaluation import paper_numbers
-from cbst_mx.validation import read_yaml
+from cbst_mx.strict_yaml import read_yaml
 from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cbst_mx import export
-from cbst_mx.checkpoints import save_parameters
 from cbst_mx.cli.export import export as command
 from cbst_mx.errors import CBSTError, ConfigError, RunError
-from cbst_mx.export import export_network
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks import export
+from cbst_mx.networks.export import export_network
+from cbst_mx.networks.parameters import save_parameters
+from cbst_mx.networks.spec import NetworkSpec
 from symbols.backend import gluon, mx
-from tests.test_inference import NETWORKS, random_network
+from tests.test_forms import NETWORKS, random_network
 
 SMALL = NetworkSpec("fcn8s", 19, {"width": 0.03125})
 # of the largest logit: two programs sum in other orders

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.errors import ConfigError
-from cbst_mx.graph import Graph, fold_batch_norms, pieces, receptive_field
+from cbst_mx.networks.graph import Graph, fold_batch_norms, pieces, receptive_field
 from symbols import get_network
 from symbols.backend import gluon, mx
 

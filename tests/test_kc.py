@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.selftrain.kc import ConfidencePool, rank
-from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.selftrain.on_device import select
 from symbols.backend import mx
 from tests.reference import algorithms
 

@@ -18,13 +18,14 @@ from click.testing import CliRunner
 from cbst_mx import files
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.cli.labelling import COMMANDS
-from cbst_mx.data.images import read_label
+from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13
 from cbst_mx.labelling import MapFolder, State, job, label_space_of, needs, run
+from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.streaming import StreamingThresholds
-from cbst_mx.selftrain.upsampling import ClassMaps, confidence, select
+from cbst_mx.selftrain.counting import StreamingThresholds
+from cbst_mx.selftrain.pseudo_labels import confidence, select
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +110,7 @@ def test_released_rules_reproduce_the_measured_pass_through_files(tmp_path, poli
 
 @pytest.mark.parametrize("policy", ["class-balanced", "global"])
 def test_thresholds_and_labels_are_those_of_the_sorted_form(maps, tmp_path, policy):
-    from cbst_mx.selftrain import pseudo_labels
+    from cbst_mx.selftrain import on_device
     from cbst_mx.selftrain.kc import ConfidencePool
     from symbols.backend import mx
 
@@ -126,7 +127,7 @@ def test_thresholds_and_labels_are_those_of_the_sorted_form(maps, tmp_path, poli
     assert record["count"] == thresholds.counts.tolist() and record["pixels"] == 5 * 48 and record["images"] == 5
     for index, array in enumerate(arrays):
         label = read_label(tmp_path / "out" / "pseudo_labels" / f"image-{index}.png")
-        np.testing.assert_array_equal(label, pseudo_labels.select(array, thresholds))
+        np.testing.assert_array_equal(label, on_device.select(array, thresholds))
 
 
 def test_stride_maps_are_upsampled_and_multiplied_by_the_prior(tmp_path):

@@ -10,10 +10,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from cbst_mx import networks, planning, rounds
+from cbst_mx import planning, rounds
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import ConfigError
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.devices import parse_context
 from cbst_mx.report.tables import plan_table
 from tests import dataset_fixtures
 
@@ -116,7 +118,7 @@ def test_the_table_fits_a_terminal(constant):
 
 
 def test_what_a_run_needs_beside_its_network():
-    network = networks.build_network(load("gta5-cbst").network_spec(), networks.parse_context("cpu"), seed=0)
+    network = build_network(load("gta5-cbst").network_spec(), parse_context("cpu"), seed=0)
     sets = {"target": 2975, "size": (1024, 2048), "validation": 500}
     maps = 2975 * 19 * 4 * 116 * 232
     on_disk, in_memory, again = (

@@ -10,12 +10,12 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from cbst_mx.checkpoints import load_parameters, save_parameters
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.parameters import load_parameters, save_parameters
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.networks.weights import default_label_space
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.weights import default_label_space
 from symbols import get_network
 from symbols.backend import autograd, mx
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data.images import write_label_png
+from cbst_mx.data.image_files import write_label_png
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import server_export
 from cbst_mx.evaluation.server_export import SPLITS, export, find_predictions, problems

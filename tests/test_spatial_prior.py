@@ -14,9 +14,9 @@ from cbst_mx.data.street_scenes import Shift, render_scene, write_demo_data
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.pseudo_labels import select
-from cbst_mx.selftrain.upsampling import ClassMaps
+from cbst_mx.selftrain.on_device import select
 from symbols.backend import mx
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from cbst_mx.data import ImageSet
-from cbst_mx.data.images import write_rgb_png
+from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from cbst_mx.errors import ConfigError
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
-from cbst_mx.selftrain.confidence import cells, probabilities
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
+from cbst_mx.selftrain.network_maps import cells, probabilities
 from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds
-from cbst_mx.selftrain.upsampling import INTERPOLATIONS, ClassMaps
 from symbols.backend import mx
 
 CLASSES = 4

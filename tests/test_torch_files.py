@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.errors import CheckpointError
-from cbst_mx.torch_files import read_torch
+from cbst_mx.networks.torch_files import read_torch
 from tests.torch_format import HEAD, MAGIC, dictionary, name, tensor, text, write_stream, write_zip
 
 

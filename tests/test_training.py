@@ -9,8 +9,8 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform
 from cbst_mx.errors import CheckpointError, RunError, TrainingError
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.training.losses import SegmentationLoss
 from cbst_mx.training.retraining import pseudo_labelled_samples
 from cbst_mx.training.sgd import Schedule, train

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cbst_mx import checkpoints, weights
 from cbst_mx.cli.weights import import_weights as command
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, LabelSpace
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
-from cbst_mx.weights import match, read_weights
+from cbst_mx.networks import parameters, weights
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.networks.weights import match, read_weights
 from symbols import get_network
 from symbols.backend import gluon, mx
 from tests import torch_format
@@ -216,7 +216,7 @@ def test_released_names_give_the_same_network(tmp_path):
     assert logits.shape == (1, 19, 5, 8)
     # the same values, once hybridised
     np.testing.assert_allclose(logits.asnumpy(), network(x).asnumpy(), rtol=1e-5, atol=1e-5)
-    sidecar = json.loads(checkpoints.sidecar_path(out).read_text())
+    sidecar = json.loads(parameters.sidecar_path(out).read_text())
     assert sidecar["label_space"]["name"] == "cityscapes-19" and sidecar["network"]["options"] == SMALL
     assert sidecar["imported"] == {
         "file": "released.bin",
@@ -225,7 +225,7 @@ def test_released_names_give_the_same_network(tmp_path):
         "initialised": [],
         "seed": 0,
     }
-    again, spec, space = checkpoints.load_network(out, mx.cpu())
+    again, spec, space = parameters.load_network(out, mx.cpu())
     assert space.names == CITYSCAPES_19.names and spec.num_classes == 19
 
 
@@ -244,7 +244,7 @@ def test_imagenet_weights_give_the_trunk_and_a_seeded_classifier(tmp_path):
         for result in results:
             np.testing.assert_array_equal(result[name].asnumpy(), initialised[name])
     np.testing.assert_array_equal(results[0]["stem.weight"].asnumpy(), tensors["arg:conv1a_weight"])
-    assert checkpoints.read_sidecar(tmp_path / "a.params")[1].names == SYNTHIA_16.names
+    assert parameters.read_sidecar(tmp_path / "a.params")[1].names == SYNTHIA_16.names
 
 
 def test_imagenet_weights_fill_the_classifier_form(tmp_path):
@@ -269,20 +269,20 @@ def test_the_imagenet_file_can_stay_a_classifier_and_become_the_segmentation_net
     )
     assert result.exit_code == 0, (result.output, result.exception)
     assert "resnet38 with 1000 classes of whole images, for RGB images" in result.output
-    assert checkpoints.read_sidecar(kept)[:2] == (spec, None)
+    assert parameters.read_sidecar(kept)[:2] == (spec, None)
     loaded = get_network("resnet38", 1000, form="classifier", **SMALL)
     loaded.load_parameters(str(kept))
     x = mx.nd.random.normal(shape=(1, 3, 64, 64))
     # the same operators, once hybridised
     np.testing.assert_allclose(loaded(x).asnumpy(), original(x).asnumpy(), rtol=1e-5, atol=1e-6)
     with pytest.raises(CheckpointError, match="must give a label per pixel here, got a classifier of whole images"):
-        checkpoints.load_network(kept, mx.cpu())
+        parameters.load_network(kept, mx.cpu())
     result = run(
         *(kept, "--network", "resnet38", "--num-classes", 19, "--option", "form=segmentation", "--out", out),
     )
     assert result.exit_code == 0, (result.output, result.exception)
     assert "linear19_weight, linear19_bias cannot be in it and stay as initialised (seed 0)" in result.output
-    network, _, space = checkpoints.load_network(out, mx.cpu())
+    network, _, space = parameters.load_network(out, mx.cpu())
     assert space.names == CITYSCAPES_19.names and network(x).shape == (1, 19, 8, 8)
     np.testing.assert_array_equal(network.stem.weight.data().asnumpy(), original.stem.weight.data().asnumpy())
 
@@ -323,7 +323,7 @@ def test_vgg16_computes_the_same_inside_fcn8s(tmp_path, style):
     result = run(file, "--network", "fcn8s", "--num-classes", 21, "--out", out, "--width", 1 / 32)
     assert result.exit_code == 0, result.output
     assert f"{'MXNet .params' if style == 'gluon' else 'PyTorch .pth'}: 30 matched, 9 missing" in result.output
-    network, spec, space = checkpoints.load_network(out, mx.cpu())
+    network, spec, space = parameters.load_network(out, mx.cpu())
     assert space.name == "numbered-21" and space.names[20] == "class 20" and len(set(space.palette)) == 21
     network.hybridize(False)
     # the middle of the 7 x 7 maps sees exactly what the dense layers see
@@ -341,7 +341,7 @@ def own(tmp_path):
     """Write a file of this program: FCN8s for 19 classes with other statistics than ImageNet's."""
     spec = NetworkSpec("fcn8s", 19, {"skip_scale": [0.5, 0.25], **SMALL}, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     path = tmp_path / "own.params"
-    checkpoints.save_parameters(path, build_network(spec, mx.cpu(), seed=7), spec, CITYSCAPES_19)
+    parameters.save_parameters(path, build_network(spec, mx.cpu(), seed=7), spec, CITYSCAPES_19)
     return path, spec
 
 
@@ -365,9 +365,9 @@ def test_own_files_of_other_classes_need_permission(own):
     assert not path.with_name("imported.params").exists()
     out, (_, space) = importing(path, num_classes=13, allow_missing=["score_*", "upscore*"])
     assert space is NTHU_13
-    imported = checkpoints.read_sidecar(out)
+    imported = parameters.read_sidecar(out)
     assert imported[0].num_classes == 13
-    record = json.loads(checkpoints.sidecar_path(out).read_text())["imported"]
+    record = json.loads(parameters.sidecar_path(out).read_text())["imported"]
     assert record["format"] == "cbst-mx parameters" and len(record["initialised"]) == 9
 
 
@@ -551,6 +551,6 @@ def test_options_and_descriptions_reach_the_sidecar(tmp_path):
         *("--label-space", description),
     )
     assert result.exit_code == 0, (result.output, result.exception)
-    spec, space, _ = checkpoints.read_sidecar(tmp_path / "o.params")
+    spec, space, _ = parameters.read_sidecar(tmp_path / "o.params")
     assert spec.options == {"skip_scale": [1e-4, 1e-2], "batch_norm": "batch", "width": 1 / 32}
     assert space.name == "mine" and space.names == ("a", "b", "c")

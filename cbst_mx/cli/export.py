@@ -38,8 +38,8 @@ def export(parameters: Path, out: Path, onnx: bool, size: Optional[Tuple[int, in
     """
     if size and not onnx:
         raise click.UsageError("--size is that of the ONNX file: give --onnx too")
-    from cbst_mx.checkpoints import load_network
-    from cbst_mx.export import export_network
+    from cbst_mx.networks.export import export_network
+    from cbst_mx.networks.parameters import load_network
     from symbols.backend import mx
 
     network, spec, space = load_network(parameters, mx.cpu())

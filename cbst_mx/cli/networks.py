@@ -55,8 +55,8 @@ def _formed(
     **options: Any,
 ) -> Any:
     """Return the network in the form asked for; of int8, which is for images run with `options`, say how near it is."""
-    from cbst_mx.inference import quantised, with_form
-    from cbst_mx.selftrain.confidence import probabilities
+    from cbst_mx.networks.forms import quantised, with_form
+    from cbst_mx.selftrain.network_maps import probabilities
 
     network.collect_params().setattr("grad_req", "null")  # gives back the memory of the gradients
     if inference != "int8":
@@ -120,14 +120,14 @@ def evaluate(
 
     Reads the parameter file, its sidecar and the images; writes nothing, or with --out a JSON file.
     """
-    from cbst_mx.checkpoints import load_network
     from cbst_mx.data import folder, open_labelled
     from cbst_mx.evaluation.confusion import summary
     from cbst_mx.evaluation.protocols import protocols_of
     from cbst_mx.files import write_json
-    from cbst_mx.inference import check_form
     from cbst_mx.label_space import LABEL_SPACES
-    from cbst_mx.networks import parse_context
+    from cbst_mx.networks.devices import parse_context
+    from cbst_mx.networks.forms import check_form
+    from cbst_mx.networks.parameters import load_network
     from cbst_mx.report.tables import iou_table
     from cbst_mx.rounds import evaluate_network
 
@@ -215,12 +215,12 @@ def predict(
     Reads PNG or JPEG images; writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
     (the image under the class colours). An existing result is not overwritten.
     """
-    from cbst_mx.checkpoints import load_network
-    from cbst_mx.data.images import write_label_png, write_rgb_png
-    from cbst_mx.inference import check_form
-    from cbst_mx.networks import parse_context
+    from cbst_mx.data.image_files import write_label_png, write_rgb_png
+    from cbst_mx.networks.devices import parse_context
+    from cbst_mx.networks.forms import check_form
+    from cbst_mx.networks.parameters import load_network
     from cbst_mx.report.figures import overlay
-    from cbst_mx.selftrain.confidence import probability_maps
+    from cbst_mx.selftrain.network_maps import probability_maps
 
     device = parse_context(ctx)
     check_form(inference, device, tile)

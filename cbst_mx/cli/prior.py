@@ -129,7 +129,7 @@ def show(file: Path, space_name: Optional[str], out: Path) -> None:
 
     Every class has its own scale, from 0 to its largest value, which is written beside its name.
     """
-    from cbst_mx.data.images import write_rgb_png
+    from cbst_mx.data.image_files import write_rgb_png
     from cbst_mx.report.figures import heat_map_sheet
     from cbst_mx.selftrain import spatial_prior
 

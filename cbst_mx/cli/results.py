@@ -40,7 +40,7 @@ def results(
     from cbst_mx.files import read_json, write_json
     from cbst_mx.report.tables import protocol_table, worst_images_table
     from cbst_mx.run_dir import RunDir
-    from cbst_mx.validation import read_yaml
+    from cbst_mx.strict_yaml import read_yaml
 
     folder = RunDir(run)
     settings = read_yaml(folder.experiment)

@@ -70,8 +70,8 @@ def import_weights(
     Prints one line per tensor. Writes OUT and OUT.json, unless tensors stay as initialised that --allow-missing does
     not name. A classifier of whole images (ImageNet) cannot have the network's last layers: these need not be named.
     """
-    from cbst_mx.weights import SEED, Comparison, read_weights
-    from cbst_mx.weights import import_weights as write
+    from cbst_mx.networks.weights import SEED, Comparison, read_weights
+    from cbst_mx.networks.weights import import_weights as write
 
     space = None if label_space is None else _label_space(label_space)
     given = _options(options, width, batch_norm)
@@ -117,7 +117,7 @@ def _label_space(text: str) -> Any:
 
 def _options(pairs: Tuple[str, ...], width: Optional[float], batch_norm: Optional[str]) -> Dict[str, Any]:
     from cbst_mx.errors import ConfigError
-    from cbst_mx.validation import parse_value
+    from cbst_mx.strict_yaml import parse_value
 
     options: Dict[str, Any] = {}
     for pair in pairs:
@@ -130,7 +130,7 @@ def _options(pairs: Tuple[str, ...], width: Optional[float], batch_norm: Optiona
 
 
 def _table(rows: Any) -> Table:
-    from cbst_mx.weights import shown
+    from cbst_mx.networks.weights import shown
 
     table = Table(box=SIMPLE_HEAD)
     for title in ("status", "tensor", "shape", "in the file", "shape there, if other"):

@@ -9,7 +9,7 @@ from typing import Union
 
 from cbst_mx.data import cityscapes, folder, gta5, nthu, synthia
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
-from cbst_mx.data.images import PathLike
+from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.lists import select_listed
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
-from cbst_mx.data.images import PathLike
+from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 

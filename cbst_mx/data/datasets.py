@@ -14,7 +14,7 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
-from cbst_mx.data.images import PathLike, read_label, read_rgb
+from cbst_mx.data.image_files import PathLike, read_label, read_rgb
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import LabelSpace
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from cbst_mx.data import cityscapes, folder, nthu, synthia
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
-from cbst_mx.data.images import Header, PathLike, read_header, read_label, read_rgb
+from cbst_mx.data.image_files import Header, PathLike, read_header, read_label, read_rgb
 from cbst_mx.data.lists import find_listed, list_path, read_list
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_16, LabelSpace

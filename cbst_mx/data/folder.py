@@ -36,10 +36,10 @@ from typing import Dict, List, Literal, Optional, Type, Union
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
-from cbst_mx.data.images import PathLike
+from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
-from cbst_mx.validation import one_sentence, read_yaml
+from cbst_mx.strict_yaml import one_sentence, read_yaml
 
 __all__ = ["FolderDescription", "label_space", "open_images", "open_labelled", "read_description"]
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Sequence, TypeVar
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.data.images import PathLike
+from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import DataError
 
 __all__ = ["find_listed", "list_path", "read_list", "select_listed"]

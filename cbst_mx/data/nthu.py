@@ -16,7 +16,7 @@ from typing import Sequence
 
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.folds import split_fold
-from cbst_mx.data.images import PathLike
+from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import LabelSpace
 

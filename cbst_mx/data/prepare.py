@@ -16,7 +16,7 @@ from typing import Callable, Sequence
 from PIL import Image
 
 from cbst_mx.data.datasets import LabelledImageSet
-from cbst_mx.data.images import (
+from cbst_mx.data.image_files import (
     PathLike,
     read_header,
     read_label,

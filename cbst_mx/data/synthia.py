@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
-from cbst_mx.data.images import PathLike, read_header, read_label, read_rgb16
+from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb16
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import LabelSpace
 

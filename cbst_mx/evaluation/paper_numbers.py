@@ -20,7 +20,7 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.files import read_json
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_13, SYNTHIA_16
 from cbst_mx.run_dir import RunDir
-from cbst_mx.validation import read_yaml
+from cbst_mx.strict_yaml import read_yaml
 
 __all__ = [
     "EVIDENCE",

@@ -16,7 +16,7 @@ from typing import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from cbst_mx.data.images import read_label
+from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import atomic_path
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace

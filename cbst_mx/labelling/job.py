@@ -17,16 +17,16 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 import cv2
 import numpy as np
 
-from cbst_mx.data.images import read_label, write_label_png
+from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
 from cbst_mx.files import check_free_space, read_json, write_json, write_text
 from cbst_mx.label_space import IGNORE
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.streaming import LOWER, StreamingThresholds
+from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
+from cbst_mx.selftrain.pseudo_labels import select
 from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
-from cbst_mx.selftrain.upsampling import select
 
 __all__ = ["PIXEL_BYTES", "Needs", "check_request", "count", "needs", "run", "sweep_rows"]
 

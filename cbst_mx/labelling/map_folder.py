@@ -19,7 +19,8 @@ from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
 from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
 from cbst_mx.selftrain import spatial_prior
-from cbst_mx.selftrain.upsampling import INTERPOLATIONS, ClassMaps, confidence
+from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
+from cbst_mx.selftrain.pseudo_labels import confidence
 
 __all__ = ["MapFolder", "label_space_of"]
 

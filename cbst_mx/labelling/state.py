@@ -12,7 +12,7 @@ from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.files import save_npz
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.streaming import StreamingThresholds, read_arrays
+from cbst_mx.selftrain.counting import StreamingThresholds, read_arrays
 
 __all__ = ["State"]
 

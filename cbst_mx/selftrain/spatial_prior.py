@@ -33,7 +33,7 @@ from cbst_mx.data.transforms import resize_label
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import open_npz, save_npz
 from cbst_mx.label_space import IGNORE
-from cbst_mx.selftrain.upsampling import ClassMaps
+from cbst_mx.selftrain.class_maps import ClassMaps
 
 __all__ = [
     "FORMAT",

@@ -9,7 +9,6 @@ image.
 
 from __future__ import annotations
 
-import functools
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
@@ -19,16 +18,17 @@ import numpy as np
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import ConfigError
 from cbst_mx.files import atomic_path
-from cbst_mx.selftrain import kc, pseudo_labels, spatial_prior, upsampling
+from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.confidence import cells, full_size, probabilities
-from cbst_mx.selftrain.kc import ConfidencePool, count_on_device
-from cbst_mx.selftrain.streaming import StreamingThresholds
+from cbst_mx.selftrain.counting import StreamingThresholds
+from cbst_mx.selftrain.kc import ConfidencePool
+from cbst_mx.selftrain.network_maps import cells, full_size, probabilities
 from cbst_mx.selftrain.thresholds import Thresholds
-from cbst_mx.selftrain.upsampling import ClassMaps
+from cbst_mx.selftrain.views import DeviceMap, HostMap
 from symbols.backend import gluon, mx
 
-__all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "HostMap", "TargetMaps", "find_thresholds", "maps_needed"]
+__all__ = ["KEEP", "SORTED_PIXELS", "TargetMaps", "find_thresholds", "maps_needed"]
 
 KEEP = ("auto", "memory", "disk", "recompute")
 _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
@@ -36,67 +36,8 @@ _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
 SORTED_PIXELS = 1 << 24
 
 
-class HostMap:
-    """One image's map in the computer's memory, upsampled in tiles."""
-
-    def __init__(self, maps: ClassMaps, prior: Optional[ClassMaps]):
-        self._maps, self._prior = maps, prior
-
-    @functools.cached_property
-    def confidence(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Confidence, float32, and predicted class, uint8, both (H, W)."""
-        return upsampling.confidence(self._maps, self._prior)
-
-    def sort_into(self, pool: ConfidencePool) -> None:
-        """Add the pixels to a pool that sorts them."""
-        pool.add_pixels(*(mx.nd.array(array, dtype=array.dtype) for array in self.confidence))
-
-    def count_into(self, state: StreamingThresholds, name: str) -> None:
-        """Add the pixels to a state that counts them."""
-        state.add(name, *self.confidence)
-
-    def select(self, thresholds: Thresholds) -> np.ndarray:
-        """Return the pseudo-labels, uint8 (H, W), 255 = not selected."""
-        return upsampling.select(self._maps, [thresholds], self._prior)[0]
-
-
-class DeviceMap:
-    """One image's full-size map on a device, where everything is computed.
-
-    Parameters
-    ----------
-    probability : NDArray of shape (C, H, W), float32
-        p_n(c), or q_n(c) * p_n(c).
-    """
-
-    def __init__(self, probability: mx.nd.NDArray):
-        self._probability = probability
-
-    @functools.cached_property
-    def _pixels(self) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        return kc.confidence(self._probability)
-
-    @property
-    def confidence(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Confidence, float32, and predicted class, uint8, both (H, W)."""
-        value, predicted = self._pixels
-        return value.asnumpy(), predicted.asnumpy().astype(np.uint8)
-
-    def sort_into(self, pool: ConfidencePool) -> None:
-        """Add the pixels to a pool that sorts them."""
-        pool.add_pixels(*self._pixels)
-
-    def count_into(self, state: StreamingThresholds, name: str) -> None:
-        """Add the pixels to a state that counts them."""
-        count_on_device(state, name, *self._pixels)
-
-    def select(self, thresholds: Thresholds) -> np.ndarray:
-        """Return the pseudo-labels, uint8 (H, W), 255 = not selected."""
-        return pseudo_labels.select(self._probability, thresholds)
-
-
 class _Output(NamedTuple):
-    """What the network gave for one image, or the file that holds it; see :func:`.confidence.cells`."""
+    """What the network gave for one image, or the file that holds it; see :func:`.network_maps.cells`."""
 
     maps: Any
     part: Tuple[int, int]
@@ -154,7 +95,7 @@ class TargetMaps:
     Parameters
     ----------
     network : HybridBlock
-        See :func:`.confidence.cells`.
+        See :func:`.network_maps.cells`.
     images : ImageSet
         The target images.
     num_classes : int
@@ -169,14 +110,14 @@ class TargetMaps:
         Where the network's output stays between the looks; "recompute" runs the network again. "auto" takes memory for
         up to 256 MB in all, else disk for networks with a stride, else recomputes.
     scales, combine
-        See :func:`.confidence.probabilities`. With several scales there is no map at the network's stride: it is run
+        See :func:`.network_maps.probabilities`. With several scales there is no map at the network's stride: it is run
         again for every look.
     interpolation : {"bilinear", "bicubic"}
         How the network's output is upsampled; bicubic always in the computer's memory, and for one scale.
     on_device : bool, optional
         Work on full-size NDArrays; by default on GPUs only.
     **options
-        mean, std, flip, long_side as for :func:`.confidence.cells`.
+        mean, std, flip, long_side as for :func:`.network_maps.cells`.
     """
 
     def __init__(

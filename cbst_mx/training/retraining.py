@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import List
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.data.images import read_label
+from cbst_mx.data.image_files import read_label
 from cbst_mx.data.loader import Sample
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.label_space import LabelSpace

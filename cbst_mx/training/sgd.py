@@ -17,9 +17,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Unio
 import numpy as np
 
 from cbst_mx import seeding
-from cbst_mx.checkpoints import load_arrays, save_arrays
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import CheckpointError, ConfigError, TrainingError
+from cbst_mx.networks.parameters import load_arrays, save_arrays
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx

@@ -87,7 +87,7 @@ def mxnet_inference(spec: Dict[str, Any]) -> Callable[[], None]:
     """Return one forward pass."""
     import numpy as np
 
-    from cbst_mx.inference import quantised, with_form
+    from cbst_mx.networks.forms import quantised, with_form
     from symbols.backend import mx
 
     network, form = mxnet_network(spec), spec["form"]

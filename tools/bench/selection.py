@@ -33,12 +33,13 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from cbst_mx.data.images import write_label_png
+from cbst_mx.data.image_files import write_label_png
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.labelling import MapFolder, run
-from cbst_mx.selftrain.streaming import StreamingThresholds
+from cbst_mx.selftrain.class_maps import ClassMaps
+from cbst_mx.selftrain.counting import StreamingThresholds
+from cbst_mx.selftrain.pseudo_labels import confidence, select
 from cbst_mx.selftrain.thresholds import rank
-from cbst_mx.selftrain.upsampling import ClassMaps, confidence, select
 
 CLASSES = 19
 STRIDE = 8

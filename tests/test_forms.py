@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cbst_mx.checkpoints import save_parameters
 from cbst_mx.cli import main
-from cbst_mx.data.images import read_label, write_label_png, write_rgb_png
+from cbst_mx.data.image_files import read_label, write_label_png, write_rgb_png
 from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import ConfigError
-from cbst_mx.inference import BandedNetwork, check_form, folded, network_graph, quantised, with_form
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.selftrain.confidence import probabilities
+from cbst_mx.networks.forms import BandedNetwork, check_form, folded, network_graph, quantised, with_form
+from cbst_mx.networks.parameters import save_parameters
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.selftrain.network_maps import probabilities
 from symbols import get_network
 from symbols.backend import has_bfloat16, mx
 
@@ -149,7 +149,7 @@ def test_bands_keep_the_process_in_mixed_precision():
 import numpy as np
 from symbols.backend import enable_amp, mx
 enable_amp("bfloat16")
-from tests.test_inference import BandedNetwork, random_images, random_network, with_form
+from tests.test_forms import BandedNetwork, random_images, random_network, with_form
 for name in ("fcn8s", "resnet38"):
     network = random_network(name, width=0.0625)
     images = random_images(1, 3, 203, 61)
@@ -168,7 +168,7 @@ for name in ("fcn8s", "resnet38"):
 def test_bands_lower_the_peak_memory():
     code = """
 import re, sys
-from tests.test_inference import BandedNetwork, random_images, random_network
+from tests.test_forms import BandedNetwork, random_images, random_network
 network = random_network("fcn8s", width=0.5)
 form = BandedNetwork(network, 64) if sys.argv[1] == "bands" else network
 peak = lambda: int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])  # not a parent's
@@ -340,10 +340,10 @@ def test_predict_makes_no_folder_before_there_is_something_to_write(trained, tmp
 
 
 def test_evaluate_calibrates_at_the_sizes_the_network_sees(trained, tmp_path, monkeypatch):
-    from cbst_mx import inference
+    from cbst_mx.networks import forms
 
     sizes = []
-    original = inference._calibrated
+    original = forms._calibrated
 
     def noting(network, run_all, ctx):
         def noted(call):
@@ -351,7 +351,7 @@ def test_evaluate_calibrates_at_the_sizes_the_network_sees(trained, tmp_path, mo
 
         return original(network, noted, ctx)
 
-    monkeypatch.setattr(inference, "_calibrated", noting)
+    monkeypatch.setattr(forms, "_calibrated", noting)
     for index in range(2):
         label = np.zeros((96, 64), np.uint8)
         write_label_png(tmp_path / "labels" / f"{index}.png", label, CITYSCAPES_19)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cbst_mx import checkpoints
 from cbst_mx.errors import CheckpointError, ConfigError, RunError
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network, parse_context
+from cbst_mx.networks import parameters
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.devices import parse_context
+from cbst_mx.networks.spec import NetworkSpec
 from symbols.backend import mx
 
 SPEC = NetworkSpec("fcn8s", 19, {"width": 0.03125, "batch_norm": "batch"})
@@ -25,13 +26,13 @@ SPEC = NetworkSpec("fcn8s", 19, {"width": 0.03125, "batch_norm": "batch"})
 def saved(tmp_path):
     network = build_network(SPEC, mx.cpu(), seed=0)
     path = tmp_path / "parameters.params"
-    checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19, config_hash="abc")
+    parameters.save_parameters(path, network, SPEC, CITYSCAPES_19, config_hash="abc")
     return path, network
 
 
 def test_round_trip_gives_the_same_network(saved):
     path, network = saved
-    again, spec, space = checkpoints.load_network(path, mx.cpu())
+    again, spec, space = parameters.load_network(path, mx.cpu())
     assert spec == SPEC and space.names == CITYSCAPES_19.names and space.palette == CITYSCAPES_19.palette
     x = mx.nd.random.normal(shape=(1, 3, 32, 48))
     np.testing.assert_array_equal(again(x).asnumpy(), network(x).asnumpy())
@@ -46,7 +47,7 @@ def test_the_same_seed_gives_the_same_network_on_another_context(saved):
 
 def refused(path, spec=SPEC, space=CITYSCAPES_19):
     with pytest.raises(CheckpointError) as error:
-        checkpoints.load_parameters(build_network(spec, mx.cpu()), path, spec, space)
+        parameters.load_parameters(build_network(spec, mx.cpu()), path, spec, space)
     return str(error.value)
 
 
@@ -67,7 +68,7 @@ def test_options_that_only_change_training_may_differ(saved):
     # defaults may be written out, and lists stand for tuples
     same = {**SPEC.options, "dropout": 0.1, "upsampling": "learned", "skip_scale": [1.0, 1.0]}
     other = build_network(NetworkSpec("fcn8s", 19, same), mx.cpu())
-    checkpoints.load_parameters(other, path, NetworkSpec("fcn8s", 19, same), CITYSCAPES_19)
+    parameters.load_parameters(other, path, NetworkSpec("fcn8s", 19, same), CITYSCAPES_19)
     x = mx.nd.ones((1, 3, 32, 32))
     np.testing.assert_array_equal(other(x).asnumpy(), network(x).asnumpy())
     for key, value in (("skip_scale", [0.5, 1.0]), ("batch_norm", "frozen")):
@@ -85,7 +86,7 @@ def test_parameters_of_another_normalisation_are_refused(saved):
 
 def test_the_sidecar_says_what_the_file_is(saved):
     path, network = saved
-    sidecar = json.loads(checkpoints.sidecar_path(path).read_text())
+    sidecar = json.loads(parameters.sidecar_path(path).read_text())
     assert sidecar == {
         "format": 1,
         "network": {
@@ -103,8 +104,8 @@ def test_the_sidecar_says_what_the_file_is(saved):
         "config_sha256": "abc",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19, imported={"file": "vgg16.pth"})
-    assert json.loads(checkpoints.sidecar_path(path).read_text())["imported"] == {"file": "vgg16.pth"}
+    parameters.save_parameters(path, network, SPEC, CITYSCAPES_19, imported={"file": "vgg16.pth"})
+    assert json.loads(parameters.sidecar_path(path).read_text())["imported"] == {"file": "vgg16.pth"}
 
 
 def test_damaged_files_are_refused(saved):
@@ -113,7 +114,7 @@ def test_damaged_files_are_refused(saved):
     for changed in (data[: len(data) // 2], data[:-1] + bytes([data[-1] ^ 1]), b""):
         path.write_bytes(changed)
         assert "was altered or truncated" in refused(path)
-    side = checkpoints.sidecar_path(path)
+    side = parameters.sidecar_path(path)
     stored = json.loads(side.read_text())
     side.write_text("{")
     assert "is damaged" in refused(path)
@@ -147,7 +148,7 @@ def test_damaged_files_are_refused(saved):
     side.write_text(json.dumps({**stored, "label_space": None}))
     assert refused(path) == f"{path} holds a classifier of whole images: it has no label space"
     with pytest.raises(CheckpointError, match="cannot be loaded: its sidecar has no label space"):
-        checkpoints.load_network(path, mx.cpu())
+        parameters.load_network(path, mx.cpu())
     side.write_text(json.dumps({**stored, "format": 2}))
     assert refused(path) == f"sidecar {side} must have format 1, got 2"
     side.unlink()
@@ -161,7 +162,7 @@ def test_parameters_that_are_not_finite_are_not_saved(saved):
     before = path.read_bytes()
     network.score_fr.bias.data()[:] = np.nan
     with pytest.raises(CheckpointError, match="score_fr.bias has values that are not finite"):
-        checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19)
+        parameters.save_parameters(path, network, SPEC, CITYSCAPES_19)
     assert path.read_bytes() == before
 
 
@@ -170,7 +171,7 @@ def test_parameters_that_are_not_finite_are_not_saved(saved):
 def test_parameters_and_sidecar_are_written_both_or_neither(tmp_path, monkeypatch, there, fails):
     network, path = build_network(SPEC, mx.cpu(), seed=0), tmp_path / "parameters.params"
     if there:
-        checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19)
+        parameters.save_parameters(path, network, SPEC, CITYSCAPES_19)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     network.score_fr.bias.data()[:] = 1
     replace = os.replace
@@ -182,7 +183,7 @@ def test_parameters_and_sidecar_are_written_both_or_neither(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RunError, match="no space left on the disk"):
-        checkpoints.save_parameters(path, network, SPEC, CITYSCAPES_19)
+        parameters.save_parameters(path, network, SPEC, CITYSCAPES_19)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -210,10 +211,10 @@ def test_a_classifier_of_whole_images_labels_no_pixels(tmp_path):
         build_network(spec, mx.cpu())
     assert str(error.value) == sentence
     path = tmp_path / "c.params"
-    checkpoints.save_parameters(path, build_network(spec, mx.cpu(), seed=0, classifier=True), spec, None)
-    assert checkpoints.read_sidecar(path)[:2] == (spec, None)
+    parameters.save_parameters(path, build_network(spec, mx.cpu(), seed=0, classifier=True), spec, None)
+    assert parameters.read_sidecar(path)[:2] == (spec, None)
     with pytest.raises(CheckpointError) as error:
-        checkpoints.load_network(path, mx.cpu())
+        parameters.load_network(path, mx.cpu())
     assert str(error.value) == f"{path} cannot be loaded: {sentence}"
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.selftrain import upsampling
+from cbst_mx.selftrain import class_maps, pseudo_labels
+from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
+from cbst_mx.selftrain.pseudo_labels import confidence, select
 from cbst_mx.selftrain.thresholds import Thresholds
-from cbst_mx.selftrain.upsampling import INTERPOLATIONS, ClassMaps, confidence, select
 from tests.reference import algorithms
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
@@ -144,13 +145,13 @@ def test_leaving_out_hopeless_classes_changes_no_bit(data, classes, sizes):
     whole = maps.rows(0, size[0])
     if prior is not None:
         whole = whole * prior.rows(0, size[0])
-    tile = upsampling._TILE
-    upsampling._TILE = (16, 24)
+    tile = class_maps._TILE
+    class_maps._TILE = (16, 24)
     try:
         value, predicted = confidence(maps, prior)
         (label,) = select(maps, [thresholds(limits)], prior)
     finally:
-        upsampling._TILE = tile
+        class_maps._TILE = tile
     np.testing.assert_array_equal(value.view(np.uint32), whole.max(axis=0).view(np.uint32))
     np.testing.assert_array_equal(predicted, whole.argmax(axis=0))
     with np.errstate(over="ignore"):
@@ -163,14 +164,14 @@ def test_few_classes_are_computed_where_one_rules():
     logits = np.zeros((19, 16, 32), dtype=np.float32)
     logits[3, :, :16], logits[7, :, 16:] = 12, 12
     maps = ClassMaps(np.exp(logits) / np.exp(logits).sum(axis=0), (128, 256))
-    found = upsampling._candidates(maps, None, slice(0, 128), slice(0, 64), [np.ones(19, np.float32)])
+    found = pseudo_labels._candidates(maps, None, slice(0, 128), slice(0, 64), [np.ones(19, np.float32)])
     assert found.tolist() == [3]
-    found = upsampling._candidates(maps, None, slice(0, 128), slice(0, 256), [np.ones(19, np.float32)])
+    found = pseudo_labels._candidates(maps, None, slice(0, 128), slice(0, 256), [np.ones(19, np.float32)])
     assert found.tolist() == [3, 7]
 
 
 def test_selection_is_that_of_the_ndarray_form_and_of_the_paper():
-    from cbst_mx.selftrain.pseudo_labels import select as select_on_ndarray
+    from cbst_mx.selftrain.on_device import select as select_on_ndarray
     from symbols.backend import mx
 
     for seed, values in enumerate(([0.3, 0.9, 0.5], [np.inf, 0.4, 0.4], [0.0, 0.5, 0.5], [1e-42, 0.6, np.inf])):
@@ -244,8 +245,9 @@ def test_refusals():
 def test_a_full_size_image_takes_less_than_300_mb():
     code = """
 import numpy as np
-from cbst_mx.selftrain.streaming import StreamingThresholds
-from cbst_mx.selftrain.upsampling import ClassMaps, confidence, select
+from cbst_mx.selftrain.counting import StreamingThresholds
+from cbst_mx.selftrain.class_maps import ClassMaps
+from cbst_mx.selftrain.pseudo_labels import confidence, select
 
 def memory(which):
     lines = open("/proc/self/status").read().splitlines()

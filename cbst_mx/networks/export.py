@@ -18,9 +18,9 @@ import numpy as np
 
 from cbst_mx.errors import CBSTError, ConfigError, RunError
 from cbst_mx.files import write_json
-from cbst_mx.inference import folded, network_graph, to_block
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.network_spec import NetworkSpec
+from cbst_mx.networks.forms import folded, network_graph, to_block
+from cbst_mx.networks.spec import NetworkSpec
 from symbols.backend import gluon, mx
 
 __all__ = ["TOLERANCE", "Exported", "export_network"]

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cbst_mx.errors import ConfigError
-from cbst_mx.validation import one_sentence, read_yaml
+from cbst_mx.strict_yaml import one_sentence, read_yaml
 
 
 class Part(BaseModel):

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.selftrain import streaming
-from cbst_mx.selftrain.streaming import LOWER, UPPER, StreamingThresholds, keys_of, value_of
+from cbst_mx.selftrain import counting
+from cbst_mx.selftrain.counting import LOWER, UPPER, StreamingThresholds, keys_of, value_of
 from cbst_mx.selftrain.thresholds import FIDELITIES, POLICIES, Thresholds, extra_zeros, nothing, rank
 from tests.reference import algorithms
 
@@ -169,7 +169,7 @@ def test_values_from_denormal_to_huge_in_one_image():
 
 
 def test_more_pixels_than_are_counted_at_a_time(monkeypatch):
-    monkeypatch.setattr(streaming, "_CHUNK", 16)
+    monkeypatch.setattr(counting, "_CHUNK", 16)
     images = random_images(3, size=(13, 11))
     assert_same(counted(images, 4), images)
 
@@ -378,7 +378,7 @@ def test_states_that_do_not_fit_are_not_merged():
 @pytest.mark.parametrize("values", [None, np.float32([2**-15, 0.1, 0.5, 1 - 2**-24, 1, 1.5, 2 - 2**-23]), SPECIAL[:10]])
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_counting_on_the_device_gives_the_same_state(values, fidelity):
-    from cbst_mx.selftrain.kc import count_on_device
+    from cbst_mx.selftrain.on_device import count_on_device
     from symbols.backend import mx
 
     images = random_images(15, size=(20, 30), values=values)

@@ -19,8 +19,8 @@ import numpy as np
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import atomic_path, file_digest, write_json
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network, network_options
+from cbst_mx.networks.build import build_network, network_options
+from cbst_mx.networks.spec import NetworkSpec
 from symbols.backend import gluon, mx
 
 __all__ = [
@@ -133,7 +133,7 @@ def save_parameters(
     config_hash : str, optional
         SHA-256 of the experiment that made the parameters.
     imported : dict, optional
-        Where they came from when not from a training, as JSON values (see :mod:`cbst_mx.weights`).
+        Where they came from when not from a training, as JSON values (see :mod:`.weights`).
 
     Raises
     ------

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from cbst_mx.data import ImageSet
-from cbst_mx.data.images import write_rgb_png
+from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.data.transforms import normalise
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
-from cbst_mx.selftrain.confidence import probabilities, probability_maps
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.selftrain.network_maps import probabilities, probability_maps
+from cbst_mx.selftrain.on_device import select
 from symbols.backend import gluon, mx
 
 SPEC = NetworkSpec("fcn8s", 4, {"width": 0.03125, "batch_norm": "none"})

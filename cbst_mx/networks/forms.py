@@ -5,7 +5,7 @@ network as it is: parameters are shared where they are the same. A form is for i
 parameters make a new one. B images, C classes, h x w pixels.
 
 A whole network cannot be cut into tiles cheaply: an output row of FCN8s depends on 491 rows of the image, one of
-ResNet-38 on 941 (:func:`cbst_mx.graph.receptive_field`). What takes memory are few maps near the image and near the
+ResNet-38 on 941 (:func:`.graph.receptive_field`). What takes memory are few maps near the image and near the
 classifier, so :class:`BandedNetwork` runs only those in bands, each band with the margin its piece needs.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import ConfigError
-from cbst_mx.graph import Graph, Piece, fold_batch_norms, pieces
+from cbst_mx.networks.graph import Graph, Piece, fold_batch_norms, pieces
 from symbols.backend import gluon, mx
 
 __all__ = [
@@ -87,7 +87,7 @@ def to_block(graph: Graph, parameters: gluon.ParameterDict) -> gluon.SymbolBlock
 
 
 def folded(network: gluon.HybridBlock, ctx: mx.Context) -> Tuple[gluon.SymbolBlock, int]:
-    """Return `network` with batch norms put into convolutions, and how many (:func:`cbst_mx.graph.fold_batch_norms`).
+    """Return `network` with batch norms put into convolutions, and how many (:func:`.graph.fold_batch_norms`).
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def with_form(
 class BandedNetwork:
     """A network that holds no large map as a whole but its output.
 
-    The network is split into pieces (:func:`cbst_mx.graph.pieces`). A piece with a large map inside runs in bands of
+    The network is split into pieces (:func:`.graph.pieces`). A piece with a large map inside runs in bands of
     rows of its output; a band's input has as many rows more on either side as its output depends on, so each row comes
     from the same numbers as without bands. Sums are done in another order: differences are rounding (about 1e-6 of the
     largest logit). Mirroring does not matter, rows are whole.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data.images import (
+from cbst_mx.data.image_files import (
     Header,
     read_header,
     read_label,

@@ -1,6 +1,6 @@
 """The graph of operators of a network, as MXNet writes it to JSON: what depends on what, and exact rewrites.
 
-Plain Python on names and numbers; :mod:`cbst_mx.inference` turns graphs into blocks again. Nodes stand in an order in
+Plain Python on names and numbers; :mod:`.forms` turns graphs into blocks again. Nodes stand in an order in
 which every node follows its inputs. "Rows" can be read as "columns" throughout: axis 0 or 1 of the image.
 """
 

@@ -4,7 +4,7 @@ What is read, told apart by content and not by the file's ending:
 
 * MXNet ``.params``: the released ResNet-38 files (``arg:bn2a_branch2a_gamma``, ``aux:..._moving_mean``), VGG-16 of
   Gluon's model zoo (``features.0.weight`` or ``vgg0_conv0_weight``), and what this program or Gluon wrote;
-* PyTorch ``.pth`` of torchvision's VGG-16 (:mod:`cbst_mx.torch_files`), without PyTorch.
+* PyTorch ``.pth`` of torchvision's VGG-16 (:mod:`.torch_files`), without PyTorch.
 
 Reading gives names and arrays; comparing gives a row per tensor and changes nothing; only then is a network filled.
 All of these were trained on RGB images in [0, 1] normalised by the ImageNet mean and std.
@@ -27,13 +27,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from cbst_mx.checkpoints import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import file_digest
 from cbst_mx.label_space import LABEL_SPACES, LabelSpace
-from cbst_mx.network_spec import NetworkSpec
-from cbst_mx.networks import build_network
-from cbst_mx.torch_files import LONGEST_NAME, looks_like_torch, read_torch
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.parameters import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.networks.torch_files import LONGEST_NAME, looks_like_torch, read_torch
 from symbols.backend import gluon, mx
 from symbols.vgg16 import STAGES
 
