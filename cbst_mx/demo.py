@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import RunError
 from cbst_mx.files import read_json, write_json
 from cbst_mx.label_space import LabelSpace
+from cbst_mx.messages import Progress
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
@@ -30,8 +31,6 @@ METHODS = {"source": "source-only", "st": "ST", "cbst": "CBST", "cbst-sp": "CBST
 SIZE = (64, 160)  # pixels of a scene
 COUNTS = {"source_count": 900, "source_val_count": 50, "target_count": 150, "target_val_count": 60}
 _PICTURE_ROWS = 4
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class DemoResult:
         ``results.json`` and ``comparison.png``.
     """
 
-    rows: Dict[int, Dict[str, Dict[str, Any]]]
-    source_rows: Dict[int, Dict[str, Dict[str, Any]]]
+    rows: dict[int, dict[str, dict[str, Any]]]
+    source_rows: dict[int, dict[str, dict[str, Any]]]
     label_space: LabelSpace
     results: Path
     picture: Path
@@ -86,8 +85,8 @@ def run_demo(
         If a file cannot be used or `out` holds a demo with other settings.
     """
     settings = {"shift_strength": shift_strength, "shift_seed": shift_seed, "size": list(SIZE), **COUNTS}
-    rows: Dict[int, Dict[str, Dict[str, Any]]] = {}
-    source_rows: Dict[int, Dict[str, Dict[str, Any]]] = {}
+    rows: dict[int, dict[str, dict[str, Any]]] = {}
+    source_rows: dict[int, dict[str, dict[str, Any]]] = {}
     for seed in seeds:
         folder = out / f"seed-{seed}"
         _scenes(folder, settings, seed, progress)
@@ -105,11 +104,11 @@ def run_demo(
     return DemoResult(rows, source_rows, run.label_space, results, picture)
 
 
-def _keyed(rows: Dict[int, Any]) -> Dict[str, Any]:
+def _keyed(rows: dict[int, Any]) -> dict[str, Any]:
     return {str(seed): value for seed, value in rows.items()}
 
 
-def _scenes(folder: Path, settings: Dict[str, Any], seed: int, progress: Progress) -> None:
+def _scenes(folder: Path, settings: dict[str, Any], seed: int, progress: Progress) -> None:
     """Write the scenes of a seed, or check that those there have the same settings."""
     record = folder / "data.json"
     if record.is_file():
@@ -132,7 +131,7 @@ def _scenes(folder: Path, settings: Dict[str, Any], seed: int, progress: Progres
 
 def _variant(experiment: Path, folder: Path, method: str, seed: int) -> Experiment:
     """Return the experiment of one method: the source training without rounds, or rounds from its parameters."""
-    changes: List[str] = [f"seed={seed}", f"name=demo-{method}-seed-{seed}"]
+    changes: list[str] = [f"seed={seed}", f"name=demo-{method}-seed-{seed}"]
     if method == "source":
         changes.append("self_training.rounds=0")
     else:

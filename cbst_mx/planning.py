@@ -18,7 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
+from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.rounds import iterations_of, needs, scaled_side, source_of_round, target_maps
@@ -48,7 +49,7 @@ class Images(NamedTuple):
     """How many images a set has, and their size, judged by the first."""
 
     number: int
-    size: Tuple[int, int]
+    size: tuple[int, int]
     published: bool  # the publisher's figures, for want of the data
 
 
@@ -92,15 +93,15 @@ class Plan:
     device: str
     disk: int = 0
     memory: int = 0
-    stages: List[Stage] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         """Of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {**dataclasses.asdict(self), "seconds": self.seconds}
 
@@ -109,7 +110,7 @@ def make_plan(
     experiment: Experiment,
     *,
     seconds: float = 60.0,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Plan:
     """Measure on the experiment's device and work out what its run costs.
 
@@ -132,7 +133,7 @@ def make_plan(
     CBSTError
         If the experiment cannot be run here or its number of images is unknown.
     """
-    if not 0 < seconds:
+    if not seconds > 0:
         raise ConfigError(f"seconds must be above 0, got {seconds}")
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
@@ -156,7 +157,7 @@ def make_plan(
     looks = 1 if settings.rounds else 0
     works = [1, looks, looks, 1]  # source training, retraining, labelling, evaluation
     share = seconds / sum(works)
-    steps: Dict[int, float] = {}
+    steps: dict[int, float] = {}
     batches = sorted({o.batch_size for o in (training, settings.retraining if settings.rounds else None) if o})
     for batch in batches:
         progress("measuring", len(steps), len(batches) + 1 + looks)
@@ -175,7 +176,7 @@ def make_plan(
     evaluation *= sum(v.number * v.size[0] * v.size[1] for v in validation.values()) / (first.size[0] * first.size[1])
     progress("measuring", len(batches) + 1 + looks, len(batches) + 1 + looks)
 
-    def trained(optimiser: Optimiser, images: int) -> Tuple[int, float]:
+    def trained(optimiser: Optimiser, images: int) -> tuple[int, float]:
         iterations = iterations_of(optimiser, images)
         step = steps[optimiser.batch_size]
         if reading is not None:
@@ -208,7 +209,7 @@ def _validation_set(experiment: Experiment, name: str) -> ImageSet:
 
 def _images(data: Data, open_set: Callable[[], ImageSet]) -> Images:
     """Return the facts of an image set, from the publisher where its folder is not there."""
-    root: Optional[Path] = None
+    root: Path | None = None
     with contextlib.suppress(ConfigError):  # relative, and there is no data root
         root = below_data_root(data.root)
     if root is not None and root.is_dir():
@@ -256,7 +257,7 @@ def _repeated(work: Callable[[], Any], budget: float) -> float:
     """Return the median time of `work` over the runs that fit into `budget`, at least one, after one to warm up."""
     start = time.perf_counter()
     work()
-    times: List[float] = []
+    times: list[float] = []
     while not times or (len(times) < _MOST and time.perf_counter() - start + times[-1] < budget):
         before = time.perf_counter()
         work()
@@ -267,7 +268,7 @@ def _repeated(work: Callable[[], Any], budget: float) -> float:
 def _training_seconds(
     experiment: Experiment,
     network: gluon.HybridBlock,
-    contexts: List[mx.Context],
+    contexts: list[mx.Context],
     batch: int,
     budget: float,
     meter: _Meter,
@@ -283,7 +284,7 @@ def _training_seconds(
         labels = rng.integers(0, classes, (size, height, width)).astype(np.float32)
         stamps = [time.perf_counter()]
 
-        def batches(first: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        def batches(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for done in itertools.count():
                 last = stamps[-1] - stamps[-2] if done else 0.0
                 if done > 1 and (done > _MOST or stamps[-1] + last > stamps[0] + time_left):
@@ -338,7 +339,7 @@ def _reading_seconds(experiment: Experiment) -> float:
 
 
 def _scaled(
-    work: Callable[[ImageSet, float], Any], what: str, size: Tuple[int, int], budget: float, meter: _Meter, plan: Plan
+    work: Callable[[ImageSet, float], Any], what: str, size: tuple[int, int], budget: float, meter: _Meter, plan: Plan
 ) -> float:
     """Return the time that ``work(images, side)`` takes for one image of `size`, if it must from a smaller one."""
     start = time.perf_counter()
@@ -407,7 +408,7 @@ def _evaluation_seconds(
     settings = experiment.evaluation.model_dump()
 
     def work(chosen: ImageSet, side: float) -> None:
-        options: Dict[str, Any] = {**settings, "long_side": scaled_side(settings["long_side"], side)}
+        options: dict[str, Any] = {**settings, "long_side": scaled_side(settings["long_side"], side)}
         for _, probability in probability_maps(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
             probability.argmax(axis=0).asnumpy()
 

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
 from cbst_mx.labelling import PIXEL_BYTES, Needs
+from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, output_size, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, load_parameters, save_parameters
@@ -53,12 +54,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]  # (what, done, in all)
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None
 
 
 def evaluate_network(
@@ -95,7 +90,7 @@ def evaluate_network(
     return matrices
 
 
-def source_of_round(experiment: Experiment, index: int, total: int) -> List[int]:
+def source_of_round(experiment: Experiment, index: int, total: int) -> list[int]:
     """Return which of `total` source images round `index` trains on."""
     schedule, fidelity = experiment.self_training.source_portion, experiment.self_training.fidelity
     if schedule is None:
@@ -123,7 +118,7 @@ def needs(
     network: gluon.HybridBlock,
     *,
     target: int,
-    size: Tuple[int, int],
+    size: tuple[int, int],
     validation: int,
 ) -> Needs:
     """Return what the whole run takes beside its network: the folder at its largest, and memory for pseudo-labels.
@@ -161,7 +156,7 @@ def needs(
     return Needs(disk + kept.get("disk", 0), memory + kept.get("memory", 0))
 
 
-def scaled_side(long_side: Optional[int], side: float) -> Optional[int]:
+def scaled_side(long_side: int | None, side: float) -> int | None:
     """Return `long_side` (pixels) times the factor `side`, at least the 32 pixels of the smallest input; None stays."""
     return None if long_side is None else max(32, round(side * long_side))
 
@@ -173,7 +168,7 @@ def target_maps(
     *,
     folder: Path,
     ctx: mx.Context,
-    prior: Optional[np.ndarray] = None,
+    prior: np.ndarray | None = None,
     side: float = 1.0,
 ) -> TargetMaps:
     """Return the maps of target images as the experiment wants them; `side` is a factor of its `long_side`."""
@@ -214,7 +209,7 @@ class Run:
         If an input cannot be used or the folder is another run's: before anything is written.
     """
 
-    def __init__(self, experiment: Experiment, out: Path, *, progress: Progress = _silent):
+    def __init__(self, experiment: Experiment, out: Path, *, progress: Progress = silent):
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -225,7 +220,7 @@ class Run:
         self.source = experiment.open_source()
         self.target = experiment.open_target()
         self.validation = experiment.open_validation()
-        self._network: Optional[gluon.HybridBlock] = None
+        self._network: gluon.HybridBlock | None = None
         self._holds = -1  # the stage whose parameters the network holds
         self._logging = False
         network = build_network(self.spec, self.ctx, seed=experiment.seed)
@@ -255,7 +250,7 @@ class Run:
 
     # -- stages --------------------------------------------------------------------------------------------------
 
-    def run(self) -> Dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Run every stage that is not done yet and return the summary."""
         with self.logging():
             logger.info(
@@ -368,7 +363,7 @@ class Run:
         self._holds = -1  # its parameters change from here on
         source = self._source_of(index)
         samples = labelled_samples(source) + pseudo_labelled_samples(self.target, stage.pseudo_labels, self.label_space)
-        groups: List[tuple] = []
+        groups: list[tuple] = []
         if training.target_per_batch is not None:
             places = training.target_per_batch
             groups = [(len(source), training.retraining.batch_size - places), (len(self.target), places)]
@@ -392,7 +387,7 @@ class Run:
         logger.info("%s: %d of %d source images", self._title(index), len(chosen), len(self.source))
         return self.source.subset(chosen)
 
-    def _mining(self, counts: List[int]) -> Optional[ClassMining]:
+    def _mining(self, counts: list[int]) -> ClassMining | None:
         """Return the rare-class mining for the pixels predicted of every class; ST mines nothing."""
         settings = self.experiment.self_training.mining
         if settings is None or self.experiment.self_training.method == "st":
@@ -405,14 +400,14 @@ class Run:
         )
         return ClassMining(worst, priority, probability=settings.probability)
 
-    def evaluate(self, index: int) -> Dict[str, Any]:
+    def evaluate(self, index: int) -> dict[str, Any]:
         """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set."""
         stage = self.dir.stage(index)
         if stage.evaluation.is_file():
             return read_json(stage.evaluation)
         network = self._network_of(index)
-        arrays: Dict[str, np.ndarray] = {}
-        results: Dict[str, Any] = {}
+        arrays: dict[str, np.ndarray] = {}
+        results: dict[str, Any] = {}
         for name, images in self.validation.items():
             counts = evaluate_network(
                 network,
@@ -438,11 +433,11 @@ class Run:
             logger.warning("%s: %s", self._title(index), sentence)
         return results
 
-    def warnings(self, index: int) -> List[str]:
+    def warnings(self, index: int) -> list[str]:
         """Return what speaks for a collapse of stage `index`, as far as its files tell; see `selftrain.guard`."""
         return [*self._target_signs(index), *self._validation_signs(index)]
 
-    def _target_signs(self, index: int) -> List[str]:
+    def _target_signs(self, index: int) -> list[str]:
         """Return the signs on the target's training images, whose predictions the next round counts."""
         if not 1 <= index < self.experiment.self_training.rounds:
             return []
@@ -452,7 +447,7 @@ class Run:
         now, first = (read_json(stage.thresholds)["predicted"] for stage in stages)
         return [f"on the target's images, {sentence}" for sentence in guard.signs(now, first, self.label_space.names)]
 
-    def _validation_signs(self, index: int) -> List[str]:
+    def _validation_signs(self, index: int) -> list[str]:
         """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
         stages = self.dir.stage(index), self.dir.stage(0)
         if index == 0 or not all(stage.evaluation.is_file() for stage in stages):
@@ -464,9 +459,9 @@ class Run:
             found += [f"on validation set {name}, {sentence}" for sentence in guard.signs(*counts, matrices.classes)]
         return found
 
-    def write_summary(self) -> Dict[str, Any]:
+    def write_summary(self) -> dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""
-        stages: List[Dict[str, Any]] = []
+        stages: list[dict[str, Any]] = []
         for index in range(self.experiment.self_training.rounds + 1):
             path = self.dir.stage(index).evaluation
             if path.is_file():
@@ -513,12 +508,12 @@ class Run:
         index: int,
         network: gluon.HybridBlock,
         optimiser: Optimiser,
-        samples: List[Sample],
+        samples: list[Sample],
         *,
         groups: Sequence[tuple] = (),
         parts: Sequence[int] = (),
         factor: float = 1.0,
-        mining: Optional[ClassMining] = None,
+        mining: ClassMining | None = None,
     ) -> None:
         experiment = self.experiment
         iterations = iterations_of(optimiser, len(samples))
@@ -553,7 +548,7 @@ class Run:
         values = record.to_json()
         self._finish_training(stage, index, network, values if index else self._warm_up(network, values))
 
-    def _warm_up(self, network: gluon.HybridBlock, record: Dict[str, Any]) -> Dict[str, Any]:
+    def _warm_up(self, network: gluon.HybridBlock, record: dict[str, Any]) -> dict[str, Any]:
         """Adapt the source network adversarially, where the experiment asks for it; return the record with its own."""
         settings = self.experiment.warm_up
         if settings is None:
@@ -561,7 +556,7 @@ class Run:
         optimiser = settings.optimiser
         iterations = iterations_of(optimiser, len(self.source) + len(self.target))
 
-        def loader(samples: List[Sample]) -> Callable[[int], BatchLoader]:
+        def loader(samples: list[Sample]) -> Callable[[int], BatchLoader]:
             return lambda start: self._loader(samples, optimiser, iterations, start=start)
 
         adapted = adapt_output_space(
@@ -583,7 +578,7 @@ class Run:
         )
         return {**record, "warm_up": adapted.to_json()}
 
-    def _loader(self, samples: List[Sample], optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
+    def _loader(self, samples: list[Sample], optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
         mining = options.pop("mining", None)
         return BatchLoader(
             samples,
@@ -597,7 +592,7 @@ class Run:
             **options,
         )
 
-    def _finish_training(self, stage: StageDir, index: int, network: gluon.HybridBlock, record: Dict[str, Any]) -> None:
+    def _finish_training(self, stage: StageDir, index: int, network: gluon.HybridBlock, record: dict[str, Any]) -> None:
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
         with contextlib.suppress(FileNotFoundError):

@@ -23,7 +23,7 @@ import platform
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from cbst_mx.files import read_json, save_npz, write_json, write_text
 __all__ = ["RunDir", "StageDir"]
 
 
-def _versions() -> Dict[str, str]:
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "cbst_mx": cbst_mx.__version__}
     for name in ("mxnet", "mxnet-cu112", "numpy", "opencv-python", "scipy"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -5,7 +5,7 @@ This package imports MXNet only (through :mod:`symbols.backend`) and knows nothi
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable
 
 from symbols.backend import gluon
 from symbols.fcn8s import FCN8s
@@ -13,7 +13,7 @@ from symbols.resnet38 import ResNet38
 
 __all__ = ["NETWORKS", "FCN8s", "ResNet38", "get_network"]
 
-NETWORKS: Dict[str, Callable[..., gluon.HybridBlock]] = {"fcn8s": FCN8s, "resnet38": ResNet38}
+NETWORKS: dict[str, Callable[..., gluon.HybridBlock]] = {"fcn8s": FCN8s, "resnet38": ResNet38}
 
 
 def get_network(name: str, num_classes: int, **options: Any) -> gluon.HybridBlock:

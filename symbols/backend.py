@@ -15,7 +15,7 @@ import types
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Collection, Iterable, List, MutableMapping
+from typing import Callable, Collection, Iterable, MutableMapping
 
 __all__ = ["MXNetUnavailableError", "autograd", "enable_amp", "gluon", "has_bfloat16", "load_amp", "mx", "nd"]
 
@@ -51,7 +51,7 @@ def set_threads(environment: MutableMapping[str, str]) -> None:
         environment["OMP_NUM_THREADS"] = str(len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
-def installed_builds(find: Callable[[str], object] = metadata.distribution) -> List[str]:
+def installed_builds(find: Callable[[str], object] = metadata.distribution) -> list[str]:
     """Return the names of the installed builds of mxnet.
 
     Parameters
@@ -103,7 +103,7 @@ def restore_numpy_bool(numpy_module: object, version: str) -> None:
         numpy_module.bool = bool  # type: ignore[attr-defined]
 
 
-def preload_cuda(folders: Iterable[str], load: Callable[[str], object] = ctypes.CDLL) -> List[str]:
+def preload_cuda(folders: Iterable[str], load: Callable[[str], object] = ctypes.CDLL) -> list[str]:
     """Load the CUDA libraries of NVIDIA's pip wheels by full path, so that mxnet-cu112 finds them.
 
     Parameters

@@ -7,8 +7,6 @@ and an aligned output for any input size.
 
 from __future__ import annotations
 
-from typing import List, Tuple
-
 import numpy as np
 
 from symbols.backend import gluon, mx
@@ -85,7 +83,7 @@ class FCN8s(gluon.HybridBlock):
         width: float = 1.0,
         batch_norm: str = "none",
         dropout: float = 0.5,
-        skip_scale: Tuple[float, float] = (1.0, 1.0),
+        skip_scale: tuple[float, float] = (1.0, 1.0),
         upsampling: str = "frozen",
         **kwargs,
     ):
@@ -126,7 +124,7 @@ class FCN8s(gluon.HybridBlock):
             block.weight.grad_req = "null"
         return block
 
-    def segments(self) -> List[gluon.HybridBlock]:
+    def segments(self) -> list[gluon.HybridBlock]:
         """Return blocks whose composition is the network, for gradient checkpointing.
 
         What a later one needs (the images for their size, pool3, pool4) is passed on, so they give and take several

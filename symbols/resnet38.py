@@ -8,8 +8,6 @@ files (``bn2a_branch2a_gamma``, ``res2a_branch1_weight``, ...), but for Gluon's 
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
-
 from symbols.backend import gluon, mx
 from symbols.blocks import check_rates, check_width
 from symbols.vgg16 import BATCH_NORM, scaled
@@ -69,13 +67,13 @@ class Unit(gluon.HybridBlock):
     def __init__(
         self,
         name: str,
-        convolutions: Tuple[Tuple[int, int], ...],
+        convolutions: tuple[tuple[int, int], ...],
         in_channels: int,
         stride: int,
-        dilations: Tuple[int, int],
+        dilations: tuple[int, int],
         *,
         batch_norm: str,
-        dropout: Optional[float] = None,
+        dropout: float | None = None,
     ):
         super().__init__(prefix="")
         out_channels = convolutions[-1][1]
@@ -140,7 +138,7 @@ class ResNet38(gluon.HybridBlock):
         - **logits**: float32 (B, C, ceil(h/8), ceil(w/8)); of the classifier (B, C).
     """
 
-    stride: Optional[int] = 8  # pixels of the input per logit; None for the classifier, which gives no map
+    stride: int | None = 8  # pixels of the input per logit; None for the classifier, which gives no map
     smallest = 1  # rows and columns of the input
 
     def __init__(
@@ -148,7 +146,7 @@ class ResNet38(gluon.HybridBlock):
         num_classes: int,
         *,
         width: float = 1.0,
-        dropout: Tuple[float, float] = (0.3, 0.5),
+        dropout: tuple[float, float] = (0.3, 0.5),
         batch_norm: str = "frozen",
         form: str = "segmentation",
     ):
@@ -208,7 +206,7 @@ class ResNet38(gluon.HybridBlock):
             prefix=prefix,
         )
 
-    def segments(self) -> List[gluon.HybridBlock]:
+    def segments(self) -> list[gluon.HybridBlock]:
         """Return the blocks whose composition is the network, for gradient checkpointing."""
         return [self.stem, *self.units, self.head]
 

@@ -7,8 +7,6 @@ ceil(h / 2^i) rows for any input size.
 
 from __future__ import annotations
 
-from typing import Tuple
-
 from symbols.backend import gluon
 
 nn = gluon.nn
@@ -16,7 +14,7 @@ nn = gluon.nn
 __all__ = ["STAGES", "VGG16", "conv_unit", "scaled"]
 
 # (number of 3 x 3 convolutions, channels) of each stage at width 1
-STAGES: Tuple[Tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+STAGES: tuple[tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
 # Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
 BATCH_NORM = {"none": None, "batch": False, "frozen": True}

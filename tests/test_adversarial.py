@@ -107,8 +107,10 @@ def test_discriminator_learns_to_tell_two_constant_maps_apart():
         losses.append(discriminator_step(discriminator, one, other).asscalar())
         trainer.step(1)
     # Near chance (log 2) at first, for the maps differ little; 100 steps are far more than it takes.
-    assert losses[0] == pytest.approx(math.log(2), abs=0.1) and losses[-1] < 0.05
-    assert (discriminator(one).asnumpy() > 0).all() and (discriminator(other).asnumpy() < 0).all()
+    assert losses[0] == pytest.approx(math.log(2), abs=0.1)
+    assert losses[-1] < 0.05
+    assert (discriminator(one).asnumpy() > 0).all()
+    assert (discriminator(other).asnumpy() < 0).all()
 
 
 def test_discriminator_loss_by_hand():
@@ -203,7 +205,8 @@ def test_the_discriminator_step_gives_the_network_no_gradient():
 def test_maps_are_probabilities_at_the_images_size():
     _, step = gradients(images(1), labels(), images(2), 0.1)
     for maps in (step.source_maps, step.target_maps):
-        assert maps.shape == (2, CLASSES, 32, 64) and maps.dtype == np.float32
+        assert maps.shape == (2, CLASSES, 32, 64)
+        assert maps.dtype == np.float32
         np.testing.assert_allclose(maps.asnumpy().sum(axis=1), 1, rtol=1e-6)
 
 
@@ -254,7 +257,9 @@ def test_unlabelled_samples_have_no_labels():
     assert [sample.name for sample in samples] == ["t0", "t1", "t2", "t3"]
     image, label = samples[1]()
     np.testing.assert_array_equal(image, Images().image(1))
-    assert label.shape == (32, 64) and label.dtype == np.uint8 and (label == 255).all()
+    assert label.shape == (32, 64)
+    assert label.dtype == np.uint8
+    assert (label == 255).all()
 
 
 def test_warm_up_is_reproducible_and_follows_the_seed():
@@ -273,9 +278,11 @@ def test_record_and_progress():
     assert seen == [(index, 25) for index in range(1, 26)]
     assert record.iterations == 25
     plain = record.to_json()
-    assert plain["loss_every"] == 20 and plain["iterations"] == 25
+    assert plain["loss_every"] == 20
+    assert plain["iterations"] == 25
     for key in ("loss", "adversarial_loss", "discriminator_loss"):
-        assert len(plain[key]) == 2 and all(isinstance(v, float) and v > 0 for v in plain[key])  # at 20 and at the end
+        assert len(plain[key]) == 2
+        assert all(isinstance(v, float) and v > 0 for v in plain[key])
 
 
 def test_the_adversarial_term_reaches_the_network_and_gradients_are_as_before():
@@ -288,7 +295,8 @@ def test_the_adversarial_term_reaches_the_network_and_gradients_are_as_before():
     assert any((with_term[name] != without[name]).any() for name in with_term)
     np.testing.assert_array_equal(frozen.data().asnumpy(), kept)
     requests = {name: parameter.grad_req for name, parameter in network._collect_params_with_prefix().items()}
-    assert requests.pop("0.bias") == "null" and set(requests.values()) == {"write"}
+    assert requests.pop("0.bias") == "null"
+    assert set(requests.values()) == {"write"}
 
 
 def test_without_the_adversarial_term_it_is_plain_training_on_the_source():
@@ -301,7 +309,8 @@ def test_without_the_adversarial_term_it_is_plain_training_on_the_source():
 
 def test_it_works_with_batch_statistics_and_full_resolution():
     record, parameters = adapt(3, network=tiny_network(stride=1, batch_norm=True))
-    assert record.iterations == 3 and all(np.isfinite(value).all() for value in parameters.values())
+    assert record.iterations == 3
+    assert all(np.isfinite(value).all() for value in parameters.values())
 
 
 def test_the_network_learns_to_deceive_a_fixed_judge():
@@ -313,7 +322,8 @@ def test_the_network_learns_to_deceive_a_fixed_judge():
         _, step = gradients(images(1), NO_LABELS, images(2), 1.0, network, discriminator)
         losses.append(step.adversarial.asscalar())
         trainer.step(1)
-    assert losses[-1] < losses[0] - 0.02 and all(np.diff(losses) < 1e-4)
+    assert losses[-1] < losses[0] - 0.02
+    assert all(np.diff(losses) < 1e-4)
 
 
 def test_divergence_is_refused():

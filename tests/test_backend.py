@@ -93,7 +93,7 @@ def test_a_wheel_whose_files_are_gone(site):
 
 
 @pytest.mark.parametrize(
-    "wheel, library, fix",
+    ("wheel", "library", "fix"),
     [
         ("mxnet-cu112", "libcuda.so.1", "pip uninstall -y mxnet-cu112 && pip install mxnet==1.9.1"),
         ("mxnet-cu112", "libcudnn.so.8", "pip install 'cbst_mx[cu112]'"),
@@ -108,11 +108,13 @@ def test_a_missing_library_is_named_with_its_fix(site, wheel, library, fix):
     message = f"{library}: cannot open shared object file: No such file or directory"
     install(site, wheel, f"raise OSError({message!r})")
     sentence = refusal(site)
-    assert sentence.startswith(wheel) and library in sentence and fix in sentence
+    assert sentence.startswith(wheel)
+    assert library in sentence
+    assert fix in sentence
 
 
 @pytest.mark.parametrize(
-    "raised, part",
+    ("raised", "part"),
     [
         ("OSError('invalid ELF header')", "mxnet cannot be loaded (invalid ELF header): pip install"),
         ("AttributeError('no PZERO')", "mxnet cannot be loaded (no PZERO): pip install"),
@@ -184,7 +186,7 @@ def test_builds_are_looked_up_by_name():
     assert backend.installed_builds(find) == ["mxnet-cu112"]
 
 
-@pytest.mark.parametrize("version, restored", [("1.23.5", False), ("1.24.4", True), ("1.26.4", True)])
+@pytest.mark.parametrize(("version", "restored"), [("1.23.5", False), ("1.24.4", True), ("1.26.4", True)])
 def test_numpy_bool_is_restored_only_where_it_is_gone(version, restored):
     numpy = types.SimpleNamespace()
     backend.restore_numpy_bool(numpy, version)
@@ -208,7 +210,7 @@ def test_importing_twice_gives_the_same_mxnet():
 
 
 @pytest.mark.parametrize(
-    "flags, native", [("avx512f avx512bw avx512_bf16", True), ("avx2 avx512f avx512bw", False), ("avx2", False)]
+    ("flags", "native"), [("avx512f avx512bw avx512_bf16", True), ("avx2 avx512f avx512bw", False), ("avx2", False)]
 )
 def test_bfloat16_counts_only_where_the_cpu_has_instructions_for_it(tmp_path, flags, native):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")

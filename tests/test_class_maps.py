@@ -60,16 +60,17 @@ def interpolated(plane, size):
     return result
 
 
-@pytest.mark.parametrize("small, size", SIZES)
+@pytest.mark.parametrize(("small", "size"), SIZES)
 def test_bilinear_is_the_plain_formula(small, size):
     maps = np.random.default_rng(0).random((2, *small), dtype=np.float32)
     found = ClassMaps(maps, size).rows(0, size[0])
-    assert found.dtype == np.float32 and found.shape == (2, *size)
+    assert found.dtype == np.float32
+    assert found.shape == (2, *size)
     expected = np.stack([interpolated(plane, size) for plane in maps])
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)  # a few roundings of float32 below 1
 
 
-@pytest.mark.parametrize("small, size", SIZES)
+@pytest.mark.parametrize(("small", "size"), SIZES)
 def test_bilinear_is_the_networks_own_upsampling(small, size):
     from symbols.backend import mx
 
@@ -80,8 +81,8 @@ def test_bilinear_is_the_networks_own_upsampling(small, size):
     np.testing.assert_allclose(ClassMaps(maps, size).rows(0, size[0]), theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind, theirs", [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
-@pytest.mark.parametrize("small, size", SIZES)
+@pytest.mark.parametrize(("kind", "theirs"), [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
+@pytest.mark.parametrize(("small", "size"), SIZES)
 def test_both_kinds_are_those_of_opencv(kind, theirs, small, size):
     maps = probabilities(2, 3, small)
     expected = np.stack([cv2.resize(plane, size[::-1], interpolation=theirs) for plane in maps])

@@ -32,9 +32,11 @@ def test_priority_classes_come_first_and_each_class_present_has_an_equal_chance(
     label[0, :20], label[1, 0], label[2, :5] = 3, 4, 7  # class 4 has one pixel only
     # Binomial: 150 of 300 has a standard deviation of 9, so 120 to 180 is more than 3 of them.
     both = classes_drawn(ClassMining([3, 0], priority=[4, 7, 9], probability=1), label)
-    assert set(both) == {4, 7} and 120 < both[4] < 180
+    assert set(both) == {4, 7}
+    assert 120 < both[4] < 180
     worst = classes_drawn(ClassMining([3, 0, 11], priority=[9, 10], probability=1), label)
-    assert set(worst) == {3, 0} and 120 < worst[3] < 180
+    assert set(worst) == {3, 0}
+    assert 120 < worst[3] < 180
     assert classes_drawn(ClassMining([11], priority=[9], probability=1), label, 20) == {None: 20}
 
 
@@ -60,7 +62,9 @@ def test_the_given_part_of_crops_is_mined():
 def test_rare_classes_of_a_target_set():
     counts = np.array([90_000, 50, 0, 5_000, 3_000, 99, 1_851])
     mining = ClassMining(worst_classes(counts, 5), priority_classes(counts, 0.001))
-    assert mining.worst == (2, 1, 5, 6, 4) and mining.priority == (1, 2, 5) and mining.probability == 0.8
+    assert mining.worst == (2, 1, 5, 6, 4)
+    assert mining.priority == (1, 2, 5)
+    assert mining.probability == 0.8
 
 
 # --- in the transform

@@ -87,10 +87,12 @@ def test_scores_worked_by_hand():
     statistics = ImageStatistics(3)
     statistics.add("b", counts_of(8, 2, 0), [7.2, 1.0, 0.0])  # class means 0.9 and 0.5
     statistics.add("a", counts_of(0, 0, 4), [0.0, 0.0, 3.2])
-    assert statistics.names == ("a", "b") and len(statistics) == 2
+    assert statistics.names == ("a", "b")
+    assert len(statistics) == 2
     np.testing.assert_allclose(statistics.scores(), [0.8, 0.7], rtol=1e-15)
     np.testing.assert_allclose(statistics.scores("confidence"), [0.8, 0.82], rtol=1e-15)
-    assert statistics.total().tolist() == [8, 2, 4] and statistics.total().dtype == np.int64
+    assert statistics.total().tolist() == [8, 2, 4]
+    assert statistics.total().dtype == np.int64
     with pytest.raises(ConfigError, match="^method must be one of class-balanced, confidence, got 'median'$"):
         statistics.scores("median")
 
@@ -126,7 +128,8 @@ def test_added_arrays_are_copied():
     counts, sums = counts_of(1, 2), np.array([0.5, 1.0])
     statistics.add("a", counts, sums)
     counts[:], sums[:] = 7, 7
-    assert statistics.counts.tolist() == [[1, 2]] and statistics.confidence_sums.tolist() == [[0.5, 1.0]]
+    assert statistics.counts.tolist() == [[1, 2]]
+    assert statistics.confidence_sums.tolist() == [[0.5, 1.0]]
 
 
 def test_file_round_trip(tmp_path):
@@ -136,14 +139,18 @@ def test_file_round_trip(tmp_path):
         statistics.class_names = None if class_names is None else tuple(class_names)
         statistics.save(path)
         again = ImageStatistics.load(path)
-        assert again.names == statistics.names and again.class_names == statistics.class_names
+        assert again.names == statistics.names
+        assert again.class_names == statistics.class_names
         np.testing.assert_array_equal(again.counts, statistics.counts)
         np.testing.assert_array_equal(again.confidence_sums, statistics.confidence_sums)
     with np.load(path, allow_pickle=False) as stored:  # for other programs
-        assert stored["counts"].dtype == np.int64 and stored["confidence_sums"].dtype == np.float64
-        assert stored["names"].tolist() == sorted(rows) and stored["counts"].shape == (30, 5)
+        assert stored["counts"].dtype == np.int64
+        assert stored["confidence_sums"].dtype == np.float64
+        assert stored["names"].tolist() == sorted(rows)
+        assert stored["counts"].shape == (30, 5)
     ImageStatistics(5).save(path)  # a shard without images
-    assert len(ImageStatistics.load(path)) == 0 and ImageStatistics.load(path).num_classes == 5
+    assert len(ImageStatistics.load(path)) == 0
+    assert ImageStatistics.load(path).num_classes == 5
 
 
 def test_sums_may_be_a_little_below_0_as_bicubic_maps_are():
@@ -228,7 +235,8 @@ def test_the_best_images_are_kept(method):
     statistics, _ = example()
     selection = select_images(statistics, 12, method)
     scores = dict(zip(statistics.names, statistics.scores(method)))
-    assert len(selection.names) == 12 and list(selection.names) == sorted(selection.names)
+    assert len(selection.names) == 12
+    assert list(selection.names) == sorted(selection.names)
     assert selection.scores == scores
     assert min(scores[name] for name in selection.names) == selection.threshold
     assert all(scores[name] < selection.threshold for name in set(scores) - set(selection.names))
@@ -239,7 +247,8 @@ def test_the_best_images_are_kept(method):
 def test_all_images_may_be_kept_and_the_bounds_are_refused():
     statistics, _ = example(4)
     selection = select_images(statistics, 4)
-    assert selection.names == statistics.names and np.array_equal(selection.counts, statistics.total())
+    assert selection.names == statistics.names
+    assert np.array_equal(selection.counts, statistics.total())
     for keep in (0, 5):
         with pytest.raises(ConfigError, match=f"^keep must be from 1 to the 4 images there are, got {keep}$"):
             select_images(statistics, keep)
@@ -250,7 +259,8 @@ def test_ties_are_broken_by_name():
     for name in ("d", "b", "e", "a", "c"):
         statistics.add(name, counts_of(2, 2), [1.0, 1.0 if name != "e" else 2.0])
     selection = select_images(statistics, 3)
-    assert selection.names == ("a", "b", "e") and selection.threshold == 0.5
+    assert selection.names == ("a", "b", "e")
+    assert selection.threshold == 0.5
 
 
 def test_a_rare_confident_class_counts_as_much_as_a_large_one():
@@ -298,7 +308,8 @@ def test_select_images_writes_list_threshold_and_table(file, tmp_path):
     np.testing.assert_allclose(record["portion_after"], np.array([8000, 11992, 0, 0]) / 19992, rtol=1e-15)
     assert f"2 of 4 images kept, those with a class-balanced score of {threshold:.6f} up" in text
     assert "2 of the 3 predicted classes covered, without c" in text
-    assert "50.020" in text and "40.016" in text  # class a in all and in those kept, in per cent
+    assert "50.020" in text
+    assert "40.016" in text
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["name"] for row in rows] == ["three", "two", "one", "four"]
     assert [row["kept"] for row in rows] == ["1", "1", "0", "0"]

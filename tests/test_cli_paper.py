@@ -33,7 +33,9 @@ def cells(text, first):
     return next(line.split()[1:] for line in text.splitlines() if line.split()[:1] == [first])
 
 
-@pytest.mark.parametrize("file, content", [("summary.json", "[]"), ("manifest.json", "[]"), ("summary.json", "stage")])
+@pytest.mark.parametrize(
+    ("file", "content"), [("summary.json", "[]"), ("manifest.json", "[]"), ("summary.json", "stage")]
+)
 def test_files_of_another_form_are_one_sentence(file, content, tmp_path):
     row = expected(3, "CBST", network="resnet38")
     run = make_run(tmp_path / "run", "gta5-cbst", exact(row))
@@ -43,7 +45,10 @@ def test_files_of_another_form_are_one_sentence(file, content, tmp_path):
         content = json.dumps(summary)
     (run / file).write_text(content)
     text = call("check-paper", run, code=1)
-    assert text.startswith("Error: ") and file in text and "must hold names" in text and text.count("\n") == 1
+    assert text.startswith("Error: ")
+    assert file in text
+    assert "must hold names" in text
+    assert text.count("\n") == 1
 
 
 # --------------------------------------------------------------------------------------------------------- paper table
@@ -56,14 +61,17 @@ def test_table_3_has_the_authors_rows():
     assert cells(resnet38, "mIoU") == ["35.4", "41.5?", "41.5?", "45.2", "46.2", "47.0"]
     assert cells(resnet38, "bicycle") == ["12.0", "46.2", "3.7", "45.1", "37.0", "35.3"]
     assert "? ResNet-38, ST (paper row): mIoU is stated as 41.5, but the row's cells average 48.36" in text
-    assert "R0 the same before 2018-11-20" in text and "compared" not in text
-    assert all(len(line) <= 80 for line in text.split("? ResNet")[0].splitlines()) and "…" not in text
+    assert "R0 the same before 2018-11-20" in text
+    assert "compared" not in text
+    assert all(len(line) <= 80 for line in text.split("? ResNet")[0].splitlines())
+    assert "…" not in text
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_all_has_the_compared_methods(number):
     text = call("paper", "table", number, "--all")
-    assert "DeepLab-v2, compared methods" in text and "…" not in text
+    assert "DeepLab-v2, compared methods" in text
+    assert "…" not in text
     tables = text.split("\n? ")[0].split("evidence, with")[0]
     assert all(len(line) <= 80 for line in tables.splitlines())
 
@@ -71,7 +79,8 @@ def test_all_has_the_compared_methods(number):
 def test_means_over_thirteen_stand_in_table_2():
     text = call("paper", "table", 2, "--all")
     deeplab = text.split("DeepLab-v2, compared methods")[1].split("\n\n")[0]
-    assert cells(deeplab, "mIoU*") == ["38.6", "46.7"] and cells(deeplab, "wall") == ["–", "–"]
+    assert cells(deeplab, "mIoU*") == ["38.6", "46.7"]
+    assert cells(deeplab, "wall") == ["–", "–"]
     assert "\n mIoU " not in deeplab  # the paper has no mean over 16 for these
     assert "? FCN8s-VGG16, CBST: mIoU* is stated as 36.1, but the row's cells average 40.73" in text
 
@@ -82,7 +91,8 @@ def test_means_over_thirteen_stand_in_table_2():
 def test_a_run_within_tolerance(tmp_path):
     run = make_run(tmp_path / "run", "gta5-cbst-sp", exact(expected(3, "CBST-SP")))
     text = call("check-paper", run, "--table", 3, "--row", "CBST-SP")
-    assert text.startswith("table 3, ResNet-38, CBST-SP: ") and "round 7, the last" in text
+    assert text.startswith("table 3, ResNet-38, CBST-SP: ")
+    assert "round 7, the last" in text
     assert cells(text, "sky") == ["60.3", "60.3", "+0.0", "±8.7", "within"]
     assert cells(text, "mIoU") == ["46.2", "46.2", "+0.0", "±2.0", "within"]
     assert "tolerance: 2 points up or down for means, 8.7 for classes; our choice" in text
@@ -110,7 +120,8 @@ def test_only_means_of_a_row_that_does_not_add_up(tmp_path):
     run = make_run(tmp_path / "run", "gta5-st", {"iou": {name: 0.4 for name in CITYSCAPES_19.names}, "miou": 0.4})
     text = call("check-paper", run, "--row", "ST", "--network", "resnet38")
     assert "note: mIoU is stated as 41.5, but the row's cells average 40.00\nnote: so classes are not judged" in text
-    assert cells(text, "road")[-2:] == ["not", "judged"] and cells(text, "mIoU")[-1] == "within"
+    assert cells(text, "road")[-2:] == ["not", "judged"]
+    assert cells(text, "mIoU")[-1] == "within"
 
 
 def test_smoke_is_no_miss(tmp_path):
@@ -122,7 +133,8 @@ def test_refusals_are_one_sentence(tmp_path):
     run = make_run(tmp_path / "run", "gta5-cbst", exact(expected(3, "CBST")))
     text = call("check-paper", run, "--table", 2, "--row", "CBST", code=1)
     assert "cannot be compared with table 2, CBST: its label space must be synthia-16, got cityscapes-19\n" in text
-    assert text.startswith("Error: ") and text.count("\n") == 1
+    assert text.startswith("Error: ")
+    assert text.count("\n") == 1
     assert "its network must be fcn8s, got resnet38" in call("check-paper", run, "--network", "fcn8s", code=1)
     assert "row must be one of 'Source only'" in call("check-paper", run, "--row", "CRST", code=1)
     assert "is no run folder and holds none" in call("check-paper", tmp_path / "none", code=1)
@@ -135,7 +147,8 @@ def test_folds_of_a_city(tmp_path):
     folders = [make_run(tmp_path / f"fold-{k}", "nthu-taipei-cbst", exact(row), fold=k) for k in range(10)]
     for given in (folders, [tmp_path]):
         text = call("check-paper", *given)
-        assert text.startswith("table 1, Taipei, ResNet-38, CBST: ") and "note: mean over 10 folds\n" in text
+        assert text.startswith("table 1, Taipei, ResNet-38, CBST: ")
+        assert "note: mean over 10 folds\n" in text
     assert "needs one run of each fold" in call("check-paper", *folders[:9], code=1)
 
 
@@ -174,12 +187,16 @@ def test_results_by_every_protocol(run, tmp_path):
     assert text.startswith("round 1 of 2, target, 3 images; 1000 bootstrap samples, seed 0\n")
     (target, source) = json.loads(out.read_text())
     assert [entry["protocol"] for entry in target["protocols"]] == ["19", "16", "13 of 16", "16 of 19", "13 of 19"]
-    assert target["tables"] == [2, 3] and source["tables"] == []
+    assert target["tables"] == [2, 3]
+    assert source["tables"] == []
     assert [image["name"] for image in target["worst_images"]] == ["bad", "fair"]
     low, high = target["protocols"][0]["interval"]
     first = cells(text, "19")
     assert first[:4] == [f"{100 * target['protocols'][0]['miou']:.1f}", f"{100 * low:.1f}", "to", f"{100 * high:.1f}"]
-    assert "Table 3" in text and "Table 2, mIoU*" in text and "bad" in text and "good" not in text.split("source,")[0]
+    assert "Table 3" in text
+    assert "Table 2, mIoU*" in text
+    assert "bad" in text
+    assert "good" not in text.split("source,")[0]
     assert "19 x 19/16 cannot be computed: only for networks without terrain, truck, train" in text
     # the images of the target are the tables' (as far as the manifest says), those of the source are not
     assert text.count("These are not the images of the paper's tables") == 1
@@ -187,8 +204,10 @@ def test_results_by_every_protocol(run, tmp_path):
 
 def test_results_of_one_round_and_set(run):
     text = call("results", run, "--round", 0, "--set", "source", "--samples", 10, "--worst", 0)
-    assert text.startswith("source, source, 1 images; 10 bootstrap samples") and "target" not in text
-    assert "image 0" not in text and "image 0" in call("results", run, "--set", "source", "--samples", 10)
+    assert text.startswith("source, source, 1 images; 10 bootstrap samples")
+    assert "target" not in text
+    assert "image 0" not in text
+    assert "image 0" in call("results", run, "--set", "source", "--samples", 10)
 
 
 def test_results_refuse(run, tmp_path):
@@ -209,7 +228,9 @@ def test_export_and_validate_for_the_server(tmp_path):
         folder / "lindau_000000_000019_leftImg8bit_label.png", np.zeros((1024, 2048), np.uint8), CITYSCAPES_19
     )
     text = call("export-server", folder, "--out", archive, "--split", "val", code=1)
-    assert f"1 images in {archive}" in text and "1 images, val has 500\n" in text and "4 problems\n" in text
+    assert f"1 images in {archive}" in text
+    assert "1 images, val has 500\n" in text
+    assert "4 problems\n" in text
     with zipfile.ZipFile(archive) as opened:
         assert opened.namelist() == ["lindau_000000_000019.png"]
     assert call("validate-server", archive, "--split", "val", code=1).endswith(f"{archive}: 4 problems\n")

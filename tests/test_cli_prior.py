@@ -59,7 +59,8 @@ def test_build_counts_smooths_and_describes(streets, tmp_path):
         "normalisation": "maximum",
         "images": 12,
     }
-    assert prior[SKY, :4].mean() > 5 * prior[SKY, 8:].mean() and prior[ROAD, :4].max() == 0
+    assert prior[SKY, :4].mean() > 5 * prior[SKY, 8:].mean()
+    assert prior[ROAD, :4].max() == 0
     assert [path.name for path in out.parent.iterdir()] == ["prior.npz"]
 
 
@@ -72,9 +73,12 @@ def test_build_options_reach_the_estimate(streets, tmp_path):
     source = open_labelled("cityscapes", streets / "cityscapes", split="train", label_space=SYNTHIA_16)
     expected = spatial_prior.estimate(source, (256, 512), kernel=140, sigma=20, normalisation="frequency")
     np.testing.assert_array_equal(prior, expected)
-    assert metadata["sigma"] == 20 and metadata["normalisation"] == "frequency" and metadata["images"] == 1
+    assert metadata["sigma"] == 20
+    assert metadata["normalisation"] == "frequency"
+    assert metadata["images"] == 1
     absent = [name for name, plane in zip(SYNTHIA_16.names, prior) if not plane.any()]
-    assert absent and f"and so never chosen with this prior: {', '.join(absent)} prior of 16 classes" in text
+    assert absent
+    assert f"and so never chosen with this prior: {', '.join(absent)} prior of 16 classes" in text
 
 
 def test_build_from_a_list_of_images(streets, tmp_path, monkeypatch):
@@ -106,7 +110,8 @@ def test_build_from_an_experiment_is_the_runs_own_prior(streets, tmp_path, monke
     source = open_labelled("gta5", streets / "gta5", label_space=CITYSCAPES_19)
     np.testing.assert_array_equal(spatial_prior.read(out)[0], spatial_prior.estimate(source, (8, 16), kernel=140))
     call("build", "--experiment", experiment, "--grid", 4, 8, "--kernel", 0, "--out", out)
-    assert spatial_prior.read(out)[1]["grid"] == [4, 8] and spatial_prior.read(out)[1]["kernel"] == 0
+    assert spatial_prior.read(out)[1]["grid"] == [4, 8]
+    assert spatial_prior.read(out)[1]["kernel"] == 0
     text = call("build", "--experiment", experiment, "--split", "train", "--out", out, code=2)
     assert text.endswith("Error: --experiment says what the source is: leave out --split")
 
@@ -158,10 +163,13 @@ def test_show_draws_every_class(tmp_path):
     unnamed = read_rgb(out)
     call("show", tmp_path / "bare.npz", "--label-space", "synthia-16", "--out", out)
     named = read_rgb(out)
-    assert small.shape[1] == 2 * 320 + 16 + 40 and named.shape[1] == 4 * 320 + 3 * 16 + 40
-    assert named.shape == unnamed.shape and (named != unnamed).any()
+    assert small.shape[1] == 2 * 320 + 16 + 40
+    assert named.shape[1] == 4 * 320 + 3 * 16 + 40
+    assert named.shape == unnamed.shape
+    assert (named != unnamed).any()
     text = call("show", tmp_path / "bare.npz", "--label-space", "nthu-13", "--out", out, code=1)
-    assert text.startswith("Error: label space nthu-13 has 13 classes, but ") and text.endswith("bare.npz has 16")
+    assert text.startswith("Error: label space nthu-13 has 13 classes, but ")
+    assert text.endswith("bare.npz has 16")
     assert "is not a readable spatial prior" in call("show", tmp_path / "none.npz", "--out", out, code=1)
 
 
@@ -175,7 +183,8 @@ def test_import_says_what_it_changed(tmp_path):
     prior = spatial_prior.load(out, 19, CITYSCAPES_19.names)
     np.testing.assert_array_equal(prior, np.maximum(values, 0).astype(np.float32))
     metadata = spatial_prior.read(out)[1]
-    assert metadata["imported"] == "prior_array.mat" and metadata["clamped"] == 3
+    assert metadata["imported"] == "prior_array.mat"
+    assert metadata["clamped"] == 3
     call("import", file, "--out", out, "--grid", 4, 8)
     assert spatial_prior.load(out, 19).shape == (19, 4, 8)
 
@@ -190,11 +199,13 @@ def test_import_of_other_classes(tmp_path):
     assert spatial_prior.read(out)[1]["names"] == list(SYNTHIA_16.names)
     out.unlink()
     text = call("import", file, "--label-space", "nthu-13", "--out", out, code=1)
-    assert text.endswith("prior_array.mat has 16") and not out.exists()
+    assert text.endswith("prior_array.mat has 16")
+    assert not out.exists()
 
 
 def test_commands_are_a_group_that_explains_itself():
     (group,) = commands.COMMANDS
-    assert isinstance(group, click.Group) and sorted(group.commands) == ["build", "import", "show"]
+    assert isinstance(group, click.Group)
+    assert sorted(group.commands) == ["build", "import", "show"]
     for name in group.commands:
         assert "Usage: " in call(name, "--help")

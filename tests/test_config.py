@@ -41,7 +41,7 @@ def test_changes():
 
 
 @pytest.mark.parametrize(
-    "change, sentence",
+    ("change", "sentence"),
     [
         ("evaluation.scales=[0]", "key 'evaluation.scales[0]' must be in (0, 100), got 0"),
         ("self_training.scales=[-1.0]", "key 'self_training.scales[0]' must be in (0, 100), got -1.0"),
@@ -56,7 +56,8 @@ def test_numbers_that_no_run_can_have_are_refused(change, sentence):
         change = "self_training=" + json.dumps({**base, **yaml.safe_load(change.partition("=")[2])})
     with pytest.raises(ConfigError) as caught:
         load_experiment(DEMO, (change,))
-    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_workers_and_device_do_not_make_another_run():
@@ -81,7 +82,7 @@ def test_multipliers_are_the_released_programs_unless_stated():
 
 
 @pytest.mark.parametrize(
-    "change, sentence",
+    ("change", "sentence"),
     [
         ("self_training.portions=3", "unknown key 'self_training.portions' (allowed: method, rounds, portion"),
         ("self_training.rounds=two", "key 'self_training.rounds' must be an integer, got 'two'"),
@@ -101,7 +102,8 @@ def test_multipliers_are_the_released_programs_unless_stated():
 def test_refusals(change, sentence):
     with pytest.raises(ConfigError) as error:
         load_experiment(DEMO, (change,))
-    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_label_space_is_refused_when_unknown():
@@ -128,9 +130,11 @@ def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):
         shift=Shift(),
     )
     monkeypatch.setenv("CBST_DATA", str(tmp_path / "d"))
-    assert len(experiment.open_source()) == 2 and list(experiment.open_validation()) == ["target", "source"]
+    assert len(experiment.open_source()) == 2
+    assert list(experiment.open_validation()) == ["target", "source"]
     target = experiment.open_target()
-    assert len(target) == 3 and not [name for name in dir(target) if "label" in name]
+    assert len(target) == 3
+    assert not [name for name in dir(target) if "label" in name]
 
 
 def test_a_description_is_found_beside_the_experiment(tmp_path):

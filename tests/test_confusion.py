@@ -94,9 +94,11 @@ def test_order_of_pixels_and_names_of_classes_do_not_matter():
 def test_perfect_and_all_wrong():
     truth = np.arange(6, dtype=np.uint8) % 3
     perfect = confusion_matrix(truth, truth, 3)
-    assert mean_iou(perfect) == 1 and pixel_accuracy(perfect) == 1
+    assert mean_iou(perfect) == 1
+    assert pixel_accuracy(perfect) == 1
     wrong = confusion_matrix(truth, (truth + 1) % 3, 3)
-    assert mean_iou(wrong) == 0 and pixel_accuracy(wrong) == 0
+    assert mean_iou(wrong) == 0
+    assert pixel_accuracy(wrong) == 0
 
 
 def test_prediction_on_pixels_without_truth_is_not_looked_at():
@@ -187,7 +189,8 @@ def test_summary_survives_json():
     result = summary(confusion, CITYSCAPES_19)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert list(result["iou"]) == list(CITYSCAPES_19.names)
-    assert result["iou"]["road"] == 0.5 and result["iou"]["sky"] == pytest.approx(2 / 3)
+    assert result["iou"]["road"] == 0.5
+    assert result["iou"]["sky"] == pytest.approx(2 / 3)
     assert result["iou"]["train"] is None
     assert result["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert (result["pixel_accuracy"], result["classes_counted"], result["pixels"]) == (0.75, 2, 4)

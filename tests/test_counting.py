@@ -159,7 +159,8 @@ def test_released_rules_turn_a_threshold_of_zero_into_one(policy):
         released = counted(zeros, 2, fidelity="released", portions=[0.4]).thresholds(policy, 0.4)
         assert released.values.tolist() == [1, 1]
         paper = counted(zeros, 2, portions=[0.4]).thresholds(policy, 0.4)
-        assert paper.values[0] == np.float32(value) and paper.k[0] == np.inf  # keeps every pixel
+        assert paper.values[0] == np.float32(value)
+        assert paper.k[0] == np.inf
 
 
 def test_values_from_denormal_to_huge_in_one_image():
@@ -207,7 +208,7 @@ def test_equal_to_the_literal_transcription_of_the_paper():
         assert (state.thresholds("global", portion).values == np.float32(np.inf if k is None else k)).all()
 
 
-@pytest.mark.parametrize("policy, run", [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
+@pytest.mark.parametrize(("policy", "run"), [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
 def test_released_rules_reproduce_the_measured_thresholds(policy, run):
     with np.load(GOLDEN) as golden:
         maps = golden["probability"] * golden["spatial_prior"] if run == "sp" else golden["probability"]
@@ -246,7 +247,8 @@ def test_a_stopped_second_pass_goes_on():
         state.add(str(index), *image)
     assert state.refine(["global"], [0.3])
     state.add("1", *images[1])
-    assert state.refine(["global"], [0.3]) and state.pending(["0", "1", "2"]) == ["0", "2"]
+    assert state.refine(["global"], [0.3])
+    assert state.pending(["0", "1", "2"]) == ["0", "2"]
     with pytest.raises(DataError, match="need every image to be counted a second time"):
         state.thresholds("global", 0.3)
     for name in ("2", "0"):
@@ -267,7 +269,8 @@ def test_files_hold_the_whole_state(tmp_path, complete):
     if complete:
         assert_same(loaded, images)
     else:
-        assert loaded.names == ("å",) and loaded.pending(["å", "b"]) == ["b"]
+        assert loaded.names == ("å",)
+        assert loaded.pending(["å", "b"]) == ["b"]
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -319,7 +322,8 @@ def test_refusals():
         state.add("a", np.float32([[0.5]]), np.uint8([[7]]))
     with pytest.raises(DataError, match=r"must be uint8 of the confidence's shape \(1, 1\)"):
         state.add("a", np.float32([[0.5]]), np.uint8([[0, 1]]))
-    assert state.names == () and state.counts.sum() == 0  # nothing of a refused image was counted
+    assert state.names == ()
+    assert state.counts.sum() == 0
     state.add("a", *images[0])
     with pytest.raises(DataError, match="image a must be counted once only in a pass, it has been counted already"):
         state.add("a", *images[0])
@@ -400,5 +404,7 @@ def test_counting_on_the_device_gives_the_same_state(values, fidelity):
 def test_thresholds_say_infinity_and_zero_in_json():
     thresholds = Thresholds("class-balanced", "paper", 0.2, np.float32([0.5, np.inf, 0]), np.array([4, 0, 1]))
     stored = thresholds.to_json()
-    assert stored["threshold"] == [0.5, None, 0.0] and stored["kc"][1:] == [None, None] and stored["count"] == [4, 0, 1]
+    assert stored["threshold"] == [0.5, None, 0.0]
+    assert stored["kc"][1:] == [None, None]
+    assert stored["count"] == [4, 0, 1]
     np.testing.assert_array_equal(thresholds.limits, np.float32([0.5, np.inf, np.finfo(np.float32).tiny]))

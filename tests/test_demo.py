@@ -41,9 +41,11 @@ def test_demo_writes_tables_and_a_picture_and_continues(small, tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert f"picture: {tmp_path / 'out' / 'comparison.png'}" in result.output
-    assert "CBST-SP" in result.output and "±" in result.output
+    assert "CBST-SP" in result.output
+    assert "±" in result.output
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(stored["target"]) == {"0", "1"} and list(stored["target"]["0"]) == list(demo.METHODS)
+    assert set(stored["target"]) == {"0", "1"}
+    assert list(stored["target"]["0"]) == list(demo.METHODS)
     for seed in (0, 1):
         folder = tmp_path / "out" / f"seed-{seed}"
         for method in demo.METHODS:
@@ -52,13 +54,17 @@ def test_demo_writes_tables_and_a_picture_and_continues(small, tmp_path):
             # every method starts from the same source network
             assert summary["stages"][0]["evaluation"]["target"] == stored["target"][str(seed)]["source"]
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
-        assert picture.mode == "RGB" and picture.width > 6 * 64
+        assert picture.mode == "RGB"
+        assert picture.width > 6 * 64
     again = CliRunner().invoke(main, arguments)
-    assert again.exit_code == 0 and json.loads((tmp_path / "out" / "results.json").read_text()) == stored
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == stored
     other = CliRunner().invoke(main, [*arguments, "--shift", "0.5"])
-    assert other.exit_code == 1 and "holds a demo with other settings" in other.output
+    assert other.exit_code == 1
+    assert "holds a demo with other settings" in other.output
 
 
 def test_wrong_seeds_are_wrong_usage(tmp_path):
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out"), "--seeds", "one"])
-    assert result.exit_code == 2 and "must be integers with commas between them, got 'one'" in result.output
+    assert result.exit_code == 2
+    assert "must be integers with commas between them, got 'one'" in result.output

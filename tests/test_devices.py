@@ -82,11 +82,13 @@ def trained(network, data, ctx, **options):
 
 
 def test_contexts_by_name():
-    assert parse_contexts("cpu") == ONE and parse_contexts("cpu:0,1") == TWO and parse_contexts("cpu:3") == [mx.cpu(3)]
+    assert parse_contexts("cpu") == ONE
+    assert parse_contexts("cpu:0,1") == TWO
+    assert parse_contexts("cpu:3") == [mx.cpu(3)]
 
 
 @pytest.mark.parametrize(
-    "name, sentence",
+    ("name", "sentence"),
     [
         ("cpu:0,", "ctx must be cpu, cpu:N, gpu, gpu:N or several as in gpu:0,1, got 'cpu:0,'"),
         ("cpu:0;1", "got 'cpu:0;1'"),
@@ -148,14 +150,15 @@ def test_labels_are_sampled_in_the_middle_of_a_logits_cell():
     assert loss.asscalar() == expected.asscalar()
 
 
-@pytest.mark.parametrize("size, logits", [((60, 64), (8, 8)), ((49, 49), (7, 7)), ((64, 60), (8, 8))])
+@pytest.mark.parametrize(("size", "logits"), [((60, 64), (8, 8)), ((49, 49), (7, 7)), ((64, 60), (8, 8))])
 def test_crops_that_are_no_multiple_of_the_stride_are_refused(size, logits):
     with pytest.raises(ConfigError, match="training crops must be multiples of the network's stride, got"):
         label_stride(size, logits)
 
 
 def test_output_sizes_are_known_without_computing():
-    assert output_size(resnet38(), (64, 40)) == (8, 5) and output_size(fcn8s(), (64, 40)) == (64, 40)
+    assert output_size(resnet38(), (64, 40)) == (8, 5)
+    assert output_size(fcn8s(), (64, 40)) == (64, 40)
 
 
 def test_fewer_images_than_contexts_are_refused():
@@ -204,7 +207,7 @@ def test_moving_statistics_are_the_mean_over_the_contexts():
 # -------------------------------------------------------------------------------------------------------- multipliers
 
 
-@pytest.mark.parametrize("learning_rate, weight_decay", [(2.0, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize(("learning_rate", "weight_decay"), [(2.0, 0.0), (1.0, 1.0)])
 def test_a_step_moves_biases_and_betas_by_their_multipliers(learning_rate, weight_decay):
     (batch,) = batches(1)
     network = fcn8s("frozen")
@@ -277,7 +280,8 @@ def gradients_of(network):
 
 @pytest.mark.parametrize("ctx", [ONE, TWO], ids=["one", "two"])
 @pytest.mark.parametrize(
-    "make, shape, weight", [(chain, (8, 8), "body.0.0.weight"), (fcn8s_dropping, (37, 45), "trunk.stage1.0.0.weight")]
+    ("make", "shape", "weight"),
+    [(chain, (8, 8), "body.0.0.weight"), (fcn8s_dropping, (37, 45), "trunk.stage1.0.0.weight")],
 )
 def test_checkpointed_gradients_are_those_of_one_recorded_pass_with_the_same_masks(ctx, make, shape, weight):
     images, labels = batches(1, shape=shape)[0]
@@ -363,7 +367,7 @@ def child(code, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     # measured: 199 of 334 MB; 337 of 394 MB, since the two maps of full size are in one stage that takes most alone
-    "name, width, size, share",
+    ("name", "width", "size", "share"),
     [("resnet38", 0.125, 256, 0.75), ("fcn8s", 0.25, 512, 0.95)],
 )
 def test_checkpointing_needs_less_memory(monkeypatch, name, width, size, share):
@@ -450,9 +454,11 @@ def test_bfloat16_agrees_with_float32(names):
         assert losses != full
     if "recomputed" in names:  # recomputing changes nothing in bfloat16 either
         assert half["losses"][1] == half["losses"][2]
-    assert half["half_logits"] and half["types"] == ["float32"]
+    assert half["half_logits"]
+    assert half["types"] == ["float32"]
     # the loss is float32: computed in bfloat16 it would be off in the third digit
-    assert half["loss_type"] == "float32" and half["loss"] == pytest.approx(half["expected"], rel=1e-6)
+    assert half["loss_type"] == "float32"
+    assert half["loss"] == pytest.approx(half["expected"], rel=1e-6)
     assert half["refusal"] == "amp: this process computes in bfloat16 for good: start another one for none"
 
 
@@ -489,6 +495,8 @@ print(json.dumps([same(scaled, plain), same(continued, plain), stored, unchanged
 def test_loss_scaling_changes_nothing_but_overflows_and_continues(tmp_path):
     # a power of two scales without rounding, so the parameters must come out equal bit for bit
     scaled, continued, stored, skipped, indifferent = child(SCALED, str(tmp_path))
-    assert scaled and continued and not indifferent
+    assert scaled
+    assert continued
+    assert not indifferent
     assert stored == [2.0**16, 2.0**16, 2]  # scale, next scale, steps without overflow
     assert skipped  # a step whose gradient overflows is left out

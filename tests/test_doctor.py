@@ -66,13 +66,15 @@ def the_error(report):
 @pytest.mark.parametrize("dataset", WRITERS)
 def test_sound_data_pass_without_a_word(roots, dataset):
     report = examine(dataset, roots[dataset])
-    assert report.findings == () and report.ok
+    assert report.findings == ()
+    assert report.ok
     assert sum(report.images.values()) == report.examined
     assert sum(report.frequencies.values()) == pytest.approx(1)
 
 
 def test_counts_of_the_publishers():
-    assert len(doctor._GTA5) == 24966 and len(doctor._SYNTHIA) == 9400
+    assert len(doctor._GTA5) == 24966
+    assert len(doctor._SYNTHIA) == 9400
     assert {split: sum(cities.values()) for split, cities in doctor._CITYSCAPES.items()} == {
         "train": 2975,
         "val": 500,
@@ -100,7 +102,8 @@ def test_parts_of_a_data_set(roots):
     assert examine("nthu", roots["nthu"] / "Rio", split="test").images == {"Rio test": 3}
     write_cityscapes(roots["cityscapes"], cities=(("test", "bonn", 1),))
     report = examine("cityscapes", roots["cityscapes"])
-    assert report.ok and report.images["test"] == 1
+    assert report.ok
+    assert report.images["test"] == 1
 
 
 def test_cityscapes_needs_no_train_ids_but_reads_them(roots):
@@ -123,7 +126,8 @@ def test_two_heights_of_gta5_are_published(roots):
     write_ids(roots["gta5"] / "labels/00002.png", CITYSCAPES_IDS, size=(SIZE[0] - 1, SIZE[1]), palette=True)
     report = examine("gta5", roots["gta5"])
     (finding,) = report.findings
-    assert report.ok and finding.severity == "note"
+    assert report.ok
+    assert finding.severity == "note"
     assert finding.what == "1 image is 7 x 12 as published, most are 8 x 12"
     assert "tools/prepare_gta5.py" in finding.fix
 
@@ -142,14 +146,16 @@ def test_the_published_sizes(tmp_path, monkeypatch):
 def test_a_root_that_is_none(tmp_path):
     for dataset in WRITERS:
         finding = the_error(examine(dataset, tmp_path / "none"))
-        assert finding.what == "the data root is no folder" and finding.fix
+        assert finding.what == "the data root is no folder"
+        assert finding.fix
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
 def test_data_one_folder_further_down(roots, dataset):
     finding = the_error(examine(dataset, roots[dataset].parent / ".." / roots[dataset].parent.name))
     assert finding.what == f"the data are one folder further down, in {dataset}"
-    assert finding.fix.startswith("use ") and finding.fix.endswith(f"/{dataset}")
+    assert finding.fix.startswith("use ")
+    assert finding.fix.endswith(f"/{dataset}")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,8 @@ def test_data_one_folder_further_down(roots, dataset):
 def test_missing_folders(roots, dataset, folder, what, fix):
     shutil.rmtree(roots[dataset] / folder)
     finding = the_error(examine(dataset, roots[dataset]))
-    assert finding.what == what and finding.fix.startswith(fix.format(root=roots[dataset]))
+    assert finding.what == what
+    assert finding.fix.startswith(fix.format(root=roots[dataset]))
 
 
 def test_half_unpacked_gta5(tmp_path, monkeypatch):
@@ -178,10 +185,8 @@ def test_half_unpacked_gta5(tmp_path, monkeypatch):
     (root / "02_images.zip").write_bytes(b"")
     report = examine("gta5", root)
     images, labels = errors(report)
-    assert (
-        images.what == "4,998 images are missing: 00003-05000"
-        and labels.what == "4,998 labels are missing: 00003-05000"
-    )
+    assert images.what == "4,998 images are missing: 00003-05000"
+    assert labels.what == "4,998 labels are missing: 00003-05000"
     assert images.fix == (
         f"unzip -o 01_images.zip -d {root}; unzip -o 02_images.zip -d {root} (still packed there: 02_images.zip)"
     )
@@ -237,7 +242,8 @@ def test_images_without_label_and_damaged_labels(roots, dataset, label, fix):
     def found(content):
         path.write_bytes(content)
         finding = the_error(examine(dataset, root))
-        assert finding.where == str(path) and finding.fix.startswith(fix)
+        assert finding.where == str(path)
+        assert finding.fix.startswith(fix)
         return finding.what
 
     assert found(b"") == "1 label is empty (0 bytes)"
@@ -248,7 +254,8 @@ def test_images_without_label_and_damaged_labels(roots, dataset, label, fix):
     assert found(path.read_bytes()) == "1 label is damaged"
     path.unlink()
     finding = the_error(examine(dataset, root))
-    assert (finding.what, finding.where) == ("1 label is missing", str(path)) and finding.fix.startswith(fix)
+    assert (finding.what, finding.where) == ("1 label is missing", str(path))
+    assert finding.fix.startswith(fix)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +294,8 @@ def test_more_than_published_is_a_warning(roots):
     write_nthu(roots["nthu"], cities=("Rome",), train=5)
     for dataset in ("gta5", "cityscapes", "nthu"):
         report = examine(dataset, roots[dataset])
-        assert report.ok and [finding.severity for finding in report.findings] == ["warning"]
+        assert report.ok
+        assert [finding.severity for finding in report.findings] == ["warning"]
 
 
 # --- what is wrong with the labels --------------------------------------------------------------------------------
@@ -308,7 +316,8 @@ def test_synthia_labels_without_any_class(roots):
     for path in (roots["synthia"] / "GT/LABELS").iterdir():
         write_synthia_label(path, ids=[0])
     finding = the_error(examine("synthia", roots["synthia"]))
-    assert "hold no class: the class ids are lost" in finding.what and "unrar" in finding.fix
+    assert "hold no class: the class ids are lost" in finding.what
+    assert "unrar" in finding.fix
 
 
 def test_synthia_colours_in_the_place_of_labels(roots):
@@ -332,7 +341,8 @@ def test_synthia_converted_to_one_channel(roots, values, what, fix):
     path = roots["synthia"] / "GT/LABELS/0000000.png"
     path.write_bytes(png(np.resize(np.array(values, np.uint8), SIZE)))
     finding = the_error(examine("synthia", roots["synthia"]))
-    assert finding.what.startswith(what) and finding.fix.startswith(fix)
+    assert finding.what.startswith(what)
+    assert finding.fix.startswith(fix)
 
 
 def test_synthia_ids_in_one_channel_are_fine_when_said(roots):
@@ -341,7 +351,8 @@ def test_synthia_ids_in_one_channel_are_fine_when_said(roots):
     assert not examine("synthia", roots["synthia"]).ok
     assert examine("synthia", roots["synthia"], labels="ids").findings == ()
     finding = the_error(examine("synthia", roots["synthia"], labels="trainIds"))
-    assert finding.what == "3 labels are missing" and "tools/prepare_synthia.py" in finding.fix
+    assert finding.what == "3 labels are missing"
+    assert "tools/prepare_synthia.py" in finding.fix
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -368,19 +379,22 @@ def test_wrong_values(roots, dataset, label):
     path = roots[dataset] / label
     write_ids(path, [7, 26, 40, 77])
     finding = the_error(examine(dataset, roots[dataset]))
-    assert finding.what == "1 label has unknown ids (40, 77)" and finding.where == str(path)
+    assert finding.what == "1 label has unknown ids (40, 77)"
+    assert finding.where == str(path)
     write_rgb(path)
     assert the_error(examine(dataset, roots[dataset])).what == "1 label holds colours instead of class ids"
     write_ids(path, [7, 26], size=(4, 12))
     finding = the_error(examine(dataset, roots[dataset]))
-    assert finding.what == "1 label does not have the size of the image" and finding.fix
+    assert finding.what == "1 label does not have the size of the image"
+    assert finding.fix
     for other in path.parent.iterdir():
         write_ids(other, [0, 1, 2, 8, 10, 13, 255])
     assert "look like trainIds: no id is above 18" in the_error(examine(dataset, roots[dataset])).what
     for other in path.parent.iterdir():
         write_ids(other, [0])
     report = examine(dataset, roots[dataset])
-    assert report.ok and "no evaluated class at all" in report.findings[0].what
+    assert report.ok
+    assert "no evaluated class at all" in report.findings[0].what
 
 
 def test_jpeg_labels(roots):
@@ -415,14 +429,16 @@ def test_a_resized_copy_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_GTA5", range(1, 4))
     report = examine("gta5", write_gta5(tmp_path / "g"))
     (finding,) = report.findings
-    assert report.ok and (finding.severity, finding.what) == ("warning", "3 images are 8 x 12, not 1052 x 1914")
+    assert report.ok
+    assert (finding.severity, finding.what) == ("warning", "3 images are 8 x 12, not 1052 x 1914")
 
 
 def test_nthu_names_that_coincide_are_noted(roots):
     root = roots["nthu"]
     (root / "Rome/Images/Train/pano_00000_0_180.jpg").rename(root / "Rome/Images/Train/pano_00001_2_0.jpg")
     (finding,) = examine("nthu", root).findings
-    assert finding.severity == "note" and finding.what.startswith("of the unlabelled images of Rome, 1 with the name")
+    assert finding.severity == "note"
+    assert finding.what.startswith("of the unlabelled images of Rome, 1 with the name")
 
 
 def test_nthu_images_twice(roots):
@@ -441,10 +457,12 @@ def test_lists(roots, tmp_path):
     (root / "images/00002.png").unlink()
     (root / "labels/00002.png").unlink()
     report = examine("gta5", root, list="two.txt")
-    assert report.findings == () and report.images == {"images": 2}
+    assert report.findings == ()
+    assert report.images == {"images": 2}
     (root / "two.txt").write_text("1\n2\n")
     finding = the_error(examine("gta5", root, list="two.txt"))
-    assert "names 1 of 2 images that are not there: 2" in finding.what and finding.fix
+    assert "names 1 of 2 images that are not there: 2" in finding.what
+    assert finding.fix
     (roots["cityscapes"] / "x.txt").write_text("ulm_000001_000019\n")
     assert examine("cityscapes", roots["cityscapes"], list="x.txt").images == {"train": 1}
     (roots["nthu"] / "x.txt").write_text("pano_00001_2_0\n")
@@ -473,7 +491,9 @@ def described(tmp_path):
 def test_described_folders(described):
     root, path = described
     report = examine("folder", root, description=path)
-    assert report.findings == () and report.images == {"day": 2, "dusk": 2} and report.labels_read == 2
+    assert report.findings == ()
+    assert report.images == {"day": 2, "dusk": 2}
+    assert report.labels_read == 2
     assert set(report.frequencies) == {"sky", "road"}
     write_ids(root / "day_labels/b.png", [0, 5])
     assert the_error(examine("folder", root, description=path)).what == "1 label has unknown ids (5)"
@@ -512,10 +532,13 @@ def run(*arguments):
 def test_command_on_sound_data(roots, tmp_path):
     result = run("gta5", roots["gta5"], "--all", "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
-    assert "classes in 3 labels" in result.output and "3 of 3 images read in full" in result.output
+    assert "classes in 3 labels" in result.output
+    assert "3 of 3 images read in full" in result.output
     assert f"gta5 in {roots['gta5']}: fine, 0 errors, 0 warnings" in result.output
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["ok"] and report["images"] == {"images": 3} and report["findings"] == []
+    assert report["ok"]
+    assert report["images"] == {"images": 3}
+    assert report["findings"] == []
     assert report["frequencies"]["train"] == 0
 
 
@@ -529,13 +552,15 @@ def test_command_on_wrong_data(roots, tmp_path):
         f"fix: unzip -o 01_labels.zip -d {roots['gta5']}"
     )
     report = json.loads((tmp_path / "report.json").read_text())
-    assert not report["ok"] and report["findings"][0]["severity"] == "error"
+    assert not report["ok"]
+    assert report["findings"][0]["severity"] == "error"
 
 
 def test_warnings_do_not_fail(roots):
     write_gta5(roots["gta5"], (4,))
     result = run("gta5", roots["gta5"])
-    assert result.exit_code == 0 and "warning: 1 image is not the publisher's" in result.output
+    assert result.exit_code == 0
+    assert "warning: 1 image is not the publisher's" in result.output
 
 
 def test_command_finds_lists_from_here_and_below_the_root(roots, tmp_path, monkeypatch):

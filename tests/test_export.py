@@ -50,7 +50,9 @@ def test_symbol_and_parameters_run_in_a_program_without_this_package(which, tmp_
     network, result = exported(which, tmp_path / "out")
     name = NETWORKS[which][0]
     assert left_in(tmp_path / "out") == [f"{name}-0000.params", f"{name}-symbol.json", f"{name}.json"]
-    assert result.symbol_difference == 0 and result.onnx_difference is None and result.folded == 0
+    assert result.symbol_difference == 0
+    assert result.onnx_difference is None
+    assert result.folded == 0
     images = random_images(2, 3, 40, 56)
     np.save(tmp_path / "images.npy", images)
     code = f"""
@@ -72,7 +74,8 @@ assert not any(module.split(".")[0] in ("cbst_mx", "symbols") for module in sys.
 def test_the_description_says_how_to_feed_the_network(tmp_path):
     exported("resnet38", tmp_path / "out")
     values = json.loads((tmp_path / "out" / "resnet38.json").read_text())
-    assert values["input"]["mean"] == [0.485, 0.456, 0.406] and values["input"]["std"] == [0.229, 0.224, 0.225]
+    assert values["input"]["mean"] == [0.485, 0.456, 0.406]
+    assert values["input"]["std"] == [0.229, 0.224, 0.225]
     assert values["classes"] == list(CITYSCAPES_19.names)
     assert values["network"] == {"name": "resnet38", "options": {"width": 0.03125}}
 
@@ -106,7 +109,8 @@ def test_onnx_file_agrees_for_any_batch_height_and_width(which, fold, tmp_path):
         "width",
     ]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    assert properties["classes"].split(",")[13] == "car" and properties["std"] == "0.229,0.224,0.225"
+    assert properties["classes"].split(",")[13] == "car"
+    assert properties["std"] == "0.229,0.224,0.225"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for shape in ((1, 3, 37, 45), (3, 3, 64, 48), (2, 3, 17, 100)):
         images = random_images(*shape)
@@ -245,5 +249,6 @@ def test_the_command_prints_files_and_differences(tmp_path):
 def test_a_size_without_onnx_is_wrong_usage(tmp_path):
     arguments = ["--parameters", str(tmp_path / "p.params"), "--out", str(tmp_path / "out"), "--size", "32", "32"]
     result = CliRunner().invoke(command, arguments)
-    assert result.exit_code == 2 and "--size is that of the ONNX file: give --onnx too" in result.output
+    assert result.exit_code == 2
+    assert "--size is that of the ONNX file: give --onnx too" in result.output
     assert left_in(tmp_path) == []

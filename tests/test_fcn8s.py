@@ -23,7 +23,7 @@ def small(hybrid=False, **options):
 # Parameters of the published network: VGG-16 without its classifier has 14,714,688 (Simonyan and Zisserman count 138 M
 # with it), fc6 and fc7 as convolutions 102,764,544 and 16,781,312; Long et al., table 1, give 134 M for FCN-VGG16. The
 # totals add the scores and the upsampling of the authors' published voc-fcn8s definition for C classes.
-@pytest.mark.parametrize("classes, total", [(21, 134_489_759), (19, 134_456_985)])
+@pytest.mark.parametrize(("classes", "total"), [(21, 134_489_759), (19, 134_456_985)])
 def test_published_layers_at_width_1(classes, total):
     network = get_network("fcn8s", classes)
     network.initialize()
@@ -38,7 +38,8 @@ def test_published_layers_at_width_1(classes, total):
     convolutions = [shapes[f"trunk.stage{s}.{i}.0.weight"] for s, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(n)]
     channels = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     assert convolutions == [(c, b, 3, 3) for b, c in zip([3, *channels], channels)]
-    assert shapes["fc6.0.weight"] == (4096, 512, 7, 7) and shapes["fc7.0.weight"] == (4096, 4096, 1, 1)
+    assert shapes["fc6.0.weight"] == (4096, 512, 7, 7)
+    assert shapes["fc7.0.weight"] == (4096, 4096, 1, 1)
     assert shapes["score_fr.weight"] == (classes, 4096, 1, 1)
     assert shapes["score_pool4.weight"] == (classes, 512, 1, 1)
     assert shapes["score_pool3.weight"] == (classes, 256, 1, 1)

@@ -19,9 +19,9 @@ def test_every_image_is_held_out_once():
     assert sorted(index for indices in held_out for index in indices) == list(range(100))
     for fold in range(10):
         rest, inside = split_fold(NAMES, fold)
-        assert (
-            sorted(rest + inside) == list(range(100)) and list(rest) == sorted(rest) and list(inside) == sorted(inside)
-        )
+        assert sorted(rest + inside) == list(range(100))
+        assert list(rest) == sorted(rest)
+        assert list(inside) == sorted(inside)
 
 
 def test_folds_depend_on_names_number_and_seed_alone():

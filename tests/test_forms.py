@@ -62,7 +62,8 @@ def random_images(*shape):
 def difference(form, network, images):
     """Return the largest difference of a logit, over the largest logit."""
     got, expected = form(images).asnumpy(), network(images).asnumpy()
-    assert got.shape == expected.shape and got.dtype == np.float32
+    assert got.shape == expected.shape
+    assert got.dtype == np.float32
     return np.abs(got - expected).max() / np.abs(expected).max()
 
 
@@ -203,9 +204,11 @@ def test_int8_is_near_and_says_how_near(network):
     block, near = quantised(network, images, ctx=mx.cpu(), **LOOKS)
     assert near.images == 3
     # 8 bits per number: about 1 % noise per layer; random weights leave logits closer together than trained ones
-    assert near.same_class > 0.75 and 0 < near.relative_error < 0.2
+    assert near.same_class > 0.75
+    assert 0 < near.relative_error < 0.2
     operators = {node.op for node in network_graph(block).nodes}
-    assert "_contrib_quantize_v2" in operators and "Convolution" not in operators
+    assert "_contrib_quantize_v2" in operators
+    assert "Convolution" not in operators
     other = mx.nd.array(np.stack([image.transpose(2, 0, 1) / 127.5 - 1 for image in pictures(2, (45, 70))]))
     assert difference(block, network, other) < 0.5  # another size and batch
 

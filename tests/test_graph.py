@@ -67,9 +67,10 @@ def test_extents_of_single_layers_worked_by_hand():
     assert field(gluon.nn.MaxPool2D(2, 2)) == (2, 0, 1)
     up = field(gluon.nn.Conv2DTranspose(1, 4, strides=2, padding=1, in_channels=1))
     # input row i lights rows 2 i - 1 to 2 i + 2; so row 4 comes from rows 1 and 2, row 5 from 2 and 3
-    assert (
-        up.stride == Fraction(1, 2) and up.rows(4, 5) == (1, 3) and up.rows(5, 6) == (2, 4) and up.rows(4, 6) == (1, 4)
-    )
+    assert up.stride == Fraction(1, 2)
+    assert up.rows(4, 5) == (1, 3)
+    assert up.rows(5, 6) == (2, 4)
+    assert up.rows(4, 6) == (1, 4)
 
 
 def test_an_operator_without_known_reach_is_refused():
@@ -118,4 +119,5 @@ def test_batch_norms_are_folded_only_where_they_alone_read_a_convolution():
     # by hand: gamma is fixed to 1, variance 4, epsilon 1e-3: scale 0.49994; bias 4 - mean 4, plus beta 4
     np.testing.assert_allclose(new["inner_weight"], 1 / np.sqrt(4.001), rtol=1e-6)
     np.testing.assert_allclose(new["a_beta"], 4.0, rtol=1e-6)
-    assert new["shared_weight"] is values["shared_weight"] and values["inner_weight"].max() == 1.0
+    assert new["shared_weight"] is values["shared_weight"]
+    assert values["inner_weight"].max() == 1.0

@@ -37,7 +37,8 @@ def test_a_class_that_vanishes_is_named():
 
 def test_one_class_everywhere_is_a_collapse():
     found = signs((10000, 0, 0, 0), FIRST, NAMES)
-    assert len(found) == 4 and found[-1] == "50 % of the pixels have moved to other classes since before round 1"
+    assert len(found) == 4
+    assert found[-1] == "50 % of the pixels have moved to other classes since before round 1"
 
 
 @pytest.mark.parametrize(("now", "first"), [((0, 0, 0, 0), FIRST), (FIRST, (0, 0, 0, 0))])

@@ -49,7 +49,8 @@ def test_rgb_is_read_as_stored(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(RGB).save(path)
     image = read_rgb(path)
-    assert image.dtype == np.uint8 and image.flags.writeable
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
     np.testing.assert_array_equal(image, RGB)
 
 
@@ -266,7 +267,8 @@ def test_palette_and_indices_are_kept(tmp_path):
     palette = bytes(range(30))
     write_palette_png(tmp_path / "x.png", GREY, palette)
     with Image.open(tmp_path / "x.png") as image:
-        assert image.mode == "P" and bytes(image.getpalette()[:30]) == palette
+        assert image.mode == "P"
+        assert bytes(image.getpalette()[:30]) == palette
     np.testing.assert_array_equal(read_label(tmp_path / "x.png"), GREY)
     with pytest.raises(DataError, match=r"indices must be uint8 of shape \(H, W\), got int64"):
         write_palette_png(tmp_path / "y.png", GREY.astype(np.int64), palette)

@@ -118,7 +118,9 @@ def test_a_class_never_predicted_keeps_nothing():
     for m in maps:
         m[2] = 0
     thresholds = pool_of(maps).thresholds("class-balanced", 1.0)
-    assert thresholds.counts[2] == 0 and thresholds.values[2] == np.inf and thresholds.to_json()["threshold"][2] is None
+    assert thresholds.counts[2] == 0
+    assert thresholds.values[2] == np.inf
+    assert thresholds.to_json()["threshold"][2] is None
     assert not any((select(mx.nd.array(m), thresholds) == 2).any() for m in maps)
 
 
@@ -130,7 +132,8 @@ def test_more_portion_keeps_more_pixels():
         for portion in (0.1, 0.2, 0.35, 0.5, 0.8, 1.0):
             thresholds = pool.thresholds(policy, portion)
             kept.append(sum(int((select(mx.nd.array(m), thresholds) != 255).sum()) for m in maps))
-        assert kept == sorted(kept) and kept[0] < kept[-1] == 3 * 400
+        assert kept == sorted(kept)
+        assert kept[0] < kept[-1] == 3 * 400
 
 
 def test_order_of_images_and_context_change_nothing():
@@ -153,7 +156,7 @@ def test_a_constant_factor_per_class_cancels_in_cbst():
         )
 
 
-@pytest.mark.parametrize("policy, run", [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
+@pytest.mark.parametrize(("policy", "run"), [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
 def test_released_rules_reproduce_the_measured_pass(policy, run):
     with np.load(GOLDEN) as golden:
         maps = golden["probability"] * golden["spatial_prior"] if run == "sp" else golden["probability"]
@@ -192,11 +195,12 @@ def test_paper_and_released_rules_differ():
     maps = random_maps(8, size=(20, 20))
     paper = pool_of(maps).thresholds("class-balanced", 0.2)
     released = pool_of(maps, fidelity="released").thresholds("class-balanced", 0.2)
-    assert (paper.values != released.values).any() and (paper.counts > 3 * released.counts).all()
+    assert (paper.values != released.values).any()
+    assert (paper.counts > 3 * released.counts).all()
 
 
 @pytest.mark.parametrize(
-    "count, portion, paper, released", [(10, 0.25, 2, 2), (14, 0.25, 4, 3), (7, 0.5, 4, 3), (1, 0.2, 0, 0)]
+    ("count", "portion", "paper", "released"), [(10, 0.25, 2, 2), (14, 0.25, 4, 3), (7, 0.5, 4, 3), (1, 0.2, 0, 0)]
 )
 def test_rank(count, portion, paper, released):
     assert (rank(portion, count), rank(portion, count, "released")) == (paper, released)

@@ -192,5 +192,6 @@ def test_parts_that_do_not_fit_are_refused(changes, sentence):
 
 def test_label_spaces_travel_to_worker_processes():
     copy = pickle.loads(pickle.dumps(SYNTHIA_16))
-    assert copy == SYNTHIA_16 and hash(copy) == hash(SYNTHIA_16)
+    assert copy == SYNTHIA_16
+    assert hash(copy) == hash(SYNTHIA_16)
     assert encode_one(copy, "synthia", 3) == 0

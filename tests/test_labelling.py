@@ -80,7 +80,7 @@ def maps(tmp_path):
 # ------------------------------------------------------------------------------------------------------ what it makes
 
 
-@pytest.mark.parametrize("policy, name", [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
+@pytest.mark.parametrize(("policy", "name"), [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])
 def test_released_rules_reproduce_the_measured_pass_through_files(tmp_path, policy, name):
     with np.load(GOLDEN) as golden:
         write_maps(tmp_path / "maps", golden["probability"])
@@ -104,7 +104,8 @@ def test_released_rules_reproduce_the_measured_pass_through_files(tmp_path, poli
         label = read_label(out / "pseudo_labels" / f"image-{index}.png")
         np.testing.assert_array_equal(CITYSCAPES_19.decode(label, "cityscapes"), expected)
         kept += np.bincount(label.ravel(), minlength=256)[:19]
-    assert record["kept"] == kept.tolist() and record["names"] == list(CITYSCAPES_19.names)
+    assert record["kept"] == kept.tolist()
+    assert record["names"] == list(CITYSCAPES_19.names)
     assert (record["policy"], record["fidelity"], record["portion"]) == (policy, "released", portion)
 
 
@@ -115,7 +116,8 @@ def test_thresholds_and_labels_are_those_of_the_sorted_form(maps, tmp_path, poli
     from symbols.backend import mx
 
     output = succeed("--probabilities", maps, "--policy", policy, "--portion", 0.3, "--out", tmp_path / "out")
-    assert "5 images of 6 x 8, 13 classes (nthu-13); needs up to" in output and "% of the pixels kept" in output
+    assert "5 images of 6 x 8, 13 classes (nthu-13); needs up to" in output
+    assert "% of the pixels kept" in output
     pool = ConfidencePool(13)
     arrays = [mx.nd.array(array) for array in probabilities(0)]
     for array in arrays:
@@ -124,7 +126,9 @@ def test_thresholds_and_labels_are_those_of_the_sorted_form(maps, tmp_path, poli
     record = json.loads((tmp_path / "out" / "kc.json").read_text())
     stored = [np.inf if value is None else value for value in record["threshold"]]
     np.testing.assert_array_equal(np.float32(stored), thresholds.values)
-    assert record["count"] == thresholds.counts.tolist() and record["pixels"] == 5 * 48 and record["images"] == 5
+    assert record["count"] == thresholds.counts.tolist()
+    assert record["pixels"] == 5 * 48
+    assert record["images"] == 5
     for index, array in enumerate(arrays):
         label = read_label(tmp_path / "out" / "pseudo_labels" / f"image-{index}.png")
         np.testing.assert_array_equal(label, on_device.select(array, thresholds))
@@ -186,23 +190,27 @@ def test_images_may_have_different_sizes(tmp_path):
     assert record["pixels"] == 16 * (20 + 21)
     assert read_label(tmp_path / "out" / "pseudo_labels" / "7.png").shape == (28, 12)
     named = MapFolder.open(folder, stride=4, size={"4": (15, 20), "7": (28, 10)})
-    assert named.sizes == ((15, 20), (28, 10)) and confidence(named.maps(1))[0].shape == (28, 10)
+    assert named.sizes == ((15, 20), (28, 10))
+    assert confidence(named.maps(1))[0].shape == (28, 10)
 
 
 def test_sweep_counts_what_single_jobs_keep(maps, tmp_path):
     portions = [0.2, 0.25, 0.5]
     out = tmp_path / "sweep"
     output = succeed("--probabilities", maps, "--portions", "0.2,0.25,0.5", "--out", out)
-    assert not (out / "kc.json").exists() and "kept pixels by portion" in output
+    assert not (out / "kc.json").exists()
+    assert "kept pixels by portion" in output
     rows = list(csv.DictReader(io.StringIO((out / "sweep.csv").read_text())))
-    assert len(rows) == 3 * 13 and list(rows[0])[:3] == ["portion", "train_id", "name"]
+    assert len(rows) == 3 * 13
+    assert list(rows[0])[:3] == ["portion", "train_id", "name"]
     for portion in portions:
         record = run(MapFolder.open(maps), tmp_path / str(portion), policy="class-balanced", portion=portion)
         own = [row for row in rows if float(row["portion"]) == portion]
         assert [int(row["kept"]) for row in own] == record["kept"]
         assert [int(row["count"]) for row in own] == record["count"]
         thresholds = [float(row["threshold"]) if row["threshold"] else None for row in own]
-        assert thresholds == record["threshold"] and [row["name"] for row in own] == list(NTHU_13.names)
+        assert thresholds == record["threshold"]
+        assert [row["name"] for row in own] == list(NTHU_13.names)
     # both at once, and read back by the finished job
     both = tmp_path / "both"
     arguments = ("--probabilities", maps, "--portions", "0.2,0.25,0.5", "--portion", 0.25, "--out", both)
@@ -255,7 +263,8 @@ def test_shards_give_what_one_command_gives(maps, tmp_path, refine):
                 *("--out", tmp_path / f"fine-{shard}.npz"),
             )
         output = succeed("merge", tmp_path / "fine-2.npz", tmp_path / "fine-1.npz", "--out", tmp_path / "part.npz")
-        assert "5 images" in output and "1 of them are still to be counted a second time" in output
+        assert "5 images" in output
+        assert "1 of them are still to be counted a second time" in output
         succeed("merge", tmp_path / "part.npz", tmp_path / "fine-3.npz", "--out", merged)
     succeed(
         *("select", "--state", merged, *reading, "--portion", 0.3, "--portions", "0.3,0.6"),
@@ -307,7 +316,8 @@ def test_shards_refuse_what_does_not_fit(maps, tmp_path):
         (("--refine", state), "--refine needs --portion or --portions"),
     ):
         result = call("count", "--probabilities", maps, "--out", tmp_path / "x.npz", *arguments)
-        assert result.exit_code == 2 and sentence in result.output
+        assert result.exit_code == 2
+        assert sentence in result.output
 
 
 @pytest.mark.parametrize("stop_at", range(15))
@@ -377,14 +387,16 @@ def test_a_mended_file_is_counted_and_no_other_again(maps, tmp_path, monkeypatch
     with pytest.raises(DataError, match="image-3.npy: probabilities must be finite"):
         run(MapFolder.open(maps), tmp_path / "out", workers=workers, **arguments)
     kept = State.load(tmp_path / "out" / "state.npz").counts.names
-    assert "image-3" not in kept and (workers > 1 or kept == ("image-0", "image-1", "image-2"))
+    assert "image-3" not in kept
+    assert workers > 1 or kept == ("image-0", "image-1", "image-2")
     (maps / "image-3.npy").write_bytes(good)
     reads = []
     original = MapFolder.maps
     monkeypatch.setattr(MapFolder, "maps", lambda self, i: reads.append(self.names[i]) or original(self, i))
     run(MapFolder.open(maps), tmp_path / "out", **arguments)
     first = reads[: 5 - len(kept)]
-    assert not set(first) & set(kept) and len(reads) == len(first) + 10
+    assert not set(first) & set(kept)
+    assert len(reads) == len(first) + 10
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -436,7 +448,8 @@ def test_maps_that_change_after_the_count_are_refused(maps, tmp_path, step):
         *("count" if step == "--refine" else "select", step, state, "--probabilities", maps, "--portion", 0.3),
         *("--out", tmp_path / "out"),
     ).replace("\n", " ")
-    assert "image-1.npy must be the file that" in output and "state.npz has counted, it has changed since" in output
+    assert "image-1.npy must be the file that" in output
+    assert "state.npz has counted, it has changed since" in output
     assert not (tmp_path / "out").exists()
     assert "it has changed since" in refused("count", "--probabilities", maps, "--out", state).replace("\n", " ")
 
@@ -504,7 +517,7 @@ def broken(array):
 
 
 @pytest.mark.parametrize(
-    "content, sentence",
+    ("content", "sentence"),
     [
         (np.zeros((13, 4), np.float32), r"must hold an array of shape (C, H, W), got (13, 4)"),
         (np.zeros((1, 13, 4, 4), np.float32), r"must hold an array of shape (C, H, W), got (1, 13, 4, 4)"),
@@ -528,7 +541,8 @@ def test_files_that_cannot_be_used_are_named(maps, tmp_path, content, sentence):
     else:
         np.save(path, content, allow_pickle=True)
     output = refused("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out")
-    assert sentence in output and "image-9.npy" in output
+    assert sentence in output
+    assert "image-9.npy" in output
     assert not (tmp_path / "out" / "kc.json").exists()
 
 
@@ -547,7 +561,8 @@ def test_nothing_is_announced_before_arguments_are_checked(maps, tmp_path):
     for arguments in (("--portion", 1.2), ("--portion", 0.2, "--workers", -3)):
         for step in ((), ("count", "--refine", tmp_path / "x.npz")):
             output = refused(*step, "--probabilities", maps, "--out", tmp_path / "o", *arguments)
-            assert "needs up to" not in output and output.count("\n") == 1
+            assert "needs up to" not in output
+            assert output.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
 
@@ -555,17 +570,21 @@ def test_nothing_is_announced_before_arguments_are_checked(maps, tmp_path):
 def test_released_rules_keep_nothing_where_the_threshold_would_be_0(maps, tmp_path, policy):
     given = {"policy": policy, "portion": 1.0, "fidelity": "released"}
     record = run(MapFolder.open(maps), tmp_path / "out", **given)
-    assert record["threshold"] == [1.0] * 13 and record["kept_portion"] == 0
+    assert record["threshold"] == [1.0] * 13
+    assert record["kept_portion"] == 0
     np.savez(tmp_path / "prior.npz", prior=np.zeros((13, 4, 4), np.float32))
     given["portion"] = 0.5
     record = run(MapFolder.open(maps, prior=tmp_path / "prior.npz"), tmp_path / "prior", **given)
-    assert record["threshold"] == [1.0] * 13 and record["kept_portion"] == 0
+    assert record["threshold"] == [1.0] * 13
+    assert record["kept_portion"] == 0
 
 
 def test_maps_a_little_below_0_are_labelled(tmp_path):
     folder = write_maps(tmp_path / "maps", np.full((2, 3, 4, 5), -0.01))
     record = run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=1.0)
-    assert record["count"] == [40, 0, 0] and record["kc"] == [None] * 3 and record["kept"] == [40, 0, 0]
+    assert record["count"] == [40, 0, 0]
+    assert record["kc"] == [None] * 3
+    assert record["kept"] == [40, 0, 0]
     maps = np.full((3, 4, 5), -0.01, np.float32)
     maps[0] = -0.02  # class 0 is never predicted: it may not win where all values are negative
     folder = write_maps(tmp_path / "second", [maps])
@@ -625,7 +644,8 @@ def test_wrong_usage():
 
 def test_a_portion_must_be_given(maps, tmp_path):
     result = call("--probabilities", maps, "--out", tmp_path / "out")
-    assert result.exit_code == 2 and "--portion or --portions must be given" in result.output
+    assert result.exit_code == 2
+    assert "--portion or --portions must be given" in result.output
     with pytest.raises(ConfigError, match="a portion or portions must be given, got neither"):
         run(MapFolder.open(maps), tmp_path / "out", policy="global", portion=None)
     with pytest.raises(ConfigError, match="portions must be at most 100, got 101"):
@@ -635,13 +655,15 @@ def test_a_portion_must_be_given(maps, tmp_path):
 def test_too_small_a_disk_is_refused_before_anything_is_written(maps, tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     output = refused("--probabilities", maps, "--portion", 0.2, "--out", tmp_path / "out").replace("\n", " ")
-    assert "not enough disk space" in output and not (tmp_path / "out").exists()
+    assert "not enough disk space" in output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_count_checks_the_disk_as_well(maps, tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     output = refused("count", "--probabilities", maps, "--out", tmp_path / "c" / "1.npz").replace("\n", " ")
-    assert "not enough disk space" in output and not (tmp_path / "c").exists()
+    assert "not enough disk space" in output
+    assert not (tmp_path / "c").exists()
 
 
 def test_the_memory_of_a_prior_is_that_of_its_array(maps, tmp_path):
@@ -653,14 +675,17 @@ def test_the_memory_of_a_prior_is_that_of_its_array(maps, tmp_path):
 def test_needs_grow_with_the_job(maps):
     folder = MapFolder.open(maps, stride=8)
     one, more = needs(folder, workers=1), needs(folder, workers=2, portions=7)
-    assert one.disk < more.disk and 2 * one.memory < more.memory
+    assert one.disk < more.disk
+    assert 2 * one.memory < more.memory
     assert needs(folder, workers=1, labels=False).disk < one.disk
 
 
 def test_label_spaces():
-    assert label_space_of(None, 19) is CITYSCAPES_19 and label_space_of("nthu-13", 13) is NTHU_13
+    assert label_space_of(None, 19) is CITYSCAPES_19
+    assert label_space_of("nthu-13", 13) is NTHU_13
     seven = label_space_of(None, 7)
-    assert seven.names[6] == "class 6" and len(set(seven.palette)) == 7
+    assert seven.names[6] == "class 6"
+    assert len(set(seven.palette)) == 7
     assert label_space_of("7", 7) == seven
     with pytest.raises(DataError, match="the maps must have the 16 classes of synthia-16, they have 19"):
         label_space_of("16", 19)
@@ -733,5 +758,7 @@ def test_thresholds_say_what_may_not_be_kept(tmp_path):
     maps[:, 0] = 1  # classes 1 and 2 are never predicted
     folder = write_maps(tmp_path / "maps", maps)
     record = run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=0.5)
-    assert record["threshold"] == [1.0, None, None] and record["kc"] == [0.0, None, None]
-    assert record["kept"] == [8, 0, 0] and record["kept_portion"] == 1.0  # ties at the threshold are all kept
+    assert record["threshold"] == [1.0, None, None]
+    assert record["kc"] == [0.0, None, None]
+    assert record["kept"] == [8, 0, 0]
+    assert record["kept_portion"] == 1.0

@@ -82,9 +82,11 @@ def test_lists_choose_with_and_without_labels(tmp_path):
     gta5 = write_gta5(tmp_path / "gta5")
     (gta5 / "half.txt").write_text("3\n1\n")
     images = open_images("gta5", gta5, list="half.txt")
-    assert type(images) is ImageSet and images.names == ("00001", "00003")
+    assert type(images) is ImageSet
+    assert images.names == ("00001", "00003")
     labelled = open_labelled("gta5", gta5, label_space=CITYSCAPES_19, list=gta5 / "half.txt")
-    assert type(labelled) is LabelledImageSet and labelled.names == images.names
+    assert type(labelled) is LabelledImageSet
+    assert labelled.names == images.names
     np.testing.assert_array_equal(labelled.label(1), open_labelled("gta5", gta5, label_space=CITYSCAPES_19).label(2))
 
 

@@ -68,8 +68,11 @@ def test_shapes_and_types():
     batches = list(loader(make_samples(10)))
     assert len(batches) == ITERATIONS
     for images, labels in batches:
-        assert images.shape == (4, 3, 16, 24) and images.dtype == np.float32 and images.flags.c_contiguous
-        assert labels.shape == (4, 16, 24) and labels.dtype == np.float32
+        assert images.shape == (4, 3, 16, 24)
+        assert images.dtype == np.float32
+        assert images.flags.c_contiguous
+        assert labels.shape == (4, 16, 24)
+        assert labels.dtype == np.float32
         assert set(np.unique(labels)) <= {*range(19), 255}
 
 
@@ -148,7 +151,8 @@ def test_more_iterations_keep_the_earlier_batches():
 
 def test_no_iterations_no_batches():
     some_loader = loader(make_samples(3), iterations=0)
-    assert len(some_loader) == 0 and list(some_loader) == []
+    assert len(some_loader) == 0
+    assert list(some_loader) == []
 
 
 # --- order
@@ -197,7 +201,8 @@ def test_groups_fix_the_composition_of_every_batch():
     # 12 samples of the first kind, 3 of the second; the second goes through its epochs faster
     batches = indices(loader(marked(15), unchanged, groups=[(12, 3), (3, 1)], iterations=12))
     for batch in batches:
-        assert all(index < 12 for index in batch[:3]) and batch[3] >= 12
+        assert all(index < 12 for index in batch[:3])
+        assert batch[3] >= 12
     for i in range(0, 12, 4):
         assert sorted(itertools.chain.from_iterable(batch[:3] for batch in batches[i : i + 4])) == list(range(12))
     for i in range(0, 12, 3):
@@ -226,7 +231,8 @@ def test_threads_are_used_and_gone_afterwards():
         return np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
 
     list(loader([read] * 8, unchanged, workers=2))
-    assert len(names) == 2 and all(name.startswith("cbst-loader") for name in names)
+    assert len(names) == 2
+    assert all(name.startswith("cbst-loader") for name in names)
     assert not loader_threads()
     names.clear()
     list(loader([read] * 8, unchanged, workers=0))

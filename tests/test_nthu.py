@@ -20,7 +20,8 @@ def root(tmp_path):
 
 def test_pairs(root):
     labelled = open_labelled("nthu", root, city="Rome", split="test", label_space=NTHU_13)
-    assert len(labelled) == 20 and labelled.names[0] == "pano_00000_2_0"
+    assert len(labelled) == 20
+    assert labelled.names[0] == "pano_00000_2_0"
     image, label = labelled.pair(3)
     with Image.open(root / "Rome/Labels/Test/pano_00003_2_0_eval.png") as file:
         raw = np.array(file)
@@ -57,7 +58,8 @@ def test_unlabelled_images_of_either_ending(root):
     write_rgb(root / "Rome/Images/Train/pano_00009_1_0.png")
     (root / "Rome/Images/Train/notes.txt").write_text("")
     images = open_images("nthu", root, city="Rome", split="train")
-    assert type(images) is ImageSet and len(images) == 5
+    assert type(images) is ImageSet
+    assert len(images) == 5
     assert {path.suffix for path in images.image_paths} == {".jpg", ".png"}
     assert [name for name in dir(images) if "label" in name.lower()] == []
 
@@ -79,8 +81,10 @@ def test_a_folds_target_and_test_images_are_apart(root, seed):
         held_out = open_labelled("nthu", root, split="test", label_space=NTHU_13, **options)
         rest = open_images("nthu", root, split="rest", **options)
         labelled_rest = open_labelled("nthu", root, split="rest", label_space=NTHU_13, **options)
-        assert type(rest) is ImageSet and rest.names == labelled_rest.names
-        assert not set(rest.names) & set(held_out.names) and set(rest.names) | set(held_out.names) == set(whole.names)
+        assert type(rest) is ImageSet
+        assert rest.names == labelled_rest.names
+        assert not set(rest.names) & set(held_out.names)
+        assert set(rest.names) | set(held_out.names) == set(whole.names)
         np.testing.assert_array_equal(held_out.label(0), whole.label(whole.names.index(held_out.names[0])))
         tested += held_out.names
     assert sorted(tested) == sorted(whole.names)
@@ -89,7 +93,8 @@ def test_a_folds_target_and_test_images_are_apart(root, seed):
 def test_unlabelled_images_with_a_labelled_ones_name_are_left_out(root):
     write_rgb(root / "Rome/Images/Train/pano_00005_2_0.jpg", 3)
     images = open_images("nthu", root, city="Rome", split="train")
-    assert len(images) == 4 and "pano_00005_2_0" not in images.names
+    assert len(images) == 4
+    assert "pano_00005_2_0" not in images.names
 
 
 def test_tested_images_cannot_be_opened_without_labels(root):

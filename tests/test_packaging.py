@@ -77,14 +77,16 @@ def test_version_and_packages(packaging):
 def test_mxnet_comes_by_an_extra_only(packaging):
     assert not [r for r in packaging["install_requires"] if requirement_name(r).startswith("mxnet")]
     extras = packaging["extras_require"]
-    assert extras["cpu"] == ["mxnet==1.9.1"] and "mxnet-cu112==1.9.1" in extras["cu112"]
+    assert extras["cpu"] == ["mxnet==1.9.1"]
+    assert "mxnet-cu112==1.9.1" in extras["cu112"]
     assert "mxnet==1.9.1" not in extras["cu112"]
 
 
 def test_every_preloaded_library_has_its_pinned_wheel(packaging):
     pinned = {requirement_name(r) for r in packaging["extras_require"]["cu112"] if "==" in r}
     folders = {library.split("/")[0].replace("_", "-") for library in backend._CUDA_LIBRARIES}
-    assert {f"nvidia-{folder}-cu11" for folder in folders} == pinned - {"mxnet-cu112"} and len(folders) == 9
+    assert {f"nvidia-{folder}-cu11" for folder in folders} == pinned - {"mxnet-cu112"}
+    assert len(folders) == 9
 
 
 def test_everything_imported_is_required(packaging):
@@ -119,7 +121,8 @@ def test_setup_refuses_other_pythons(monkeypatch, version):
 
 def test_ci_runs_check_and_test():
     script = ROOT / ".ci" / "run"
-    assert os.access(str(script), os.X_OK) and script.read_text("utf-8").endswith("\nmake check test\n")
+    assert os.access(str(script), os.X_OK)
+    assert script.read_text("utf-8").endswith("\nmake check test\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- Makefile
@@ -143,7 +146,7 @@ def test_an_experiment_is_a_target_and_a_data_description_is_not(checkout):
 
 @needs_make
 @pytest.mark.parametrize(
-    "body, sentence",
+    ("body", "sentence"),
     [
         # stands for another Python: what make lets it run is run with another version
         (
@@ -167,7 +170,8 @@ def test_an_unusable_python_is_refused_before_anything_is_made(checkout, body, s
 @needs_make
 def test_a_missing_python_is_refused(checkout):
     result = make(checkout, "setup", "PYTHON=no-such-python")
-    assert result.stderr.startswith("Error: there is no no-such-python here") and not (checkout / ".venv").exists()
+    assert result.stderr.startswith("Error: there is no no-such-python here")
+    assert not (checkout / ".venv").exists()
 
 
 @needs_make
@@ -178,7 +182,8 @@ def test_a_failed_setup_leaves_no_stamp(checkout):
         'printf "#!/bin/sh\\nexit 7\\n" >.venv/bin/python; chmod +x .venv/bin/python'
     )
     result = make(checkout, "setup", fake_python(checkout, body))
-    assert result.returncode != 0 and (checkout / ".venv" / "bin" / "python").exists()
+    assert result.returncode != 0
+    assert (checkout / ".venv" / "bin" / "python").exists()
     assert not list((checkout / ".venv").glob("installed-*"))
 
 
@@ -235,7 +240,8 @@ def test_a_machine_without_libgl_gets_the_same_version_headless(tmp_path):
         "Name: opencv-python\nVersion: 4.11.0.86\n"
     )
     said, asked = run_step("CHECK_CV2", tmp_path).stdout.splitlines()
-    assert said.startswith("libGL.so.1: ") and asked == "install -q --no-deps opencv-python-headless==4.11.0.86"
+    assert said.startswith("libGL.so.1: ")
+    assert asked == "install -q --no-deps opencv-python-headless==4.11.0.86"
 
 
 @needs_make

@@ -114,13 +114,16 @@ def test_label_spaces_have_the_tables_classes():
 
 def test_st_of_resnet38_is_the_corrected_row():
     corrected, printed = expected(3, "ST"), expected(3, "ST (paper row)")
-    assert corrected.iou["train"] == 0.6 and printed.iou["train"] == 20.9
-    assert corrected.miou == printed.miou == 41.5 and corrected.key == printed.key == "st"
+    assert corrected.iou["train"] == 0.6
+    assert printed.iou["train"] == 20.9
+    assert corrected.miou == printed.miou == 41.5
+    assert corrected.key == printed.key == "st"
 
 
 def test_numbers_for_experiment_files():
     values = expected(2, "ST", network="fcn8s").to_json()
-    assert list(values) == [*SYNTHIA_16.names, "miou", "miou_star"] and values["miou_star"] == 27.8
+    assert list(values) == [*SYNTHIA_16.names, "miou", "miou_star"]
+    assert values["miou_star"] == 27.8
     assert list(expected(1, "ST", city="Rio").to_json())[-1] == "miou"
 
 
@@ -146,7 +149,8 @@ def test_unknown_rows_are_refused(arguments, sentence):
 
 
 def test_there_are_27_experiments():
-    assert len(NAMES) == 27 and sorted(experiments()) == sorted(NAMES)
+    assert len(NAMES) == 27
+    assert sorted(experiments()) == sorted(NAMES)
 
 
 def test_experiments_and_rows_are_one_to_one():
@@ -228,7 +232,9 @@ SOUND = [name for name in NAMES if name not in ("gta5-st", "synthia-fcn8s-cbst")
 @pytest.mark.parametrize("name", SOUND)
 def test_the_papers_own_numbers_are_within(tmp_path, name):
     result = checked(tmp_path, name, tolerance=0.11)  # means of rounded cells are up to 0.1 off
-    assert result.verdict == "within tolerance" and not result.missed and result.notes == ()
+    assert result.verdict == "within tolerance"
+    assert not result.missed
+    assert result.notes == ()
     assert set(verdicts(result).values()) == {"within"}
     means = ["mIoU", "mIoU*"] if name.startswith("synthia") else ["mIoU"]
     assert [line.name for line in result.lines] == [*TABLES[row_of(name).table].names, *means]
@@ -250,7 +256,8 @@ def test_the_tolerance_of_classes_has_two_sides(tmp_path, shift, verdict):
     values = exact(row)
     values["iou"]["sky"] += shift / 100
     result = checked(tmp_path, "gta5-cbst-sp", values)
-    assert verdicts(result)["sky"] == verdict and verdicts(result)["road"] == "within"
+    assert verdicts(result)["sky"] == verdict
+    assert verdicts(result)["road"] == "within"
     assert result.verdict == ("off" if verdict == "off" else "within tolerance")
 
 
@@ -258,13 +265,15 @@ def test_the_last_round_is_the_result_and_the_best_is_not(tmp_path):
     row = expected(3, "CBST")
     bad = {"iou": {name: 0.1 for name in row.iou}, "miou": 0.1}
     result = checked(tmp_path, "gta5-cbst", bad, other=exact(row))
-    assert result.missed and result.stage == "round 7, the last"
+    assert result.missed
+    assert result.stage == "round 7, the last"
     assert {round(line.ours, 9) for line in result.lines} == {10.0}
 
 
 def test_a_source_row_is_of_the_source_network(tmp_path):
     result = checked(tmp_path, "gta5-source")
-    assert result.stage == "source network" and not result.missed
+    assert result.stage == "source network"
+    assert not result.missed
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -0.1, 45.1, "0.5", True])
@@ -288,13 +297,15 @@ def test_a_class_or_everything_left_out_is_off(tmp_path):
     outcome = checked(tmp_path, "synthia-cbst", result)
     assert {name for name, verdict in verdicts(outcome).items() if verdict == "missing"} == {"wall", "mIoU"}
     outcome = checked(tmp_path / "empty", "synthia-cbst", {"pixels": 3})
-    assert set(verdicts(outcome).values()) == {"missing"} and outcome.missed
+    assert set(verdicts(outcome).values()) == {"missing"}
+    assert outcome.missed
 
 
 def test_of_the_st_row_only_the_stated_mean_is_judged(tmp_path):
     values = {"iou": {name: 0.415 for name in CITYSCAPES_19.names}, "miou": 0.415}
     result = checked(tmp_path, "gta5-st", values)
-    assert not result.missed and verdicts(result).pop("mIoU") == "within"
+    assert not result.missed
+    assert verdicts(result).pop("mIoU") == "within"
     assert {line.verdict for line in result.lines if line.name != "mIoU"} == {"not judged"}
     assert result.notes[:2] == (
         "mIoU is stated as 41.5, but the row's cells average 40.00",
@@ -310,7 +321,8 @@ def test_of_the_st_row_only_the_stated_mean_is_judged(tmp_path):
 def test_of_the_fcn8s_row_with_a_wrong_mean_the_right_mean_is_judged(tmp_path):
     row = expected(2, "CBST", network="fcn8s")
     result = checked(tmp_path, "synthia-fcn8s-cbst", exact(row))
-    assert verdicts(result)["mIoU"] == "within" and not result.missed
+    assert verdicts(result)["mIoU"] == "within"
+    assert not result.missed
     assert {verdict for name, verdict in verdicts(result).items() if name != "mIoU"} == {"not judged"}
     assert "so classes are not judged, only mIoU" in result.notes
     line = result.lines[-1]
@@ -319,7 +331,8 @@ def test_of_the_fcn8s_row_with_a_wrong_mean_the_right_mean_is_judged(tmp_path):
 
 def test_a_smoke_test_is_not_judged(tmp_path):
     result = checked(tmp_path, "gta5-cbst", {"iou": {"road": 0.1}, "miou": 0.1}, smoke=True, images=2, rounds=2)
-    assert result.verdict == "not comparable (smoke)" and not result.missed
+    assert result.verdict == "not comparable (smoke)"
+    assert not result.missed
     assert set(verdicts(result).values()) == {"not judged"}
 
 
@@ -401,10 +414,12 @@ def test_the_mean_over_folds_counts(tmp_path):
     # one by one most would be off; together they are 0.5 above
     folders = folds_of(tmp_path, [shifted(row, points) for points in (-9, 9.5, -9, 9, -8, 8, -7, 7, -4, 8.5)])
     result = check(row, folders)
-    assert not result.missed and "mean over 10 folds" in result.notes
+    assert not result.missed
+    assert "mean over 10 folds" in result.notes
     for line in result.lines:
         assert line.ours - line.paper == pytest.approx(0.5)
-    assert runs_below(tmp_path) == folders and runs_below(folders[0]) == folders[:1]
+    assert runs_below(tmp_path) == folders
+    assert runs_below(folders[0]) == folders[:1]
 
 
 def test_a_class_may_be_absent_from_a_fold_but_not_from_all(tmp_path):
@@ -436,7 +451,8 @@ def test_every_fold_must_be_there_once(tmp_path):
 
 def test_a_city_without_folds_is_compared_with_a_note(tmp_path):
     result = checked(tmp_path, "nthu-rio-st")
-    assert not result.missed and result.notes == ("one run on all 100 images; the paper's is the mean over 10 folds",)
+    assert not result.missed
+    assert result.notes == ("one run on all 100 images; the paper's is the mean over 10 folds",)
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
@@ -463,10 +479,15 @@ def test_folders_without_runs_are_refused(tmp_path):
 
 def test_images_of_the_tables():
     val = {"format": "cityscapes", "split": "val"}
-    assert is_of_table(3, val, 500) and is_of_table(2, val, 500) and not is_of_table(1, val, 500)
-    assert not is_of_table(3, val, 12) and not is_of_table(3, {"format": "gta5", "split": None}, 500)
+    assert is_of_table(3, val, 500)
+    assert is_of_table(2, val, 500)
+    assert not is_of_table(1, val, 500)
+    assert not is_of_table(3, val, 12)
+    assert not is_of_table(3, {"format": "gta5", "split": None}, 500)
     city = {"format": "nthu", "split": "test", "fold": None}
-    assert is_of_table(1, city, 100) and not is_of_table(1, city, 10) and is_of_table(1, {**city, "fold": 3}, 10)
+    assert is_of_table(1, city, 100)
+    assert not is_of_table(1, city, 10)
+    assert is_of_table(1, {**city, "fold": 3}, 10)
 
 
 def test_the_files_travel_with_the_package():

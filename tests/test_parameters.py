@@ -33,7 +33,9 @@ def saved(tmp_path):
 def test_round_trip_gives_the_same_network(saved):
     path, network = saved
     again, spec, space = parameters.load_network(path, mx.cpu())
-    assert spec == SPEC and space.names == CITYSCAPES_19.names and space.palette == CITYSCAPES_19.palette
+    assert spec == SPEC
+    assert space.names == CITYSCAPES_19.names
+    assert space.palette == CITYSCAPES_19.palette
     x = mx.nd.random.normal(shape=(1, 3, 32, 48))
     np.testing.assert_array_equal(again(x).asnumpy(), network(x).asnumpy())
     assert sorted(p.name for p in path.parent.iterdir()) == ["parameters.params", "parameters.params.json"]
@@ -142,7 +144,8 @@ def test_damaged_files_are_refused(saved):
         ({"sha256": 5}, "TypeError"),
     ):
         side.write_text(json.dumps({**stored, **values}))
-        assert f"sidecar {side} is damaged: " in refused(path) and sentence in refused(path)
+        assert f"sidecar {side} is damaged: " in refused(path)
+        assert sentence in refused(path)
     side.write_text("[" * 100_000)
     assert "is damaged: RecursionError" in refused(path)
     side.write_text(json.dumps({**stored, "label_space": None}))

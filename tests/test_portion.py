@@ -61,7 +61,8 @@ def test_source_images_per_round(images, initial, counts, fidelity):
 
 
 def test_a_portion_of_few_images_is_one_image():
-    assert source_count(0.03, 4) == 1 and source_count(1.0, 4) == 4
+    assert source_count(0.03, 4) == 1
+    assert source_count(1.0, 4) == 4
     with pytest.raises(ConfigError, match=r"portion must be in \(0, 1\], got 0"):
         source_count(0, 4)
     with pytest.raises(ConfigError, match=r"^total must be at least 1 source image, got 0$"):
@@ -80,7 +81,9 @@ def test_cumulative_sets_are_nested_and_random_ones_are_not(fidelity):
         assert larger[: len(smaller)] == smaller
     fresh = [chosen("random", index) for index in range(1, 6)]
     for indices in rounds + fresh:
-        assert len(set(indices)) == len(indices) and 0 <= min(indices) and max(indices) < 400
+        assert len(set(indices)) == len(indices)
+        assert min(indices) >= 0
+        assert max(indices) < 400
     # two independent draws of 40 and 60 of 400 share 6 +- 2.1 images
     assert len(set(fresh[0]) & set(fresh[1])) < 15
     assert fresh == [chosen("random", index) for index in range(1, 6)]
@@ -91,7 +94,8 @@ def test_every_source_image_has_an_equal_chance():
     for seed in range(300):
         hits[select_source(20, 0.25, round_index=1, seed=seed)] += 1
     # binomial, 75 +- 7.5 each
-    assert hits.min() > 45 and hits.max() < 105
+    assert hits.min() > 45
+    assert hits.max() < 105
 
 
 def test_the_released_draws():

@@ -117,7 +117,8 @@ def test_synthia_labels_as_train_ids(tmp_path):
     made.label_paths[1].unlink()
     stamp = made.label_paths[0].stat().st_mtime_ns
     assert "1 of 3 labels written" in run("prepare_synthia.py", root).stdout
-    assert contents(root) == after and made.label_paths[0].stat().st_mtime_ns == stamp
+    assert contents(root) == after
+    assert made.label_paths[0].stat().st_mtime_ns == stamp
 
 
 def test_wrong_data_is_one_sentence(tmp_path):
@@ -128,7 +129,8 @@ def test_wrong_data_is_one_sentence(tmp_path):
     assert result.stderr.startswith(f"Error: label {root}/GT/LABELS/0000001.png must have 16 bits per channel")
     assert result.stderr.count("\n") == 1
     made = [path.name for path in (root / "GT/LABELS_synthia-16").iterdir()]
-    assert "0000001.png" not in made and not [name for name in made if name.endswith(".part")]
+    assert "0000001.png" not in made
+    assert not [name for name in made if name.endswith(".part")]
 
 
 def test_cityscapes_labels_as_train_ids(tmp_path):
@@ -138,7 +140,8 @@ def test_cityscapes_labels_as_train_ids(tmp_path):
     before = contents(root)
     result = run("prepare_cityscapes.py", root)
     assert result.returncode == 0, result.stderr
-    assert "train: 2 of 3 labels written" in result.stdout and "val: 2 of 2 labels written" in result.stdout
+    assert "train: 2 of 3 labels written" in result.stdout
+    assert "val: 2 of 2 labels written" in result.stdout
     after = contents(root)
     assert {path: after[path] for path in before} == before
     ids = cityscapes.open_labelled(root, "val", CITYSCAPES_19)
@@ -222,6 +225,8 @@ def test_a_stopped_copy_continues_and_another_size_is_refused(gta5_root, tmp_pat
     assert "1 of 8 files made" in run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12).stdout
     assert contents(out) == after
     result = run("prepare_gta5.py", gta5_root, "--out", out)
-    assert result.returncode == 1 and "must be 1052 x 1914, got 8 x 12: delete it or choose another" in result.stderr
+    assert result.returncode == 1
+    assert "must be 1052 x 1914, got 8 x 12: delete it or choose another" in result.stderr
     result = run("prepare_gta5.py", gta5_root, "--out", gta5_root, "--size", 8, 12)
-    assert result.returncode == 1 and "is an original and is never overwritten" in result.stderr
+    assert result.returncode == 1
+    assert "is an original and is never overwritten" in result.stderr

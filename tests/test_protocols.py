@@ -62,7 +62,8 @@ def test_nineteen_is_the_usual_evaluation():
     matrices = matrices_of(*pictures())
     result = by_name(matrices)[0]["19"]
     total = matrices.counts.sum(axis=0)
-    assert result.miou == pytest.approx(mean_iou(total), rel=1e-12) and result.protocol.table == "Table 3"
+    assert result.miou == pytest.approx(mean_iou(total), rel=1e-12)
+    assert result.protocol.table == "Table 3"
     assert result.iou == pytest.approx(summary(total, CITYSCAPES_19)["iou"], rel=1e-12)
 
 
@@ -91,7 +92,8 @@ def test_nineteen_sixteenths_is_for_networks_of_sixteen_classes():
     truths, predictions = pictures(predicted=16)
     results, refused = by_name(matrices_of(truths, predictions))
     iou = [sets_of_pixels(truths, predictions, index) for index in range(19)]
-    assert refused == {} and np.count_nonzero(iou) == 16
+    assert refused == {}
+    assert np.count_nonzero(iou) == 16
     assert results["19 x 19/16"].miou == pytest.approx(sum(iou) / 16, rel=1e-12)
     # pixels of the other truth are false positives here, and are ignored by the authors
     assert results["19 x 19/16"].miou < results["16"].miou
@@ -114,7 +116,8 @@ def test_matrices_of_sixteen_classes_allow_what_their_truth_allows():
 def test_thirteen_of_nthu_and_classes_of_no_table():
     counts = np.arange(2 * 13 * 13).reshape(2, 13, 13)
     results, _ = by_name(ImageMatrices(NTHU_13.names, ("a", "b"), counts))
-    assert results["13"].miou == pytest.approx(mean_iou(counts.sum(axis=0))) and list(results) == ["13"]
+    assert results["13"].miou == pytest.approx(mean_iou(counts.sum(axis=0)))
+    assert list(results) == ["13"]
     assert results["13"].protocol.table == "Table 1"
     (own,) = protocols_of(["tree", "house"])
     assert (own.name, own.table, own.averaged) == ("all", "", ("tree", "house"))
@@ -198,7 +201,8 @@ def test_worst_images_come_first():
     # sidewalk, only predicted, has no part in it
     assert vars(first) == {"name": "a", "miou": 0.25, "classes": 2, "worst_class": "sky", "worst_iou": 0.0}
     assert (second.name, second.miou, second.classes) == ("b", 1.0, 2)
-    assert worst_images(matrices, 1) == [first] and worst_images(matrices, 0) == []
+    assert worst_images(matrices, 1) == [first]
+    assert worst_images(matrices, 0) == []
 
 
 # ----------------------------------------------------------------------------------------------- other sets of classes
@@ -314,7 +318,9 @@ def test_against_the_cityscapes_scripts_with_absent_classes(scripts, tmp_path):
     predictions[predictions == 16] = 0  # nor is train predicted
     iou, mean = scored_by_scripts(scripts, tmp_path, truths, predictions)
     result = by_name(matrices_of(truths, predictions))[0]["19"]
-    assert result.iou["train"] is None and np.isnan(iou["train"]) and result.iou["pole"] == iou["pole"] == 0
+    assert result.iou["train"] is None
+    assert np.isnan(iou["train"])
+    assert result.iou["pole"] == iou["pole"] == 0
     assert result.miou == pytest.approx(mean, rel=1e-12)
     total = matrices_of(truths, predictions).counts.sum(axis=0)
     np.testing.assert_allclose(iou_per_class(total), list(iou.values()), rtol=1e-12)

@@ -101,7 +101,8 @@ def test_unlabelled_set_has_no_way_to_a_label(gta5_root, cityscapes_root, folder
         open_images("cityscapes", cityscapes_root, split="train"),
         open_images("folder", folder_root, split="day", description=description_file),
     ):
-        assert type(images) is ImageSet and type(images.subset([0])) is ImageSet
+        assert type(images) is ImageSet
+        assert type(images.subset([0])) is ImageSet
         assert [name for name in dir(images) if "label" in name.lower()] == []
         assert not hasattr(images, "pair")
         with pytest.raises(AttributeError):
@@ -112,7 +113,8 @@ def test_subset_keeps_the_order_asked_for(gta5_root):
     labelled = open_labelled("gta5", gta5_root, label_space=CITYSCAPES_19)
     chosen = labelled.subset(np.array([2, 0]))
     assert isinstance(chosen, LabelledImageSet)
-    assert chosen.names == ("00010", "00001") and len(chosen) == 2
+    assert chosen.names == ("00010", "00001")
+    assert len(chosen) == 2
     for i, original in enumerate([2, 0]):
         np.testing.assert_array_equal(chosen.image(i), labelled.image(original))
         np.testing.assert_array_equal(chosen.label(i), labelled.label(original))
@@ -294,10 +296,13 @@ def test_cityscapes_refusals(cityscapes_root, tmp_path):
 def test_folder_of_own_classes(folder_root, description_file):
     description = folder.read_description(description_file)
     space = folder.label_space(description)
-    assert space.name == "three" and space.names == ("sky", "road", "car") and space.palette[2] == (0, 0, 142)
+    assert space.name == "three"
+    assert space.names == ("sky", "road", "car")
+    assert space.palette[2] == (0, 0, 142)
 
     labelled = folder.open_labelled(description, folder_root, "day")
-    assert labelled.names == ("a_1", "a_2", "c_1") and labelled.label_space == space
+    assert labelled.names == ("a_1", "a_2", "c_1")
+    assert labelled.label_space == space
     _, label = labelled.pair(2)
     with Image.open(folder_root / "valannot" / "c_1.png") as file:
         raw = np.array(file)

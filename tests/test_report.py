@@ -50,14 +50,17 @@ def test_methods_layout_is_the_same_turned():
     text = shown(iou_table(rows, SPACE, layout="methods"), width=250)
     assert text.splitlines()[0].split()[-1] == "mIoU"
     line = line_of(text, "CBST-SP")
-    assert line[1] == "20.0" and line[-1] == "29.0" and len(line) == 21
+    assert line[1] == "20.0"
+    assert line[-1] == "29.0"
+    assert len(line) == 21
     assert line_of(text, "ST")[11] == "\N{EN DASH}"
 
 
 def test_four_methods_with_spread_fit_eighty_columns():
     runs = {name: [result(0.1), result(0.5)] for name in ("source-only", "ST", "CBST", "CBST-SP")}
     text = shown(mean_std_table(runs, SPACE), width=80)
-    assert "…" not in text and text.count("±") == 4 * 20
+    assert "…" not in text
+    assert text.count("±") == 4 * 20
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
@@ -90,7 +93,8 @@ def test_narrow_terminal_breaks_between_words_and_never_inside_a_number():
     runs = {f"method {i}": [result(0.1), result(0.5)] for i in range(4)}
     text = shown(mean_std_table(runs, SPACE), width=60)
     assert text.count("28.3") == 4 * 20
-    assert text.count("30.0") == 4 * 1 and "…" not in text
+    assert text.count("30.0") == 4 * 1
+    assert "…" not in text
 
 
 def test_method_names_are_not_markup():
@@ -102,10 +106,13 @@ def test_markdown():
     rows = {"ST": result(0.1), "CBST|x": result(0.2, absent=["train"])}
     lines = as_markdown(rows, SPACE).splitlines()
     assert lines[:3] == ["| class (IoU in %) | ST | CBST\\|x |", "| --- | ---: | ---: |", "| road | 10.0 | 20.0 |"]
-    assert lines[-1] == "| mIoU | 19.0 | 28.6 |" and len(lines) == 2 + 20
+    assert lines[-1] == "| mIoU | 19.0 | 28.6 |"
+    assert len(lines) == 2 + 20
     assert "| train | 26.0 | \N{EN DASH} |" in lines
     turned = as_markdown(rows, SPACE, layout="methods").splitlines()
-    assert len(turned) == 4 and turned[2].startswith("| ST | 10.0 | 11.0 |") and turned[2].endswith(" 19.0 |")
+    assert len(turned) == 4
+    assert turned[2].startswith("| ST | 10.0 | 11.0 |")
+    assert turned[2].endswith(" 19.0 |")
 
 
 def test_markdown_of_several_seeds():
@@ -155,7 +162,8 @@ def test_overlay_mixes_and_leaves_ignored_pixels():
     np.testing.assert_array_equal(out[-4:], image[-4:])
     expected = 0.75 * image[:-4] + 0.25 * SPACE.colorize(ids)[:-4]
     # rounded to whole grey levels
-    assert np.abs(out[:-4] - expected).max() <= 0.5 and out.dtype == np.uint8
+    assert np.abs(out[:-4] - expected).max() <= 0.5
+    assert out.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
 
 
@@ -190,13 +198,18 @@ def test_sheet_holds_every_picture_in_its_place():
         [photo(seed=r), SPACE.colorize(labels(seed=2 * r)), SPACE.colorize(labels(seed=2 * r + 1))] for r in range(2)
     ]
     sheet = comparison_sheet(rows, ["image", "truth", "CBST"], legend=SPACE, scale=1)
-    assert sheet.dtype == np.uint8 and sheet.ndim == 3 and sheet.flags.writeable
+    assert sheet.dtype == np.uint8
+    assert sheet.ndim == 3
+    assert sheet.flags.writeable
     places = [[find(sheet, cell) for cell in row] for row in rows]
     assert all(len(place) == 1 for row in places for place in row)
     tops = [[place[0][0] for place in row] for row in places]
     lefts = [[place[0][1] for place in row] for row in places]
-    assert tops[0] == [tops[0][0]] * 3 and tops[1][0] >= tops[0][0] + 24
-    assert lefts[0] == lefts[1] and lefts[0][1] >= lefts[0][0] + 60 and lefts[0][2] >= lefts[0][1] + 60
+    assert tops[0] == [tops[0][0]] * 3
+    assert tops[1][0] >= tops[0][0] + 24
+    assert lefts[0] == lefts[1]
+    assert lefts[0][1] >= lefts[0][0] + 60
+    assert lefts[0][2] >= lefts[0][1] + 60
 
 
 def test_labels_are_enlarged_without_new_colours_and_photographs_smoothly():
@@ -226,14 +239,16 @@ def test_pictures_of_different_sizes_share_the_column_width():
     sheet = comparison_sheet([[small], [large]], ["truth"], scale=2)
     for colour, height in ((SPACE.palette[0], 80), (SPACE.palette[1], 40)):
         area = (sheet == colour).all(axis=2)
-        assert area.any(axis=0).sum() == 160 and area.any(axis=1).sum() == height
+        assert area.any(axis=0).sum() == 160
+        assert area.any(axis=1).sum() == height
 
 
 def test_legend_shows_every_class_and_names_black_only_when_seen():
     cell = np.zeros((20, 400, 3), np.uint8) + np.uint8(128)
     plain = comparison_sheet([[cell]], ["image"])
     with_legend = comparison_sheet([[cell]], ["image"], legend=SPACE)
-    assert with_legend.shape[0] > plain.shape[0] and with_legend.shape[1] == plain.shape[1]
+    assert with_legend.shape[0] > plain.shape[0]
+    assert with_legend.shape[1] == plain.shape[1]
     assert set(SPACE.palette) <= colours(with_legend)
     assert not set(SPACE.palette) & colours(plain)
 
@@ -242,7 +257,8 @@ def test_legend_shows_every_class_and_names_black_only_when_seen():
         return ((sheet == 0).all(axis=2)).sum()
 
     # four rows of 60 pixels at scale 4, and a swatch of its own
-    assert black(False) == 0 and black(True) > 16 * 240
+    assert black(False) == 0
+    assert black(True) > 16 * 240
 
 
 def test_titles_are_drawn_and_long_ones_stay_in_their_column():
@@ -252,10 +268,12 @@ def test_titles_are_drawn_and_long_ones_stay_in_their_column():
     long = comparison_sheet([[cell, cell]], ["image", "a very long name " * 20])
     assert none.shape == some.shape == long.shape
     left = slice(0, none.shape[1] // 2 - 4)
-    assert (some != none).any() and (long != some).any()
+    assert (some != none).any()
+    assert (long != some).any()
     assert (long[:, -20:] == 255).all()
     # the first column's title is there in both
-    assert (long[:, left] != none[:, left]).any() and (some[:, left] != none[:, left]).any()
+    assert (long[:, left] != none[:, left]).any()
+    assert (some[:, left] != none[:, left]).any()
 
 
 def test_row_titles_stand_on_the_left_and_keep_both_ends_of_a_name():
@@ -263,7 +281,8 @@ def test_row_titles_stand_on_the_left_and_keep_both_ends_of_a_name():
     plain = comparison_sheet([[cell], [cell]], ["image"])
     first = comparison_sheet([[cell], [cell]], ["image"], row_titles=["munich_000001_0001", "ulm"])
     other = comparison_sheet([[cell], [cell]], ["image"], row_titles=["munich_000001_0002", "ulm"])
-    assert first.shape[0] == plain.shape[0] and first.shape[1] > plain.shape[1]
+    assert first.shape[0] == plain.shape[0]
+    assert first.shape[1] > plain.shape[1]
     assert (first != other).any()
     # Everything right of the names is the same sheet, moved.
     shift = first.shape[1] - plain.shape[1]
@@ -310,7 +329,8 @@ def test_heat_maps_stand_in_reading_order_on_their_own_scales():
     maps = np.zeros((5, 10, 20), np.float32)
     maps[0, :, :10], maps[1, :, 10:], maps[3, :5], maps[4] = 1, 1e-7, 300, 0.5  # halves, and one full map
     sheet = heat_map_sheet(maps, ["left", "right", "none", "top", "full"])
-    assert sheet.dtype == np.uint8 and sheet.flags.writeable
+    assert sheet.dtype == np.uint8
+    assert sheet.flags.writeable
     # three columns of 320 x 160 pixels, 16 between them, 26 for each title
     cells = [sheet[46 + 202 * (i // 3) :, 20 + 336 * (i % 3) :][:160, :320] for i in range(5)]
     dark, light = heat(0), heat(1)
@@ -319,10 +339,12 @@ def test_heat_maps_stand_in_reading_order_on_their_own_scales():
         (cells[1], (80, 300), (80, 20)),
         (cells[3], (20, 160), (140, 160)),
     ):
-        assert tuple(cell[high]) == light and tuple(cell[low]) == dark
+        assert tuple(cell[high]) == light
+        assert tuple(cell[low]) == dark
     assert colours(cells[4]) == {light}
     # a class that never occurs is neither low nor high
-    assert len(colours(cells[2])) == 1 and not colours(cells[2]) & {dark, light}
+    assert len(colours(cells[2])) == 1
+    assert not colours(cells[2]) & {dark, light}
     # and what the colours mean is drawn once, all of them, below
     legend = sheet[46 + 202 * 2 - 16 :]
     assert {heat(n / 255) for n in range(256)} <= colours(legend)
@@ -340,19 +362,24 @@ def test_heat_maps_interpolate_values_and_not_colours():
 def test_heat_map_titles_and_caption_are_drawn():
     maps = np.ones((2, 8, 16))
     plain, titled = heat_map_sheet(maps, ["", ""]), heat_map_sheet(maps, ["road", "sky"])
-    assert plain.shape == titled.shape and (plain[20:46] != titled[20:46]).any() and (plain[46:] == titled[46:]).all()
+    assert plain.shape == titled.shape
+    assert (plain[20:46] != titled[20:46]).any()
+    assert (plain[46:] == titled[46:]).all()
     long = heat_map_sheet(maps, ["a very long class name " * 5, ""])
     assert (long[:, 340:] == plain[:, 340:]).all()  # stays in its column, clear of the largest value
     other_scale = heat_map_sheet(2 * maps, ["", ""])
-    assert (other_scale[20:46] != plain[20:46]).any() and (other_scale[46:] == plain[46:]).all()
+    assert (other_scale[20:46] != plain[20:46]).any()
+    assert (other_scale[46:] == plain[46:]).all()
     captioned = heat_map_sheet(maps, ["", ""], "70 pixels " * 50)
-    assert captioned.shape[0] > plain.shape[0] and captioned.shape[1] == plain.shape[1]
+    assert captioned.shape[0] > plain.shape[0]
+    assert captioned.shape[1] == plain.shape[1]
     assert (captioned[:, -20:] == 255).all()
 
 
 def test_one_heat_map_leaves_room_for_its_legend():
     sheet = heat_map_sheet(np.ones((1, 8, 16)), ["road"])
-    assert sheet.shape[1] == 360 and (sheet[:, -20:] == 255).all()
+    assert sheet.shape[1] == 360
+    assert (sheet[:, -20:] == 255).all()
     assert {heat(0), heat(1)} <= colours(sheet[46 + 160 :])
 
 

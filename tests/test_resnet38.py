@@ -175,7 +175,8 @@ def test_segments_compose_to_the_network():
     out = x
     for segment in network.segments():
         out = segment(out)
-    assert (out == network(x)).asnumpy().all() and len(network.segments()) == 19
+    assert (out == network(x)).asnumpy().all()
+    assert len(network.segments()) == 19
 
 
 def test_dropout_is_in_the_last_two_units_only():
@@ -211,7 +212,7 @@ def test_save_and_load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    ("options", "sentence"),
     [
         ({"batch_norm": "none"}, "batch_norm must be frozen or batch, got 'none'"),
         ({"width": -1}, "width must be greater than 0 and at most 8, got -1"),

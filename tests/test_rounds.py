@@ -71,10 +71,12 @@ def test_a_run_leaves_every_artefact(finished):
     assert [stage["round"] for stage in summary["stages"]] == [0, 1, 2]
     for index in range(3):
         stage = run.dir.stage(index)
-        assert stage.parameters.is_file() and not stage.checkpoint.exists()
+        assert stage.parameters.is_file()
+        assert not stage.checkpoint.exists()
         results = json.loads(stage.evaluation.read_text())
         with np.load(stage.confusion) as matrices:
-            assert matrices["target"].shape == (3, 19, 19) and matrices["target"].dtype == np.int64
+            assert matrices["target"].shape == (3, 19, 19)
+            assert matrices["target"].dtype == np.int64
             assert results["target"]["miou"] == pytest.approx(mean_iou(matrices["target"].sum(axis=0)))
     assert "mIoU on target" in run.dir.log.read_text()
 
@@ -89,7 +91,9 @@ def test_pseudo_labels_agree_with_their_record(finished):
         assert sorted(p.stem for p in stage.pseudo_labels.iterdir()) == sorted(run.target.names)
         for path in stage.pseudo_labels.iterdir():
             with Image.open(path) as image:
-                assert image.mode == "P" and image.size == (64, 32) and image.getpalette()[:3] == [128, 64, 128]
+                assert image.mode == "P"
+                assert image.size == (64, 32)
+                assert image.getpalette()[:3] == [128, 64, 128]
                 label = np.asarray(image)
             kept += np.bincount(label[label != 255], minlength=19)
         np.testing.assert_array_equal(kept, record["kept"])
@@ -97,7 +101,8 @@ def test_pseudo_labels_agree_with_their_record(finished):
         # every class keeps at least its portion's rank, some more where the winner is not the plain argmax
         assert kept.sum() >= sum(round(portion * count) for count in record["count"])
         never = [n for n, count in enumerate(record["count"]) if count == 0]
-        assert not kept[never].any() and all(record["threshold"][n] is None for n in never)
+        assert not kept[never].any()
+        assert all(record["threshold"][n] is None for n in never)
 
 
 def test_a_finished_run_is_not_run_again(finished):
@@ -146,7 +151,8 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     again.dir.stage(2).evaluation.unlink()  # else there is nothing left to do, and to print
     arguments = [part for change in SMALL for part in ("--set", change)]
     result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *arguments])
-    assert result.exit_code == 0 and "warning: after round 2, on validation set target, " in result.output
+    assert result.exit_code == 0
+    assert "warning: after round 2, on validation set target, " in result.output
     summary = json.loads(again.dir.summary.read_text())
     assert summary["stages"][0]["warnings"] == []
     assert sentence in summary["stages"][1]["warnings"]
@@ -158,9 +164,8 @@ def test_cli_a_table_of_many_rounds_is_not_cut(capsys):
     stages = [{"round": index, "evaluation": {"target": result}, "warnings": []} for index in range(13)]
     _print_stages({"leading": "target", "stages": stages}, space)
     lines = capsys.readouterr().out.splitlines()
-    assert any("round 12" in line for line in lines) and [
-        line.count("12.3") for line in lines if "vegetation" in line
-    ] == [13]
+    assert any("round 12" in line for line in lines)
+    assert [line.count("12.3") for line in lines if "vegetation" in line] == [13]
 
 
 def test_workers_do_not_change_the_result(finished, tmp_path):
@@ -237,7 +242,7 @@ def test_steps_out_of_order_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, sentence",
+    ("changes", "sentence"),
     [
         (["ctx=cpu:0,1,2,3,4"], "batch_size must be at least the number of devices in ctx cpu:0,1,2,3,4, got 4"),
         (["gradient_checkpointing=true"], "gradient_checkpointing needs frozen batch norm"),
@@ -285,7 +290,8 @@ def test_cli_single_steps_evaluate_and_predict(finished, data, tmp_path):
         result = cli(step[0], DEMO, "--out", out, *changes, *step[1:])
         assert result.exit_code == 0, result.output
     assert json.loads((out / "summary.json").read_text()) == finished[1]
-    assert "round 2" in result.output and "mIoU" in result.output
+    assert "round 2" in result.output
+    assert "mIoU" in result.output
     parameters = out / "round-2" / "parameters.params"
     result = cli(
         "evaluate", "--parameters", parameters, "--format", "cityscapes", "--root", data / "cityscapes",
@@ -295,7 +301,8 @@ def test_cli_single_steps_evaluate_and_predict(finished, data, tmp_path):
     written = json.loads((tmp_path / "e.json").read_text())
     expected = finished[1]["stages"][2]["evaluation"]["target"]
     assert {key: written[key] for key in expected} == expected
-    assert written["protocol"]["name"] == "19" and written["settings"]["scales"] == [1.0]
+    assert written["protocol"]["name"] == "19"
+    assert written["settings"]["scales"] == [1.0]
     assert written["data"] == {
         "format": "cityscapes", "root": str(data / "cityscapes"), "split": "val", "list": None, "city": None,
         "fold": None, "images": 3,
@@ -311,7 +318,8 @@ def test_cli_single_steps_evaluate_and_predict(finished, data, tmp_path):
     ) as overlay:
         assert (label.mode, label.size, overlay.mode, overlay.size) == ("P", (64, 32), "RGB", (64, 32))
     again = cli("predict", "--parameters", parameters, data / "gta5_val" / "images", "--out", tmp_path / "p")
-    assert again.exit_code == 1 and "exists already" in again.output
+    assert again.exit_code == 1
+    assert "exists already" in again.output
 
 
 def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
@@ -341,7 +349,8 @@ def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
         assert result.exit_code == code, result.output
         assert sentence in result.output, result.output
         if code == 1:
-            assert result.output.startswith("Error: ") and result.output.count("\n") == 1
+            assert result.output.startswith("Error: ")
+            assert result.output.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
 
@@ -382,7 +391,8 @@ def test_cli_demo_data(tmp_path):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "d" / "gta5" / "labels" / "00002.png").is_file()
     again = cli("demo-data", tmp_path / "d")
-    assert again.exit_code == 1 and again.output.startswith("Error: ")
+    assert again.exit_code == 1
+    assert again.output.startswith("Error: ")
 
 
 def missing_root(root):
@@ -440,7 +450,8 @@ def test_cli_damaged_data_is_one_sentence_and_can_be_mended(data, tmp_path, monk
     result = cli("run", DEMO, "--out", tmp_path / "run", *changes)
     sentence = result.output.splitlines()[-1]
     assert result.exit_code == 1 and sentence.startswith("Error: ") and expected in sentence, result.output
-    assert not list((tmp_path / "run").rglob("*.params")) and not list((tmp_path / "run").rglob(".*"))
+    assert not list((tmp_path / "run").rglob("*.params"))
+    assert not list((tmp_path / "run").rglob(".*"))
     shutil.rmtree(broken)
     shutil.copytree(data, broken)
     again = cli("run", DEMO, "--out", tmp_path / "run", *changes)
@@ -459,5 +470,6 @@ def test_cli_a_full_disk_is_one_sentence(tmp_path):
     command = [sys.executable, "-c", code, "run", str(DEMO), "--out", str(tmp_path / "run"), *changes]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("Error: cannot write ") and "no space left on the disk" in done.stderr
+    assert done.stderr.startswith("Error: cannot write ")
+    assert "no space left on the disk" in done.stderr
     assert not list((tmp_path / "run").rglob("*.params*"))

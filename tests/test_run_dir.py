@@ -24,16 +24,15 @@ def opened(path, **identity):
 def test_a_folder_is_made_and_continued(tmp_path):
     run = opened(tmp_path / "a" / "run")
     manifest = json.loads(run.manifest.read_text())
-    assert (
-        manifest["name"] == "x"
-        and manifest["inputs"] == {"images": 3}
-        and manifest["versions"]["numpy"] == np.__version__
-    )
+    assert manifest["name"] == "x"
+    assert manifest["inputs"] == {"images": 3}
+    assert manifest["versions"]["numpy"] == np.__version__
     assert run.experiment.read_text() == "name: x\n"
     before = run.manifest.read_bytes()
     assert opened(run.path).config_hash == manifest["config_sha256"]
     assert run.manifest.read_bytes() == before
-    assert run.stage(0).parameters.name == "parameters.params" and run.stage(3).path.name == "round-3"
+    assert run.stage(0).parameters.name == "parameters.params"
+    assert run.stage(3).path.name == "round-3"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -59,7 +58,8 @@ except RunError as error:
     print(error)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.stdout == "no space\n" and not result.stderr
+    assert result.stdout == "no space\n"
+    assert not result.stderr
 
 
 def test_another_runs_folder_and_foreign_folders_are_refused(tmp_path):
@@ -80,11 +80,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     files.write_json(path, {"a": 1})
     with pytest.raises(ValueError):
         files.write_json(path, {"a": float("nan")})
-    with pytest.raises(RuntimeError):
-        with files.atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-    assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["x.json"]
+    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert files.read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
 
 
 def test_reading_what_is_not_there_or_damaged(tmp_path):

@@ -64,7 +64,8 @@ def test_an_archive_has_the_servers_names_and_label_ids(tmp_path):
     export(
         found, tmp_path / "a.zip", label_space=CITYSCAPES_19, progress=lambda done, total: seen.append((done, total))
     )
-    assert list(found) == ["berlin_000000_000019", "bonn_000001_000019"] and seen == [(1, 2), (2, 2)]
+    assert list(found) == ["berlin_000000_000019", "bonn_000001_000019"]
+    assert seen == [(1, 2), (2, 2)]
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["berlin_000000_000019.png", "bonn_000001_000019.png"]
         for name in archive.namelist():
@@ -203,7 +204,8 @@ def test_every_problem_is_a_line(tmp_path):
         "bonn_000000_000019": "2 files, bonn_000000_000019.png, bonn_000000_000019_b.png",
     }
     counts = [line for line in found if ": " not in line]
-    assert counts[0] == "11 images, test has 1525" and "1 images of lindau, which is not in test" in counts
+    assert counts[0] == "11 images, test has 1525"
+    assert "1 images of lindau, which is not in test" in counts
     assert "10 images of bonn, test has 46" in counts
 
 

@@ -47,7 +47,8 @@ def test_smoothing_spreads_by_the_scaled_kernel():
     counts = np.zeros((1, 128, 256))
     counts[0, 64, 128] = 1
     maps = spatial_prior.smooth(counts)
-    assert maps.dtype == np.float32 and (maps >= 0).all()
+    assert maps.dtype == np.float32
+    assert (maps >= 0).all()
     rows = np.flatnonzero(maps[0].sum(axis=1))
     # 70 pixels at height 1024 are 8.75 pixels at 128: three sigma to either side of the centre, rounded to pixels
     assert 8 <= rows[-1] - rows[0] + 1 <= 10
@@ -68,14 +69,18 @@ def test_generated_streets_have_sky_above_and_road_below(tmp_path):
     source = open_labelled("gta5", tmp_path / "d" / "gta5", label_space=CITYSCAPES_19)
     prior = spatial_prior.estimate(source, (32, 64))
     sky, road = prior[CITYSCAPES_19.names.index("sky")], prior[CITYSCAPES_19.names.index("road")]
-    assert sky[:8].mean() > 0.2 and sky[16:].max() < 0.05
-    assert road[16:].mean() > 0.5 and road[:8].max() < 0.05
+    assert sky[:8].mean() > 0.2
+    assert sky[16:].max() < 0.05
+    assert road[16:].mean() > 0.5
+    assert road[:8].max() < 0.05
 
 
 def test_resizing():
     prior = spatial_prior.smooth(np.random.default_rng(0).poisson(1.0, (3, 16, 32)))
     large = spatial_prior.resized(prior, (64, 128))
-    assert large.shape == (3, 64, 128) and large.dtype == np.float32 and (large >= 0).all()
+    assert large.shape == (3, 64, 128)
+    assert large.dtype == np.float32
+    assert (large >= 0).all()
     # bilinear interpolation repeats the border, which shifts the mean a little
     np.testing.assert_allclose(large.mean(axis=(1, 2)), prior.mean(axis=(1, 2)), rtol=0.02)
     np.testing.assert_array_equal(large, ClassMaps(prior, (64, 128)).rows(0, 64))  # one interpolation everywhere
@@ -215,7 +220,8 @@ def test_k_c_absorbs_a_constant_that_changes_no_predicted_class(name, factor):
     np.testing.assert_array_equal((probabilities * prior).argmax(axis=1), (probabilities * changed).argmax(axis=1))
     before, labels = labelled(probabilities, prior)
     after, same = labelled(probabilities, changed)
-    assert (labels == index).any() and (labels == 255).any()
+    assert (labels == index).any()
+    assert (labels == 255).any()
     # powers of two multiply floats without rounding: equal to the last bit
     assert after.values[index] == before.values[index] * np.float32(factor)
     np.testing.assert_array_equal(same, labels)
@@ -255,8 +261,10 @@ def test_a_constant_that_overturns_predictions_changes_the_pools():
     prior = np.ones((2, 1, 3), np.float32)
     before, labels = labelled(probabilities, prior, portion=1.0)
     after, others = labelled(probabilities, times(prior, 1, 2), portion=1.0)
-    assert before.counts.tolist() == [2, 1] and after.counts.tolist() == [1, 2]
-    assert labels.tolist() == [[[0, 0, 1]]] and others.tolist() == [[[0, 1, 1]]]
+    assert before.counts.tolist() == [2, 1]
+    assert after.counts.tolist() == [1, 2]
+    assert labels.tolist() == [[[0, 0, 1]]]
+    assert others.tolist() == [[[0, 1, 1]]]
     # normalised maps do not know the constant
     np.testing.assert_array_equal(
         labelled(probabilities, spatial_prior.normalised(times(prior, 1, 2)), portion=1.0)[1], labels
@@ -281,11 +289,13 @@ def test_metadata_are_kept_and_names_compared(tmp_path):
     path = tmp_path / "prior.npz"
     spatial_prior.save(path, PRIOR, {"names": NAMES, "kernel": 70.0, "images": 3})
     prior, metadata = spatial_prior.read(path)
-    assert prior.dtype == np.float32 and np.array_equal(prior, PRIOR)
+    assert prior.dtype == np.float32
+    assert np.array_equal(prior, PRIOR)
     assert metadata == {"format": 1, "grid": [4, 8], "names": NAMES, "kernel": 70.0, "images": 3}
     with np.load(path, allow_pickle=False) as stored:  # for other programs
         assert sorted(stored.files) == ["metadata", "prior"]
-        assert stored["prior"].dtype == np.float32 and json.loads(str(stored["metadata"])) == metadata
+        assert stored["prior"].dtype == np.float32
+        assert json.loads(str(stored["metadata"])) == metadata
     np.testing.assert_array_equal(spatial_prior.load(path, 19, NAMES), PRIOR)
     other = [*NAMES[:9], "grass", *NAMES[10:]]
     with pytest.raises(DataError, match="must hold a prior of the same classes: class 9 is 'terrain', not 'grass'$"):
@@ -296,7 +306,8 @@ def test_a_file_with_the_array_alone_is_read(tmp_path):
     path = tmp_path / "prior.npz"
     np.savez(path, prior=PRIOR.astype(np.float64))
     prior, metadata = spatial_prior.read(path)
-    assert metadata == {} and prior.dtype == np.float32
+    assert metadata == {}
+    assert prior.dtype == np.float32
     np.testing.assert_array_equal(spatial_prior.load(path, 19, NAMES), PRIOR)
 
 
@@ -347,12 +358,15 @@ def test_matlab_file_is_read_and_small_negative_values_become_zero(tmp_path):
     values[3, 0, :5] = -0.001
     values[4, 1, 2] = -0.002
     prior, clamped, smallest = spatial_prior.read_matlab(matlab(tmp_path / "a.mat", prior_array=values, other=[1, 2]))
-    assert prior.dtype == np.float32 and prior.flags.c_contiguous
-    assert clamped == 6 and smallest == np.float32(-0.002)
+    assert prior.dtype == np.float32
+    assert prior.flags.c_contiguous
+    assert clamped == 6
+    assert smallest == np.float32(-0.002)
     np.testing.assert_array_equal(prior, np.maximum(values, 0).astype(np.float32))
     counts = (10 * PRIOR).astype(np.uint8)
     prior, clamped, _ = spatial_prior.read_matlab(matlab(tmp_path / "b.mat", prior_array=counts))
-    assert clamped == 0 and np.array_equal(prior, counts)
+    assert clamped == 0
+    assert np.array_equal(prior, counts)
 
 
 def test_matlab_maps_are_shrunk_to_means(tmp_path):

@@ -38,8 +38,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scene_has_the_documented_shapes_and_types() -> None:
     image, label = render_scene(0, 0, domain="target", size=SMALL)
-    assert image.shape == (64, 160, 3) and image.dtype == np.uint8
-    assert label.shape == (64, 160) and label.dtype == np.uint8
+    assert image.shape == (64, 160, 3)
+    assert image.dtype == np.uint8
+    assert label.shape == (64, 160)
+    assert label.dtype == np.uint8
     assert label.max() < 19
     assert image.std() > 20  # not a flat picture
 
@@ -47,7 +49,8 @@ def test_scene_has_the_documented_shapes_and_types() -> None:
 @pytest.mark.parametrize("domain", ["source", "target"])
 def test_equal_seed_and_index_give_equal_scenes(domain: str) -> None:
     first, again = (render_scene(2, 7, domain=domain, size=SMALL) for _ in range(2))
-    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
     for seed, index in ((2, 8), (3, 7)):
         image, label = render_scene(seed, index, domain=domain, size=SMALL)
         assert not np.array_equal(label, first[1])
@@ -65,7 +68,8 @@ def test_shift_changes_the_target_image_only(shift: Shift) -> None:
     assert np.array_equal(target[1], moved[1])
     assert np.abs(target[0].astype(int) - moved[0]).mean() > 2
     source, same = (render_scene(1, 4, domain="source", size=SMALL, shift=s) for s in (Shift(), shift))
-    assert np.array_equal(source[0], same[0]) and np.array_equal(source[1], same[1])
+    assert np.array_equal(source[0], same[0])
+    assert np.array_equal(source[1], same[1])
 
 
 def class_colours(domain: str, shift: Shift, count: int = 40) -> np.ndarray:
@@ -144,7 +148,8 @@ def test_places_tell_classes_apart(labels: dict[str, np.ndarray], domain: str) -
     assert bus > truck + 15
     # Cars stand at all distances: their pixels reach from near the horizon (row 27 of 64) to beside the camera.
     low, high = np.percentile(np.nonzero(maps == NAMES.index("car"))[1], (10, 90))
-    assert low < 35 and high > 50
+    assert low < 35
+    assert high > 50
 
 
 def test_thin_objects_keep_a_visible_width(labels: dict[str, np.ndarray]) -> None:
@@ -160,7 +165,8 @@ def test_thin_objects_keep_a_visible_width(labels: dict[str, np.ndarray]) -> Non
 @pytest.mark.parametrize("domain", ["source", "target"])
 def test_any_size_from_the_smallest_on(size: tuple[int, int], domain: str) -> None:
     image, label = render_scene(0, 3, domain=domain, size=size)
-    assert image.shape == (*size, 3) and label.shape == size
+    assert image.shape == (*size, 3)
+    assert label.shape == size
     assert NAMES.index("road") in label
 
 
@@ -194,7 +200,8 @@ def test_written_names_are_those_of_gta5_and_cityscapes(written: Path) -> None:
 def test_written_source_is_as_gta5(written: Path) -> None:
     image, label = render_scene(5, 1, domain="source", size=(40, 72))
     with Image.open(written / "gta5/images/00002.png") as picture:
-        assert picture.mode == "RGB" and picture.size == (72, 40)
+        assert picture.mode == "RGB"
+        assert picture.size == (72, 40)
         assert np.array_equal(np.asarray(picture), image)
     with Image.open(written / "gta5/labels/00002.png") as picture:
         assert picture.mode == "P"

@@ -28,7 +28,8 @@ def test_pairs(root):
         classes = write_synthia_label(root / "again.png", seed=i)
         table = SYNTHIA_16.raw_ids["synthia"]
         np.testing.assert_array_equal(label, np.vectorize(table.get)(classes))
-        assert label.dtype == np.uint8 and image.shape == (*SIZE, 3)
+        assert label.dtype == np.uint8
+        assert image.shape == (*SIZE, 3)
         np.testing.assert_array_equal(open_images("synthia", root).image(i), image)
 
 
@@ -91,7 +92,8 @@ def test_train_ids_have_their_own_folder(root):
     for path in sorted((root / "RGB").iterdir()):
         (folder / path.name).write_bytes(png(np.full(SIZE, 9, dtype=np.uint8)))
     labelled = open_labelled("synthia", root, label_space=SYNTHIA_16, labels="trainIds")
-    assert (labelled.label(2) == 9).all() and labelled.convention == "trainId"
+    assert (labelled.label(2) == 9).all()
+    assert labelled.convention == "trainId"
 
 
 @pytest.mark.parametrize("by", [5, 40])

@@ -108,7 +108,8 @@ def test_maps_on_disk_are_at_the_networks_stride_and_removed(images, tmp_path):
 def test_auto_takes_memory_then_disk_but_never_full_size_maps_on_disk(images, tmp_path, monkeypatch):
     assert make(images, tmp_path).keep == make(images, tmp_path, "fcn8s").keep == "memory"
     monkeypatch.setattr("cbst_mx.selftrain.target_maps._MEMORY", 100)
-    assert make(images, tmp_path).keep == "disk" and make(images, tmp_path, "fcn8s").keep == "recompute"
+    assert make(images, tmp_path).keep == "disk"
+    assert make(images, tmp_path, "fcn8s").keep == "recompute"
     assert make(images, tmp_path, keep="memory", scales=(0.5, 1.0)).keep == "recompute"
     with pytest.raises(ConfigError, match="keep must be one of auto, memory, disk, recompute, got 'tape'"):
         make(images, tmp_path, keep="tape")

@@ -17,7 +17,8 @@ from tests.torch_format import HEAD, MAGIC, dictionary, name, tensor, text, writ
 def refused(path):
     with pytest.raises(CheckpointError) as error:
         read_torch(path)
-    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -51,7 +52,8 @@ def test_views_of_a_storage_are_read(tmp_path, form):
     }
     assert list(tensors) == list(expected)
     for key, value in tensors.items():
-        assert value.dtype == np.float32 and value.flags.c_contiguous
+        assert value.dtype == np.float32
+        assert value.flags.c_contiguous
         np.testing.assert_array_equal(value, expected[key])
 
 
@@ -195,7 +197,7 @@ def test_changed_bytes_never_do_more_than_fail(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    "part, sentence",
+    ("part", "sentence"),
     [
         (tensor("0", "f4", 6, (2, 3), (3, 2), view="zip"), "reaches beyond its storage"),
         (tensor("0", "f4", 6, (2, 3), (3, 1), 1, view="zip"), "reaches beyond its storage"),
@@ -267,7 +269,8 @@ HOSTILE = {
 def test_what_is_no_name_is_never_written_out(tmp_path, where):
     path = tmp_path / "w.pth"
     write_zip(path, HOSTILE[where], {"0": np.zeros(1, "<f4").tobytes()})
-    assert path.stat().st_size < 2000 and len(refused(path)) < 500
+    assert path.stat().st_size < 2000
+    assert len(refused(path)) < 500
 
 
 @pytest.mark.parametrize("form", ["zip", "stream"])

@@ -62,7 +62,8 @@ def test_numeric_gradient():
 
 def test_without_valid_pixels_loss_and_gradient_are_zero():
     loss, gradient = loss_and_gradient(np.ones((1, 3, 2, 2), np.float32), np.full((1, 2, 2), 255.0), True)
-    assert loss == 0 and not gradient.any()
+    assert loss == 0
+    assert not gradient.any()
 
 
 def test_schedule():
@@ -119,7 +120,8 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
 
 def test_training_lowers_the_loss():
     record, _ = run_training(80)
-    assert record.iterations == 80 and len(record.losses) == 4
+    assert record.iterations == 80
+    assert len(record.losses) == 4
     assert record.losses[-1] < 0.6 * np.log(3)  # a network that knows nothing has log 3
 
 
@@ -127,7 +129,8 @@ def test_a_continued_phase_equals_a_whole_one_bit_for_bit(tmp_path):
     whole_record, whole = run_training(30)
     checkpoint = tmp_path / "checkpoint.params"
     record, _ = run_training(30, checkpoint, every=10, stop=25)  # killed at 25: goes on from 20, dropout included
-    assert record is None and checkpoint.is_file()
+    assert record is None
+    assert checkpoint.is_file()
     record, continued = run_training(30, checkpoint, every=10)
     assert record.to_json() == whole_record.to_json()
     assert set(whole) == set(continued)

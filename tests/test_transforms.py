@@ -45,7 +45,9 @@ def coded(height, width):
 def test_normalise_by_hand():
     image = np.array([[[0, 255, 51]]], np.uint8)
     out = normalise(image, mean=(0.5, 0.5, 0.1), std=(0.5, 0.25, 0.1))
-    assert out.shape == (3, 1, 1) and out.dtype == np.float32 and out.flags.c_contiguous
+    assert out.shape == (3, 1, 1)
+    assert out.dtype == np.float32
+    assert out.flags.c_contiguous
     # (0 - 0.5) / 0.5, (1 - 0.5) / 0.25, (0.2 - 0.1) / 0.1; float32 rounding
     np.testing.assert_allclose(out.ravel(), [-1, 2, 1], rtol=1e-6)
 
@@ -77,7 +79,8 @@ def test_resized_shapes_and_values(size):
     image, label = sample()
     assert resize_image(image, size).shape == (*size, 3)
     resized = resize_label(label, size)
-    assert resized.shape == size and resized.dtype == np.uint8
+    assert resized.shape == size
+    assert resized.dtype == np.uint8
     assert set(np.unique(resized)) <= set(np.unique(label))
 
 
@@ -141,7 +144,8 @@ def test_off_means_unchanged_and_a_copy():
     new_image, new_label = TrainTransform(crop=(64, 160), scale=(1, 1), flip=False)(image, label, draw())
     np.testing.assert_array_equal(new_image, image)
     np.testing.assert_array_equal(new_label, label)
-    assert not np.shares_memory(new_image, image) and not np.shares_memory(new_label, label)
+    assert not np.shares_memory(new_image, image)
+    assert not np.shares_memory(new_label, label)
 
 
 @pytest.mark.parametrize("crop", [(64, 160), (32, 40), (100, 200), (32, 200), (100, 40), (1, 1)])
@@ -151,8 +155,12 @@ def test_shapes_types_and_inputs_untouched(crop):
     transform = TrainTransform(crop=crop, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, blur=0.5)
     for index in range(20):
         new_image, new_label = transform(image, label, draw(index))
-        assert new_image.shape == (*crop, 3) and new_image.dtype == np.uint8 and new_image.flags.c_contiguous
-        assert new_label.shape == crop and new_label.dtype == np.uint8 and new_label.flags.c_contiguous
+        assert new_image.shape == (*crop, 3)
+        assert new_image.dtype == np.uint8
+        assert new_image.flags.c_contiguous
+        assert new_label.shape == crop
+        assert new_label.dtype == np.uint8
+        assert new_label.flags.c_contiguous
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(label, before[1])
 
@@ -194,7 +202,8 @@ def test_scale_is_uniform_over_its_range():
     transform = TrainTransform(crop=(140, 140), scale=(0.7, 1.3), flip=False)
     # The scaled image fits into the crop, so the number of labelled rows tells the factor.
     rows = [(transform(image, label, draw(i))[1] == 0).any(axis=1).sum() for i in range(400)]
-    assert min(rows) >= 70 and max(rows) <= 130
+    assert min(rows) >= 70
+    assert max(rows) <= 130
     # 400 draws of a uniform law over 60 rows: standard error of the mean 0.87; quarters hold 100 +- 8.7 each.
     assert abs(np.mean(rows) - 100) < 4
     assert all(60 < n < 140 for n in np.histogram(rows, bins=4, range=(70, 130))[0])
@@ -252,7 +261,8 @@ def test_brightness_multiplies():
         # half a grey level of rounding on 40
         assert np.ptp(ratio) <= 1 / 40
         factors.append(ratio.mean())
-    assert 0.58 < min(factors) < 0.75 and 1.25 < max(factors) < 1.42
+    assert 0.58 < min(factors) < 0.75
+    assert 1.25 < max(factors) < 1.42
 
 
 def test_contrast_moves_about_the_mean_luminance():
@@ -272,7 +282,8 @@ def test_saturation_keeps_luminance_and_hue():
         # rounding to whole grey levels, and three-digit YIQ coefficients
         assert abs(luminance(out)[0, 0] - luminance(image)[0, 0]) <= 1
         spans.append(int(np.ptp(out[0, 0])))
-    assert min(spans) < 15 and max(spans) > 100
+    assert min(spans) < 15
+    assert max(spans) > 100
 
 
 def test_hue_keeps_luminance_and_leaves_grey_grey():
@@ -304,7 +315,9 @@ def test_blur_has_its_probability_and_keeps_labels():
 def test_default_has_no_photometric_change():
     transform = TrainTransform(crop=(8, 8))
     settings = (transform.brightness, transform.contrast, transform.saturation, transform.hue, transform.blur)
-    assert settings == (0, 0, 0, 0, 0) and transform.scale == (0.7, 1.3) and transform.flip
+    assert settings == (0, 0, 0, 0, 0)
+    assert transform.scale == (0.7, 1.3)
+    assert transform.flip
     assert transform.mining is None
 
 
@@ -387,7 +400,8 @@ def test_a_last_cell_without_its_centre_takes_the_border(size, rows):
     # ResNet-38 gives ceil(size / 8) logits: there must be as many labels.
     label = np.arange(size, dtype=np.uint8)[:, None] * np.ones(9, np.uint8)
     sampled = label_at_stride(label[None], 8)
-    assert sampled.dtype == np.uint8 and sampled.shape == (1, len(rows), 2)
+    assert sampled.dtype == np.uint8
+    assert sampled.shape == (1, len(rows), 2)
     np.testing.assert_array_equal(sampled[0, :, 0], rows)
 
 

@@ -97,7 +97,8 @@ def test_the_released_resnet38_fits_completely():
 def test_another_number_of_classes_is_refused_unless_allowed():
     ours = width_1("resnet38", 16)
     comparison = match(golden_file(), ours, origin="f.params")
-    assert comparison.refused == ("linear16_weight", "linear16_bias") and comparison.classifier == ""
+    assert comparison.refused == ("linear16_weight", "linear16_bias")
+    assert comparison.classifier == ""
     assert statuses(comparison) == {"matched": 193, "missing": 2, "shape mismatch": 0, "unexpected": 2}
     with pytest.raises(CheckpointError) as error:
         comparison.check("f.params")
@@ -171,7 +172,8 @@ def test_vgg16_fills_fcn8s_but_for_the_scores(style, classes):
     }
     assert "vgg is a classifier of whole images: score_fr.weight" in comparison.classifier
     by_name = {row.name: row for row in comparison.rows}
-    assert by_name["fc6.0.weight"].shape == (4096, 512, 7, 7) and by_name["fc6.0.weight"].source_shape == (4096, 25088)
+    assert by_name["fc6.0.weight"].shape == (4096, 512, 7, 7)
+    assert by_name["fc6.0.weight"].source_shape == (4096, 25088)
 
 
 def test_vgg16_with_batch_norm_is_refused():
@@ -217,7 +219,8 @@ def test_released_names_give_the_same_network(tmp_path):
     # the same values, once hybridised
     np.testing.assert_allclose(logits.asnumpy(), network(x).asnumpy(), rtol=1e-5, atol=1e-5)
     sidecar = json.loads(parameters.sidecar_path(out).read_text())
-    assert sidecar["label_space"]["name"] == "cityscapes-19" and sidecar["network"]["options"] == SMALL
+    assert sidecar["label_space"]["name"] == "cityscapes-19"
+    assert sidecar["network"]["options"] == SMALL
     assert sidecar["imported"] == {
         "file": "released.bin",
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -226,7 +229,8 @@ def test_released_names_give_the_same_network(tmp_path):
         "seed": 0,
     }
     again, spec, space = parameters.load_network(out, mx.cpu())
-    assert space.names == CITYSCAPES_19.names and spec.num_classes == 19
+    assert space.names == CITYSCAPES_19.names
+    assert spec.num_classes == 19
 
 
 def test_imagenet_weights_give_the_trunk_and_a_seeded_classifier(tmp_path):
@@ -283,7 +287,8 @@ def test_the_imagenet_file_can_stay_a_classifier_and_become_the_segmentation_net
     assert result.exit_code == 0, (result.output, result.exception)
     assert "linear19_weight, linear19_bias cannot be in it and stay as initialised (seed 0)" in result.output
     network, _, space = parameters.load_network(out, mx.cpu())
-    assert space.names == CITYSCAPES_19.names and network(x).shape == (1, 19, 8, 8)
+    assert space.names == CITYSCAPES_19.names
+    assert network(x).shape == (1, 19, 8, 8)
     np.testing.assert_array_equal(network.stem.weight.data().asnumpy(), original.stem.weight.data().asnumpy())
 
 
@@ -324,7 +329,9 @@ def test_vgg16_computes_the_same_inside_fcn8s(tmp_path, style):
     assert result.exit_code == 0, result.output
     assert f"{'MXNet .params' if style == 'gluon' else 'PyTorch .pth'}: 30 matched, 9 missing" in result.output
     network, spec, space = parameters.load_network(out, mx.cpu())
-    assert space.name == "numbered-21" and space.names[20] == "class 20" and len(set(space.palette)) == 21
+    assert space.name == "numbered-21"
+    assert space.names[20] == "class 20"
+    assert len(set(space.palette)) == 21
     network.hybridize(False)
     # the middle of the 7 x 7 maps sees exactly what the dense layers see
     middle = network.fc7(network.fc6(network.trunk(x)[2])).asnumpy()[0, :, 3, 3]
@@ -353,7 +360,8 @@ def importing(path, name="fcn8s", num_classes=19, **options):
 def test_own_files_bring_their_options_and_normalisation(own):
     path, spec = own
     out, (written, space) = importing(path)
-    assert written == spec and space.names == CITYSCAPES_19.names
+    assert written == spec
+    assert space.names == CITYSCAPES_19.names
     for name, array in mx.nd.load(str(path)).items():
         np.testing.assert_array_equal(mx.nd.load(str(out))[name].asnumpy(), array.asnumpy())
 
@@ -368,7 +376,8 @@ def test_own_files_of_other_classes_need_permission(own):
     imported = parameters.read_sidecar(out)
     assert imported[0].num_classes == 13
     record = json.loads(parameters.sidecar_path(out).read_text())["imported"]
-    assert record["format"] == "cbst-mx parameters" and len(record["initialised"]) == 9
+    assert record["format"] == "cbst-mx parameters"
+    assert len(record["initialised"]) == 9
 
 
 def test_own_files_of_another_network_or_label_space_or_altered_are_refused(own):
@@ -410,12 +419,14 @@ def test_a_partial_match_prints_the_table_and_writes_nothing(tmp_path):
     file, out = save(tmp_path / "f.params", tensors), tmp_path / "out.params"
     arguments = ("--network", "resnet38", "--num-classes", 19, "--out", out, "--width", 1 / 32)
     result = run(file, *arguments)
-    assert result.exit_code == 1 and "fills 193 of the network's 195 tensors" in str(result.exception)
+    assert result.exit_code == 1
+    assert "fills 193 of the network's 195 tensors" in str(result.exception)
     assert re.search(r"missing +conv1a_weight +2x3x3x3 *\n", result.output)
     assert re.search(r"shape mismatch +bn7_running_mean +128 +aux:bn7_moving_mean +127", result.output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.params"]
     result = run(file, *arguments, "--allow-missing", "conv1a_*", "--allow-missing", "bn7_running_mean")
-    assert result.exit_code == 0 and "193 matched, 1 missing, 1 shape mismatch, 0 unexpected; 2 left" in result.output
+    assert result.exit_code == 0
+    assert "193 matched, 1 missing, 1 shape mismatch, 0 unexpected; 2 left" in result.output
 
 
 @pytest.mark.parametrize("name", ["[/x]", "[red]a", "a\x1b[2Jb", "a\nb", "x" * 300])
@@ -427,7 +438,8 @@ def test_names_of_the_file_are_printed_as_they_are_or_quoted(tmp_path, name):
     assert result.exit_code == 0, (result.output, result.exception)
     assert "\x1b" not in result.output
     expected = name if name.isprintable() and len(name) < 200 else repr(name[:200])
-    assert "1 unexpected" in result.output and expected[:30] in result.output
+    assert "1 unexpected" in result.output
+    assert expected[:30] in result.output
     with pytest.raises(CheckpointError) as error:
         match({"conv": (1,), name: (1,)}, {"conv": (1,)}, structural={name: "conv"})
     assert str(error.value) == f"the file has two tensors for conv: conv and {expected}"
@@ -517,7 +529,8 @@ def test_arguments_are_checked(tmp_path):
 
     def refusal(*more):
         result = run(*arguments, *more)
-        assert result.exit_code == 1 and not (tmp_path / "o.params").exists()
+        assert result.exit_code == 1
+        assert not (tmp_path / "o.params").exists()
         return str(result.exception)
 
     assert refusal("--label-space", "kitti") == (
@@ -553,4 +566,5 @@ def test_options_and_descriptions_reach_the_sidecar(tmp_path):
     assert result.exit_code == 0, (result.output, result.exception)
     spec, space, _ = parameters.read_sidecar(tmp_path / "o.params")
     assert spec.options == {"skip_scale": [1e-4, 1e-2], "batch_norm": "batch", "width": 1 / 32}
-    assert space.name == "mine" and space.names == ("a", "b", "c")
+    assert space.name == "mine"
+    assert space.names == ("a", "b", "c")

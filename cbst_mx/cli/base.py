@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import click
 from rich.console import Console
@@ -45,7 +45,7 @@ class Bars:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, transient=not console.is_terminal)
-        self._tasks: Dict[str, Any] = {}
+        self._tasks: dict[str, Any] = {}
         self._messages = RichHandler(console=console, show_level=False, show_path=False, highlighter=NullHighlighter())
 
     def __call__(self, what: str, done: int, total: int) -> None:

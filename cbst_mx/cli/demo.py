@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Tuple
 
 import click
 from rich.console import Console
@@ -37,7 +36,7 @@ _SHIFT_SEED = click.option("--shift-seed", default=0, show_default=True, help="S
 @click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
 @_SHIFT
 @_SHIFT_SEED
-def demo_data(out: Path, size: Tuple[int, int], seed: int, shift: float, shift_seed: int, **counts: int) -> None:
+def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_seed: int, **counts: int) -> None:
     """Write generated street scenes of two domains to OUT.
 
     Writes OUT/gta5 and OUT/gta5_val in the format of GTA5 (images/00001.png, labels/00001.png) and OUT/cityscapes in

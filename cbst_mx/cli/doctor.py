@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import click
 from rich.console import Console
@@ -34,12 +34,12 @@ def doctor(
     root: Path,
     sample: int,
     everything: bool,
-    list_file: Optional[Path],
-    split: Optional[str],
-    city: Optional[str],
-    labels: Optional[str],
-    description: Optional[Path],
-    json_file: Optional[Path],
+    list_file: Path | None,
+    split: str | None,
+    city: str | None,
+    labels: str | None,
+    description: Path | None,
+    json_file: Path | None,
 ) -> None:
     """Check the data of DATASET in ROOT and say what is wrong and what mends it.
 

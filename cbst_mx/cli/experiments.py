@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 import click
 from rich.console import Console
@@ -47,19 +47,19 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(
         experiment: Path,
-        ctx: Optional[str],
-        amp: Optional[str],
-        init: Optional[Path],
-        rounds: Optional[int],
-        fold: Optional[int],
+        ctx: str | None,
+        amp: str | None,
+        init: Path | None,
+        rounds: int | None,
+        fold: int | None,
         recompute: bool,
         smoke: bool,
-        changes: Tuple[str, ...],
+        changes: tuple[str, ...],
         **options: Any,
     ) -> None:
         from cbst_mx.config import load_experiment
 
-        given: Dict[str, Any] = {
+        given: dict[str, Any] = {
             "ctx": ctx,
             "amp": amp,
             "self_training.rounds": rounds,
@@ -182,7 +182,7 @@ def round_(run: Any, index: int) -> None:
     help="About how long to measure.",
 )
 @click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
-def plan(experiment: Any, seconds: float, out: Optional[Path]) -> None:
+def plan(experiment: Any, seconds: float, out: Path | None) -> None:
     """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
 
     Measures the network with random parameters on the chosen device. Reads the experiment file and looks at the image
@@ -215,7 +215,7 @@ def _print_evaluation(run: Any, index: int) -> None:
     _print_warnings([stage for stage in summary["stages"] if stage["round"] == index])
 
 
-def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
+def _print_stages(summary: dict[str, Any], label_space: Any) -> None:
     from cbst_mx.report.tables import iou_table
 
     leading = summary["leading"]
@@ -227,7 +227,7 @@ def _print_stages(summary: Dict[str, Any], label_space: Any) -> None:
     _print_warnings(summary["stages"])
 
 
-def _print_warnings(stages: List[Dict[str, Any]]) -> None:
+def _print_warnings(stages: list[dict[str, Any]]) -> None:
     """Print the warnings of the last stage of a summary that has any; the log has them all."""
     for stage in [stage for stage in stages if stage["warnings"]][-1:]:
         for sentence in stage["warnings"]:

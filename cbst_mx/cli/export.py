@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Tuple
 
 import click
 
@@ -28,7 +27,7 @@ __all__ = ["COMMANDS"]
     is_flag=True,
     help="Put batch norms into the convolutions they follow; those of ResNet-38 that read a sum stay.",
 )
-def export(parameters: Path, out: Path, onnx: bool, size: Optional[Tuple[int, int]], fold_batch_norm: bool) -> None:
+def export(parameters: Path, out: Path, onnx: bool, size: tuple[int, int] | None, fold_batch_norm: bool) -> None:
     """Write the network of --parameters as MXNet symbol and parameters, and as ONNX.
 
     Reads the parameter file and its sidecar; writes OUT/NAME-symbol.json and OUT/NAME-0000.params (read by

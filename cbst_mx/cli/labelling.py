@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Sequence
 
 import click
 from rich.console import Console
@@ -28,7 +28,7 @@ class _Portions(click.ParamType):
 
     name = "P,P,..."
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> Tuple[float, ...]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
@@ -42,7 +42,7 @@ class _Shard(click.ParamType):
 
     name = "I/N"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> Tuple[int, int]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
         part, slash, parts = value.partition("/")
@@ -90,11 +90,11 @@ _SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-
 def _folder(
     probabilities: Path,
     upsample: int,
-    size: Optional[Tuple[int, int]],
+    size: tuple[int, int] | None,
     upsampling: str,
-    spatial_prior: Optional[Path],
-    classes: Optional[str],
-    shard: Tuple[int, int] = (1, 1),
+    spatial_prior: Path | None,
+    classes: str | None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Any:
     from cbst_mx.labelling import MapFolder
 
@@ -128,8 +128,8 @@ def _run(
     folder: Any,
     out: Path,
     policy: str,
-    portion: Optional[float],
-    portions: Optional[Tuple[float, ...]],
+    portion: float | None,
+    portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
     state: Any = None,
@@ -184,7 +184,7 @@ def _sweep_table(rows: Sequence[Any], portions: Sequence[float]) -> Table:
         table.add_column(f"{portion:g}", justify="right")
     classes = len(rows) // len(portions)
     for index in range(classes):
-        own: List[Any] = [row for row in rows if row["train_id"] == index]
+        own: list[Any] = [row for row in rows if row["train_id"] == index]
         table.add_row(own[0]["name"], *(f"{row['kept']:,}" for row in own))
     totals = [sum(row["kept"] for row in rows[start : start + classes]) for start in range(0, len(rows), classes)]
     table.add_section()
@@ -202,11 +202,11 @@ def _sweep_table(rows: Sequence[Any], portions: Sequence[float]) -> Table:
 @click.pass_context
 def label(
     ctx: click.Context,
-    probabilities: Optional[Path],
-    out: Optional[Path],
+    probabilities: Path | None,
+    out: Path | None,
     policy: str,
-    portion: Optional[float],
-    portions: Optional[Tuple[float, ...]],
+    portion: float | None,
+    portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
     **maps: Any,
@@ -248,11 +248,11 @@ def label(
 @click.option("--out", required=True, type=FILE, help="State file (.npz); goes on where it is this very count's.")
 def count_(
     probabilities: Path,
-    shard: Tuple[int, int],
-    refine: Optional[Path],
+    shard: tuple[int, int],
+    refine: Path | None,
     policy: str,
-    portion: Optional[float],
-    portions: Optional[Tuple[float, ...]],
+    portion: float | None,
+    portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
     out: Path,
@@ -291,7 +291,7 @@ def count_(
 @label.command()
 @click.argument("states", nargs=-1, required=True, type=FILE)
 @click.option("--out", required=True, type=FILE, help="State file (.npz).")
-def merge(states: Tuple[Path, ...], out: Path) -> None:
+def merge(states: tuple[Path, ...], out: Path) -> None:
     """Add STATES, the counts of different images, or second counts that went on from the same first one.
 
     Reads and writes state files of `label count`; an unfinished one is refused.
@@ -324,10 +324,10 @@ def merge(states: Tuple[Path, ...], out: Path) -> None:
 def select_(
     state_path: Path,
     probabilities: Path,
-    shard: Tuple[int, int],
+    shard: tuple[int, int],
     policy: str,
-    portion: Optional[float],
-    portions: Optional[Tuple[float, ...]],
+    portion: float | None,
+    portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
     out: Path,

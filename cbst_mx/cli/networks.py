@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable
 
 import click
 from rich.console import Console
@@ -50,7 +50,7 @@ def _formed(
     spec: Any,
     ctx: Any,
     inference: str,
-    tile: Optional[int],
+    tile: int | None,
     calibration_images: int,
     **options: Any,
 ) -> Any:
@@ -101,20 +101,20 @@ def evaluate(
     ctx: str,
     flip: bool,
     inference: str,
-    tile: Optional[int],
+    tile: int | None,
     calibration_images: int,
     format_: str,
     root: Path,
-    split: Optional[str],
-    labels: Optional[str],
-    description: Optional[Path],
-    list_: Optional[str],
-    city: Optional[str],
-    fold: Optional[int],
-    scales: Optional[str],
+    split: str | None,
+    labels: str | None,
+    description: Path | None,
+    list_: str | None,
+    city: str | None,
+    fold: int | None,
+    scales: str | None,
     combine: str,
-    long_side: Optional[int],
-    out: Optional[Path],
+    long_side: int | None,
+    out: Path | None,
 ) -> None:
     """Evaluate parameters on labelled images and print IoU per class and mIoU.
 
@@ -205,9 +205,9 @@ def predict(
     ctx: str,
     flip: bool,
     inference: str,
-    tile: Optional[int],
+    tile: int | None,
     calibration_images: int,
-    images: Tuple[Path, ...],
+    images: tuple[Path, ...],
     out: Path,
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
@@ -249,7 +249,7 @@ def predict(
     click.echo(f"{len(chosen)} images segmented into {out}")
 
 
-def _image_set(paths: Tuple[Path, ...]) -> Any:
+def _image_set(paths: tuple[Path, ...]) -> Any:
     from cbst_mx.data import ImageSet
     from cbst_mx.errors import DataError
 

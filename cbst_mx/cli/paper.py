@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import click
 from rich.console import Console
@@ -31,7 +30,7 @@ def table(number: int, everything: bool) -> None:
     from cbst_mx.evaluation.paper_numbers import EVIDENCE, TABLES, PaperRow, rows
     from cbst_mx.report.tables import paper_table
 
-    groups: Dict[Tuple[str, str, bool], List[PaperRow]] = {}
+    groups: dict[tuple[str, str, bool], list[PaperRow]] = {}
     chosen = rows(number, own=not everything)
     for row in chosen:
         groups.setdefault((row.city, row.network, row.own), []).append(row)
@@ -61,11 +60,11 @@ def table(number: int, everything: bool) -> None:
     help="Allowed difference of means in points, up and down; classes get it times the square root of their number.",
 )
 def check_paper(
-    runs: Tuple[Path, ...],
-    number: Optional[int],
-    row: Optional[str],
-    network: Optional[str],
-    tolerance: Optional[float],
+    runs: tuple[Path, ...],
+    number: int | None,
+    row: str | None,
+    network: str | None,
+    tolerance: float | None,
 ) -> None:
     """Compare RUNS with a row of the paper's tables, class by class; exit code 3 where a number is off.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import click
 from rich.console import Console
@@ -44,14 +44,14 @@ def prior() -> None:
 )
 @_OUT
 def build(
-    experiment: Optional[Path],
-    format_: Optional[str],
-    root: Optional[Path],
-    list_: Optional[Path],
-    space_name: Optional[str],
-    grid: Optional[Tuple[int, int]],
-    kernel: Optional[float],
-    sigma: Optional[float],
+    experiment: Path | None,
+    format_: str | None,
+    root: Path | None,
+    list_: Path | None,
+    space_name: str | None,
+    grid: tuple[int, int] | None,
+    kernel: float | None,
+    sigma: float | None,
     normalisation: str,
     out: Path,
     **options: Any,
@@ -124,7 +124,7 @@ def build(
 @click.argument("file", type=FILE)
 @click.option("--label-space", "space_name", help="Names of the classes, for a file that has none.")
 @click.option("--out", required=True, type=FILE, help="The PNG file to write.")
-def show(file: Path, space_name: Optional[str], out: Path) -> None:
+def show(file: Path, space_name: str | None, out: Path) -> None:
     """Draw the class maps of the spatial prior FILE as a sheet of heat maps.
 
     Every class has its own scale, from 0 to its largest value, which is written beside its name.
@@ -147,7 +147,7 @@ def show(file: Path, space_name: Optional[str], out: Path) -> None:
 @_GRID
 @click.option("--label-space", "space_name", help="Names of the classes. Default: cityscapes-19 for 19 classes.")
 @_OUT
-def import_(file: Path, grid: Optional[Tuple[int, int]], space_name: Optional[str], out: Path) -> None:
+def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, out: Path) -> None:
     """Turn the authors' prior_array.mat (FILE) into a spatial prior of this program.
 
     Reads the array `prior_array`, classes x rows x columns, of a MATLAB file up to v7; writes --out. Small negative
@@ -158,7 +158,7 @@ def import_(file: Path, grid: Optional[Tuple[int, int]], space_name: Optional[st
     maps, clamped, smallest = spatial_prior.read_matlab(file, grid=grid)
     if space_name is None and len(maps) == 19:
         space_name = "cityscapes-19"
-    metadata: Dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}
+    metadata: dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}
     if space_name is not None:
         metadata["names"] = _names(space_name, len(maps), f"{file}")
     spatial_prior.save(out, maps, metadata)
@@ -170,7 +170,7 @@ def import_(file: Path, grid: Optional[Tuple[int, int]], space_name: Optional[st
     click.echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
 
 
-def _names(space_name: str, count: int, origin: str) -> List[str]:
+def _names(space_name: str, count: int, origin: str) -> list[str]:
     from cbst_mx.errors import ConfigError
     from cbst_mx.label_space import get_label_space
 
@@ -180,7 +180,7 @@ def _names(space_name: str, count: int, origin: str) -> List[str]:
     return list(names)
 
 
-def _caption(shape: Tuple[int, ...], metadata: Dict[str, Any]) -> str:
+def _caption(shape: tuple[int, ...], metadata: dict[str, Any]) -> str:
     parts = [f"{shape[1]} x {shape[2]} pixels"]
     for key, text in (
         ("images", "{:.6g} label maps"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 import click
 from rich.console import Console
@@ -26,7 +26,7 @@ _SPLIT = click.option(
 @click.option("--worst", default=10, show_default=True, type=click.IntRange(0), help="How many of the worst images.")
 @click.option("--out", type=FILE, help="Write the results as JSON here as well.")
 def results(
-    run: Path, index: Optional[int], name: Optional[str], samples: int, seed: int, worst: int, out: Optional[Path]
+    run: Path, index: int | None, name: str | None, samples: int, seed: int, worst: int, out: Path | None
 ) -> None:
     """Score a round of RUN by every protocol, with an interval over images, and list the worst images.
 
@@ -54,7 +54,7 @@ def results(
         raise ConfigError(f"set must be one of {', '.join(sets)}, got {name!r}")
     images = read_json(folder.manifest).get("inputs", {}).get("images", {})
     console = Console()
-    record: List[Any] = []
+    record: list[Any] = []
     for title in [name] if name else sets:
         matrices = sets[title]
         scored, refused = protocols.evaluate(matrices, samples=samples, seed=seed)

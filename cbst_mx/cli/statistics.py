@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Sequence
 
 import click
 from rich.console import Console
@@ -29,7 +29,7 @@ _SPACE = click.option("--label-space", "space_name", help="Names of the classes,
 @click.option("--worst", default=5, show_default=True, type=click.IntRange(1), help="How many worst classes.")
 @click.option("--priority", default=0.001, show_default=True, help="Portion below which a class has priority.")
 @click.option("--out", type=FILE, help="Write the result as JSON here as well.")
-def class_statistics(file: Path, space_name: Optional[str], worst: int, priority: float, out: Optional[Path]) -> None:
+def class_statistics(file: Path, space_name: str | None, worst: int, priority: float, out: Path | None) -> None:
     """Print the predicted portion of every class, the worst classes and those with priority.
 
     FILE is an image_statistics.npz, or the kc.json or thresholds.json of a labelling pass. The worst classes are the
@@ -69,9 +69,7 @@ def class_statistics(file: Path, space_name: Optional[str], worst: int, priority
 @click.option("--out", required=True, type=FILE, help="The list to write, one name per line.")
 @click.option("--table", "scores", type=FILE, help="Write the score of every image as CSV here as well.")
 @_SPACE
-def select_images(
-    file: Path, keep: int, method: str, out: Path, scores: Optional[Path], space_name: Optional[str]
-) -> None:
+def select_images(file: Path, keep: int, method: str, out: Path, scores: Path | None, space_name: str | None) -> None:
     """Choose the images whose predictions are the most confident.
 
     With the class-balanced score and --keep 505 this is how the authors chose 505 of the 2,975 Cityscapes training
@@ -115,7 +113,7 @@ def select_images(
     click.echo(f"names in {out}, threshold in {out}.json")
 
 
-def _read_counts(file: Path) -> Tuple[np.ndarray, Optional[Sequence[str]]]:
+def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
     """Return the predicted pixels per class, int64 (C,), and the class names where the file has them."""
     import numpy as np
 
@@ -138,7 +136,7 @@ def _read_counts(file: Path) -> Tuple[np.ndarray, Optional[Sequence[str]]]:
     return np.array(counts, dtype=np.int64), names
 
 
-def _class_names(stored: Optional[Sequence[str]], space_name: Optional[str], count: int, file: Path) -> List[str]:
+def _class_names(stored: Sequence[str] | None, space_name: str | None, count: int, file: Path) -> list[str]:
     from cbst_mx.errors import ConfigError
     from cbst_mx.label_space import get_label_space
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -51,11 +51,11 @@ def import_weights(
     name: str,
     num_classes: int,
     out: Path,
-    label_space: Optional[str],
-    width: Optional[float],
-    batch_norm: Optional[str],
-    options: Tuple[str, ...],
-    allow_missing: Tuple[str, ...],
+    label_space: str | None,
+    width: float | None,
+    batch_norm: str | None,
+    options: tuple[str, ...],
+    allow_missing: tuple[str, ...],
 ) -> None:
     """Turn FILE into parameters of a network that experiments and the other commands can use.
 
@@ -115,11 +115,11 @@ def _label_space(text: str) -> Any:
     return get_label_space(text)
 
 
-def _options(pairs: Tuple[str, ...], width: Optional[float], batch_norm: Optional[str]) -> Dict[str, Any]:
+def _options(pairs: tuple[str, ...], width: float | None, batch_norm: str | None) -> dict[str, Any]:
     from cbst_mx.errors import ConfigError
     from cbst_mx.strict_yaml import parse_value
 
-    options: Dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
@@ -144,7 +144,7 @@ def _table(rows: Any) -> Table:
     return table
 
 
-def _shape(shape: Optional[Tuple[int, ...]]) -> str:
+def _shape(shape: tuple[int, ...] | None) -> str:
     return "" if shape is None else "x".join(map(str, shape)) or "scalar"
 
 

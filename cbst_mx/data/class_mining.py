@@ -6,7 +6,7 @@ them); where to find them, from the labels or pseudo-labels of the image at hand
 
 from __future__ import annotations
 
-from typing import Iterable, Optional, Tuple
+from typing import Iterable
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class ClassMining:
             raise ConfigError(f"probability must be a number in [0, 1], got {probability!r}")
         self.probability = float(probability)
 
-    def pixel(self, label: np.ndarray, rng: np.random.Generator) -> Optional[Tuple[int, int]]:
+    def pixel(self, label: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
         """Return row and column of the pixel to centre a crop on, or None where the crop is not mined.
 
         Parameters
@@ -68,7 +68,7 @@ class ClassMining:
         return None
 
 
-def _classes(name: str, values: Iterable[int]) -> Tuple[int, ...]:
+def _classes(name: str, values: Iterable[int]) -> tuple[int, ...]:
     classes = tuple(values)
     for value in classes:
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 0 <= value < IGNORE:

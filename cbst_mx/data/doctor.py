@@ -21,12 +21,12 @@ from cbst_mx.data.image_files import Header, PathLike, read_header, read_label, 
 from cbst_mx.data.lists import find_listed, list_path, read_list
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_16, LabelSpace
+from cbst_mx.messages import Progress, silent
 
 __all__ = ["DATASETS", "Finding", "Report", "examine", "published"]
 
 DATASETS = ("gta5", "synthia", "cityscapes", "nthu", "folder")
 
-Progress = Callable[[str, int, int], None]  # (what, done, in all)
 _Mend = Callable[[Sequence[Path]], str]  # files -> the command that brings them back
 
 # Images per city of Cityscapes: 2,975 for training, 500 for validation, 1,525 for testing.
@@ -183,7 +183,7 @@ def examine(
     city: str | None = None,
     labels: str | None = None,
     description: PathLike | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Report:
     """Check a data root.
 
@@ -239,11 +239,10 @@ def examine(
         _keep_listed(found, list)
     elif dataset != "folder":
         _check_counts(found, dataset)
-    tell = progress if progress is not None else lambda what, done, total: None
     for part in found.parts:
         part.count = len(part.images)
-        _check_files(found, part, tell)
-    return _check_pixels(found, dataset, sample, tell)
+        _check_files(found, part, progress)
+    return _check_pixels(found, dataset, sample, progress)
 
 
 # --- what lies where ----------------------------------------------------------------------------------------------

@@ -28,14 +28,13 @@ from cbst_mx.data.image_files import (
 from cbst_mx.data.transforms import resize_image, resize_label
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.files import atomic_path
+from cbst_mx.messages import Counter, silent
 
 __all__ = ["resize_pairs", "write_missing", "write_train_ids"]
 
-Progress = Callable[[int, int], None]  # (done, in all)
-
 
 def write_missing(
-    outputs: Sequence[Path], write: Callable[[int], None], *, workers: int = 1, progress: Progress | None = None
+    outputs: Sequence[Path], write: Callable[[int], None], *, workers: int = 1, progress: Counter = silent
 ) -> int:
     """Call ``write(i)`` for every i whose output is not there yet.
 
@@ -70,8 +69,7 @@ def write_missing(
             for future in as_completed(futures):
                 future.result()
                 done += 1
-                if progress is not None:
-                    progress(done, len(outputs))
+                progress(done, len(outputs))
         finally:
             for future in futures:
                 future.cancel()
@@ -79,7 +77,7 @@ def write_missing(
 
 
 def write_train_ids(
-    images: LabelledImageSet, outputs: Sequence[Path], *, workers: int = 1, progress: Progress | None = None
+    images: LabelledImageSet, outputs: Sequence[Path], *, workers: int = 1, progress: Counter = silent
 ) -> int:
     """Write the labels of a set as 8-bit palette PNGs of trainIds.
 
@@ -119,7 +117,7 @@ def resize_pairs(
     size: tuple[int, int],
     *,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Counter = silent,
 ) -> int:
     """Copy images and their label files to other folders, all of one size.
 

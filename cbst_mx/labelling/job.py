@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from cbst_mx.files import check_free_space, read_json, write_json, write_text
 from cbst_mx.label_space import IGNORE
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
+from cbst_mx.messages import Progress, silent
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
 from cbst_mx.selftrain.pseudo_labels import select
@@ -30,7 +31,6 @@ from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_polic
 
 __all__ = ["PIXEL_BYTES", "Needs", "check_request", "count", "needs", "run", "sweep_rows"]
 
-Progress = Callable[[str, int, int], None]  # (what, done, in all)
 
 _BLOCK = 16  # images a process is given at a time, at most
 _PIXELS = 1 << 16  # summed at a time: small enough for the processor's cache
@@ -39,11 +39,7 @@ _MOST_PORTIONS = 100
 PIXEL_BYTES = 40  # of memory while an image is labelled, per pixel: the most that was measured
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    return None
-
-
-def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> Tuple[np.ndarray, np.ndarray]:
+def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how many values belong to each class, int64 (C,), and their sums, float64 (C,)."""
     # Neighbours mostly belong to one class: with eight sums a class the processor need not wait for the one before.
     length = 8 * num_classes
@@ -60,7 +56,7 @@ def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> Tup
 
 def _count_block(
     folder: MapFolder, template: StreamingThresholds
-) -> Tuple[StreamingThresholds, Optional[ImageStatistics], Optional[CBSTError]]:
+) -> tuple[StreamingThresholds, ImageStatistics | None, CBSTError | None]:
     """Count some images; return their counts, in the first step their statistics, and what stopped it on the way."""
     part = template.part()
     statistics = None if part.refining else ImageStatistics(folder.num_classes)
@@ -76,8 +72,8 @@ def _count_block(
 
 
 def _select_block(
-    folder: MapFolder, thresholds: Sequence[Thresholds], out: Optional[Path], reuse: bool
-) -> Tuple[np.ndarray, int]:
+    folder: MapFolder, thresholds: Sequence[Thresholds], out: Path | None, reuse: bool
+) -> tuple[np.ndarray, int]:
     """Label some images; return kept pixels int64 (len(thresholds), C) and pixels.
 
     The labels of the first thresholds are written to `out`. Where that is all that is wanted, with `reuse` a label that
@@ -100,7 +96,7 @@ def _select_block(
     return kept, pixels
 
 
-def _stored_label(path: Path, size: Tuple[int, int]) -> Optional[np.ndarray]:
+def _stored_label(path: Path, size: tuple[int, int]) -> np.ndarray | None:
     """Return a label written before; None where there is none that can be used."""
     try:
         label = read_label(path)
@@ -128,7 +124,7 @@ class _Workers:
     def __init__(self, number: int):
         _check_workers(number)
         self._number = number
-        self._pool: Optional[ProcessPoolExecutor] = None
+        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> _Workers:
         return self
@@ -139,7 +135,7 @@ class _Workers:
 
     def blocks(
         self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
-    ) -> Iterator[Tuple[int, Any]]:
+    ) -> Iterator[tuple[int, Any]]:
         """Call ``function(part of folder, *arguments)`` for all of `names`, block by block.
 
         Yields the length of a block and the result, in any order.
@@ -154,7 +150,7 @@ class _Workers:
             return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self._number, _context(), initializer=_start)
-        waiting: Dict[Future, int] = {}
+        waiting: dict[Future, int] = {}
         try:
             while blocks or waiting:
                 while blocks and len(waiting) < 2 * self._number:  # results wait in memory
@@ -181,7 +177,7 @@ def count(
     path: Path,
     *,
     workers: int = 1,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> None:
     """Count every image of `folder` that the present step of `state` has not counted, and save the state to `path`.
 
@@ -265,8 +261,8 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
 
 
 def check_request(
-    policy: str, portion: Optional[float], portions: Sequence[float], *, fidelity: str, workers: int
-) -> List[float]:
+    policy: str, portion: float | None, portions: Sequence[float], *, fidelity: str, workers: int
+) -> list[float]:
     """Return the portions to look at, that of the labels first and each once.
 
     Parameters
@@ -294,13 +290,13 @@ def run(
     out: Path,
     *,
     policy: str,
-    portion: Optional[float],
+    portion: float | None,
     portions: Sequence[float] = (),
     fidelity: str = "paper",
-    state: Optional[State] = None,
+    state: State | None = None,
     workers: int = 1,
-    progress: Progress = _silent,
-) -> Dict[str, Any]:
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Run the whole job into the folder `out`, or go on with it.
 
     Parameters
@@ -374,7 +370,7 @@ def run(
             done += number
             progress("selection", done, len(folder.names))
 
-    result: Dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if portions:
         chosen = [wanted.index(value) for value in portions]
         result["sweep"] = sweep_rows([thresholds[i] for i in chosen], kept[chosen], folder.label_space.names)
@@ -398,7 +394,7 @@ def run(
 def _counted(
     folder: MapFolder,
     path: Path,
-    state: Optional[State],
+    state: State | None,
     fidelity: str,
     policies: Sequence[str],
     portions: Sequence[float],
@@ -417,7 +413,7 @@ def _counted(
     return state
 
 
-def _stored(folder: MapFolder, path: Path, given: Optional[State], fidelity: str) -> State:
+def _stored(folder: MapFolder, path: Path, given: State | None, fidelity: str) -> State:
     """Return the counts of a job that goes on; refuse them when the images are others than those that were counted."""
     state = State.load(path)
     state.check(folder, fidelity)
@@ -469,7 +465,7 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
 _COLUMNS = ("portion", "train_id", "name", "count", "threshold", "kc", "kept")
 
 
-def sweep_rows(thresholds: Sequence[Thresholds], kept: np.ndarray, names: Sequence[str]) -> List[Dict[str, Any]]:
+def sweep_rows(thresholds: Sequence[Thresholds], kept: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the sweep table: one row per portion and class.
 
     Parameters
@@ -504,8 +500,8 @@ def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _read_sweep(path: Path) -> List[Dict[str, Any]]:
-    types: Dict[str, Callable[[str], Any]] = {"train_id": int, "name": str, "count": int, "kept": int}
+def _read_sweep(path: Path) -> list[dict[str, Any]]:
+    types: dict[str, Callable[[str], Any]] = {"train_id": int, "name": str, "count": int, "kept": int}
     with open(path, encoding="utf-8", newline="") as stream:
         return [
             {key: types.get(key, float)(value) if value else None for key, value in row.items()}

@@ -11,7 +11,7 @@ import functools
 import unicodedata
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, bytes that are no text, end
 _BY_COUNT = {space.num_classes: space for space in (CITYSCAPES_19, SYNTHIA_16, NTHU_13)}
 
 
-def label_space_of(classes: Optional[str], found: int) -> LabelSpace:
+def label_space_of(classes: str | None, found: int) -> LabelSpace:
     """Return the label space of maps of `found` classes.
 
     Parameters
@@ -103,30 +103,30 @@ class MapFolder:
     """
 
     label_space: LabelSpace
-    names: Tuple[str, ...]
-    paths: Tuple[Path, ...]
-    shapes: Tuple[Tuple[int, int, int], ...]
-    sizes: Tuple[Tuple[int, int], ...]
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    shapes: tuple[tuple[int, int, int], ...]
+    sizes: tuple[tuple[int, int], ...]
     item_bytes: int
-    versions: Tuple[Tuple[int, int], ...]
-    whole: Tuple[str, ...]
+    versions: tuple[tuple[int, int], ...]
+    whole: tuple[str, ...]
     stride: int = 1
-    size: Optional[Tuple[int, int]] = None
+    size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
-    prior: Optional[Path] = None
-    prior_sha256: Optional[str] = None
+    prior: Path | None = None
+    prior_sha256: str | None = None
 
     @classmethod
     def open(
         cls,
         folder: Path,
         *,
-        classes: Optional[str] = None,
+        classes: str | None = None,
         stride: int = 1,
-        size: Union[Tuple[int, int], Mapping[str, Tuple[int, int]], None] = None,
+        size: tuple[int, int] | Mapping[str, tuple[int, int]] | None = None,
         interpolation: str = "bilinear",
-        prior: Optional[Path] = None,
-        shard: Tuple[int, int] = (1, 1),
+        prior: Path | None = None,
+        shard: tuple[int, int] = (1, 1),
     ) -> MapFolder:
         """Look at every file of `folder` without reading its numbers.
 
@@ -179,8 +179,8 @@ class MapFolder:
         whole = tuple(path.stem for path in paths)
         paths = paths[part - 1 :: parts]
         versions = tuple(_version(path) for path in paths)
-        shapes: List[Tuple[int, int, int]] = []
-        sizes: List[Tuple[int, int]] = []
+        shapes: list[tuple[int, int, int]] = []
+        sizes: list[tuple[int, int]] = []
         item_bytes = 0
         for path in paths:
             shape, dtype = _header(path)
@@ -220,7 +220,7 @@ class MapFolder:
 
     def subset(self, indices: Sequence[int]) -> MapFolder:
         """Return the same for some of the images."""
-        chosen: Dict[str, Any] = {
+        chosen: dict[str, Any] = {
             field: tuple(getattr(self, field)[index] for index in indices)
             for field in ("names", "paths", "shapes", "sizes", "versions")
         }
@@ -242,7 +242,7 @@ class MapFolder:
             raise DataError(f"{self.paths[index]} has changed: its shape was {self.shapes[index]}, is {stored.shape}")
         return ClassMaps(stored, self.sizes[index], interpolation=self.interpolation)
 
-    def prior_maps(self, index: int) -> Optional[ClassMaps]:
+    def prior_maps(self, index: int) -> ClassMaps | None:
         """Return the spatial prior at the size of one image, None where there is none."""
         if self.prior is None or self.prior_sha256 is None:
             return None
@@ -250,7 +250,7 @@ class MapFolder:
         names = self.label_space.names if self.label_space.name in LABEL_SPACES else None
         return _sized_prior(self.prior, self.prior_sha256, self.num_classes, names, self.sizes[index])
 
-    def confidence(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
+    def confidence(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return confidence float32 (H, W) and predicted class uint8 (H, W) of one image.
 
         Raises
@@ -267,7 +267,7 @@ class MapFolder:
                 raise
             raise DataError(f"{self.paths[index]}: {error}") from error
 
-    def settings(self) -> Dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Return what the counts depend on besides the files, as JSON values."""
         return {
             "classes": self.num_classes,
@@ -292,7 +292,7 @@ def _sha256(path: Path) -> str:
         raise DataError(f"spatial prior {path} cannot be read: {error.strerror or error}") from error
 
 
-def _version(path: Path) -> Tuple[int, int]:
+def _version(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError as error:
@@ -311,10 +311,10 @@ def _check_order(maps: ClassMaps) -> None:
 
 def _size(
     path: Path,
-    shape: Tuple[int, int, int],
+    shape: tuple[int, int, int],
     stride: int,
-    given: Union[Tuple[int, int], Mapping[str, Tuple[int, int]], None],
-) -> Tuple[int, int]:
+    given: tuple[int, int] | Mapping[str, tuple[int, int]] | None,
+) -> tuple[int, int]:
     """Return (H, W) of one image; refuse a size that the map does not fit."""
     if given is None:
         return shape[1] * stride, shape[2] * stride
@@ -354,7 +354,7 @@ def _is_archive(path: Path) -> bool:
     return False
 
 
-def _header(path: Path, member: Optional[str] = None) -> Tuple[Tuple[int, ...], np.dtype]:
+def _header(path: Path, member: str | None = None) -> tuple[tuple[int, ...], np.dtype]:
     """Return shape and type of a file's map, or of an archive's array `member`, without reading its numbers."""
     try:
         if member is None and not _is_archive(path):
@@ -391,12 +391,12 @@ def _read(path: Path, *, mapped: bool) -> np.ndarray:
 
 # In the key the hash stands for what the file holds; neighbouring images share the prior, resized tile by tile.
 @functools.lru_cache(maxsize=1)
-def _prior(path: Path, sha256: str, num_classes: int, names: Optional[Tuple[str, ...]]) -> np.ndarray:
+def _prior(path: Path, sha256: str, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray:
     return spatial_prior.load(path, num_classes, names)
 
 
 @functools.lru_cache(maxsize=4)
 def _sized_prior(
-    path: Path, sha256: str, num_classes: int, names: Optional[Tuple[str, ...]], size: Tuple[int, int]
+    path: Path, sha256: str, num_classes: int, names: tuple[str, ...] | None, size: tuple[int, int]
 ) -> ClassMaps:
     return ClassMaps(_prior(path, sha256, num_classes, names), size)

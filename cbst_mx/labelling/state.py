@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Mapping, Set, Tuple
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -50,9 +50,9 @@ class State:
         self.counts = counts
         self.statistics = statistics
         self.origin = origin
-        self.whole: Set[str] = set()
-        self.own: Set[str] = set()
-        self.versions: Dict[str, Tuple[int, int]] = {}
+        self.whole: set[str] = set()
+        self.own: set[str] = set()
+        self.versions: dict[str, tuple[int, int]] = {}
 
     @classmethod
     def new(cls, folder: MapFolder, fidelity: str) -> State:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, Dict, Tuple
+from typing import Any
 
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.spec import NetworkSpec
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-def network_options(name: str) -> Dict[str, Any]:
+def network_options(name: str) -> dict[str, Any]:
     """Return the options of the network called `name` with their defaults; none where there is no such network."""
     constructor = NETWORKS.get(name)
     parameters = inspect.signature(constructor).parameters.values() if constructor else ()
@@ -80,7 +80,7 @@ def parameter_bytes(network: gluon.HybridBlock) -> int:
     return sum(4 * math.prod(parameter.shape) for parameter in network.collect_params().values())
 
 
-def output_size(network: gluon.HybridBlock, size: Tuple[int, int]) -> Tuple[int, int]:
+def output_size(network: gluon.HybridBlock, size: tuple[int, int]) -> tuple[int, int]:
     """Return the (rows, columns) of the logits for images of `size` (h, w), without computing them."""
     _, shapes, _ = network(mx.sym.Variable("images")).infer_shape(images=(1, 3, *size))
     return shapes[0][2:]

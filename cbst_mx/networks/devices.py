@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import List, Sequence
+from typing import Sequence
 
 from cbst_mx.errors import ConfigError
 from symbols.backend import enable_amp, has_bfloat16, mx
@@ -30,7 +30,7 @@ def parse_context(name: str) -> mx.Context:
     return contexts[0]
 
 
-def parse_contexts(name: str) -> List[mx.Context]:
+def parse_contexts(name: str) -> list[mx.Context]:
     """Return the MXNet contexts called `name`, over which training spreads every batch.
 
     Parameters

@@ -12,7 +12,7 @@ import shutil
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,9 +45,9 @@ class Exported(NamedTuple):
         Batch norms put into convolutions.
     """
 
-    files: List[Path]
+    files: list[Path]
     symbol_difference: float
-    onnx_difference: Optional[float]
+    onnx_difference: float | None
     folded: int
 
 
@@ -58,7 +58,7 @@ def export_network(
     label_space: LabelSpace,
     *,
     onnx: bool = False,
-    size: Optional[Tuple[int, int]] = None,
+    size: tuple[int, int] | None = None,
     fold: bool = False,
 ) -> Exported:
     """Write a network to a new folder, all of it or nothing.
@@ -147,7 +147,7 @@ def _write_symbol(block: gluon.SymbolBlock, path: str, ctx: mx.Context) -> gluon
         raise OSError(errno.ENOSPC, "MXNet could not write the whole file (no space left?)") from error
 
 
-def _description(spec: NetworkSpec, label_space: LabelSpace) -> Dict[str, Any]:
+def _description(spec: NetworkSpec, label_space: LabelSpace) -> dict[str, Any]:
     return {
         "network": {"name": spec.name, "options": spec.options},
         "input": {
@@ -172,7 +172,7 @@ def _check_onnx() -> None:
         raise ConfigError(f"the ONNX export of mxnet 1.9.1 works with onnx 1.14 to 1.18, this is {version}: {_INSTALL}")
 
 
-def _write_onnx(path: str, shape: Tuple[int, ...], free: bool, description: Dict[str, Any]) -> None:
+def _write_onnx(path: str, shape: tuple[int, ...], free: bool, description: dict[str, Any]) -> None:
     """Turn the symbol and parameters at `path` into ``path.onnx``."""
     import onnx
 
@@ -207,7 +207,7 @@ def _write_onnx(path: str, shape: Tuple[int, ...], free: bool, description: Dict
     onnx.save(model, f"{path}.onnx")
 
 
-def _run_onnx(path: str, checks: List[np.ndarray], expected: List[np.ndarray]) -> Optional[float]:
+def _run_onnx(path: str, checks: list[np.ndarray], expected: list[np.ndarray]) -> float | None:
     """Run the file at `path` in onnxruntime, where that is installed, and return the largest difference."""
     try:
         import onnxruntime
@@ -218,7 +218,7 @@ def _run_onnx(path: str, checks: List[np.ndarray], expected: List[np.ndarray]) -
     return _difference(results, expected, f"{Path(path).name} in onnxruntime")
 
 
-def _difference(results: List[np.ndarray], expected: List[np.ndarray], what: str) -> float:
+def _difference(results: list[np.ndarray], expected: list[np.ndarray], what: str) -> float:
     """Return the largest absolute difference, and refuse one that is no rounding."""
     largest = 0.0
     for got, wanted in zip(results, expected):

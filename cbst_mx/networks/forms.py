@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Agreement(NamedTuple):
     relative_error: float
 
 
-def check_form(form: str, ctx: mx.Context, band_rows: Optional[int] = None) -> None:
+def check_form(form: str, ctx: mx.Context, band_rows: int | None = None) -> None:
     """Refuse a form that this device or the bands do not allow.
 
     Raises
@@ -86,7 +86,7 @@ def to_block(graph: Graph, parameters: gluon.ParameterDict) -> gluon.SymbolBlock
     return gluon.SymbolBlock(mx.sym.load_json(graph.to_json()), images, params=parameters)
 
 
-def folded(network: gluon.HybridBlock, ctx: mx.Context) -> Tuple[gluon.SymbolBlock, int]:
+def folded(network: gluon.HybridBlock, ctx: mx.Context) -> tuple[gluon.SymbolBlock, int]:
     """Return `network` with batch norms put into convolutions, and how many (:func:`.graph.fold_batch_norms`).
 
     Parameters
@@ -110,7 +110,7 @@ def folded(network: gluon.HybridBlock, ctx: mx.Context) -> Tuple[gluon.SymbolBlo
 
 
 def with_form(
-    network: gluon.HybridBlock, *, ctx: mx.Context, form: str = "plain", band_rows: Optional[int] = None
+    network: gluon.HybridBlock, *, ctx: mx.Context, form: str = "plain", band_rows: int | None = None
 ) -> Callable[[mx.nd.NDArray], mx.nd.NDArray]:
     """Return `network` in a form that needs no images: for int8 see :func:`quantised`.
 
@@ -172,7 +172,7 @@ class BandedNetwork:
             raise ConfigError(f"tile must be at least 1 row, got {rows}")
         self.stride, self.smallest = network.stride, network.smallest
         self._rows = rows
-        self._parts: List[Tuple[Piece, gluon.SymbolBlock]] = []
+        self._parts: list[tuple[Piece, gluon.SymbolBlock]] = []
         for piece in pieces(network_graph(network, mixed=True)):
             block = to_block(piece.graph, network.collect_params())
             # static memory would be kept between calls, which is what this class is to avoid
@@ -217,8 +217,8 @@ def quantised(
     mean: Sequence[float],
     std: Sequence[float],
     ctx: mx.Context,
-    run: Optional[Callable[[Any, np.ndarray], Any]] = None,
-) -> Tuple[gluon.SymbolBlock, Agreement]:
+    run: Callable[[Any, np.ndarray], Any] | None = None,
+) -> tuple[gluon.SymbolBlock, Agreement]:
     """Return `network` in int8, with value ranges taken from images, and how near it comes on them.
 
     Weights and activations of convolutions, pooling and sums become 8-bit integers; upsampling and the batch norms

@@ -10,7 +10,7 @@ import ast
 import json
 import math
 from fractions import Fraction
-from typing import Dict, List, Mapping, NamedTuple, Set, Tuple
+from typing import Mapping, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Node(NamedTuple):
     op: str
     name: str
     attrs: Mapping[str, str]
-    inputs: Tuple[Tuple[int, int], ...]
+    inputs: tuple[tuple[int, int], ...]
 
     def pair(self, key: str, axis: int, default: int) -> int:
         """Return the value of a setting such as kernel, stride or pad along `axis`."""
@@ -51,7 +51,7 @@ class Node(NamedTuple):
 class Graph(NamedTuple):
     """Nodes, each after its inputs, and the index of the node whose first output is the network's."""
 
-    nodes: Tuple[Node, ...]
+    nodes: tuple[Node, ...]
     head: int
 
     @classmethod
@@ -62,7 +62,7 @@ class Graph(NamedTuple):
         tell nodes apart by name.
         """
         content = json.loads(text)
-        seen: Set[str] = set()
+        seen: set[str] = set()
         nodes = []
         for index, node in enumerate(content["nodes"]):
             name = node["name"] if node["name"] not in seen else f"{node['name']}_{index}"
@@ -87,7 +87,7 @@ class Graph(NamedTuple):
         """Index of the variable that holds the images."""
         return next(index for index, node in enumerate(self.nodes) if node.op == "null" and node.name == _INPUT)
 
-    def flow(self) -> List[int]:
+    def flow(self) -> list[int]:
         """Return the nodes whose values depend on the images, the images' own variable first."""
         found = {self.input}
         for index, node in enumerate(self.nodes):
@@ -132,7 +132,7 @@ class Extent(NamedTuple):
     first: Fraction
     last: Fraction
 
-    def rows(self, start: int, end: int) -> Tuple[int, int]:
+    def rows(self, start: int, end: int) -> tuple[int, int]:
         """Return the input's rows [start, end) that rows [`start`, `end`) of the map depend on, borders ignored."""
         return math.ceil(self.stride * start + self.first), math.floor(self.stride * (end - 1) + self.last) + 1
 
@@ -142,7 +142,7 @@ class Extent(NamedTuple):
         return math.floor(self.last - self.first) + 1
 
 
-def _extents(graph: Graph, axis: int) -> Dict[int, Extent]:
+def _extents(graph: Graph, axis: int) -> dict[int, Extent]:
     """Return the extent of every node that depends on the images."""
     flow = graph.flow()
     extents = {flow[0]: Extent(Fraction(1), Fraction(0), Fraction(0))}
@@ -209,7 +209,7 @@ class Piece(NamedTuple):
     large: bool
 
 
-def pieces(graph: Graph) -> List[Piece]:
+def pieces(graph: Graph) -> list[Piece]:
     """Split a network at small maps that everything behind depends on.
 
     A map is large when it has more than a quarter of the numbers of the network's largest, the output aside. The output
@@ -221,8 +221,8 @@ def pieces(graph: Graph) -> List[Piece]:
         graph = graph.between(graph.input, last.inputs[0][0])
     extents = [_extents(graph, axis) for axis in (0, 1)]
     flow = graph.flow()
-    channels: Dict[int, int] = {flow[0]: 3}
-    numbers: Dict[int, Fraction] = {}  # per pixel of the images
+    channels: dict[int, int] = {flow[0]: 3}
+    numbers: dict[int, Fraction] = {}  # per pixel of the images
     for index in flow[1:]:
         node = graph.nodes[index]
         below = next(source for source, _ in node.inputs if source in channels)
@@ -231,7 +231,7 @@ def pieces(graph: Graph) -> List[Piece]:
     limit = max((numbers[index] for index in flow[1:-1]), default=Fraction(0)) / 4
     several = {source for node in graph.nodes for source, output in node.inputs if output}  # more than one output used
     last_use = {source: index for index in flow[1:] for source, _ in graph.nodes[index].inputs}
-    found: List[Piece] = []
+    found: list[Piece] = []
     start, whole_from = flow[0], flow[0]
     for place, end in enumerate(flow[1:], start=1):
         bypassed = any(last_use.get(index, 0) > end for index in flow[:place]) or end in several
@@ -250,7 +250,7 @@ def pieces(graph: Graph) -> List[Piece]:
     return found
 
 
-def fold_batch_norms(graph: Graph, parameters: Mapping[str, np.ndarray]) -> Tuple[Graph, Dict[str, np.ndarray], int]:
+def fold_batch_norms(graph: Graph, parameters: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, np.ndarray], int]:
     """Put batch norms with fixed statistics into the convolutions before them.
 
     A batch norm is folded where it alone reads the output of a convolution. In a pre-activated network such as
@@ -274,7 +274,7 @@ def fold_batch_norms(graph: Graph, parameters: Mapping[str, np.ndarray]) -> Tupl
     """
     nodes = list(graph.nodes)
     values = dict(parameters)
-    readers: Dict[int, Set[int]] = {}
+    readers: dict[int, set[int]] = {}
     for index, node in enumerate(nodes):
         for source, _ in node.inputs:
             readers.setdefault(source, set()).add(index)

@@ -12,7 +12,7 @@ import errno
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def sidecar_path(path: Path) -> Path:
     return Path(f"{path}.json")
 
 
-def save_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
+def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
     """Write named NDArrays to `path`, atomically and read back, and return the file's SHA-256.
 
     Raises
@@ -55,7 +55,7 @@ def save_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
         return _write_arrays(temporary, arrays)
 
 
-def _write_arrays(path: Path, arrays: Dict[str, mx.nd.NDArray]) -> str:
+def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
     """Write a file, read it back and return its SHA-256."""
     # a small file on a full disk is reported as written by MXNet: only reading it back tells
     try:
@@ -83,7 +83,7 @@ def _restored(path: Path) -> Iterator[None]:
         raise
 
 
-def load_arrays(path: Path) -> Dict[str, mx.nd.NDArray]:
+def load_arrays(path: Path) -> dict[str, mx.nd.NDArray]:
     """Read named NDArrays from `path`.
 
     Raises
@@ -103,7 +103,7 @@ def load_arrays(path: Path) -> Dict[str, mx.nd.NDArray]:
     return arrays
 
 
-def _label_space_to_json(space: Optional[LabelSpace]) -> Optional[Dict[str, Any]]:
+def _label_space_to_json(space: LabelSpace | None) -> dict[str, Any] | None:
     if space is None:
         return None
     return {"name": space.name, "names": list(space.names), "palette": [list(colour) for colour in space.palette]}
@@ -113,10 +113,10 @@ def save_parameters(
     path: Path,
     network: gluon.HybridBlock,
     spec: NetworkSpec,
-    label_space: Optional[LabelSpace],
+    label_space: LabelSpace | None,
     *,
     config_hash: str | None = None,
-    imported: Dict[str, Any] | None = None,
+    imported: dict[str, Any] | None = None,
 ) -> None:
     """Write the parameters of `network` and their sidecar, both or neither.
 
@@ -162,7 +162,7 @@ def save_parameters(
         write_json(side, sidecar)
 
 
-def read_sidecar(path: Path) -> Tuple[NetworkSpec, Optional[LabelSpace], str]:
+def read_sidecar(path: Path) -> tuple[NetworkSpec, LabelSpace | None, str]:
     """Read the sidecar of the parameter file `path`.
 
     Returns
@@ -202,7 +202,7 @@ def read_sidecar(path: Path) -> Tuple[NetworkSpec, Optional[LabelSpace], str]:
         raise CheckpointError(f"sidecar {side} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _label_space_of(values: Dict[str, Any], num_classes: int) -> LabelSpace:
+def _label_space_of(values: dict[str, Any], num_classes: int) -> LabelSpace:
     names, palette = tuple(values["names"]), tuple(tuple(colour) for colour in values["palette"])
     if not all(type(text) is str and text.isprintable() for text in (values["name"], *names)):
         raise ValueError("label_space must have names that can be printed")
@@ -275,7 +275,7 @@ def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, l
         raise CheckpointError(f"parameter file {path} does not fit the network {_describe(spec)}") from error
 
 
-def load_network(path: Path, ctx: mx.Context) -> Tuple[gluon.HybridBlock, NetworkSpec, LabelSpace]:
+def load_network(path: Path, ctx: mx.Context) -> tuple[gluon.HybridBlock, NetworkSpec, LabelSpace]:
     """Build the network that the sidecar of `path` describes, on `ctx`, with the parameters of `path`.
 
     Raises
@@ -295,7 +295,7 @@ def load_network(path: Path, ctx: mx.Context) -> Tuple[gluon.HybridBlock, Networ
     return network, spec, label_space
 
 
-def _computation(spec: NetworkSpec) -> Tuple[str, int, Dict[str, Any]]:
+def _computation(spec: NetworkSpec) -> tuple[str, int, dict[str, Any]]:
     """Return what decides on the tensors of a network and what it computes from them, defaults written out."""
     options = {**network_options(spec.name), **spec.options}
     kept = {key: value for key, value in options.items() if key not in TRAINING_OPTIONS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Tuple
+from typing import Any
 
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -29,16 +29,16 @@ class NetworkSpec:
 
     name: str
     num_classes: int
-    options: Dict[str, Any] = field(default_factory=dict)
-    mean: Tuple[float, float, float] = IMAGENET_MEAN
-    std: Tuple[float, float, float] = IMAGENET_STD
+    options: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the specification as plain JSON values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_json(cls, values: Dict[str, Any]) -> NetworkSpec:
+    def from_json(cls, values: dict[str, Any]) -> NetworkSpec:
         """Return the specification that :meth:`to_json` described.
 
         Raises

@@ -19,7 +19,7 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, Collection, Dict, List, Mapping, Tuple, Union
+from typing import IO, Any, Callable, Collection, Mapping, Union
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
 # The storages of floating-point tensors, and of the step counters that batch norm keeps.
-_STORAGES: Dict[str, np.dtype] = {
+_STORAGES: dict[str, np.dtype] = {
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.FloatStorage": np.dtype("<f4"),
     "torch.HalfStorage": np.dtype("<f2"),
@@ -76,8 +76,8 @@ class _Storage:
 class _Tensor:
     storage: _Storage
     offset: int
-    size: Tuple[int, ...]
-    stride: Tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 def looks_like_torch(head: bytes) -> bool:
@@ -85,7 +85,7 @@ def looks_like_torch(head: bytes) -> bool:
     return head.startswith((_ZIP, _PICKLE))
 
 
-def read_torch(path: Path) -> Dict[str, np.ndarray]:
+def read_torch(path: Path) -> dict[str, np.ndarray]:
     """Read the named tensors of a PyTorch file.
 
     Parameters
@@ -130,7 +130,7 @@ def read_torch(path: Path) -> Dict[str, np.ndarray]:
 _Storages = Mapping[str, Union[bytes, memoryview]]
 
 
-def _read_zip(path: Path) -> Tuple[Any, _Storages]:
+def _read_zip(path: Path) -> tuple[Any, _Storages]:
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -151,15 +151,15 @@ def _read_zip(path: Path) -> Tuple[Any, _Storages]:
 
         if folder + "byteorder" in archive.namelist() and record("byteorder") != b"little":
             raise _Damaged("its numbers are big-endian")
-        found: Dict[str, _Storage] = {}
+        found: dict[str, _Storage] = {}
         content = _run(io.BytesIO(record("data.pkl")), found)
         return content, {key: record(f"data/{key}") for key in found}
 
 
-def _read_stream(stream: IO[bytes]) -> Tuple[Any, _Storages]:
+def _read_stream(stream: IO[bytes]) -> tuple[Any, _Storages]:
     # Mapped, so that a length the file lies about cannot ask for memory.
     data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    found: Dict[str, _Storage] = {}
+    found: dict[str, _Storage] = {}
     if _run(data, found) != _MAGIC:
         raise _Damaged("it is a Python pickle of something else")
     if _run(data, found) != _PROTOCOL or _run(data, found)["little_endian"] is not True:
@@ -223,7 +223,7 @@ def _text(value: Any) -> str:
     return text
 
 
-def _tensor(storage: Any, offset: int, size: Tuple[int, ...], stride: Tuple[int, ...], *_: Any) -> _Tensor:
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise _Damaged("a tensor has no storage")
     tensor = _Tensor(storage, offset, tuple(size), tuple(stride))
@@ -235,11 +235,11 @@ def _tensor(storage: Any, offset: int, size: Tuple[int, ...], stride: Tuple[int,
     return tensor
 
 
-def _ordered(pairs: Any = ()) -> Dict[Union[str, int], Any]:
+def _ordered(pairs: Any = ()) -> dict[str | int, Any]:
     return _fill({}, [part for key, value in pairs for part in (key, value)])
 
 
-def _fill(target: Any, parts: List[Any]) -> Dict[Union[str, int], Any]:
+def _fill(target: Any, parts: list[Any]) -> dict[str | int, Any]:
     """Put key, value, key, value, ... into a dictionary."""
     for key, value in zip(parts[::2], parts[1::2]):
         # the hash of nested tuples recurses in C, as deep as the file likes
@@ -249,7 +249,7 @@ def _fill(target: Any, parts: List[Any]) -> Dict[Union[str, int], Any]:
     return target
 
 
-_CALLS: Dict[str, Callable[..., Any]] = {
+_CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "torch.Size": tuple,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
@@ -274,7 +274,7 @@ def _name(module: Any, name: Any) -> _Name:
     return _Name(full)
 
 
-def _storage(identity: Any, found: Dict[str, _Storage]) -> _Storage:
+def _storage(identity: Any, found: dict[str, _Storage]) -> _Storage:
     """Note the storage that a persistent id ("storage", type, key, location, elements[, view]) stands for."""
     kind, storage_type, key, _, length, *view = identity
     if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
@@ -290,7 +290,7 @@ def _storage(identity: Any, found: Dict[str, _Storage]) -> _Storage:
     return storage
 
 
-def _run(stream: Any, found: Dict[str, _Storage]) -> Any:
+def _run(stream: Any, found: dict[str, _Storage]) -> Any:
     """Carry out one pickle and return the object it describes.
 
     Parameters
@@ -300,12 +300,12 @@ def _run(stream: Any, found: Dict[str, _Storage]) -> Any:
     found : dict
         Gets the storages that the object refers to, by key.
     """
-    stack: List[Any] = []
-    marks: List[int] = []
-    memo: Dict[int, Any] = {}
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
     parts = 0
 
-    def since_mark() -> List[Any]:
+    def since_mark() -> list[Any]:
         start = marks.pop()
         values = stack[start:]
         del stack[start:]

@@ -23,7 +23,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -83,12 +83,12 @@ class Source:
     path: Path
     format: str
     sha256: str
-    tensors: Dict[str, np.ndarray]
-    spec: Optional[NetworkSpec] = None
-    label_space: Optional[LabelSpace] = None
+    tensors: dict[str, np.ndarray]
+    spec: NetworkSpec | None = None
+    label_space: LabelSpace | None = None
 
 
-def read_weights(file: Union[str, Path]) -> Source:
+def read_weights(file: str | Path) -> Source:
     """Read a file of weights in any of the known formats; no code in it is run.
 
     Parameters
@@ -143,7 +143,7 @@ def _zoo_file(name: str) -> Path:
 # ------------------------------------------------------------------------------------------------------------ matching
 
 
-def _vgg16_names() -> Dict[str, str]:
+def _vgg16_names() -> dict[str, str]:
     """Map the names of VGG-16's tensors, by Gluon (structural, and prefixed without ``vgg0_``) and torchvision."""
     layers = []  # (index among "features", name that Gluon makes up, ours)
     index = count = 0
@@ -182,9 +182,9 @@ class Row:
 
     status: str
     name: str
-    shape: Optional[Tuple[int, ...]]
+    shape: tuple[int, ...] | None
     source: str
-    source_shape: Optional[Tuple[int, ...]]
+    source_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,9 @@ class Comparison:
         Where the file is a classifier of whole images, a sentence on what it cannot have; else empty.
     """
 
-    rows: Tuple[Row, ...]
-    initialised: Tuple[str, ...]
-    refused: Tuple[str, ...]
+    rows: tuple[Row, ...]
+    initialised: tuple[str, ...]
+    refused: tuple[str, ...]
     classifier: str = ""
 
     def count(self, status: str) -> int:
@@ -238,10 +238,10 @@ class Comparison:
 
 
 def match(
-    theirs: Mapping[str, Tuple[int, ...]],
-    ours: Mapping[str, Tuple[int, ...]],
+    theirs: Mapping[str, tuple[int, ...]],
+    ours: Mapping[str, tuple[int, ...]],
     *,
-    structural: Optional[Mapping[str, str]] = None,
+    structural: Mapping[str, str] | None = None,
     allow_missing: Sequence[str] = (),
     origin: str = "the file",
 ) -> Comparison:
@@ -269,8 +269,8 @@ def match(
         if not fnmatch.filter(ours, pattern):
             last = ", ".join(list(ours)[-_SHOWN:])
             raise ConfigError(f"--allow-missing must name tensors of the network such as {last}, got {pattern!r}")
-    sources: Dict[str, str] = {}
-    unexpected: List[str] = []
+    sources: dict[str, str] = {}
+    unexpected: list[str] = []
     is_vgg = False
     for name in theirs:
         plain = re.sub(r"^(arg:|aux:|module\.)", "", name)  # PyTorch's DataParallel puts module. before
@@ -300,7 +300,7 @@ def match(
     rows += [Row(_UNEXPECTED, "", None, name, theirs[name]) for name in unexpected]
 
     classifier = ""
-    impossible: Tuple[str, ...] = ()
+    impossible: tuple[str, ...] = ()
     if is_vgg:
         impossible = tuple(own for own in ours if own.startswith(("score_", "upscore")) and own not in sources)
     elif "conv6a_weight" in ours and "conv6a_weight" not in sources:
@@ -321,13 +321,13 @@ def match(
     )
 
 
-def _fits(source: Tuple[int, ...], target: Tuple[int, ...]) -> bool:
+def _fits(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Tell whether shapes are equal, or are a dense layer and the convolution over its whole input, channels first."""
     dense = {len(source), len(target)} == {2, 4} and source[0] == target[0] and math.prod(source) == math.prod(target)
     return source == target or dense
 
 
-def _is_classifier(shape: Tuple[int, ...], channels: int) -> bool:
+def _is_classifier(shape: tuple[int, ...], channels: int) -> bool:
     """Tell whether a weight maps pooled features to class scores: dense, or a 1 x 1 convolution."""
     return len(shape) in (2, 4) and shape[1] == channels and math.prod(shape[2:]) == 1
 
@@ -335,7 +335,7 @@ def _is_classifier(shape: Tuple[int, ...], channels: int) -> bool:
 # ------------------------------------------------------------------------------------------------------------- filling
 
 
-def tensor_names(network: gluon.HybridBlock) -> Dict[str, str]:
+def tensor_names(network: gluon.HybridBlock) -> dict[str, str]:
     """Return how the tensors of `network` are called, by Gluon's structural name, in the network's order.
 
     ResNet-38's have the released names (``conv1a_weight``); where Gluon numbers blocks as they are made, the structural
@@ -409,11 +409,11 @@ def import_weights(
     num_classes: int,
     out: Path,
     *,
-    label_space: Optional[LabelSpace] = None,
-    options: Optional[Mapping[str, Any]] = None,
+    label_space: LabelSpace | None = None,
+    options: Mapping[str, Any] | None = None,
     allow_missing: Sequence[str] = (),
     show: Callable[[Comparison], None] = lambda comparison: None,
-) -> Tuple[NetworkSpec, Optional[LabelSpace]]:
+) -> tuple[NetworkSpec, LabelSpace | None]:
     """Write the parameters of a network that starts from a file of weights, with their sidecar.
 
     Parameters

@@ -18,7 +18,7 @@ a = -0.75) has three. Where all cells are equal the value is exactly theirs, so 
 from __future__ import annotations
 
 import mmap
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, NamedTuple
 
 import cv2
 import numpy as np
@@ -38,15 +38,15 @@ class _Axis(NamedTuple):
     """How the pixels along one axis are made from the cells."""
 
     base: np.ndarray  # intp (N,), the cell before each pixel's centre
-    others: List[Tuple[np.ndarray, np.ndarray]]  # cells intp (N,) and their weights float32 (N,)
+    others: list[tuple[np.ndarray, np.ndarray]]  # cells intp (N,) and their weights float32 (N,)
 
-    def cells(self, pixels: slice) -> Tuple[int, int]:
+    def cells(self, pixels: slice) -> tuple[int, int]:
         """Return the first and the end of the cells that `pixels` are made from."""
         parts = [self.base, *(cells for cells, _ in self.others)]  # none of them ever goes back
         return min(int(part[pixels.start]) for part in parts), max(int(part[pixels.stop - 1]) for part in parts) + 1
 
 
-def _axis(cells: int, pixels: int, interpolation: str, extent: float) -> Optional[_Axis]:
+def _axis(cells: int, pixels: int, interpolation: str, extent: float) -> _Axis | None:
     """Plan one axis, whose pixels lie over the first `extent` cells; None where the pixels are the cells."""
     if cells == pixels == extent:
         return None
@@ -93,10 +93,10 @@ class ClassMaps:
     def __init__(
         self,
         maps: np.ndarray,
-        size: Optional[Tuple[int, int]] = None,
+        size: tuple[int, int] | None = None,
         *,
         interpolation: str = "bilinear",
-        extent: Optional[Tuple[float, float]] = None,
+        extent: tuple[float, float] | None = None,
     ) -> None:
         if interpolation not in INTERPOLATIONS:
             raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
@@ -118,13 +118,13 @@ class ClassMaps:
         self._maps = maps if full else np.asarray(maps, dtype=np.float32)
         read_only = getattr(self._maps, "mode", None) == "r" and hasattr(mmap, "MADV_DONTNEED")
         self._mapping = getattr(self._maps, "_mmap", None) if read_only else None  # of a file on the disk
-        self._bounds: Dict[Tuple[int, ...], Tuple[np.ndarray, np.ndarray]] = {}
+        self._bounds: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         #: The smallest and the largest cell, NaN where any is; None for a map at full size, which is read once only.
         self.range = None if full else (float(self._maps.min()), float(self._maps.max()))
         # interpolated values lie between the cells' only where no weight is negative
         self.between = self.range is not None and self.range[0] >= 0 and interpolation == "bilinear"
 
-    def tiles(self) -> Iterator[Tuple[slice, slice]]:
+    def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Yield rows and columns of the tiles of the image, in raster order."""
         height, width = self.size
         full = self._rows is None and self._columns is None
@@ -139,7 +139,7 @@ class ClassMaps:
         left, right = self._columns.cells(columns) if self._columns else (columns.start, columns.stop)
         return self._maps[:, top:bottom, left:right]
 
-    def bounds(self, rows: slice, columns: slice) -> Tuple[np.ndarray, np.ndarray]:
+    def bounds(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return the smallest and the largest cell of a tile per class, float32 (C,) each; kept for the next image."""
         key = (rows.start, rows.stop, columns.start, columns.stop)
         if key not in self._bounds:
@@ -147,7 +147,7 @@ class ClassMaps:
             self._bounds[key] = cells.min(axis=(1, 2)), cells.max(axis=(1, 2))
         return self._bounds[key]
 
-    def tile(self, rows: slice, columns: slice, classes: Optional[np.ndarray] = None) -> np.ndarray:
+    def tile(self, rows: slice, columns: slice, classes: np.ndarray | None = None) -> np.ndarray:
         """Return the values of a tile's pixels.
 
         Parameters

@@ -15,7 +15,7 @@ train, were their target set; the threshold's value is not known, so the number 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def portions(counts: np.ndarray) -> np.ndarray:
     return counts / total
 
 
-def worst_classes(counts: np.ndarray, number: int = WORST) -> List[int]:
+def worst_classes(counts: np.ndarray, number: int = WORST) -> list[int]:
     """Return the `number` least predicted classes, the least first, equal ones in the order of their trainIds.
 
     Classes that are never predicted are among them, and so first. Of fewer than `number` classes all are returned.
@@ -79,7 +79,7 @@ def worst_classes(counts: np.ndarray, number: int = WORST) -> List[int]:
     return [int(index) for index in np.argsort(counts, kind="stable")[:number]]
 
 
-def priority_classes(counts: np.ndarray, below: float = PRIORITY) -> List[int]:
+def priority_classes(counts: np.ndarray, below: float = PRIORITY) -> list[int]:
     """Return the classes whose predicted portion is below `below`, in the order of their trainIds.
 
     Classes that are never predicted are among them. There may be more of them than worst classes.
@@ -98,7 +98,7 @@ def priority_classes(counts: np.ndarray, below: float = PRIORITY) -> List[int]:
 
 def summary(
     counts: np.ndarray, names: Sequence[str], *, worst: int = WORST, priority: float = PRIORITY
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Return the class statistics as JSON values.
 
     Parameters
@@ -138,18 +138,18 @@ class ImageStatistics:
         C names by trainId, kept with the numbers.
     """
 
-    def __init__(self, num_classes: int, class_names: Optional[Sequence[str]] = None):
+    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None):
         if class_names is not None and len(class_names) != num_classes:
             raise ConfigError(f"class_names must be {num_classes} names, got {len(class_names)}")
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
-        self._images: Dict[str, Tuple[np.ndarray, np.ndarray]] = {}
+        self._images: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
     @property
-    def names(self) -> Tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The images' names, sorted; the rows of the arrays are in this order."""
         return tuple(sorted(self._images))
 
@@ -294,9 +294,9 @@ class ImageStatistics:
 class Selection(NamedTuple):
     """Images chosen by their scores."""
 
-    names: Tuple[str, ...]  # of the chosen images, sorted
+    names: tuple[str, ...]  # of the chosen images, sorted
     threshold: float  # the lowest score among them
-    scores: Dict[str, float]  # of every image
+    scores: dict[str, float]  # of every image
     counts: np.ndarray  # int64 (C,), pixels predicted as each class in the chosen images
 
 

@@ -23,7 +23,7 @@ neither the order of the images nor the number of processes or machines changes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import cv2
 import numpy as np
@@ -109,11 +109,11 @@ class StreamingThresholds:
         self._bins = np.zeros((num_classes, UPPER), dtype=np.int64)  # untouched pages take no memory
         self._range = (UPPER, 0)  # of the bins in use
         self._any_lower = False  # whether any lower bit was set in step 1
-        self._names: Dict[str, None] = {}
+        self._names: dict[str, None] = {}
         self._critical = np.zeros(0, dtype=np.int64)  # sorted indices of critical bins
         self._lower = np.zeros((0, LOWER), dtype=np.int64)  # the counts in them
-        self._lower_names: Optional[Dict[str, None]] = None  # images counted in them; None in the first step
-        self._layers: List[Tuple[np.ndarray, np.ndarray]] = []
+        self._lower_names: dict[str, None] | None = None  # images counted in them; None in the first step
+        self._layers: list[tuple[np.ndarray, np.ndarray]] = []
 
     # -- counting ------------------------------------------------------------------------------------------------
 
@@ -129,16 +129,16 @@ class StreamingThresholds:
         return self._lower_names is not None
 
     @property
-    def names(self) -> Tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The images counted in step 1, sorted."""
         return tuple(sorted(self._names))
 
     @property
-    def done(self) -> Tuple[str, ...]:
+    def done(self) -> tuple[str, ...]:
         """The images counted in the present step, sorted."""
         return tuple(sorted(self._names if self._lower_names is None else self._lower_names))
 
-    def pending(self, names: Iterable[str]) -> List[str]:
+    def pending(self, names: Iterable[str]) -> list[str]:
         """Return those of `names` that have not been counted in the present step, in their order."""
         done = self._names if self._lower_names is None else self._lower_names
         return [name for name in names if name not in done]
@@ -261,7 +261,7 @@ class StreamingThresholds:
 
     def _count_lower(self, rows: np.ndarray, numbers: np.ndarray, offset: int) -> None:
         """Count the lower bits of pixels of classes `rows` in the critical bins; see `_count_upper`."""
-        found: List[np.ndarray] = []
+        found: list[np.ndarray] = []
         for bins, slots in self._layers:
             starts = ((bins - offset) << LOWER_BITS).astype(np.uint32).view(np.int32)  # the smallest number of a bin
             firsts = (slots << LOWER_BITS).astype(np.int32)
@@ -344,7 +344,7 @@ class StreamingThresholds:
                 values[row] = found
         return Thresholds(policy, self.fidelity, float(portion), settled(values, self.fidelity), self.counts)
 
-    def _find(self, policy: str, portion: float) -> Iterable[Tuple[Optional[_Critical], float]]:
+    def _find(self, policy: str, portion: float) -> Iterable[tuple[_Critical | None, float]]:
         """Yield, per class or once for all, the critical bin; or None and the threshold that needs none."""
         check_policy(policy, portion)
         if not self._names:
@@ -450,7 +450,7 @@ class StreamingThresholds:
             self._widen(np.array([low, high - 1]))
         ours.update(theirs)
 
-    def to_arrays(self) -> Dict[str, np.ndarray]:
+    def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the whole state as arrays without objects; only bins in use are in it."""
         low, high = self._range
         used = self._bins[:, low : max(low, high)]
@@ -509,7 +509,7 @@ class StreamingThresholds:
             state._lower_names = dict.fromkeys(str(name) for name in arrays["lower_names"])
         return state
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return StreamingThresholds.from_arrays, (self.to_arrays(),)  # without the bins that are not in use
 
     def save(self, path: Path) -> None:
@@ -531,7 +531,7 @@ class StreamingThresholds:
             raise DataError(f"{path} is not a readable state of counts: {error}") from error
 
 
-def read_arrays(path: Path) -> Dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return all arrays of an ``.npz`` file.
 
     Raises
@@ -543,7 +543,7 @@ def read_arrays(path: Path) -> Dict[str, np.ndarray]:
         return {key: stored[key] for key in stored.files}
 
 
-def _chunks(length: int, *dtypes: Any) -> Iterator[Tuple[Any, ...]]:
+def _chunks(length: int, *dtypes: Any) -> Iterator[tuple[Any, ...]]:
     """Yield slices of `length` numbers, each with arrays of its length to work in, the same ones again and again."""
     arrays = [np.empty(min(length, _CHUNK), dtype=dtype) for dtype in dtypes]
     for start in range(0, length, _CHUNK):

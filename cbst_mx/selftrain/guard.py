@@ -12,7 +12,7 @@ A sign asks for a look, no more: on real photographs (CamVid, one run) it named 
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ SMALL = 0.001  # ... for a class that had at least this share
 MOVED = 0.25  # of all pixels in other classes than at first: half of the sum of all changes
 
 
-def signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[str]) -> List[str]:
+def signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[str]) -> list[str]:
     """Return what speaks for a collapse, a sentence each; nothing for a healthy network.
 
     Parameters

@@ -6,8 +6,6 @@ The rules are those of ``thresholds``, whose names can be imported from here as 
 
 from __future__ import annotations
 
-from typing import List
-
 import numpy as np
 
 from cbst_mx.errors import DataError
@@ -55,8 +53,8 @@ class ConfidencePool:
         self.num_classes = num_classes
         self.fidelity = fidelity
         self.counts = np.zeros(num_classes, dtype=np.int64)
-        self._confidences: List[mx.nd.NDArray] = []
-        self._predicted: List[mx.nd.NDArray] = []
+        self._confidences: list[mx.nd.NDArray] = []
+        self._predicted: list[mx.nd.NDArray] = []
 
     def add(self, probability: mx.nd.NDArray) -> None:
         """Add the pixels of one image.

@@ -5,7 +5,7 @@ B images, C classes, H x W pixels.
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def probabilities(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     combine: str = "mean",
-    long_side: Optional[int] = None,
+    long_side: int | None = None,
 ) -> mx.nd.NDArray:
     """Return the softmax probabilities of images of one size.
 
@@ -73,8 +73,8 @@ def cells(
     ctx: mx.Context,
     flip: bool = False,
     scale: float = 1.0,
-    long_side: Optional[int] = None,
-) -> Tuple[mx.nd.NDArray, Tuple[int, int]]:
+    long_side: int | None = None,
+) -> tuple[mx.nd.NDArray, tuple[int, int]]:
     """Return the network's own output for images of one size: probabilities at its stride.
 
     A network at stride s has ceil(h / s) rows. Its input is filled up below and on the right with zeros, the mean
@@ -111,7 +111,7 @@ def cells(
     return maps, (rows, columns)
 
 
-def full_size(maps: mx.nd.NDArray, stride: int, part: Tuple[int, int], size: Tuple[int, int]) -> mx.nd.NDArray:
+def full_size(maps: mx.nd.NDArray, stride: int, part: tuple[int, int], size: tuple[int, int]) -> mx.nd.NDArray:
     """Return what :func:`cells` gave at the images' size.
 
     Parameters
@@ -134,7 +134,7 @@ def full_size(maps: mx.nd.NDArray, stride: int, part: Tuple[int, int], size: Tup
     return _upsampled(whole[:, :, : part[0], : part[1]], size)
 
 
-def _upsampled(maps: mx.nd.NDArray, size: Tuple[int, ...]) -> mx.nd.NDArray:
+def _upsampled(maps: mx.nd.NDArray, size: tuple[int, ...]) -> mx.nd.NDArray:
     if maps.shape[2:] == tuple(size):
         return maps
     return mx.nd.contrib.BilinearResize2D(maps, height=size[0], width=size[1], align_corners=False)
@@ -142,7 +142,7 @@ def _upsampled(maps: mx.nd.NDArray, size: Tuple[int, ...]) -> mx.nd.NDArray:
 
 def probability_maps(
     network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options
-) -> Iterator[Tuple[int, mx.nd.NDArray]]:
+) -> Iterator[tuple[int, mx.nd.NDArray]]:
     """Yield the index and the probability map of every image, in order.
 
     Parameters
@@ -161,7 +161,7 @@ def probability_maps(
     index : int
     probability : NDArray of shape (C, H, W), float32
     """
-    batch: List[np.ndarray] = []
+    batch: list[np.ndarray] = []
     start = 0
     for index in range(len(images)):
         image = images.image(index)

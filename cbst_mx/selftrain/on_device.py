@@ -63,7 +63,7 @@ def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDA
         As ``state.add``.
     """
     lowest, highest = float(confidence.min().asscalar()), float(confidence.max().asscalar())
-    covered = 2.0**_FIRST_EXPONENT <= lowest and highest < 2.0 ** (_FIRST_EXPONENT + _OCTAVES)  # false for NaN
+    covered = lowest >= 2.0**_FIRST_EXPONENT and highest < 2.0 ** (_FIRST_EXPONENT + _OCTAVES)  # false for NaN
     critical = state.critical if state.refining else np.zeros(0, dtype=np.int64)
     if state.fidelity == "released" or not covered or len(critical) * LOWER > _EXACT:
         state.add(name, confidence.asnumpy(), predicted.asnumpy().astype(np.uint8))

@@ -5,8 +5,6 @@ Rounds are counted from 1; N images, portions in (0, 1].
 
 from __future__ import annotations
 
-from typing import List, Optional
-
 import numpy as np
 
 from cbst_mx import seeding
@@ -108,13 +106,13 @@ def source_count(portion: float, total: int) -> int:
 
 def select_source(
     total: int,
-    portion: Optional[float],
+    portion: float | None,
     *,
     round_index: int,
     seed: int,
     policy: str = "cumulative",
     fidelity: str = "paper",
-) -> List[int]:
+) -> list[int]:
     """Return the indices of the source images a round trains on, drawn without replacement.
 
     Parameters

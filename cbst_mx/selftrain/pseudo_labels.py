@@ -5,7 +5,7 @@ C classes, H x W pixels; thresholds are exp(-k_c). ``on_device`` has the same ve
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Sequence
 
 import numpy as np
 
@@ -24,8 +24,8 @@ _OVERSHOOT = (-0.5, 1.5)  # what a bicubic kernel leaves of probabilities is bet
 
 
 def _candidates(
-    maps: ClassMaps, prior: Optional[ClassMaps], rows: slice, columns: slice, limits: Sequence[np.ndarray]
-) -> Optional[np.ndarray]:
+    maps: ClassMaps, prior: ClassMaps | None, rows: slice, columns: slice, limits: Sequence[np.ndarray]
+) -> np.ndarray | None:
     """Return the classes that can be the strongest one at a pixel of a tile; None for all.
 
     A class whose value is below a fifth of the strongest class's at every cell of the tile is the strongest at none of
@@ -51,7 +51,7 @@ def _candidates(
     return np.flatnonzero(possible)
 
 
-def _strongest(values: np.ndarray, classes: Optional[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+def _strongest(values: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest of the values (K, n, m) and its class, the first of equal ones: float32 and uint8 (n, m)."""
     count = len(values)
     if classes is None:
@@ -65,7 +65,7 @@ def _strongest(values: np.ndarray, classes: Optional[np.ndarray]) -> Tuple[np.nd
     return best, 255 - np.maximum.reduce(complement, axis=0)
 
 
-def _check_prior(maps: ClassMaps, prior: Optional[ClassMaps]) -> None:
+def _check_prior(maps: ClassMaps, prior: ClassMaps | None) -> None:
     if prior is not None and (prior.num_classes, prior.size) != (maps.num_classes, maps.size):
         raise DataError(
             f"prior must be of {maps.num_classes} classes and size {maps.size}, "
@@ -73,7 +73,7 @@ def _check_prior(maps: ClassMaps, prior: Optional[ClassMaps]) -> None:
         )
 
 
-def _check_range(smallest: float, largest: float, prior: Optional[ClassMaps]) -> None:
+def _check_range(smallest: float, largest: float, prior: ClassMaps | None) -> None:
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         raise DataError("probabilities must be finite, got NaN or infinity")
     if smallest < _OVERSHOOT[0]:
@@ -82,7 +82,7 @@ def _check_range(smallest: float, largest: float, prior: Optional[ClassMaps]) ->
         raise DataError(f"probabilities must be at most 1, got {largest}: logits have to go through a softmax")
 
 
-def confidence(maps: ClassMaps, prior: Optional[ClassMaps] = None) -> Tuple[np.ndarray, np.ndarray]:
+def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return confidence and predicted class of every pixel.
 
     Parameters
@@ -122,7 +122,7 @@ def confidence(maps: ClassMaps, prior: Optional[ClassMaps] = None) -> Tuple[np.n
     return value, predicted
 
 
-def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: Optional[ClassMaps] = None) -> List[np.ndarray]:
+def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: ClassMaps | None = None) -> list[np.ndarray]:
     """Return the pseudo-label of every pixel, for each of several sets of thresholds.
 
     The class is argmax_c p_n(c) / exp(-k_c); it is kept where some class reaches its threshold (eq. 8; with one

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -63,7 +63,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LARGEST_OVERSHOOT = 0.1
 
 
-def standard_deviation(kernel: float, sigma: Optional[float] = None) -> float:
+def standard_deviation(kernel: float, sigma: float | None = None) -> float:
     """Return the standard deviation of the kernel in pixels at ``FULL_SIZE``: `sigma`, or a sixth of `kernel`.
 
     Raises
@@ -86,7 +86,7 @@ def smooth(
     counts: np.ndarray,
     *,
     kernel: float = KERNEL,
-    sigma: Optional[float] = None,
+    sigma: float | None = None,
     normalisation: str = "maximum",
     images: int = 1,
 ) -> np.ndarray:
@@ -155,12 +155,12 @@ def _check_grid(grid: Sequence[int]) -> None:
 
 def estimate(
     source: LabelledImageSet,
-    grid: Tuple[int, int],
+    grid: tuple[int, int],
     *,
     kernel: float = KERNEL,
-    sigma: Optional[float] = None,
+    sigma: float | None = None,
     normalisation: str = "maximum",
-    progress: Optional[Callable[[int, int], None]] = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Estimate the spatial prior from the source labels.
 
@@ -201,7 +201,7 @@ def estimate(
     return smooth(counts[:classes], kernel=kernel, sigma=sigma, normalisation=normalisation, images=len(source))
 
 
-def resized(prior: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resized(prior: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return `prior` (C, H, W), float32, as :class:`.upsampling.ClassMaps` see it at the image size (height, width)."""
     if prior.shape[1:] == tuple(size):
         return prior
@@ -214,7 +214,7 @@ def resized(prior: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def save(path: Path, prior: np.ndarray, metadata: Optional[Mapping[str, Any]] = None) -> None:
+def save(path: Path, prior: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a prior as an ``.npz`` file, atomically.
 
     Parameters
@@ -231,7 +231,7 @@ def save(path: Path, prior: np.ndarray, metadata: Optional[Mapping[str, Any]] = 
     save_npz(path, {"prior": prior.astype(np.float32), "metadata": np.array(json.dumps(facts, allow_nan=False))})
 
 
-def read(path: Path) -> Tuple[np.ndarray, Dict[str, Any]]:
+def read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a prior written by :func:`save`, or an ``.npz`` file that holds the array ``prior`` alone.
 
     Returns
@@ -270,7 +270,7 @@ def read(path: Path) -> Tuple[np.ndarray, Dict[str, Any]]:
     return prior, metadata
 
 
-def load(path: Path, num_classes: int, names: Optional[Sequence[str]] = None) -> np.ndarray:
+def load(path: Path, num_classes: int, names: Sequence[str] | None = None) -> np.ndarray:
     """Read a prior for given classes.
 
     Parameters
@@ -304,7 +304,7 @@ def load(path: Path, num_classes: int, names: Optional[Sequence[str]] = None) ->
     return prior
 
 
-def read_matlab(path: Path, *, grid: Optional[Tuple[int, int]] = None) -> Tuple[np.ndarray, int, float]:
+def read_matlab(path: Path, *, grid: tuple[int, int] | None = None) -> tuple[np.ndarray, int, float]:
     """Read the authors' file of priors, ``prior_array.mat``.
 
     Parameters

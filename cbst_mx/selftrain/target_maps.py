@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -40,20 +40,20 @@ class _Output(NamedTuple):
     """What the network gave for one image, or the file that holds it; see :func:`.network_maps.cells`."""
 
     maps: Any
-    part: Tuple[int, int]
-    size: Tuple[int, int]  # of the image
+    part: tuple[int, int]
+    size: tuple[int, int]  # of the image
 
 
 def maps_needed(
     images: int,
-    size: Tuple[int, int],
+    size: tuple[int, int],
     *,
     num_classes: int,
     stride: int,
     keep: str = "auto",
     scales: Sequence[float] = (1.0,),
-    long_side: Optional[int] = None,
-) -> Tuple[str, int]:
+    long_side: int | None = None,
+) -> tuple[str, int]:
     """Return where the network's output stays between the looks, and how much it is.
 
     Parameters
@@ -128,11 +128,11 @@ class TargetMaps:
         num_classes: int,
         folder: Path,
         ctx: mx.Context,
-        prior: Optional[np.ndarray] = None,
+        prior: np.ndarray | None = None,
         keep: str = "auto",
         scales: Sequence[float] = (1.0,),
         interpolation: str = "bilinear",
-        on_device: Optional[bool] = None,
+        on_device: bool | None = None,
         **options: Any,
     ):
         self._network, self._images, self._ctx, self._prior = network, images, ctx, prior
@@ -146,8 +146,8 @@ class TargetMaps:
             on_device = ctx.device_type == "gpu" and interpolation == "bilinear"
         self._on_device = on_device
         self._folder = Path(folder)
-        self._kept: Dict[int, _Output] = {}
-        self._priors: Dict[Tuple[int, ...], Any] = {}
+        self._kept: dict[int, _Output] = {}
+        self._priors: dict[tuple[int, ...], Any] = {}
         height, width = images.image(0).shape[:2]
         #: Pixels of all images, judged by the first.
         self.pixels = len(images) * height * width
@@ -162,7 +162,7 @@ class TargetMaps:
             long_side=options.get("long_side"),
         )
 
-    def __iter__(self) -> Iterator[Tuple[str, Union[HostMap, DeviceMap]]]:
+    def __iter__(self) -> Iterator[tuple[str, HostMap | DeviceMap]]:
         """Yield name and map of every image."""
         for index, name in enumerate(self._images.names):
             if len(self._scales) > 1:
@@ -197,7 +197,7 @@ class TargetMaps:
             np.save(stream, array)
         return output._replace(maps=path)
 
-    def _map(self, output: _Output) -> Union[HostMap, DeviceMap]:
+    def _map(self, output: _Output) -> HostMap | DeviceMap:
         maps = np.load(output.maps) if isinstance(output.maps, Path) else output.maps
         stride = self._network.stride
         if self._on_device:
@@ -213,13 +213,13 @@ class TargetMaps:
         return DeviceMap(self._times_prior(maps[0]))
 
     def _times_prior(self, probability: mx.nd.NDArray) -> mx.nd.NDArray:
-        def resized(prior: np.ndarray, size: Tuple[int, int]) -> mx.nd.NDArray:
+        def resized(prior: np.ndarray, size: tuple[int, int]) -> mx.nd.NDArray:
             return mx.nd.array(spatial_prior.resized(prior, size), ctx=self._ctx)
 
         prior = self._prior_of(probability.shape[1:], resized)
         return probability if prior is None else probability * prior
 
-    def _prior_of(self, size: Tuple[int, ...], make: Callable[[np.ndarray, Tuple[int, int]], Any]) -> Any:
+    def _prior_of(self, size: tuple[int, ...], make: Callable[[np.ndarray, tuple[int, int]], Any]) -> Any:
         """Return what `make` makes of the prior and an image's size; it is kept for the next image."""
         if self._prior is None:
             return None
@@ -237,7 +237,7 @@ def find_thresholds(
     portion: float,
     progress: Callable[[], None],
     sorted_pixels: int = SORTED_PIXELS,
-) -> Tuple[Thresholds, ImageStatistics]:
+) -> tuple[Thresholds, ImageStatistics]:
     """Determine the thresholds of a target set, by sorting where it is small and by counting where it is not.
 
     Parameters

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +140,7 @@ class Thresholds:
         """
         return np.maximum(self.values, np.finfo(np.float32).tiny)
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; None stands where nothing may be kept."""
         return {
             "policy": self.policy,

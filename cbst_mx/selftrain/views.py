@@ -6,7 +6,6 @@ C classes, H x W pixels.
 from __future__ import annotations
 
 import functools
-from typing import Optional, Tuple
 
 import numpy as np
 
@@ -24,11 +23,11 @@ __all__ = ["DeviceMap", "HostMap"]
 class HostMap:
     """One image's map in the computer's memory, upsampled in tiles."""
 
-    def __init__(self, maps: ClassMaps, prior: Optional[ClassMaps]):
+    def __init__(self, maps: ClassMaps, prior: ClassMaps | None):
         self._maps, self._prior = maps, prior
 
     @functools.cached_property
-    def confidence(self) -> Tuple[np.ndarray, np.ndarray]:
+    def confidence(self) -> tuple[np.ndarray, np.ndarray]:
         """Confidence, float32, and predicted class, uint8, both (H, W)."""
         return pseudo_labels.confidence(self._maps, self._prior)
 
@@ -58,11 +57,11 @@ class DeviceMap:
         self._probability = probability
 
     @functools.cached_property
-    def _pixels(self) -> Tuple[mx.nd.NDArray, mx.nd.NDArray]:
+    def _pixels(self) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
         return on_device.confidence(self._probability)
 
     @property
-    def confidence(self) -> Tuple[np.ndarray, np.ndarray]:
+    def confidence(self) -> tuple[np.ndarray, np.ndarray]:
         """Confidence, float32, and predicted class, uint8, both (H, W)."""
         value, predicted = self._pixels
         return value.asnumpy(), predicted.asnumpy().astype(np.uint8)

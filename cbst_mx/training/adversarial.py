@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -94,11 +94,11 @@ class AdversarialRecord:
     """
 
     iterations: int = 0
-    segmentation: List[float] = field(default_factory=list)
-    adversarial: List[float] = field(default_factory=list)
-    discriminator: List[float] = field(default_factory=list)
+    segmentation: list[float] = field(default_factory=list)
+    adversarial: list[float] = field(default_factory=list)
+    discriminator: list[float] = field(default_factory=list)
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
             "iterations": self.iterations,
@@ -109,7 +109,7 @@ class AdversarialRecord:
         }
 
 
-def unlabelled_samples(images: ImageSet) -> List[Sample]:
+def unlabelled_samples(images: ImageSet) -> list[Sample]:
     """Return one training sample per image of a set without labels: all its pixels are labelled 255."""
 
     def read(index: int):
@@ -206,7 +206,7 @@ def adapt_output_space(
     weight_decay: float = 5e-4,
     bias_lr_mult: float = 2.0,
     bias_wd_mult: float = 0.0,
-    progress: Optional[Callable[[int, int], None]] = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AdversarialRecord:
     """Adapt a source network to unlabelled target images in output space.
 

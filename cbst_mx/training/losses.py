@@ -5,7 +5,7 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Sequence
 
 import numpy as np
 
@@ -65,8 +65,8 @@ class BatchLoss:
         self._loss.hybridize(static_alloc=True, static_shape=True)
 
     def __call__(
-        self, logits: Sequence[mx.nd.NDArray], labels: np.ndarray, *, batch: Optional[np.ndarray] = None
-    ) -> List[mx.nd.NDArray]:
+        self, logits: Sequence[mx.nd.NDArray], labels: np.ndarray, *, batch: np.ndarray | None = None
+    ) -> list[mx.nd.NDArray]:
         """Return the loss of every part.
 
         Parameters
@@ -103,7 +103,7 @@ class BatchLoss:
         return losses
 
 
-def label_stride(label_size: Tuple[int, int], logit_size: Tuple[int, int]) -> int:
+def label_stride(label_size: tuple[int, int], logit_size: tuple[int, int]) -> int:
     """Return the distance in pixels of neighbouring logits.
 
     Parameters

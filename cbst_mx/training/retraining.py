@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.image_files import read_label
@@ -15,7 +14,7 @@ from cbst_mx.training.source import named
 __all__ = ["pseudo_labelled_samples"]
 
 
-def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSpace) -> List[Sample]:
+def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSpace) -> list[Sample]:
     """Return one sample per target image, with the pseudo-label ``folder/NAME.png`` in place of a label.
 
     Parameters

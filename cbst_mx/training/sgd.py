@@ -12,7 +12,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -63,9 +63,9 @@ class TrainingRecord:
     """What happened in a training phase: iterations done and the loss at every 20th of them."""
 
     iterations: int = 0
-    losses: List[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"iterations": self.iterations, "loss_every": _CHECK_EVERY, "loss": self.losses}
 
@@ -75,7 +75,7 @@ def train(
     make_loader: Callable[[int], BatchLoader],
     schedule: Schedule,
     *,
-    ctx: Union[mx.Context, Sequence[mx.Context]],
+    ctx: mx.Context | Sequence[mx.Context],
     seed: int,
     round: int = 0,
     momentum: float = 0.9,
@@ -85,9 +85,9 @@ def train(
     parts: Sequence[int] = (),
     gradient_checkpointing: bool = False,
     loss_scaling: bool = False,
-    checkpoint: Optional[Path] = None,
+    checkpoint: Path | None = None,
     checkpoint_every: int = 0,
-    progress: Optional[Callable[[int, int], None]] = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrainingRecord:
     """Train `network` by SGD with momentum on the batches of a loader.
 
@@ -161,7 +161,7 @@ def train(
             rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
             if len(parts) > 1:
                 network.collect_params().zero_grad()
-            losses: List[mx.nd.NDArray] = []
+            losses: list[mx.nd.NDArray] = []
             for rows in _rows(parts or [len(images)]):
                 loss_of_part = functools.partial(loss_of, batch=labels)
                 losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
@@ -178,7 +178,7 @@ def train(
     return record
 
 
-def _rows(parts: Sequence[int]) -> List[slice]:
+def _rows(parts: Sequence[int]) -> list[slice]:
     """Return the rows of consecutive parts of a batch."""
     ends = np.cumsum(parts).tolist()
     return [slice(end - size, end) for end, size in zip(ends, parts)]
@@ -201,7 +201,7 @@ def adding_gradients(network: gluon.HybridBlock) -> Iterator[None]:
             parameter.grad_req = "write"
 
 
-def spread(images: np.ndarray, contexts: Sequence[mx.Context]) -> List[mx.nd.NDArray]:
+def spread(images: np.ndarray, contexts: Sequence[mx.Context]) -> list[mx.nd.NDArray]:
     """Return the images in parts, one per context, of sizes that differ by one at most.
 
     Parameters
@@ -223,7 +223,7 @@ def spread(images: np.ndarray, contexts: Sequence[mx.Context]) -> List[mx.nd.NDA
     return [mx.nd.array(part, ctx=c) for part, c in zip(np.array_split(images, len(contexts)), contexts)]
 
 
-def _place(network: gluon.HybridBlock, contexts: List[mx.Context]) -> None:
+def _place(network: gluon.HybridBlock, contexts: list[mx.Context]) -> None:
     """Copy the parameters to the contexts, where they are not there yet."""
     parameters = network.collect_params()
     if any(parameter.list_ctx() != contexts for parameter in parameters.values()):
@@ -237,7 +237,7 @@ def _set_multipliers(network: gluon.HybridBlock, learning_rate: float, weight_de
             parameter.lr_mult, parameter.wd_mult = learning_rate, weight_decay
 
 
-def _trainer(network: gluon.HybridBlock, options: Dict[str, float]) -> gluon.Trainer:
+def _trainer(network: gluon.HybridBlock, options: dict[str, float]) -> gluon.Trainer:
     """Return a trainer that adds up the gradients of all contexts of the parameters."""
     parameters = network.collect_params()
     if len(parameters.list_ctx()) == 1:
@@ -251,12 +251,12 @@ def _trainer(network: gluon.HybridBlock, options: Dict[str, float]) -> gluon.Tra
     return trainer
 
 
-def _scaled_backward(trainer: gluon.Trainer) -> Callable[[List[mx.nd.NDArray]], None]:
+def _scaled_backward(trainer: gluon.Trainer) -> Callable[[list[mx.nd.NDArray]], None]:
     """Return a backward pass whose gradients are larger by a factor that the trainer adapts and takes out again."""
     amp = load_amp()
     amp.init_trainer(trainer)
 
-    def backward(losses: List[mx.nd.NDArray]) -> None:
+    def backward(losses: list[mx.nd.NDArray]) -> None:
         with amp.scale_loss(losses, trainer) as scaled:
             autograd.backward(scaled)
 

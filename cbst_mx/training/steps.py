@@ -31,7 +31,7 @@ def plain_step(
     *,
     rng: np.random.Generator,
     backward: Backward = autograd.backward,
-) -> List[mx.nd.NDArray]:
+) -> list[mx.nd.NDArray]:
     """Compute the gradient of one batch.
 
     Parameters
@@ -70,7 +70,7 @@ def checkpointed_step(
     *,
     rng: np.random.Generator,
     backward: Backward = autograd.backward,
-) -> List[mx.nd.NDArray]:
+) -> list[mx.nd.NDArray]:
     """Compute the gradient of one batch, keeping only what passes between segments of the network.
 
     The forward pass is not recorded. The backward pass takes the segments from the last to the first, runs each again
@@ -91,7 +91,7 @@ def checkpointed_step(
         One per context.
     """
     seeds = rng.integers(2**31, size=(len(segments), len(images)))
-    passed: List[List[Maps]] = [[(part,) for part in images]]  # before every segment and behind the last, per context
+    passed: list[list[Maps]] = [[(part,) for part in images]]  # before every segment and behind the last, per context
     with autograd.train_mode():
         for segment, row in zip(segments, seeds):
             passed.append([_run(segment, maps, seed) for maps, seed in zip(passed[-1], row)])
@@ -112,8 +112,8 @@ def checkpointed_step(
 
 
 def _loss_and_gradients(
-    logits: List[mx.nd.NDArray], labels: np.ndarray, loss_of: BatchLoss, backward: Backward
-) -> Tuple[List[mx.nd.NDArray], List[mx.nd.NDArray]]:
+    logits: list[mx.nd.NDArray], labels: np.ndarray, loss_of: BatchLoss, backward: Backward
+) -> tuple[list[mx.nd.NDArray], list[mx.nd.NDArray]]:
     """Return the losses and their gradients with respect to the logits, which are not kept."""
     _ask_for_gradients(logits)
     with autograd.record():
@@ -140,7 +140,7 @@ def _ask_for_gradients(maps: Iterable[mx.nd.NDArray]) -> None:
         autograd.mark_variables([x], [mx.nd.empty(x.shape, x.context, x.dtype)])
 
 
-def segments_of(network: gluon.HybridBlock) -> List[gluon.HybridBlock]:
+def segments_of(network: gluon.HybridBlock) -> list[gluon.HybridBlock]:
     """Return the segments of a network, after checking that gradient checkpointing is possible with it.
 
     Parameters
@@ -160,7 +160,7 @@ def segments_of(network: gluon.HybridBlock) -> List[gluon.HybridBlock]:
             "gradient_checkpointing needs a network that comes in segments (fcn8s, resnet38), got "
             f"{type(network).__name__}"
         )
-    blocks: List[gluon.Block] = []
+    blocks: list[gluon.Block] = []
     network.apply(blocks.append)
     if any(isinstance(b, gluon.nn.BatchNorm) and not b._kwargs["use_global_stats"] for b in blocks):
         raise ConfigError(
@@ -170,7 +170,7 @@ def segments_of(network: gluon.HybridBlock) -> List[gluon.HybridBlock]:
     return list(network.segments())
 
 
-def prepare_segments(network: gluon.HybridBlock, contexts: Sequence[mx.Context]) -> List[gluon.HybridBlock]:
+def prepare_segments(network: gluon.HybridBlock, contexts: Sequence[mx.Context]) -> list[gluon.HybridBlock]:
     """Return the segments of `network`, hybridised for :func:`checkpointed_step`.
 
     Parameters

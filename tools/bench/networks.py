@@ -27,7 +27,7 @@ import time
 from array import array
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = "2.13.0"
@@ -66,7 +66,7 @@ LARGE = (
 # ------------------------------------------------------------------------------------------- one measurement, MXNet
 
 
-def mxnet_network(spec: Dict[str, Any]) -> Any:
+def mxnet_network(spec: dict[str, Any]) -> Any:
     """Return the network of `spec` with random parameters."""
     from symbols import get_network
     from symbols.backend import enable_amp, mx
@@ -83,7 +83,7 @@ def mxnet_network(spec: Dict[str, Any]) -> Any:
     return network
 
 
-def mxnet_inference(spec: Dict[str, Any]) -> Callable[[], None]:
+def mxnet_inference(spec: dict[str, Any]) -> Callable[[], None]:
     """Return one forward pass."""
     import numpy as np
 
@@ -102,7 +102,7 @@ def mxnet_inference(spec: Dict[str, Any]) -> Callable[[], None]:
     return lambda: network(images).wait_to_read()
 
 
-def mxnet_training(spec: Dict[str, Any]) -> Callable[[], None]:
+def mxnet_training(spec: dict[str, Any]) -> Callable[[], None]:
     """Return one step of SGD with momentum."""
     import numpy as np
 
@@ -125,7 +125,7 @@ def mxnet_training(spec: Dict[str, Any]) -> Callable[[], None]:
     return step
 
 
-def mxnet_reference(spec: Dict[str, Any]) -> Dict[str, Any]:
+def mxnet_reference(spec: dict[str, Any]) -> dict[str, Any]:
     """Write all parameters, one input and its logits as float32 to a file; return the numbers of each."""
     from symbols.backend import mx
 
@@ -148,8 +148,8 @@ def torch_fcn8s(torch: Any, width: float) -> Any:
     def channels(count: int) -> int:
         return max(1, round(count * width))
 
-    def convolutions(before: int, counts: Tuple[int, ...]) -> List[Any]:
-        layers: List[Any] = []
+    def convolutions(before: int, counts: tuple[int, ...]) -> list[Any]:
+        layers: list[Any] = []
         for count in counts:
             layers += [nn.Conv2d(before, count, 3, padding=1), nn.ReLU(inplace=True)]
             before = count
@@ -210,7 +210,7 @@ def torch_resnet38(torch: Any, width: float) -> Any:
             self.entry = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU())
             after = sizes[-1][1]
             self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if stride > 1 or before != after else None
-            layers: List[Any] = []
+            layers: list[Any] = []
             for index, (kernel, count) in enumerate(sizes):
                 if index:
                     layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
@@ -226,7 +226,7 @@ def torch_resnet38(torch: Any, width: float) -> Any:
             active = self.entry(x)
             return self.branch(active) + (x if self.shortcut is None else self.shortcut(active))
 
-    def units(count: int, before: int, sizes: Any, stride: int, dilations: Any, rate: float = 0.0) -> List[Any]:
+    def units(count: int, before: int, sizes: Any, stride: int, dilations: Any, rate: float = 0.0) -> list[Any]:
         scaled = tuple((kernel, channels(size)) for kernel, size in sizes)
         first = Unit(before, scaled, stride, dilations, rate)
         return [first, *(Unit(scaled[-1][1], scaled, 1, dilations[1:] * 2, rate) for _ in range(count - 1))]
@@ -248,7 +248,7 @@ def torch_resnet38(torch: Any, width: float) -> Any:
     )
 
 
-def torch_network(spec: Dict[str, Any]) -> Tuple[Any, Any, Dict[str, Any]]:
+def torch_network(spec: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """Return torch, the network of `spec` with random parameters, and where its input goes."""
     import torch
 
@@ -259,7 +259,7 @@ def torch_network(spec: Dict[str, Any]) -> Tuple[Any, Any, Dict[str, Any]]:
     return torch, network.to(**layout) if layout else network, layout
 
 
-def torch_inference(spec: Dict[str, Any]) -> Callable[[], None]:
+def torch_inference(spec: dict[str, Any]) -> Callable[[], None]:
     """Return one forward pass; in bfloat16 with parameters in bfloat16 too, which saves casting them."""
     torch, network, layout = torch_network(spec)
     dtype = torch.bfloat16 if spec["form"].startswith("bfloat16") else torch.float32
@@ -273,7 +273,7 @@ def torch_inference(spec: Dict[str, Any]) -> Callable[[], None]:
     return step
 
 
-def torch_training(spec: Dict[str, Any]) -> Callable[[], None]:
+def torch_training(spec: dict[str, Any]) -> Callable[[], None]:
     """Return one step of SGD with momentum, batch-norm statistics frozen as in MXNet."""
     torch, network, layout = torch_network(spec)
     network.train()
@@ -299,7 +299,7 @@ def torch_training(spec: Dict[str, Any]) -> Callable[[], None]:
     return step
 
 
-def torch_difference(spec: Dict[str, Any]) -> Dict[str, Any]:
+def torch_difference(spec: dict[str, Any]) -> dict[str, Any]:
     """Return how far the logits are from MXNet's with MXNet's parameters, as a share of the largest."""
     torch, network, _ = torch_network(spec)
     content = array("f", Path(spec["file"]).read_bytes())
@@ -317,7 +317,7 @@ def torch_difference(spec: Dict[str, Any]) -> Dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- in a process
 
 
-def measure(make: Callable[[Dict[str, Any]], Callable[[], None]], spec: Dict[str, Any]) -> Dict[str, Any]:
+def measure(make: Callable[[dict[str, Any]], Callable[[], None]], spec: dict[str, Any]) -> dict[str, Any]:
     """Run one uncounted and ``spec["steps"]`` counted steps."""
     step = make(spec)
     step()
@@ -329,7 +329,7 @@ def measure(make: Callable[[Dict[str, Any]], Callable[[], None]], spec: Dict[str
     return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def worker(spec: Dict[str, Any]) -> Dict[str, Any]:
+def worker(spec: dict[str, Any]) -> dict[str, Any]:
     """Do in this process what `spec` says."""
     steps = {
         ("mxnet", "inference"): mxnet_inference,
@@ -342,7 +342,7 @@ def worker(spec: Dict[str, Any]) -> Dict[str, Any]:
     return others[key](spec) if key in others else measure(steps[key], spec)
 
 
-def run(pythons: Dict[str, str], spec: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any] | None:
     """Do what `spec` says in a new process of its framework's Python; None when that process fails."""
     command = [pythons[spec["framework"]], "-W", "ignore", str(Path(__file__).resolve()), "--worker", json.dumps(spec)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
@@ -356,7 +356,7 @@ def run(pythons: Dict[str, str], spec: Dict[str, Any]) -> Optional[Dict[str, Any
 # -------------------------------------------------------------------------------------------------------- the table
 
 
-def find_torch(options: argparse.Namespace) -> Optional[str]:
+def find_torch(options: argparse.Namespace) -> str | None:
     """Return a Python that has torch, or None."""
     if options.torch_python:
         python = options.torch_python
@@ -387,7 +387,7 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores, {', '.join(kinds) or platform.machine()}"
 
 
-def table(rows: List[Dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows of one task as Markdown; ratios are against PyTorch's fastest of the same precision."""
     lines = [
         "| network | framework, form | seconds | peak memory, GB | speed against PyTorch |",

@@ -27,7 +27,7 @@ import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 import cv2
 import numpy as np
@@ -46,7 +46,7 @@ STRIDE = 8
 PORTION = 0.2
 
 
-def generated_map(seed: int, size: Tuple[int, int], *, noise: bool = False) -> np.ndarray:
+def generated_map(seed: int, size: tuple[int, int], *, noise: bool = False) -> np.ndarray:
     """Return probabilities at stride 8, float32 (19, H / 8, W / 8); with `noise`, every cell by itself."""
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((CLASSES, size[0] // STRIDE, size[1] // STRIDE))
@@ -64,7 +64,7 @@ def generated_map(seed: int, size: Tuple[int, int], *, noise: bool = False) -> n
 Images = List[Tuple[np.ndarray, np.ndarray]]  # confidence float32 and predicted class uint8, (H, W) each
 
 
-def ours(images: Images) -> Tuple[np.ndarray, StreamingThresholds]:
+def ours(images: Images) -> tuple[np.ndarray, StreamingThresholds]:
     """Count, count again in the critical bins, read the thresholds."""
     state = StreamingThresholds(CLASSES)
     for index, image in enumerate(images):
@@ -79,7 +79,7 @@ def ours_on_two_threads(images: Images) -> np.ndarray:
     """Do the same with two states, each with half of the images and a thread of its own, that are merged."""
     halves = [list(enumerate(images))[::2], list(enumerate(images))[1::2]]
 
-    def count(part: StreamingThresholds, half: List[Tuple[int, Any]]) -> StreamingThresholds:
+    def count(part: StreamingThresholds, half: list[tuple[int, Any]]) -> StreamingThresholds:
         for index, image in half:
             part.add(str(index), *image)
         return part
@@ -105,7 +105,7 @@ def appended(images: Images, step: int) -> np.ndarray:
 
 def listed(images: Images) -> np.ndarray:
     """Peer (b): lists of floats."""
-    pools: List[List[float]] = [[] for _ in range(CLASSES)]
+    pools: list[list[float]] = [[] for _ in range(CLASSES)]
     for value, predicted in images:
         for index, pool in enumerate(pools):
             pool += value[predicted == index].tolist()
@@ -124,7 +124,7 @@ def partitioned(images: Images) -> np.ndarray:
     return np.array(limits, dtype=np.float32)
 
 
-def ranked(pools: List[List[float]]) -> np.ndarray:
+def ranked(pools: list[list[float]]) -> np.ndarray:
     """Return the value of the wanted rank of sorted pools."""
     positions = [rank(PORTION, len(pool)) for pool in pools]
     limits = [pool[position - 1] if position else np.inf for pool, position in zip(pools, positions)]
@@ -134,7 +134,7 @@ def ranked(pools: List[List[float]]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------ the whole pass
 
 
-def whole_pass_of_a(folder: Path, out: Path, size: Tuple[int, int]) -> None:
+def whole_pass_of_a(folder: Path, out: Path, size: tuple[int, int]) -> None:
     """Peer (a) from stride-8 maps to PNGs, with every map at full size on the disk."""
     out.mkdir()
     pools = [array("f") for _ in range(CLASSES)]
@@ -159,7 +159,7 @@ def whole_pass_of_a(folder: Path, out: Path, size: Tuple[int, int]) -> None:
     shutil.rmtree(out)
 
 
-def whole_pass_of_ours(folder: Path, out: Path, workers: int) -> Dict[str, Any]:
+def whole_pass_of_ours(folder: Path, out: Path, workers: int) -> dict[str, Any]:
     """Return what the labelling job returns; its folder is removed."""
     record = run(MapFolder.open(folder, stride=STRIDE), out, policy="class-balanced", portion=PORTION, workers=workers)
     shutil.rmtree(out)

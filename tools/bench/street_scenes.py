@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable
 
 import cv2
 
@@ -21,7 +21,7 @@ from cbst_mx.label_space import CITYSCAPES_19
 
 def rate(work: Callable[[], None], count: int, repeats: int) -> float:
     """Return the median over `repeats` of images per second."""
-    seconds: List[float] = []
+    seconds: list[float] = []
     for _ in range(repeats):
         start = time.perf_counter()
         work()

@@ -1,0 +1,56 @@
+"""What sentences and progress bars share: lists that stay short, and how work in progress is told."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable, Sequence
+
+__all__ = ["Counter", "Progress", "listed", "ranges", "silent"]
+
+Progress = Callable[[str, int, int], None]  # (what, done, in all)
+Counter = Callable[[int, int], None]  # (done, in all)
+
+
+def silent(*_: Any) -> None:
+    """Tell nobody: the default of `Progress` and `Counter`."""
+
+
+def listed(items: Sequence[Any], shown: int = 5, what: str = "") -> str:
+    """Write the first items of a list, and how many follow.
+
+    Parameters
+    ----------
+    items : sequence
+        Written by ``str``.
+    shown : int
+        How many at most.
+    what : str
+        Noun for those that are left out.
+
+    Examples
+    --------
+    >>> listed(["a", "b"])
+    'a, b'
+    >>> listed(range(9), shown=3, what="images")
+    '0, 1, 2 and 6 more images'
+    """
+    rest = len(items) - shown
+    return ", ".join(map(str, items[:shown])) + (f" and {rest} more {what}".rstrip() if rest > 0 else "")
+
+
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """Write whole numbers compactly, in ascending order.
+
+    A range that starts below zero is written number by number: it would read as "-1-34".
+
+    Examples
+    --------
+    >>> ", ".join(ranges([3, 0, 1, 2, 255, -1]))
+    '-1, 0-3, 255'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1 and runs[-1][0] >= 0:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return [str(low) if low == high else f"{low}-{high}" for low, high in runs]
