@@ -33,8 +33,9 @@ from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.rounds import iterations_of, needs, scaled_side, source_of_round, target_maps
-from cbst_mx.selftrain.network_maps import probability_maps
-from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
+from cbst_mx.selftrain.network_maps import predictions
+from cbst_mx.selftrain.selection import label_set
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS
 from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.source import labelled_samples
 from symbols.backend import gluon, mx
@@ -379,17 +380,13 @@ def _labelling_seconds(
     def work(images: ImageSet, side: float) -> None:
         with tempfile.TemporaryDirectory() as folder:
             maps = target_maps(experiment, network, images, folder=Path(folder) / "maps", ctx=ctx, side=side)
-            thresholds, _ = find_thresholds(
+            label_set(
                 maps,
-                num_classes=space.num_classes,
-                fidelity=settings.fidelity,
+                maps.collector(settings.fidelity, SORTED_PIXELS if pixels <= SORTED_PIXELS else 0),
                 policy=settings.policy,
                 portion=settings.portion.initial,
-                progress=lambda: None,
-                sorted_pixels=SORTED_PIXELS if pixels <= SORTED_PIXELS else 0,
+                write=lambda name, label: write_label_png(Path(folder) / f"{name}.png", label, space),
             )
-            for name, view in maps:
-                write_label_png(Path(folder) / f"{name}.png", view.select(thresholds), space)
 
     return _scaled(work, "pseudo-labelling", target.size, budget, meter, plan)
 
@@ -409,7 +406,7 @@ def _evaluation_seconds(
 
     def work(chosen: ImageSet, side: float) -> None:
         options: dict[str, Any] = {**settings, "long_side": scaled_side(settings["long_side"], side)}
-        for _, probability in probability_maps(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
-            probability.argmax(axis=0).asnumpy()
+        for _ in predictions(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
+            pass
 
     return _scaled(work, "evaluation", images.size, budget, meter, plan)

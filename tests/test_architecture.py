@@ -47,7 +47,6 @@ ON_MXNET = (
     "cbst_mx.selftrain.network_maps",
     "cbst_mx.selftrain.on_device",
     "cbst_mx.selftrain.target_maps",
-    "cbst_mx.selftrain.views",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",

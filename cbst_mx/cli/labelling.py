@@ -277,7 +277,7 @@ def count_(
         state = State.load(refine)
         state.check(folder, fidelity)
         state.check_whole(folder)
-        state.own = set(folder.names)
+        state.own_images = set(folder.names)
         if not state.counts.refine([policy], wanted):
             click.echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
     if out.is_file():

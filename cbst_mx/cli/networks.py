@@ -220,7 +220,7 @@ def predict(
     from cbst_mx.networks.forms import check_form
     from cbst_mx.networks.parameters import load_network
     from cbst_mx.report.figures import overlay
-    from cbst_mx.selftrain.network_maps import probability_maps
+    from cbst_mx.selftrain.network_maps import predictions
 
     device = parse_context(ctx)
     check_form(inference, device, tile)
@@ -232,7 +232,7 @@ def predict(
     network, spec, space = load_network(parameters, device)
     network = _formed(network, chosen, spec, device, inference, tile, calibration_images, flip=flip)
     with Bars(Console()) as bars:
-        maps = probability_maps(
+        found = predictions(
             network,
             chosen,
             batch_size=1 if tile else 8,
@@ -241,8 +241,7 @@ def predict(
             ctx=device,
             flip=flip,
         )
-        for index, probability in maps:
-            label = probability.argmax(axis=0).asnumpy().astype("uint8")
+        for index, label in found:
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(chosen.image(index), label, space))
             bars("prediction", index + 1, len(chosen))

@@ -62,7 +62,7 @@ def build(
     (float32, classes x rows x columns) and metadata. The grid is 256 x 512 where neither --grid nor the experiment says
     otherwise; the prior is resized to each image when it is used.
     """
-    from cbst_mx.selftrain import spatial_prior
+    from cbst_mx.selftrain import prior_files, spatial_prior
 
     given = [
         name
@@ -113,7 +113,7 @@ def build(
         "normalisation": normalisation,
         "images": len(labelled),
     }
-    spatial_prior.save(out, maps, metadata)
+    prior_files.save(out, maps, metadata)
     absent = [name for name, plane in zip(names, maps) if not plane.any()]
     if absent:
         click.echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
@@ -131,9 +131,9 @@ def show(file: Path, space_name: str | None, out: Path) -> None:
     """
     from cbst_mx.data.image_files import write_rgb_png
     from cbst_mx.report.figures import heat_map_sheet
-    from cbst_mx.selftrain import spatial_prior
+    from cbst_mx.selftrain import prior_files
 
-    maps, metadata = spatial_prior.read(file)
+    maps, metadata = prior_files.read(file)
     names = metadata.get("names")
     if space_name is not None:
         names = _names(space_name, len(maps), f"{file}")
@@ -153,15 +153,15 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
     Reads the array `prior_array`, classes x rows x columns, of a MATLAB file up to v7; writes --out. Small negative
     values become 0; nothing is normalised. With --grid the maps are shrunk.
     """
-    from cbst_mx.selftrain import spatial_prior
+    from cbst_mx.selftrain import prior_files
 
-    maps, clamped, smallest = spatial_prior.read_matlab(file, grid=grid)
+    maps, clamped, smallest = prior_files.read_matlab(file, grid=grid)
     if space_name is None and len(maps) == 19:
         space_name = "cityscapes-19"
     metadata: dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}
     if space_name is not None:
         metadata["names"] = _names(space_name, len(maps), f"{file}")
-    spatial_prior.save(out, maps, metadata)
+    prior_files.save(out, maps, metadata)
     if clamped:
         click.echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
     else:

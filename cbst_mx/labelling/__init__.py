@@ -28,14 +28,12 @@ as long as an image of any shard is not counted.
 
 from __future__ import annotations
 
-from cbst_mx.labelling.job import PIXEL_BYTES, Needs, check_request, count, needs, run, sweep_rows
+from cbst_mx.labelling.job import check_request, count, needs, run, sweep_rows
 from cbst_mx.labelling.map_folder import MapFolder, label_space_of
 from cbst_mx.labelling.state import State
 
 __all__ = [
-    "PIXEL_BYTES",
     "MapFolder",
-    "Needs",
     "State",
     "check_request",
     "count",

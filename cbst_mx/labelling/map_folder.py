@@ -18,9 +18,9 @@ import numpy as np
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
 from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
-from cbst_mx.selftrain import spatial_prior
-from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
-from cbst_mx.selftrain.pseudo_labels import confidence
+from cbst_mx.selftrain import prior_files
+from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps, size_at_stride
+from cbst_mx.selftrain.views import HostMap
 
 __all__ = ["MapFolder", "label_space_of"]
 
@@ -89,7 +89,7 @@ class MapFolder:
         (H, W) of the images.
     versions : tuple of (int, int)
         Bytes and time of change (in nanoseconds) of the files.
-    whole : tuple of str
+    all_names : tuple of str
         The names in the folder, of which `names` may be a shard.
     stride : int
         Pixels per cell along each side.
@@ -109,7 +109,7 @@ class MapFolder:
     sizes: tuple[tuple[int, int], ...]
     item_bytes: int
     versions: tuple[tuple[int, int], ...]
-    whole: tuple[str, ...]
+    all_names: tuple[str, ...]
     stride: int = 1
     size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
@@ -176,7 +176,7 @@ class MapFolder:
         for path in paths:
             if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
                 raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
-        whole = tuple(path.stem for path in paths)
+        all_names = tuple(path.stem for path in paths)
         paths = paths[part - 1 :: parts]
         versions = tuple(_version(path) for path in paths)
         shapes: list[tuple[int, int, int]] = []
@@ -193,7 +193,8 @@ class MapFolder:
             if shapes and shape[0] != shapes[0][0]:
                 raise DataError(f"{path} must have the {shapes[0][0]} classes of {paths[0].name}, got {shape[0]}")
             shapes.append((shape[0], shape[1], shape[2]))
-            sizes.append(_size(path, shapes[-1], stride, size))
+            own = size if size is None or isinstance(size, tuple) else size[path.stem]
+            sizes.append(size_at_stride(shapes[-1], stride, own, str(path)))
             item_bytes = max(item_bytes, dtype.itemsize)
         found = cls(
             label_space=label_space_of(classes, shapes[0][0]),
@@ -203,7 +204,7 @@ class MapFolder:
             sizes=tuple(sizes),
             item_bytes=item_bytes,
             versions=versions,
-            whole=whole,
+            all_names=all_names,
             stride=stride,
             size=size if isinstance(size, tuple) else None,
             interpolation=interpolation,
@@ -224,7 +225,7 @@ class MapFolder:
             field: tuple(getattr(self, field)[index] for index in indices)
             for field in ("names", "paths", "shapes", "sizes", "versions")
         }
-        chosen["whole"] = ()  # sent to a process with every block
+        chosen["all_names"] = ()  # sent to a process with every block
         return dataclasses.replace(self, **chosen)
 
     def maps(self, index: int) -> ClassMaps:
@@ -250,22 +251,21 @@ class MapFolder:
         names = self.label_space.names if self.label_space.name in LABEL_SPACES else None
         return _sized_prior(self.prior, self.prior_sha256, self.num_classes, names, self.sizes[index])
 
-    def confidence(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return confidence float32 (H, W) and predicted class uint8 (H, W) of one image.
+    def view(self, index: int) -> HostMap:
+        """Return one image as the pass sees it.
 
         Raises
         ------
         DataError
-            Naming the file, if it cannot be used.
+            If the file cannot be used, naming it; so do the errors of the view.
         """
+        origin = str(self.paths[index])
         try:
             maps = self.maps(index)
             _check_order(maps)
-            return confidence(maps, self.prior_maps(index))
+            return HostMap(maps, self.prior_maps(index), origin)
         except DataError as error:
-            if str(self.paths[index]) in str(error):
-                raise
-            raise DataError(f"{self.paths[index]}: {error}") from error
+            raise error if origin in str(error) else DataError(f"{origin}: {error}") from error
 
     def settings(self) -> dict[str, Any]:
         """Return what the counts depend on besides the files, as JSON values."""
@@ -307,25 +307,6 @@ def _check_order(maps: ClassMaps) -> None:
         wrong = np.abs(row.sum(axis=1) - 1).max() < 0.01 and np.abs(row.sum(axis=0) - 1).max() > 0.1
     if wrong:
         raise DataError("probabilities must be of shape (C, H, W), they sum to 1 along the last axis instead")
-
-
-def _size(
-    path: Path,
-    shape: tuple[int, int, int],
-    stride: int,
-    given: tuple[int, int] | Mapping[str, tuple[int, int]] | None,
-) -> tuple[int, int]:
-    """Return (H, W) of one image; refuse a size that the map does not fit."""
-    if given is None:
-        return shape[1] * stride, shape[2] * stride
-    size = given if isinstance(given, tuple) else given[path.stem]
-    for cells, pixels in zip(shape[1:], size):
-        if cells not in (pixels // stride, -(-pixels // stride)):
-            raise DataError(
-                f"{path} must have the cells of {size[0]} x {size[1]} pixels at stride {stride}, "
-                f"got {shape[1]} x {shape[2]}"
-            )
-    return size
 
 
 def _member(names: Sequence[str]) -> str:
@@ -392,7 +373,7 @@ def _read(path: Path, *, mapped: bool) -> np.ndarray:
 # In the key the hash stands for what the file holds; neighbouring images share the prior, resized tile by tile.
 @functools.lru_cache(maxsize=1)
 def _prior(path: Path, sha256: str, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray:
-    return spatial_prior.load(path, num_classes, names)
+    return prior_files.load(path, num_classes, names)
 
 
 @functools.lru_cache(maxsize=4)
