@@ -1,4 +1,4 @@
-"""The front door for arrays: equal to the sorted form and the labelling job, any float type, one sentence for the rest."""
+"""The front door on arrays: equal to the sorted form and the labelling job, any float type, one-sentence refusals."""
 
 from __future__ import annotations
 

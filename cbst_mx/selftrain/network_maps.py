@@ -60,7 +60,7 @@ def probabilities(
     NDArray of shape (B, C, H, W), float32
         On `ctx`.
     """
-    size = images[0].shape[:2]
+    size = (images[0].shape[0], images[0].shape[1])
     results = []
     for scale in scales:
         maps, part = stride_probabilities(

@@ -20,7 +20,7 @@ __all__ = ["confidence", "count_on_device", "full_size", "select"]
 # Counted on the device: values from 2^-15 to below 2. A bin is 1/1024 of an octave.
 _FIRST_EXPONENT, _OCTAVES, _PER_OCTAVE = -15, 16, 1024
 _BINS = _OCTAVES * _PER_OCTAVE
-_FIRST_BIN = int(keys_of(np.float32([2.0**_FIRST_EXPONENT]))[0]) >> LOWER_BITS
+_FIRST_BIN = int(keys_of(np.array([2.0**_FIRST_EXPONENT], dtype=np.float32))[0]) >> LOWER_BITS
 _EXACT = 2**23  # from here on float32 has no halves
 
 
@@ -123,9 +123,8 @@ def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDA
     if not state.refining:
         counts = _histogram(predicted * _BINS + upper, state.num_classes * _BINS)
         found = np.flatnonzero(counts)
-        row, column = np.divmod(found, _BINS)
         any_lower = float(lower.max().asscalar()) > 0
-        state.add_counts(name, row * UPPER + _FIRST_BIN + column, counts[found], any_lower)
+        state.add_counts(name, found // _BINS * UPPER + _FIRST_BIN + found % _BINS, counts[found], any_lower)
         return
     total = np.zeros(len(critical) * LOWER, dtype=np.int64)
     # slots of the classes and slots of all classes together are counted apart: a pixel may be in one of each
