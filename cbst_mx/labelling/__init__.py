@@ -1,7 +1,7 @@
 """The labelling job: a folder of class probabilities of any framework becomes thresholds and pseudo-labels.
 
-C classes, N images of H x W pixels; a stored map is (C, h, w), at full size or at a network's stride. The job looks
-at the maps up to three times and holds one image at a time in each process: it counts confidences, counts again in the
+C classes, N images of H x W pixels; a stored map is (C, h, w), at full size or at a network's stride. The job reads
+the maps up to three times and holds one image at a time in each process: it counts confidences, counts again in the
 critical bins where thresholds need it (``selftrain.counting``), and selects. Nothing depends on the number of
 processes. Without mxnet.
 

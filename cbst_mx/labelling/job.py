@@ -7,14 +7,9 @@ import hashlib
 import io
 import json
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from cbst_mx.data.image_files import read_label, write_label_png
@@ -22,6 +17,7 @@ from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
 from cbst_mx.files import check_free_space, read_json, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
+from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
 from cbst_mx.selftrain import selection
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -32,7 +28,6 @@ from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_polic
 __all__ = ["check_request", "count", "needs", "run", "sweep_rows"]
 
 
-_BLOCK = 16  # images a process is given at a time, at most
 _CHECKPOINT = 60.0  # seconds
 _MOST_PORTIONS = 100
 
@@ -94,72 +89,6 @@ def _stored_label(path: Path, size: tuple[int, int]) -> np.ndarray | None:
     return label if label.shape == size else None
 
 
-def _start() -> None:
-    cv2.setNumThreads(1)  # the processes share the processor already
-
-
-def _context() -> BaseContext:
-    """Return how processes start: never as copies of this one, which may hold threads of other libraries."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once for all of them
-    return context
-
-
-class _Workers:
-    """The processes of a job, started when they are first needed; with one worker this process does all."""
-
-    def __init__(self, number: int):
-        _check_workers(number)
-        self._number = number
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def blocks(
-        self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
-    ) -> Iterator[tuple[int, Any]]:
-        """Call ``function(part of folder, *arguments)`` for all of `names`, block by block.
-
-        Yields the length of a block and the result, in any order.
-        """
-        length = max(1, min(_BLOCK, -(-len(names) // (2 * self._number))))
-        places = {name: index for index, name in enumerate(folder.names)}
-        indices = [places[name] for name in names]
-        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
-        if self._number == 1 or len(blocks) <= 1:
-            for block in blocks:
-                yield len(block.names), function(block, *arguments)
-            return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._number, _context(), initializer=_start)
-        waiting: dict[Future, int] = {}
-        try:
-            while blocks or waiting:
-                while blocks and len(waiting) < 2 * self._number:  # results wait in memory
-                    block = blocks.pop(0)
-                    waiting[self._pool.submit(function, block, *arguments)] = len(block.names)
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield waiting.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise RunError("a worker process was stopped from outside, perhaps for lack of memory") from error
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _check_workers(workers: int) -> None:
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
-
-
 def count(
     folder: MapFolder,
     state: State,
@@ -189,11 +118,11 @@ def count(
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
     check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
-    with _Workers(workers) as pool:
+    with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
 
 
-def _count(folder: MapFolder, state: State, path: Path, pool: _Workers, progress: Progress) -> None:
+def _count(folder: MapFolder, state: State, path: Path, pool: Workers, progress: Progress) -> None:
     what = "second count" if state.counts.refining else "count"
     names = state.counts.pending(folder.names)
     done, saved = len(folder.names) - len(names), time.monotonic()
@@ -224,7 +153,7 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
     workers : int
         Processes.
     portions : int
-        How many portions are looked at.
+        Number of portions that thresholds are wanted for.
     labels : bool
         Whether pseudo-labels are written.
     """
@@ -245,7 +174,7 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
 def check_request(
     policy: str, portion: float | None, portions: Sequence[float], *, fidelity: str, workers: int
 ) -> list[float]:
-    """Return the portions to look at, that of the labels first and each once.
+    """Return the portions that thresholds are wanted for, that of the labels first and each once.
 
     Parameters
     ----------
@@ -258,7 +187,7 @@ def check_request(
         If one of them is not allowed.
     """
     check_fidelity(fidelity)
-    _check_workers(workers)
+    check_workers(workers)
     wanted = list(dict.fromkeys([*([] if portion is None else [portion]), *portions]))
     if len(wanted) > _MOST_PORTIONS:
         raise ConfigError(f"portions must be at most {_MOST_PORTIONS}, got {len(wanted)}")
@@ -327,20 +256,17 @@ def run(
         # of a count that goes on the state knows the files
         "files": None if state is None else hashlib.sha256(json.dumps(folder.names).encode()).hexdigest(),
     }
-    with _Workers(workers) as pool:
+    with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
-        sweep_path, state_path = out / "sweep.csv", out / "state.npz"
+        state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
         if reuse:
             state = _stored(folder, state_path, state, fidelity)
-            made = [sweep_path] if portions else []
-            if labels is not None:
-                made += [out / "kc.json", *(labels / f"{name}.png" for name in folder.names)]
-            if not state.counts.pending(folder.names) and all(path.is_file() and path.stat().st_size for path in made):
+            if not state.counts.pending(folder.names) and _is_made(folder, out, portion, portions):
                 record = {} if portion is None else read_json(out / "kc.json")
-                return {**record, "sweep": _read_sweep(sweep_path) if portions else []}
+                return {**record, "sweep": _read_sweep(out / "sweep.csv") if portions else []}
         state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
@@ -350,21 +276,26 @@ def run(
             done += number
             progress("selection", done, len(folder.names))
 
-    result: dict[str, Any] = {}
+    names = folder.label_space.names
+    result: dict[str, Any] = {"sweep": []}
     if portions:
         chosen = [wanted.index(value) for value in portions]
-        result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], folder.label_space.names)
-        write_text(sweep_path, _to_csv(result["sweep"]))
+        result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], names)
+        write_text(out / "sweep.csv", _to_csv(result["sweep"]))
     if portion is not None:
-        record = {
-            **Labelling(thresholds[0], total.kept[0], total.pixels).to_json(folder.label_space.names),
-            "images": len(folder.names),
-            "settings": state.settings,
-        }
+        labelling = Labelling(thresholds[0], total.kept[0], total.pixels)
+        record = {**labelling.to_json(names), "images": len(folder.names), "settings": state.settings}
         write_json(out / "kc.json", record)
         result.update(record)
-    result.setdefault("sweep", [])
     return result
+
+
+def _is_made(folder: MapFolder, out: Path, portion: float | None, portions: Sequence[float]) -> bool:
+    """Return whether every file of a job is there."""
+    wanted = [out / "sweep.csv"] if portions else []
+    if portion is not None:
+        wanted += [out / "kc.json", *(out / "pseudo_labels" / f"{name}.png" for name in folder.names)]
+    return all(path.is_file() and path.stat().st_size for path in wanted)
 
 
 def _counted(
@@ -374,7 +305,7 @@ def _counted(
     fidelity: str,
     policies: Sequence[str],
     portions: Sequence[float],
-    pool: _Workers,
+    pool: Workers,
     progress: Progress,
 ) -> State:
     """Return the counts from which the thresholds can be read, those of `state` or anew; saved to `path`."""

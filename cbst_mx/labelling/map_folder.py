@@ -99,7 +99,7 @@ class MapFolder:
     prior : Path, optional
         Spatial prior.
     prior_sha256 : str, optional
-        Of its file.
+        SHA-256 of the prior's file.
     """
 
     label_space: LabelSpace
@@ -160,22 +160,9 @@ class MapFolder:
         part, parts = shard
         if not 1 <= part <= parts:
             raise ConfigError(f"shard must be I/N with I from 1 to N, got {part}/{parts}")
-        if not folder.is_dir():
-            raise DataError(f"folder of probabilities {folder} does not exist")
-        paths = sorted(
-            (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not path.name.startswith(".")),
-            key=lambda path: path.stem,
-        )
-        if not paths:
-            raise DataError(f"folder of probabilities {folder} holds no .npy or .npz file")
-        for first, second in zip(paths, paths[1:]):
-            if first.stem == second.stem:
-                raise DataError(f"every image must have one map, got {first} and {second}")
+        paths = _map_paths(folder)
         if parts > len(paths):
             raise ConfigError(f"shard must be one of at most {len(paths)} (one for each map), got {part}/{parts}")
-        for path in paths:
-            if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
-                raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
         all_names = tuple(path.stem for path in paths)
         paths = paths[part - 1 :: parts]
         versions = tuple(_version(path) for path in paths)
@@ -183,19 +170,13 @@ class MapFolder:
         sizes: list[tuple[int, int]] = []
         item_bytes = 0
         for path in paths:
-            shape, dtype = _header(path)
-            if dtype.kind != "f" or dtype.itemsize not in (2, 4):
-                raise DataError(f"{path} must hold float32 or float16 probabilities, got {dtype}")
-            if len(shape) != 3 or 0 in shape:
-                raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
-            if shape[0] > 253:
-                raise DataError(f"{path} must hold at most 253 classes, got {shape[0]} (shape {shape}, classes first)")
+            shape, bytes_each = _map_header(path)
             if shapes and shape[0] != shapes[0][0]:
                 raise DataError(f"{path} must have the {shapes[0][0]} classes of {paths[0].name}, got {shape[0]}")
-            shapes.append((shape[0], shape[1], shape[2]))
+            shapes.append(shape)
             own = size if size is None or isinstance(size, tuple) else size[path.stem]
-            sizes.append(size_at_stride(shapes[-1], stride, own, str(path)))
-            item_bytes = max(item_bytes, dtype.itemsize)
+            sizes.append(size_at_stride(shape, stride, own, str(path)))
+            item_bytes = max(item_bytes, bytes_each)
         found = cls(
             label_space=label_space_of(classes, shapes[0][0]),
             names=tuple(path.stem for path in paths),
@@ -216,7 +197,7 @@ class MapFolder:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return self.label_space.num_classes
 
     def subset(self, indices: Sequence[int]) -> MapFolder:
@@ -283,6 +264,37 @@ class MapFolder:
             return 0
         shape, dtype = _header(self.prior, "prior")
         return int(np.prod(shape)) * (4 if dtype == np.float32 else 4 + dtype.itemsize)
+
+
+def _map_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder that are maps, sorted by their names; refuse names that no image can have."""
+    if not folder.is_dir():
+        raise DataError(f"folder of probabilities {folder} does not exist")
+    paths = sorted(
+        (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not path.name.startswith(".")),
+        key=lambda path: path.stem,
+    )
+    if not paths:
+        raise DataError(f"folder of probabilities {folder} holds no .npy or .npz file")
+    for first, second in zip(paths, paths[1:]):
+        if first.stem == second.stem:
+            raise DataError(f"every image must have one map, got {first} and {second}")
+    for path in paths:
+        if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
+            raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
+    return paths
+
+
+def _map_header(path: Path) -> tuple[tuple[int, int, int], int]:
+    """Return the shape of a file's map and its bytes per number; refuse what cannot be probabilities."""
+    shape, dtype = _header(path)
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4):
+        raise DataError(f"{path} must hold float32 or float16 probabilities, got {dtype}")
+    if len(shape) != 3 or 0 in shape:
+        raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
+    if shape[0] > 253:
+        raise DataError(f"{path} must hold at most 253 classes, got {shape[0]} (shape {shape}, classes first)")
+    return (shape[0], shape[1], shape[2]), dtype.itemsize
 
 
 def _sha256(path: Path) -> str:

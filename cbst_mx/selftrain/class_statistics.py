@@ -134,7 +134,7 @@ class ImageStatistics:
     Parameters
     ----------
     num_classes : int
-        C.
+        Number of classes C.
     class_names : sequence of str, optional
         C names by trainId, kept with the numbers.
     """
@@ -170,7 +170,7 @@ class ImageStatistics:
         Parameters
         ----------
         name : str
-            Its name, which may come once only.
+            Name of the image, which may come once only.
         counts : ndarray of shape (C,), integer
             Pixels predicted as each class.
         confidence_sums : ndarray of shape (C,), float
@@ -202,7 +202,7 @@ class ImageStatistics:
         Parameters
         ----------
         name : str
-            Its name, which may come once only.
+            Name of the image, which may come once only.
         confidence : ndarray of shape (H, W), float32
             max_c p_n(c), or of q_n(c) * p_n(c) with a spatial prior.
         predicted : ndarray of shape (H, W), uint8
@@ -341,7 +341,7 @@ def select_images(statistics: ImageStatistics, keep: int, method: str = "class-b
     Parameters
     ----------
     statistics : ImageStatistics
-        Of all images there are to choose from.
+        Statistics of all images to choose from.
     keep : int
         How many, 1 to N.
     method : {"class-balanced", "confidence"}

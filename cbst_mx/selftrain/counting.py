@@ -10,7 +10,7 @@ order of the values. So the value of any rank is found in two steps, without hol
    That gives the value, bit for bit what sorting all confidences gives.
 
 The network runs once; step 2 goes over what was kept of its output (maps at network stride, upsampled again in bands,
-see ``class_maps``). A second look cannot be avoided in general: a state from which the value of *any* rank can be read
+see ``class_maps``). A second pass cannot be avoided in general: a state from which the value of *any* rank can be read
 exactly must tell apart all values that occurred, which are as many as there are pixels or as float32 numbers (42
 million between 1/32 and 1, for each class). It is not needed where the values have no lower bits (maps of float16 that
 are not upsampled); `StreamingThresholds.refine` says so.

@@ -93,7 +93,7 @@ def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDA
     Parameters
     ----------
     state : StreamingThresholds
-        In either step.
+        Counts so far, in either step.
     name : str
         The image's name.
     confidence, predicted : NDArray of shape (H, W), float32

@@ -83,7 +83,7 @@ def load(path: Path, num_classes: int, names: Sequence[str] | None = None) -> np
     path : Path
         As for :func:`read`.
     num_classes : int
-        C.
+        Number of classes C.
     names : sequence of str, optional
         Class names by trainId; compared with the file's, where it has them.
 

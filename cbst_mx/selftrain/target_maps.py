@@ -106,7 +106,7 @@ def maps_needed(
     -------
     keep : {"memory", "disk", "recompute"}
     bytes : int
-        Of all maps, if they were kept.
+        Size of all maps, if they were kept.
 
     Raises
     ------
