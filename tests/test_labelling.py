@@ -45,7 +45,8 @@ def succeed(*arguments):
 
 def refused(*arguments):
     result = call(*arguments)
-    assert result.exit_code == 1 and result.output.count("\n") <= 3, (result.output, result.exception)
+    assert result.exit_code == 1, (result.output, result.exception)
+    assert result.output.count("\n") <= 3, result.output
     return result.output
 
 
@@ -325,7 +326,7 @@ def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch,
     arguments = {"policy": "class-balanced", "portion": 0.3}
     whole = tmp_path / "whole"
     run(MapFolder.open(maps), whole, **arguments)
-    monkeypatch.setattr(job, "_BLOCK", 1)
+    monkeypatch.setattr("cbst_mx.labelling.workers._BLOCK", 1)
     reads = 0
     original = MapFolder.maps
 
@@ -347,7 +348,7 @@ def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch,
 
 
 def test_counts_are_saved_on_the_way(maps, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "_BLOCK", 1)
+    monkeypatch.setattr("cbst_mx.labelling.workers._BLOCK", 1)
     monkeypatch.setattr(job, "_CHECKPOINT", -1.0)
     folder = MapFolder.open(maps)
     state, seen = State.new(folder, "paper"), []
@@ -639,7 +640,8 @@ def test_wrong_usage():
         (("--portions", "0.2;0.3"), "'0.2;0.3' is not a list of numbers such as 0.2,0.25,0.3"),
     ):
         result = call(*arguments)
-        assert result.exit_code == 2 and sentence in result.output, result.output
+        assert result.exit_code == 2, result.output
+        assert sentence in result.output
 
 
 def test_a_portion_must_be_given(maps, tmp_path):
@@ -720,7 +722,8 @@ label(["--probabilities", {str(maps)!r}, "--portion", "0.2", "--out", {str(tmp_p
     script.write_text("if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines()))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0 and (tmp_path / "out" / "kc.json").is_file(), result.stderr
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "kc.json").is_file()
 
 
 @pytest.mark.slow
