@@ -93,7 +93,9 @@ def test_the_two_fidelities_differ_where_paper_and_program_do():
 
 def make_steps(*arguments, folder=FOLDER.parent):
     """Return the calls of cbst-mx that make would do in `folder`, each as its arguments."""
-    steps = subprocess.run(["make", "-n", *arguments], cwd=str(folder), capture_output=True, text=True, check=True).stdout
+    steps = subprocess.run(
+        ["make", "-n", *arguments], cwd=str(folder), capture_output=True, text=True, check=True
+    ).stdout
     lines = steps.replace("\\\n", " ").splitlines()
     return [shlex.split(line.partition("cbst-mx ")[2]) for line in lines if "cbst-mx " in line]
 
@@ -123,7 +125,9 @@ def steps_of(name):
 @pytest.mark.parametrize("name", [*ROWS, *RELEASED])
 def test_make_reads_rounds_folds_and_start_as_the_program_does(name):
     steps = make_steps(name)
-    assert [(step[0], step[step.index("--out") + 1] if "--out" in step else step[1]) for step in steps] == steps_of(name)
+    assert [(step[0], step[step.index("--out") + 1] if "--out" in step else step[1]) for step in steps] == steps_of(
+        name
+    )
     start = load_experiment(FOLDER / f"{name}.yaml").starts_from
     if start is not None:
         rounds = load_experiment(FOLDER / f"{start}.yaml").self_training.rounds
@@ -159,7 +163,9 @@ def test_the_rounds_of_a_base_file_are_the_steps_of_make(checkout):
 
 def test_make_reads_settings_wherever_a_line_has_them(checkout):
     file = checkout / "experiments/gta5-cbst.yaml"
-    change(file, "self_training:\n  method: cbst\n", "# rounds: 9\nself_training: {method: cbst, rounds: 2}  # rounds: 8\n")
+    change(
+        file, "self_training:\n  method: cbst\n", "# rounds: 9\nself_training: {method: cbst, rounds: 2}  # rounds: 8\n"
+    )
     words = [step[0] for step in make_steps("gta5-cbst", folder=checkout)]
     assert words == ["source", *["pseudo-label", "retrain"] * 2, "run", "check-paper"]
 

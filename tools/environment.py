@@ -1,8 +1,8 @@
 """Prepare the environment that make works in: refuse an unusable Python, repair bare machines, check that mxnet loads.
 
-``make`` calls it as ``python tools/environment.py refuse``, ``repair`` or ``check``. ``refuse`` runs on whichever Python
-make finds, before anything is installed: this file therefore needs the standard library only and keeps to the syntax
-that every Python 3 reads (no annotations, no f-strings).
+``make`` calls it as ``python tools/environment.py refuse``, ``repair`` or ``check``. ``refuse`` runs on whichever
+Python make finds, before anything is installed: this file therefore needs the standard library only and keeps to the
+syntax that every Python 3 reads (no annotations, no f-strings).
 """
 
 import ast
@@ -15,9 +15,9 @@ __all__ = ["check", "main", "refuse", "repair_cv2", "repair_libraries", "support
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def supported(setup=os.path.join(ROOT, "setup.py")):
+def supported():
     """Return the oldest and the newest Python that setup.py names, each as (major, minor)."""
-    with open(setup) as stream:
+    with open(os.path.join(ROOT, "setup.py")) as stream:
         return ast.literal_eval(re.search(r"^OLDEST, NEWEST = (.+)$", stream.read(), re.MULTILINE).group(1))
 
 
