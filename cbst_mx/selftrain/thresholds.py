@@ -35,10 +35,12 @@ __all__ = [
     "nothing",
     "rank",
     "settled",
+    "threshold_rule",
 ]
 
 FIDELITIES = ("paper", "released")
 POLICIES = ("global", "class-balanced")
+_RULE_OF_METHOD = {"st": "global", "cbst": "class-balanced", "cbst-sp": "class-balanced"}
 RELEASED_STEP = 4  # pixels of an image and predicted class of which one enters the pool
 
 
@@ -63,6 +65,31 @@ def check_policy(policy: str, portion: float) -> None:
     check_portion(portion)
     if policy not in POLICIES:
         raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+
+
+def threshold_rule(policy: str) -> str:
+    """Return the threshold rule of a method of the paper; a rule's own name is returned as it is.
+
+    Parameters
+    ----------
+    policy : {"st", "cbst", "cbst-sp", "global", "class-balanced"}
+        ST has one threshold for all classes (Algorithm 1, "global"), CBST one per class (Algorithm 2,
+        "class-balanced"); CBST-SP is CBST on probabilities that are multiplied by a spatial prior.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> threshold_rule("st"), threshold_rule("cbst-sp"), threshold_rule("global")
+    ('global', 'class-balanced', 'global')
+    """
+    rules = {**_RULE_OF_METHOD, **{rule: rule for rule in POLICIES}}
+    if policy not in rules:
+        raise ConfigError(f"policy must be one of {', '.join(rules)}, got {policy!r}")
+    return rules[policy]
 
 
 def rank(portion: float, count: int, fidelity: str = "paper") -> int:
