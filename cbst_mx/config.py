@@ -252,8 +252,9 @@ class Experiment(_Strict):
         return self
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        """Return the experiment with all defaults written out; ``starts_from`` only where it names an experiment."""
+        without = {"starts_from"} if self.starts_from is None else None
+        return yaml.safe_dump(self.model_dump(exclude=without), sort_keys=False)
 
     @property
     def identity(self) -> Dict[str, Any]:

@@ -197,6 +197,14 @@ def test_an_experiment_that_is_no_row_of_the_paper_is_one_run():
     ]
 
 
+def test_the_name_of_the_start_is_kept_and_makes_no_other_run():
+    experiment = load_experiment(FOLDER / "gta5-st.yaml")
+    assert "starts_from: gta5-source\n" in experiment.to_yaml()
+    alone = load_experiment(FOLDER / "gta5-st.yaml", ("starts_from=null",))
+    assert "starts_from" not in alone.to_yaml()
+    assert alone.identity == experiment.identity
+
+
 def test_a_given_start_takes_the_place_of_the_source_training():
     steps = make_steps("gta5-cbst", "INIT=own.params")
     assert [step for step in steps if "own.params" in step] == steps[:1]
