@@ -218,6 +218,8 @@ class Experiment(_Strict):
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
+    # name of the experiment whose last network this one starts from: make trains that one first, --init takes it
+    starts_from: Optional[str] = None
     initial_parameters: Optional[str] = None  # a .params file with its sidecar that takes the source training's place
     self_training: SelfTraining
     pretrained: Optional[str] = None  # parameters the source training starts from, e.g. imported ImageNet weights
@@ -250,15 +252,15 @@ class Experiment(_Strict):
         return self
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        """Return the experiment with all defaults written out; ``starts_from`` only where it names an experiment."""
+        without = {"starts_from"} if self.starts_from is None else None
+        return yaml.safe_dump(self.model_dump(exclude=without), sort_keys=False)
 
     @property
     def identity(self) -> Dict[str, Any]:
         """What makes a run this run: all but the settings that cannot change its numbers."""
-        return self.model_dump(
-            exclude={"workers": True, "ctx": True, "paper": True, "origin": True, "self_training": {"keep_maps"}}
-        )
+        ignored = ("workers", "ctx", "paper", "origin", "starts_from")
+        return self.model_dump(exclude={**dict.fromkeys(ignored, True), "self_training": {"keep_maps"}})
 
     def classes(self) -> LabelSpace:
         """Return the label space.

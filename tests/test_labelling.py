@@ -216,7 +216,7 @@ def test_sweep_counts_what_single_jobs_keep(maps, tmp_path):
     both = tmp_path / "both"
     arguments = ("--probabilities", maps, "--portions", "0.2,0.25,0.5", "--portion", 0.25, "--out", both)
     first, again = (succeed(*arguments) for _ in range(2))
-    assert again[again.index("class-balanced, p = 0.25") :] == first[first.index("class-balanced, p = 0.25") :]
+    assert again[again.index("CBST, p = 0.25") :] == first[first.index("CBST, p = 0.25") :]
     assert (both / "sweep.csv").read_bytes() == (out / "sweep.csv").read_bytes()
     assert json.loads((both / "kc.json").read_text())["kept"] == [int(r["kept"]) for r in rows[13:26]]
 

@@ -35,9 +35,7 @@ def test_thresholds_are_compared_as_objects():
 def test_policies_have_the_names_of_the_methods_and_of_their_rules():
     assert [threshold_rule(name) for name in ("st", "cbst", "cbst-sp")] == ["global", *2 * ["class-balanced"]]
     assert [threshold_rule(name) for name in POLICIES] == list(POLICIES)
-    with pytest.raises(
-        ConfigError, match=r"^policy must be one of st, cbst, cbst-sp \(or of the .* class-balanced\), got"
-    ):
+    with pytest.raises(ConfigError, match="^policy must be one of st, cbst, cbst-sp, global, class-balanced, got"):
         threshold_rule("best")
 
 

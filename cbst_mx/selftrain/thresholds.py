@@ -147,19 +147,27 @@ RULES = {"st": "global", "cbst": "class-balanced", "cbst-sp": "class-balanced"}
 
 
 def threshold_rule(policy: str) -> str:
-    """Return the name of a policy's threshold rule: of "st" "global", of "cbst" and "cbst-sp" "class-balanced".
+    """Return the threshold rule of a method of the paper; a rule's own name is returned as it is.
+
+    Parameters
+    ----------
+    policy : {"st", "cbst", "cbst-sp"} or rule
+        ST has one threshold for all classes (Algorithm 1, "global"), CBST one per class (Algorithm 2,
+        "class-balanced"); CBST-SP is CBST on probabilities that are multiplied by a spatial prior.
 
     Raises
     ------
     ConfigError
         If `policy` is neither a method nor one of ``POLICIES``.
+
+    Examples
+    --------
+    >>> threshold_rule("st"), threshold_rule("cbst-sp"), threshold_rule("global")
+    ('global', 'class-balanced', 'global')
     """
     rule = RULES.get(policy, policy)
     if rule not in POLICIES:
-        raise ConfigError(
-            f"policy must be one of {', '.join(RULES)} (or of the threshold rules {', '.join(POLICIES)}), "
-            f"got {policy!r}"
-        )
+        raise ConfigError(f"policy must be one of {', '.join([*RULES, *POLICIES])}, got {policy!r}")
     return rule
 
 
