@@ -120,7 +120,7 @@ ONE = probabilities(0, 3, (4, 5))
         ([ONE, np.log(ONE)], {}, "map 1: probabilities must be at least 0, got -.*: logits have to go through"),
         ([ONE * np.nan], {}, "map 0: probabilities must be finite, got NaN or infinity"),
         ([ONE], {"portion": 1.5}, r"portion must be in \(0, 1\], got 1.5"),
-        ([ONE], {"policy": "best"}, "policy must be one of st, cbst, cbst-sp .* got 'best'"),
+        ([ONE], {"policy": "best"}, "policy must be one of st, cbst, cbst-sp, global, class-balanced, got 'best'"),
         ([ONE], {"policy": "cbst-sp"}, "policy cbst-sp needs a prior"),
         ([ONE], {"fidelity": "mine"}, "fidelity must be one of paper, released, got 'mine'"),
         ([ONE], {"stride": 0}, "stride must be at least 1, got 0"),

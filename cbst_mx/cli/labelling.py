@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
-from cbst_mx.selftrain.thresholds import POLICIES, threshold_rule
+from cbst_mx.methods import RULES
 
 __all__ = ["COMMANDS"]
 
@@ -76,13 +76,12 @@ _MAPS = (
     ),
     click.option("--workers", default=1, show_default=True, type=int, help="Processes; the result is the same."),
 )
-_METHODS = ("st", "cbst", "cbst-sp")
 _POLICY = click.option(
     "--policy",
     default="cbst",
     show_default=True,
-    type=click.Choice([*_METHODS, *POLICIES]),
-    metavar=f"[{'|'.join(_METHODS)}]",
+    type=click.Choice([*RULES, *dict.fromkeys(RULES.values())]),
+    metavar=f"[{'|'.join(RULES)}]",
     help="st: one threshold for all classes (global, Algorithm 1); cbst: one per class (class-balanced, Algorithm 2); "
     "cbst-sp is cbst with --spatial-prior.",
 )
@@ -95,7 +94,7 @@ def _rule(policy: str, prior: Path | None) -> str:
     """Return the threshold rule of `policy`, which may ask for a spatial prior."""
     if policy == "cbst-sp" and prior is None:
         raise click.UsageError("--policy cbst-sp needs --spatial-prior")
-    return threshold_rule(policy)
+    return RULES.get(policy, policy)
 
 
 def _folder(
@@ -189,7 +188,7 @@ def _thresholds_table(record: Any, prior: bool) -> Table:
 
 def _method(rule: str, prior: bool) -> str:
     """Return the paper's name of a threshold rule, used with a spatial prior or without."""
-    of_rule = [name.upper() for name in _METHODS if threshold_rule(name) == rule]
+    of_rule = [name.upper() for name in RULES if RULES[name] == rule]
     return of_rule[-1] if prior else of_rule[0]
 
 

@@ -24,7 +24,6 @@ from typing import Any, Iterable, Iterator, Sequence, Tuple
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps, size_at_stride
 from cbst_mx.selftrain.counting import MOST_CLASSES, StreamingThresholds
 from cbst_mx.selftrain.portion import portion
@@ -212,6 +211,8 @@ def _view(
         return HostMap(maps, None, what)
     kept = {} if priors is None else priors
     if maps.size not in kept:
+        from cbst_mx.selftrain import spatial_prior  # scipy and the readers take half a second
+
         q = spatial_prior.checked(prior, "prior")
         if len(q) != len(values):
             raise DataError(f"prior must have the {len(values)} classes of the maps, got shape {q.shape}")

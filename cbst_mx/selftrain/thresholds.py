@@ -26,12 +26,12 @@ from typing import Any, Callable, List, NamedTuple, Union
 import numpy as np
 
 from cbst_mx.errors import ConfigError
+from cbst_mx.methods import RULES
 
 __all__ = [
     "FIDELITIES",
     "POLICIES",
     "RELEASED_STEP",
-    "RULES",
     "Rank",
     "Thresholds",
     "as_thresholds",
@@ -142,8 +142,6 @@ POLICIES: dict[str, Callable[[float, np.ndarray, str], Ranks]] = {
     "global": _one_for_all,
     "class-balanced": _one_per_class,
 }
-#: The methods' names -> the rule of their thresholds. CBST-SP is CBST on probabilities times a spatial prior.
-RULES = {"st": "global", "cbst": "class-balanced", "cbst-sp": "class-balanced"}
 
 
 def threshold_rule(policy: str) -> str:
