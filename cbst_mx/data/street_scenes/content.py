@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Callable, Tuple
 
 Range = Tuple[float, float]
 
@@ -58,6 +58,25 @@ class Content:
     motorcyclists: float  # mean number per scene
     bicycles: float  # mean number per scene of bicycles without rider
     motorcycles: float  # mean number per scene of motorcycles without rider
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the street, from the kerb outwards; sign is -1 left and +1 right, distances are positive."""
+
+    sign: int
+    kerb: float
+    pavement: float  # inner edge of the pavement
+    pavement_end: float
+    front: float  # building line
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that stands on the street, drawn in the order of its depth."""
+
+    z: float
+    draw: Callable[[], None]
 
 
 CONTENT: dict[str, Content] = {

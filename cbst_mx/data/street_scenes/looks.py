@@ -177,6 +177,7 @@ class Looks:
 
 @lru_cache(maxsize=16)
 def shifted_looks(shift: Shift) -> Looks:
+    """Return the looks of the target domain: those of the source, moved by the shift."""
     names = CITYSCAPES_19.names
     means = {name: np.mean(LOOKS[name].colours, axis=0) for name in names}
     offset, contrast, frequency = np.zeros((len(names), 3)), np.zeros(len(names)), np.zeros(len(names))
