@@ -129,15 +129,17 @@ def show(file: Path, space_name: str | None, out: Path) -> None:
 
     Every class has its own scale, from 0 to its largest value, which is written beside its name.
     """
+    from cbst_mx.data.folder import read_label_space
     from cbst_mx.data.image_files import write_rgb_png
+    from cbst_mx.label_space import find, numbered
     from cbst_mx.report.figures import heat_map_sheet
     from cbst_mx.selftrain import spatial_prior
 
     maps, metadata = spatial_prior.read(file)
-    names = metadata.get("names")
     if space_name is not None:
-        names = _names(space_name, len(maps), f"{file}")
-    titles = names or [f"class {index}" for index in range(len(maps))]
+        titles = find(space_name, len(maps), origin=str(file), read=read_label_space).names
+    else:
+        titles = metadata.get("names") or numbered(len(maps)).names
     write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], _caption(maps.shape, metadata)))
     click.echo(f"{len(maps)} class maps drawn in {out}")
 
@@ -153,6 +155,8 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
     Reads the array `prior_array`, classes x rows x columns, of a MATLAB file up to v7; writes --out. Small negative
     values become 0; nothing is normalised. With --grid the maps are shrunk.
     """
+    from cbst_mx.data.folder import read_label_space
+    from cbst_mx.label_space import find
     from cbst_mx.selftrain import spatial_prior
 
     maps, clamped, smallest = spatial_prior.read_matlab(file, grid=grid)
@@ -160,7 +164,7 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
         space_name = "cityscapes-19"
     metadata: dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}
     if space_name is not None:
-        metadata["names"] = _names(space_name, len(maps), f"{file}")
+        metadata["names"] = list(find(space_name, len(maps), origin=str(file), read=read_label_space).names)
     spatial_prior.save(out, maps, metadata)
     if clamped:
         click.echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
@@ -168,16 +172,6 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
         click.echo("no negative values")
     classes = f"{len(maps)} classes ({space_name or 'without names: give --label-space to name them'})"
     click.echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
-
-
-def _names(space_name: str, count: int, origin: str) -> list[str]:
-    from cbst_mx.errors import ConfigError
-    from cbst_mx.label_space import get_label_space
-
-    names = get_label_space(space_name).names
-    if len(names) != count:
-        raise ConfigError(f"label space {space_name} has {len(names)} classes, but {origin} has {count}")
-    return list(names)
 
 
 def _caption(shape: tuple[int, ...], metadata: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
 from cbst_mx.strict_yaml import one_sentence, read_yaml
 
-__all__ = ["FolderDescription", "label_space", "open_images", "open_labelled", "read_description"]
+__all__ = ["FolderDescription", "label_space", "open_images", "open_labelled", "read_description", "read_label_space"]
 
 _OWN_CONVENTION = "folder"
 _PLACEHOLDERS = ("folder", "stem")
@@ -155,8 +155,19 @@ def read_description(path: PathLike) -> FolderDescription:
 
 
 def label_space(description: FolderDescription) -> LabelSpace:
-    """Give the label space of a data description."""
+    """Return the label space of a data description."""
     return description._space
+
+
+def read_label_space(path: PathLike) -> LabelSpace:
+    """Return the label space of a YAML data description.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the key and what is allowed.
+    """
+    return label_space(read_description(path))
 
 
 def open_labelled(description: FolderDescription, root: PathLike, split: str) -> LabelledImageSet:
