@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cbst_mx.cli.doctor import doctor as command
-from cbst_mx.data import doctor
+from cbst_mx.data import ImageSet, gta5, published
 from cbst_mx.data.doctor import examine
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
@@ -37,12 +38,12 @@ WRITERS = {"gta5": write_gta5, "synthia": write_synthia, "cityscapes": write_cit
 @pytest.fixture
 def small(monkeypatch):
     """Let the publishers have published the fixtures."""
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 4))
-    monkeypatch.setattr(doctor, "_SYNTHIA", range(3))
-    monkeypatch.setattr(doctor, "_CITYSCAPES", {"train": {"ulm": 3}, "val": {"lindau": 2}, "test": {"bonn": 1}})
-    monkeypatch.setattr(doctor, "_NTHU", {"Train": 4, "Test": 3})
-    monkeypatch.setattr(doctor, "_SIZES", dict.fromkeys(doctor._SIZES, SIZE))
-    monkeypatch.setattr(doctor, "_GTA5_HEIGHTS", range(SIZE[0] - 1, SIZE[0] + 2))
+    monkeypatch.setattr(published, "GTA5", range(1, 4))
+    monkeypatch.setattr(published, "SYNTHIA", range(3))
+    monkeypatch.setattr(published, "CITYSCAPES", {"train": {"ulm": 3}, "val": {"lindau": 2}, "test": {"bonn": 1}})
+    monkeypatch.setattr(published, "NTHU", {"Train": 4, "Test": 3})
+    monkeypatch.setattr(published, "SIZES", dict.fromkeys(published.SIZES, SIZE))
+    monkeypatch.setattr(published, "GTA5_HEIGHTS", range(SIZE[0] - 1, SIZE[0] + 2))
 
 
 @pytest.fixture
@@ -73,20 +74,18 @@ def test_sound_data_pass_without_a_word(roots, dataset):
 
 
 def test_counts_of_the_publishers():
-    assert len(doctor._GTA5) == 24966
-    assert len(doctor._SYNTHIA) == 9400
-    assert {split: sum(cities.values()) for split, cities in doctor._CITYSCAPES.items()} == {
+    assert len(published.GTA5) == 24966
+    assert len(published.SYNTHIA) == 9400
+    assert {split: sum(cities.values()) for split, cities in published.CITYSCAPES.items()} == {
         "train": 2975,
         "val": 500,
         "test": 1525,
     }
-    assert len(doctor._CITYSCAPES["train"]) == 18
+    assert len(published.CITYSCAPES["train"]) == 18
 
 
 def test_frequencies_are_those_of_the_labels(roots):
     report = examine("gta5", roots["gta5"])
-    from cbst_mx.data import gta5
-
     labels = gta5.open_labelled(roots["gta5"], CITYSCAPES_19)
     train_ids = np.concatenate([labels.label(i).ravel() for i in range(3)])
     for i, name in enumerate(CITYSCAPES_19.names):
@@ -109,12 +108,12 @@ def test_parts_of_a_data_set(roots):
 def test_cityscapes_needs_no_train_ids_but_reads_them(roots):
     report = examine("cityscapes", roots["cityscapes"], labels="labelTrainIds")
     assert [finding.what for finding in errors(report)] == ["3 labels are missing", "2 labels are missing"]
-    assert errors(report)[0].fix == f"python tools/prepare_cityscapes.py {roots['cityscapes']}"
+    assert errors(report)[0].fix == f"cbst-mx prepare cityscapes {roots['cityscapes']}"
 
 
 def test_sample_is_spread_over_the_images(roots, monkeypatch):
     seen = []
-    monkeypatch.setattr(doctor.ImageSet, "image", lambda self, index: seen.append(index))
+    monkeypatch.setattr(ImageSet, "image", lambda self, index: seen.append(index))
     assert examine("gta5", roots["gta5"], sample=2).examined == 2
     assert seen == [0, 2]
     assert examine("nthu", roots["nthu"], sample=1).examined == 8  # of each part
@@ -129,11 +128,11 @@ def test_two_heights_of_gta5_are_published(roots):
     assert report.ok
     assert finding.severity == "note"
     assert finding.what == "1 image is 7 x 12 as published, most are 8 x 12"
-    assert "tools/prepare_gta5.py" in finding.fix
+    assert "cbst-mx prepare gta5" in finding.fix
 
 
 def test_the_published_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 3))
+    monkeypatch.setattr(published, "GTA5", range(1, 3))
     root = write_gta5(tmp_path / "g", (1,), size=(1052, 1914))
     write_gta5(root, (2,), size=(1046, 1914))
     (finding,) = examine("gta5", root, sample=1).findings
@@ -180,7 +179,7 @@ def test_missing_folders(roots, dataset, folder, what, fix):
 
 
 def test_half_unpacked_gta5(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 5002))
+    monkeypatch.setattr(published, "GTA5", range(1, 5002))
     root = write_gta5(tmp_path / "g", (1, 2, 5001))
     (root / "02_images.zip").write_bytes(b"")
     report = examine("gta5", root)
@@ -194,7 +193,7 @@ def test_half_unpacked_gta5(tmp_path, monkeypatch):
 
 
 def test_many_gaps_are_cut_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_SYNTHIA", range(0, 20))
+    monkeypatch.setattr(published, "SYNTHIA", range(0, 20))
     root = write_synthia(tmp_path / "s", 18)
     for number in range(0, 16, 2):
         (root / f"RGB/{number:07}.png").unlink()
@@ -205,7 +204,7 @@ def test_many_gaps_are_cut_short(tmp_path, monkeypatch):
 
 def test_half_unpacked_cityscapes(roots, monkeypatch):
     monkeypatch.setattr(
-        doctor, "_CITYSCAPES", {"train": {"aachen": 7, "ulm": 4}, "val": {"lindau": 2}, "test": {"bonn": 1}}
+        published, "CITYSCAPES", {"train": {"aachen": 7, "ulm": 4}, "val": {"lindau": 2}, "test": {"bonn": 1}}
     )
     finding = the_error(examine("cityscapes", roots["cityscapes"]))
     assert finding.what == "8 of 11 images of train are missing: aachen 0 of 7, ulm 3 of 4"
@@ -352,7 +351,7 @@ def test_synthia_ids_in_one_channel_are_fine_when_said(roots):
     assert examine("synthia", roots["synthia"], labels="ids").findings == ()
     finding = the_error(examine("synthia", roots["synthia"], labels="trainIds"))
     assert finding.what == "3 labels are missing"
-    assert "tools/prepare_synthia.py" in finding.fix
+    assert "cbst-mx prepare synthia" in finding.fix
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -364,7 +363,7 @@ def test_made_labels(roots, dtype):
     assert examine("synthia", roots["synthia"], labels="trainIds").findings == ()
     truncate(folder / "0000001.png", 1)
     finding = the_error(examine("synthia", roots["synthia"], labels="trainIds"))
-    assert finding.fix == f"delete it, then python tools/prepare_synthia.py {roots['synthia']}"
+    assert finding.fix == f"delete it, then cbst-mx prepare synthia {roots['synthia']}"
 
 
 @pytest.mark.parametrize(
@@ -426,7 +425,7 @@ def test_images_of_another_kind(roots):
 
 
 def test_a_resized_copy_is_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 4))
+    monkeypatch.setattr(published, "GTA5", range(1, 4))
     report = examine("gta5", write_gta5(tmp_path / "g"))
     (finding,) = report.findings
     assert report.ok
@@ -500,6 +499,27 @@ def test_described_folders(described):
     (root / "day_labels/b.png").unlink()
     assert "1 of 2 images have no label" in the_error(examine("folder", root, description=path)).what
     assert examine("folder", root, description=path, split="dusk").ok
+
+
+def test_a_format_without_a_layout_is_opened_by_its_reader(roots, monkeypatch):
+    toy = Format(
+        gta5.open_images, lambda root, *, label_space, split: gta5.open_labelled(root, label_space), ("split",)
+    )
+    monkeypatch.setitem(FORMATS, "toy", toy)
+    report = examine("toy", roots["gta5"], split="train")
+    assert (report.findings, report.images, report.labels_read) == ((), {"images": 3}, 3)
+    truncate(roots["gta5"] / "labels/00001.png")
+    assert the_error(examine("toy", roots["gta5"], split="train")).what == "1 label is truncated"
+    (roots["gta5"] / "labels/00002.png").unlink()
+    assert the_error(examine("toy", roots["gta5"], split="train")).what.startswith("1 of 3 images have no label")
+    with pytest.raises(ConfigError, match="^split must be given for toy$"):
+        examine("toy", roots["gta5"])
+
+
+def test_every_remedy_is_in_the_wheel():
+    # a wheel has no tools/
+    for module in Path(published.__file__).parent.rglob("*.py"):
+        assert "tools/" not in module.read_text("utf-8"), module
 
 
 @pytest.mark.parametrize(

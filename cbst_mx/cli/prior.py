@@ -8,11 +8,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 
 __all__ = ["COMMANDS"]
 
-_FORMATS = ("gta5", "synthia", "cityscapes", "nthu", "folder")
 _OUT = click.option("--out", required=True, type=FILE, help="The .npz file to write.")
 _GRID = click.option("--grid", nargs=2, type=click.IntRange(1), metavar="H W", help="Rows and columns of the maps.")
 
@@ -24,7 +23,7 @@ def prior() -> None:
 
 @prior.command()
 @click.option("--experiment", type=FILE, help="Take source, classes, grid and kernel from this experiment file.")
-@click.option("--source", "format_", type=click.Choice(_FORMATS), help="Layout of the source.")
+@click.option("--source", "format_", type=FORMAT, help="Layout of the source.")
 @click.option("--root", type=FOLDER, help="Data root of the source.")
 @click.option("--split", help="Split (cityscapes, nthu, folder).")
 @click.option("--city", help="City (nthu).")
@@ -82,16 +81,15 @@ def build(
         kernel = settings.kernel if kernel is None else kernel
         labelled = loaded.open_source()
     else:
-        from cbst_mx.data import folder, open_labelled
-        from cbst_mx.label_space import get_label_space
+        from cbst_mx.data import FORMATS, folder, open_labelled
+        from cbst_mx.label_space import find
 
         if format_ is None or root is None:
             raise click.UsageError("give the source by --source and --root, or by --experiment")
         if space_name is None and options["description"] is not None:
-            space = folder.label_space(folder.read_description(options["description"]))
+            space = folder.read_label_space(options["description"])
         else:
-            usual = {"synthia": "synthia-16", "nthu": "nthu-13"}.get(format_, "cityscapes-19")
-            space = get_label_space(space_name or usual)
+            space = find(space_name or FORMATS[format_].label_space, read=folder.read_label_space)
         chosen = list_ and list_.absolute()  # the reader's relative paths start at the data root
         labelled = open_labelled(format_, root, label_space=space, list=chosen, **options)
     grid = grid or (256, 512)

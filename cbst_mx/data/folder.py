@@ -35,13 +35,21 @@ from typing import Dict, List, Literal, Optional, Type, Union
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
 from cbst_mx.strict_yaml import one_sentence, read_yaml
 
-__all__ = ["FolderDescription", "label_space", "open_images", "open_labelled", "read_description", "read_label_space"]
+__all__ = [
+    "FORMAT",
+    "FolderDescription",
+    "label_space",
+    "open_images",
+    "open_labelled",
+    "read_description",
+    "read_label_space",
+]
 
 _OWN_CONVENTION = "folder"
 _PLACEHOLDERS = ("folder", "stem")
@@ -271,3 +279,27 @@ def _names(images: List[Path], root: PathLike) -> List[str]:
         prefix = folder.replace("/", "__") + "__" if folder and stems[path.stem] > 1 else ""
         names.append(prefix + path.stem)
     return names
+
+
+def _open_described_images(root: PathLike, *, split: str, description: Union[PathLike, FolderDescription]) -> ImageSet:
+    return open_images(_described(description), root, split)
+
+
+def _open_described_labelled(
+    root: PathLike, *, label_space: LabelSpace, split: str, description: Union[PathLike, FolderDescription]
+) -> LabelledImageSet:
+    described = _described(description)
+    own = described._space
+    if own != label_space:
+        raise ConfigError(
+            f"label_space must be {own.name}, as described for the data in {root}, got {label_space.name}"
+            + (" with other classes, colours or ids" if own.name == label_space.name else "")
+        )
+    return open_labelled(described, root, split)
+
+
+def _described(description: Union[PathLike, FolderDescription]) -> FolderDescription:
+    return description if isinstance(description, FolderDescription) else read_description(description)
+
+
+FORMAT = Format(_open_described_images, _open_described_labelled, needed=("split", "description"))
