@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cbst_mx.cli import main
 from cbst_mx.cli.doctor import doctor as command
-from cbst_mx.data import ImageSet, gta5, published
+from cbst_mx.data import FORMATS, Format, ImageSet, gta5, published
 from cbst_mx.data.doctor import examine
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
@@ -516,7 +517,19 @@ def test_a_format_without_a_layout_is_opened_by_its_reader(roots, monkeypatch):
         examine("toy", roots["gta5"])
 
 
-def test_every_remedy_is_in_the_wheel():
+def test_every_remedy_is_in_the_wheel(roots):
+    write_rgb(roots["gta5"] / "images/00002.png", size=(SIZE[0] - 1, SIZE[1]))
+    write_ids(roots["gta5"] / "labels/00002.png", CITYSCAPES_IDS, size=(SIZE[0] - 1, SIZE[1]), palette=True)
+    options = {"gta5": {}, "synthia": {"labels": "trainIds"}, "cityscapes": {"labels": "labelTrainIds"}}
+    for dataset, labels in options.items():
+        fix = examine(dataset, roots[dataset], **labels).findings[0].fix
+        program, *arguments = fix.partition(", where")[0].split()
+        assert program == "cbst-mx"
+        size = ["--size", *map(str, SIZE)] if dataset == "gta5" else []
+        result = CliRunner().invoke(main, arguments + size)
+        assert result.exit_code == 0, result.output
+        mended = roots[dataset] if dataset != "gta5" else Path(f"{roots['gta5']}-8x12")
+        assert examine(dataset, mended, **labels).findings == ()
     # a wheel has no tools/
     for module in Path(published.__file__).parent.rglob("*.py"):
         assert "tools/" not in module.read_text("utf-8"), module

@@ -417,8 +417,8 @@ def test_formats():
 
 
 def test_a_sixth_format_is_a_module_and_a_line(tmp_path, monkeypatch):
-    write_rgb(tmp_path / "a.png")
-    write_ids(tmp_path / "a_ids.png", CITYSCAPES_IDS)
+    write_image(tmp_path / "a.png")
+    Image.fromarray(np.full(SIZE, 7, np.uint8)).save(tmp_path / "a_ids.png")
 
     def toy_images(root, *, stem):
         return ImageSet([stem], [root / f"{stem}.png"])
