@@ -30,7 +30,9 @@ def prepare() -> None:
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the copy; made when it is not there.")
-@click.option("--size", type=(int, int), metavar="H W", help="Height and width in pixels. Default: the published ones, 1052 1914.")
+@click.option(
+    "--size", type=(int, int), metavar="H W", help="Height and width in pixels. Default: the published 1052 1914."
+)
 @_WORKERS
 def gta5(root: Path, out: Path, size: tuple[int, int] | None, workers: int) -> None:
     """Make a copy of GTA5 whose images and labels are all 1052 x 1914, as the released program wants them.

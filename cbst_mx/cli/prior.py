@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
+
+if TYPE_CHECKING:
+    from cbst_mx.data import LabelledImageSet
 
 __all__ = ["COMMANDS"]
 
@@ -63,35 +67,22 @@ def build(
     """
     from cbst_mx.selftrain import spatial_prior
 
-    given = [
-        name
-        for name, value in [("root", root), ("list", list_), ("label-space", space_name), *options.items()]
-        if value
-    ]
     if experiment is not None:
         from cbst_mx.config import load_experiment
 
-        if format_ or given:
-            raise click.UsageError(
-                f"--experiment says what the source is: leave out --{'source' if format_ else given[0]}"
-            )
+        given = {"source": format_, "root": root, "list": list_, "label-space": space_name, **options}
+        needless = next((name for name, value in given.items() if value), None)
+        if needless:
+            raise click.UsageError(f"--experiment says what the source is: leave out --{needless}")
         loaded = load_experiment(experiment)
         settings = loaded.self_training.spatial_prior
         grid = grid or (settings.grid[0], settings.grid[1])
         kernel = settings.kernel if kernel is None else kernel
         labelled = loaded.open_source()
+    elif format_ is None or root is None:
+        raise click.UsageError("give the source by --source and --root, or by --experiment")
     else:
-        from cbst_mx.data import FORMATS, folder, open_labelled
-        from cbst_mx.label_space import find
-
-        if format_ is None or root is None:
-            raise click.UsageError("give the source by --source and --root, or by --experiment")
-        if space_name is None and options["description"] is not None:
-            space = folder.read_label_space(options["description"])
-        else:
-            space = find(space_name or FORMATS[format_].label_space, read=folder.read_label_space)
-        chosen = list_ and list_.absolute()  # the reader's relative paths start at the data root
-        labelled = open_labelled(format_, root, label_space=space, list=chosen, **options)
+        labelled = _open_source(format_, root, list_, space_name, options)
     grid = grid or (256, 512)
     kernel = spatial_prior.KERNEL if kernel is None else kernel
     with Bars(Console()) as bars:
@@ -101,7 +92,7 @@ def build(
             kernel=kernel,
             sigma=sigma,
             normalisation=normalisation,
-            progress=lambda done, total: bars("spatial prior", done, total),
+            progress=partial(bars, "spatial prior"),
         )
     names = labelled.label_space.names
     metadata = {
@@ -116,6 +107,21 @@ def build(
     if absent:
         click.echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
     click.echo(f"prior of {len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps in {out}")
+
+
+def _open_source(
+    format_: str, root: Path, list_: Path | None, space_name: str | None, options: dict[str, Any]
+) -> LabelledImageSet:
+    """Open the labels in the label space asked for, else in that of the description or the format."""
+    from cbst_mx.data import FORMATS, folder, open_labelled
+    from cbst_mx.label_space import find
+
+    if space_name is None and options["description"] is not None:
+        space = folder.read_label_space(options["description"])
+    else:
+        space = find(space_name or FORMATS[format_].label_space, read=folder.read_label_space)
+    # the reader's relative paths start at the data root
+    return open_labelled(format_, root, label_space=space, list=list_ and list_.absolute(), **options)
 
 
 @prior.command()

@@ -110,7 +110,7 @@ class LabelledImageSet(ImageSet):
     label_space : LabelSpace
         The classes.
     convention : str
-        What the raw ids in the label files mean, one of the label space's conventions.
+        Meaning of the raw ids in the label files, one of the label space's conventions.
     read : callable
         Reads the raw ids (H, W) of a label file. A function of a module, so that the set can travel to workers.
     """
@@ -240,7 +240,7 @@ def existing_folder(path: PathLike, what: str, expected: str) -> Path:
     path : path
         The folder.
     what, expected : str
-        What it is and what should be in it, for the message.
+        Name of the folder and of its expected content, for the message.
 
     Raises
     ------

@@ -94,7 +94,7 @@ class FolderSplit(_Strict):
 
 
 class FolderDescription(_Strict):
-    """What a data description says; made by `read_description`."""
+    """A data description as an object; made by `read_description`."""
 
     splits: Dict[str, FolderSplit] = Field(min_length=1)
     _origin: str = PrivateAttr("the data description")
@@ -184,7 +184,7 @@ def open_labelled(description: FolderDescription, root: PathLike, split: str) ->
     Parameters
     ----------
     description : FolderDescription
-        From `read_description`.
+        Result of `read_description`.
     root : path
         The folder its patterns start from.
     split : str
@@ -217,7 +217,7 @@ def open_images(description: FolderDescription, root: PathLike, split: str) -> I
     Parameters
     ----------
     description : FolderDescription
-        From `read_description`.
+        Result of `read_description`.
     root : path
         The folder its patterns start from.
     split : str

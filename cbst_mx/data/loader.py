@@ -68,7 +68,7 @@ class BatchLoader:
     Raises
     ------
     ConfigError
-        When an argument cannot be used.
+        If an argument cannot be used.
     DataError
         While iterating: a sample could not be read or used; the message names it.
     """
@@ -177,7 +177,7 @@ class BatchLoader:
 
 
 class _GroupOrder:
-    """Which samples of one group are in which batch, by iteration number."""
+    """Plan of which samples of one group are in which batch, by iteration number."""
 
     def __init__(self, size: int, places: int, *, first: int, group: int, seed: int, round: int) -> None:
         self._size = size

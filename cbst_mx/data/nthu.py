@@ -46,7 +46,7 @@ def open_labelled(
     root : path
         Folder that holds the cities' folders, or the city's own folder.
     city : {"Rome", "Rio", "Tokyo", "Taipei"}
-        Which city.
+        Name of the city.
     split : {"test", "rest"}
         All labelled images ("test" without a fold), those held out in the fold, or the others.
     label_space : LabelSpace
@@ -129,7 +129,7 @@ def city_folder(root: PathLike, city: str) -> Path:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder in the order of their names; none where there is no such folder."""
+    """Return the images of a folder in the order of their names; none if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))

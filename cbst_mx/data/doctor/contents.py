@@ -173,7 +173,7 @@ def _check_sizes(found: Examination, part: Part, headers: Mapping[Path, Header])
 
 @dataclass
 class _Seen:
-    """What the pixels of one part have shown; ``pixels`` and ``presence`` by trainId, int64 of shape (256,)."""
+    """Findings in the pixels of one part; ``pixels`` and ``presence`` by trainId, int64 of shape (256,)."""
 
     examined: int = 0
     labels_read: int = 0

@@ -37,7 +37,7 @@ HOLD: Verb = ("holds", "hold")
 
 @dataclass(frozen=True)
 class Remedy:
-    """What mends one file, and what mends several."""
+    """Steps that mend one file, and several."""
 
     one: str
     many: str
@@ -134,7 +134,7 @@ class Part:
 
 @dataclass
 class Examination:
-    """What is being gathered about the data in ``root``; ``listed`` if only the images of a list are examined."""
+    """Findings and parts of the data in ``root`` while they are gathered; ``listed`` if only the images of a list are examined."""
 
     root: Path
     listed: bool = False

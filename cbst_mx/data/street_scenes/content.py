@@ -35,7 +35,7 @@ DOMAIN_CODES = {"source": 0, "target": 1}
 
 @dataclass(frozen=True)
 class Content:
-    """What a domain's streets hold: ranges in metres, probabilities per scene or per street side, and mean counts."""
+    """Content of a domain's streets: ranges in metres, probabilities per scene or per street side, and mean counts."""
 
     building_height: Range
     park: float  # probability that a plot holds trees in place of a building

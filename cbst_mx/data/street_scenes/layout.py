@@ -131,7 +131,7 @@ def layout(seed: int, index: int, domain: str, size: tuple[int, int]) -> Canvas:
     index : int
         Number of the scene.
     domain : {"source", "target"}
-        Which streets.
+        Kind of streets.
     size : (int, int)
         Height and width of the image in pixels.
 

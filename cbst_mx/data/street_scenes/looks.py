@@ -153,7 +153,7 @@ class Shift:
     Raises
     ------
     ConfigError
-        When the strength is negative or not finite, or the seed is negative.
+        If the strength is negative or not finite, or the seed is negative.
     """
 
     strength: float = 0.7
