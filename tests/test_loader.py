@@ -264,9 +264,13 @@ def test_leaving_early_stops_the_threads():
     batches.close()
     assert not loader_threads()
 
-    with pytest.raises(KeyError), contextlib.closing(iter(loader(samples, workers=2, iterations=1000))) as batches:
-        for _ in batches:
-            raise KeyError("in the training step")
+    def train():
+        with contextlib.closing(iter(loader(samples, workers=2, iterations=1000))) as batches:
+            for _ in batches:
+                raise KeyError("in the training step")
+
+    with pytest.raises(KeyError, match="in the training step"):
+        train()
     assert not loader_threads()
 
 
@@ -307,9 +311,13 @@ def test_batches_before_the_error_arrive(workers):
     bad = good[1][0]
     samples[bad] = failing(OSError("disk gone"))
     got = []
-    with pytest.raises(DataError, match=rf"^training sample {bad} cannot be used: disk gone$"):
+
+    def train():
         for _, labels in loader(samples, unchanged, workers=workers):
             got.append(labels[:, 0, 0].astype(int).tolist())
+
+    with pytest.raises(DataError, match=rf"^training sample {bad} cannot be used: disk gone$"):
+        train()
     assert got == good[:1]
 
 

@@ -171,7 +171,7 @@ def _check_sizes(found: Examination, part: Part, headers: Mapping[Path, Header])
 # --- pixels -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seen:
     """Findings in the pixels of one part; ``pixels`` and ``presence`` by trainId, int64 of shape (256,)."""
 

@@ -134,7 +134,10 @@ class Part:
 
 @dataclass
 class Examination:
-    """Findings and parts of the data in ``root`` while they are gathered; ``listed`` if only the images of a list are examined."""
+    """Findings and parts of the data in ``root`` while they are gathered.
+
+    ``listed`` says that only the images of a list are examined.
+    """
 
     root: Path
     listed: bool = False

@@ -145,9 +145,9 @@ class Shift:
 
     Parameters
     ----------
-    strength
+    strength : float
         0 gives the source's appearance, 1 the tables' full shift; the demo uses the default.
-    seed
+    seed : int
         Chooses the random direction in which each class's look moves.
 
     Raises
@@ -166,7 +166,7 @@ class Shift:
             raise ConfigError(f"shift seed must be at least 0, got {self.seed}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Looks:
     """The looks of all classes after the shift: arrays indexed by trainId."""
 
