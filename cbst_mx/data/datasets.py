@@ -260,7 +260,7 @@ def check_labels_exist(image_paths: Sequence[Path], label_paths: Sequence[Path])
     Raises
     ------
     DataError
-        Naming the first such image and how many there are.
+        If there is such an image; the message names the first and says how many there are.
     """
     # One listing per folder: asking for each of 25,000 files takes minutes on a network drive.
     listings: dict[Path, set[str]] = {}

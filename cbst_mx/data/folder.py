@@ -150,7 +150,7 @@ def read_description(path: PathLike) -> FolderDescription:
     Raises
     ------
     ConfigError
-        Naming the file, the key and what is allowed.
+        If it cannot be used; the message names the file, the key and what is allowed.
     """
     content = read_yaml(path)
     model: Type[FolderDescription] = _OwnClasses if isinstance(content.get("label_space"), dict) else _KnownClasses
@@ -173,7 +173,7 @@ def read_label_space(path: PathLike) -> LabelSpace:
     Raises
     ------
     ConfigError
-        Naming the file, the key and what is allowed.
+        If it cannot be used; the message names the file, the key and what is allowed.
     """
     return label_space(read_description(path))
 

@@ -70,7 +70,7 @@ class BatchLoader:
     ConfigError
         If an argument cannot be used.
     DataError
-        While iterating: a sample could not be read or used; the message names it.
+        If a sample cannot be read or used, while iterating; the message names it.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable, Sequence
 
 from cbst_mx.data import FORMATS, cityscapes, folder, nthu, published, synthia
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
-from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted
+from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, get_label_space
@@ -83,15 +83,13 @@ def _delete_and(make: str) -> Remedy:
     return Remedy(f"delete it, then {make}", f"delete them, then {make}")
 
 
-def _check_numbers(
-    found: Examination, noun: str, where: Path, numbers: Iterable[int], width: int, mend: Callable[[list[Path]], str]
-) -> None:
+def _check_numbers(found: Examination, noun: str, where: Path, numbers: Iterable[int], width: int, mend: Mend) -> None:
     """Compare the files of a folder with the numbers, of `width` digits, that they should have."""
     present, wanted = {path.stem for path in _pngs(where)}, {f"{number:0{width}}": number for number in numbers}
     missing = [name for name in wanted if name not in present]
     if missing:
         gaps = listed(ranges((wanted[name] for name in missing), width), what="gaps")
-        fix = mend([where / f"{name}.png" for name in missing])
+        fix = fix_text(mend, [where / f"{name}.png" for name in missing])
         text = f"{counted(len(missing), noun)} {ARE[len(missing) > 1]} missing: {gaps}"
         found.add("error", text, where, fix + _archives_left(found.root))
     if noun == "image":
@@ -186,7 +184,7 @@ def _open_synthia(found: Examination, labels: str = "raw") -> None:
 
 
 def _count_synthia(found: Examination, part: Part) -> None:
-    _check_numbers(found, "image", found.root / "RGB", published.SYNTHIA, 7, lambda paths: _UNPACK_SYNTHIA)
+    _check_numbers(found, "image", found.root / "RGB", published.SYNTHIA, 7, _UNPACK_SYNTHIA)
 
 
 # --- cityscapes ---------------------------------------------------------------------------------------------------
