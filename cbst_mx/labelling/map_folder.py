@@ -17,7 +17,7 @@ import numpy as np
 from cbst_mx.data.folder import read_label_space
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
-from cbst_mx.label_space import LABEL_SPACES, LabelSpace, find
+from cbst_mx.label_space import LabelSpace, find, numbered
 from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
 from cbst_mx.selftrain.pseudo_labels import confidence
@@ -205,7 +205,7 @@ class MapFolder:
         if self.prior is None or self.prior_sha256 is None:
             return None
         # the names of unnamed classes are ours: there is nothing to compare
-        names = self.label_space.names if self.label_space.name in LABEL_SPACES else None
+        names = None if self.label_space == numbered(self.num_classes) else self.label_space.names
         return _sized_prior(self.prior, self.prior_sha256, self.num_classes, names, self.sizes[index])
 
     def confidence(self, index: int) -> tuple[np.ndarray, np.ndarray]:
