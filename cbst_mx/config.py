@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Annotated, Literal
 
-from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_labelled
+from cbst_mx.data import FORMATS, ImageSet, LabelledImageSet, folder, open_images, open_labelled
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
@@ -30,6 +30,13 @@ DATA_VARIABLE = "CBST_DATA"
 Scale = Annotated[float, Field(gt=0, lt=100)]  # a factor of an image's height and width
 
 
+# mypy takes no name that is computed; pydantic does.
+if TYPE_CHECKING:
+    _FormatName = str
+else:
+    _FormatName = Literal[tuple(FORMATS)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -37,7 +44,7 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """One set of images."""
 
-    format: Literal["gta5", "synthia", "cityscapes", "nthu", "folder"]
+    format: _FormatName
     root: str  # absolute, or below the folder named by the environment variable CBST_DATA
     split: Optional[str] = None
     # Which label files. cityscapes: labelIds (default), labelTrainIds; synthia: raw (default), ids, trainIds.

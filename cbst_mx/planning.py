@@ -24,9 +24,9 @@ import numpy as np
 
 from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
 from cbst_mx.data import ImageSet
-from cbst_mx.data.doctor import published
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
+from cbst_mx.data.published import published
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent

@@ -223,6 +223,24 @@ def test_the_config_stops_at_the_orchestrators():
             assert "cbst_mx.config" not in imports(tree, MODULES), name
 
 
+def compared_arrays(tree):
+    """Return the dataclasses that hold arrays and compare them by value: ``==`` raises there."""
+    found = []
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        made = [text for text in map(ast.dump, node.decorator_list) if "'dataclass'" in text]
+        fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+        arrays = [f for f in fields if "'ndarray'" in ast.dump(f.annotation) and "arg='compare'" not in ast.dump(f)]
+        if made and arrays and "arg='eq'" not in made[0]:
+            found.append(node.name)
+    return found
+
+
+def test_dataclasses_of_arrays_are_not_compared_by_value():
+    for name, tree in MODULES.items():
+        if is_below(name, ["cbst_mx.data"]):
+            assert compared_arrays(tree) == [], name
+
+
 def test_nobody_imports_tools_or_experiments():
     for name, tree in {**MODULES, **read_tree("tests")}.items():
         found = {target for target in imports(tree, SCRIPTS) if is_below(target, ["tools", "experiments"])}
@@ -306,6 +324,20 @@ def test_mxnet_is_found_through_packages_but_not_in_functions():
 )
 def test_speaking_is_found(source):
     assert speaks(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("decorator", "field", "found"),
+    [
+        ("@dataclass", "x: np.ndarray", ["A"]),
+        ("@dataclasses.dataclass(frozen=True)", "x: dict[str, np.ndarray]", ["A"]),
+        ("@dataclass(frozen=True, eq=False)", "x: np.ndarray", []),
+        ("@dataclass", "x: np.ndarray = field(compare=False)", []),
+        ("@dataclass", "x: int", []),
+    ],
+)
+def test_arrays_compared_by_value_are_found(decorator, field, found):
+    assert compared_arrays(ast.parse(f"{decorator}\nclass A:\n {field}")) == found
 
 
 @pytest.mark.parametrize("source", ["def f(config): pass", "class A:\n def f(self, *, experiment=None): pass"])

@@ -20,8 +20,9 @@ from cbst_mx.cli.base import OneSentence
 from cbst_mx.cli.labelling import COMMANDS
 from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.label_space import CITYSCAPES_19, NTHU_13
-from cbst_mx.labelling import MapFolder, State, job, label_space_of, needs, run
+from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, numbered
+from cbst_mx.labelling import MapFolder, State, job, needs, run
+from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
@@ -616,8 +617,8 @@ def test_arguments_that_cannot_be_used_are_refused(maps, tmp_path):
         (("--portions", "0.2,1.5"), "portion must be in (0, 1], got 1.5"),
         (("--workers", 0), "workers must be at least 1, got 0"),
         (("--upsample", 0), "upsample must be at least 1, got 0"),
-        (("--classes", "19"), "the maps must have the 19 classes of cityscapes-19, they have 13"),
-        (("--classes", "birds"), "classes must be a number from 1 to 253 or one of cityscapes-19"),
+        (("--classes", "19"), "label space cityscapes-19 has 19 classes, but"),
+        (("--classes", "birds"), "label space must be one of cityscapes-19"),
         (("--upsample", 8, "--size", 40, 64), "must have the cells of 40 x 64 pixels at stride 8, got 6 x 8"),
         (("--spatial-prior", tmp_path / "prior.npz"), r"must hold a prior of shape (13, H, W), got (19, 4, 4)"),
         (("--spatial-prior", tmp_path / "none.npz"), "none.npz cannot be read: No such file"),
@@ -682,15 +683,28 @@ def test_needs_grow_with_the_job(maps):
     assert needs(folder, workers=1, labels=False).disk < one.disk
 
 
-def test_label_spaces():
-    assert label_space_of(None, 19) is CITYSCAPES_19
-    assert label_space_of("nthu-13", 13) is NTHU_13
-    seven = label_space_of(None, 7)
-    assert seven.names[6] == "class 6"
-    assert len(set(seven.palette)) == 7
-    assert label_space_of("7", 7) == seven
-    with pytest.raises(DataError, match="the maps must have the 16 classes of synthia-16, they have 19"):
-        label_space_of("16", 19)
+def test_label_spaces(tmp_path):
+    nineteen, seven = (write_maps(tmp_path / str(count), probabilities(1, 1, count)) for count in (19, 7))
+    assert MapFolder.open(nineteen).label_space is CITYSCAPES_19
+    assert MapFolder.open(nineteen, classes="cityscapes-19").label_space is CITYSCAPES_19
+    assert MapFolder.open(seven).label_space == MapFolder.open(seven, classes="7").label_space == numbered(7)
+    with pytest.raises(ConfigError, match=r"label space synthia-16 has 16 classes, but .*image-0\.npy has 19"):
+        MapFolder.open(nineteen, classes="16")
+
+
+def test_own_classes_from_a_description(tmp_path):
+    description = tmp_path / "own.yaml"
+    description.write_text(
+        "label_space: {name: two, names: [sky, road], palette: [[70, 130, 180], [128, 64, 128]], ids: {0: 0, 1: 1}}\n"
+        "splits: {all: {images: ['*.png']}}\n"
+    )
+    maps = write_maps(tmp_path / "maps", probabilities(1, 2, 2))
+    succeed("--probabilities", maps, "--classes", description, "--portion", 0.5, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out/kc.json").read_text())["names"] == ["sky", "road"]
+    spatial_prior.save(tmp_path / "prior.npz", np.ones((2, 4, 4), np.float32), {"names": ["road", "sky"]})
+    with pytest.raises(DataError, match="class 0 is .road., not .sky."):
+        MapFolder.open(maps, classes=str(description), prior=tmp_path / "prior.npz")
+    MapFolder.open(maps, prior=tmp_path / "prior.npz")  # unnamed classes: there is nothing to compare
 
 
 def test_maps_that_change_while_the_job_runs_are_noticed(maps, tmp_path, monkeypatch):

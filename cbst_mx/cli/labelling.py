@@ -66,7 +66,10 @@ _MAPS = (
         help="How: bilinear as in this package's networks, bicubic as in the authors' program.",
     ),
     click.option("--spatial-prior", type=FILE, help="Multiply by this prior (.npz, array prior), resized."),
-    click.option("--classes", help="Label space (cityscapes-19, ...) or number of classes. Default: by the maps."),
+    click.option(
+        "--classes",
+        help="Label space (cityscapes-19, ...), number of classes, or YAML description. Default: by the maps.",
+    ),
     click.option(
         "--fidelity",
         default="paper",

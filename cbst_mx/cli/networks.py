@@ -8,7 +8,7 @@ from typing import Any, Callable
 import click
 from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 from cbst_mx.errors import CBSTError
 
 __all__ = ["COMMANDS"]
@@ -80,7 +80,7 @@ def _formed(
     "--format",
     "format_",
     required=True,
-    type=click.Choice(["gta5", "synthia", "cityscapes", "nthu", "folder"]),
+    type=FORMAT,
     help="Layout of the images.",
 )
 @click.option("--root", required=True, type=FOLDER, help="Data root.")

@@ -137,15 +137,13 @@ def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
 
 
 def _class_names(stored: Sequence[str] | None, space_name: str | None, count: int, file: Path) -> list[str]:
-    from cbst_mx.errors import ConfigError
-    from cbst_mx.label_space import get_label_space
+    """Return the names of the label space asked for, those the file has, or numbers."""
+    from cbst_mx.data.folder import read_label_space
+    from cbst_mx.label_space import find, numbered
 
-    if space_name is None:
-        return list(stored) if stored is not None else [f"class {index}" for index in range(count)]
-    names = get_label_space(space_name).names
-    if len(names) != count:
-        raise ConfigError(f"label space {space_name} has {len(names)} classes, but {file} has {count}")
-    return list(names)
+    if space_name is not None:
+        return list(find(space_name, count, origin=str(file), read=read_label_space).names)
+    return list(stored if stored is not None else numbered(count).names)
 
 
 def _csv(statistics: ImageStatistics, selection: Selection) -> str:

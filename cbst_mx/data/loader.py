@@ -68,9 +68,9 @@ class BatchLoader:
     Raises
     ------
     ConfigError
-        When an argument cannot be used.
+        If an argument cannot be used.
     DataError
-        While iterating: a sample could not be read or used; the message names it.
+        If a sample cannot be read or used, while iterating; the message names it.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class BatchLoader:
 
 
 class _GroupOrder:
-    """Which samples of one group are in which batch, by iteration number."""
+    """Plan of which samples of one group are in which batch, by iteration number."""
 
     def __init__(self, size: int, places: int, *, first: int, group: int, seed: int, round: int) -> None:
         self._size = size

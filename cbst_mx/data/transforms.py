@@ -57,9 +57,9 @@ def normalise(
     Raises
     ------
     ConfigError
-        When `mean` or `std` cannot be used.
+        If `mean` or `std` cannot be used.
     DataError
-        When `image` is not uint8 RGB.
+        If `image` is not uint8 RGB.
     """
     _check_image(image)
     offset, gain = _channels("mean", mean), _channels("std", std)
@@ -137,7 +137,7 @@ def scale_for_long_side(height: int, width: int, long_side: int) -> float:
     Raises
     ------
     ConfigError
-        When a length is not above 0.
+        If a length is not above 0.
     """
     for name, value in (("height", height), ("width", width), ("long_side", long_side)):
         if not value > 0:
@@ -178,7 +178,7 @@ class TrainTransform:
     Raises
     ------
     ConfigError
-        When an argument is outside its range.
+        If an argument is outside its range.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class TrainTransform:
         Raises
         ------
         DataError
-            When image and labels are not of these types or not of one size.
+            If image and labels are not of these types or not of one size.
         """
         _check_image(image)
         _check_label(label)

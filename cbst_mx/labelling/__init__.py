@@ -29,7 +29,7 @@ as long as an image of any shard is not counted.
 from __future__ import annotations
 
 from cbst_mx.labelling.job import check_request, count, needs, run, sweep_rows
-from cbst_mx.labelling.map_folder import MapFolder, label_space_of
+from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "State",
     "check_request",
     "count",
-    "label_space_of",
     "needs",
     "run",
     "sweep_rows",

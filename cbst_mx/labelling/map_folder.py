@@ -5,7 +5,6 @@ C classes, H x W pixels; a stored map is (C, h, w), at full size or at a network
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 import functools
 import unicodedata
@@ -15,59 +14,18 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from cbst_mx.data.folder import read_label_space
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
-from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
+from cbst_mx.label_space import LabelSpace, find, numbered
 from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps, size_at_stride
 from cbst_mx.selftrain.views import HostMap
 
-__all__ = ["MapFolder", "label_space_of"]
+__all__ = ["MapFolder"]
 
 _SUFFIXES = (".npy", ".npz")
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, bytes that are no text, ends of lines and paragraphs
-_BY_COUNT = {space.num_classes: space for space in (CITYSCAPES_19, SYNTHIA_16, NTHU_13)}
-
-
-def label_space_of(classes: str | None, found: int) -> LabelSpace:
-    """Return the label space of maps of `found` classes.
-
-    Parameters
-    ----------
-    classes : str, optional
-        A label space's name, or a number of classes. By default, and for a number, 19, 16 and 13 stand for Cityscapes,
-        SYNTHIA and NTHU; the classes of any other number are called "class 0", "class 1", ...
-    found : int
-        C of the maps.
-
-    Raises
-    ------
-    ConfigError
-        If `classes` is no such name or number.
-    DataError
-        If the maps have another number of classes.
-    """
-    if classes is None:
-        classes = str(found)
-    if classes in LABEL_SPACES:
-        space = LABEL_SPACES[classes]
-    elif classes.isdigit() and 1 <= int(classes) <= 253:
-        space = _BY_COUNT.get(int(classes)) or _unnamed(int(classes))
-    else:
-        known = ", ".join(sorted(LABEL_SPACES))
-        raise ConfigError(f"classes must be a number from 1 to 253 or one of {known}, got {classes!r}")
-    if space.num_classes != found:
-        raise DataError(f"the maps must have the {space.num_classes} classes of {space.name}, they have {found}")
-    return space
-
-
-def _unnamed(number: int) -> LabelSpace:
-    colours = []
-    for index in range(number):  # hues a golden section apart differ however many there are
-        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.6, 0.9)
-        colours.append((int(255 * red), int(255 * green), int(255 * blue)))
-    names = tuple(f"class {index}" for index in range(number))
-    return LabelSpace(name=f"classes-{number}", names=names, palette=tuple(colours), raw_ids={})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +94,7 @@ class MapFolder:
             Its files ``NAME.npy`` and ``NAME.npz`` (one array, or one called ``probability``) hold float32 or float16
             maps (C, h, w); other files are left alone.
         classes : str, optional
-            As for :func:`label_space_of`.
+            Label space by name, number of classes or YAML file, as for :func:`cbst_mx.label_space.find`.
         stride : int
             Pixels per cell along each side; 1 for maps at full size.
         size : (int, int) or mapping of str to (int, int), optional
@@ -178,7 +136,7 @@ class MapFolder:
             sizes.append(size_at_stride(shape, stride, own, str(path)))
             item_bytes = max(item_bytes, bytes_each)
         found = cls(
-            label_space=label_space_of(classes, shapes[0][0]),
+            label_space=find(classes, shapes[0][0], origin=str(paths[0]), read=read_label_space),
             names=tuple(path.stem for path in paths),
             paths=tuple(paths),
             shapes=tuple(shapes),
@@ -229,7 +187,7 @@ class MapFolder:
         if self.prior is None or self.prior_sha256 is None:
             return None
         # the names of unnamed classes are ours: there is nothing to compare
-        names = self.label_space.names if self.label_space.name in LABEL_SPACES else None
+        names = None if self.label_space == numbered(self.num_classes) else self.label_space.names
         return _sized_prior(self.prior, self.prior_sha256, self.num_classes, names, self.sizes[index])
 
     def view(self, index: int) -> HostMap:

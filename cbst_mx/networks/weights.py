@@ -17,7 +17,6 @@ is refused.
 
 from __future__ import annotations
 
-import colorsys
 import fnmatch
 import math
 import re
@@ -29,7 +28,8 @@ import numpy as np
 
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import file_digest
-from cbst_mx.label_space import LABEL_SPACES, LabelSpace
+from cbst_mx.label_space import LabelSpace, find
+from cbst_mx.messages import listed
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.parameters import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
@@ -43,7 +43,6 @@ __all__ = [
     "Row",
     "Source",
     "compare",
-    "default_label_space",
     "fill",
     "import_weights",
     "match",
@@ -229,11 +228,10 @@ class Comparison:
         if not self.count(_MATCHED):
             raise CheckpointError(f"{origin} has no tensor that fits one of the network's {total} by name and shape")
         if self.refused:
-            first = ", ".join(self.refused[:_SHOWN])
-            more = f" and {len(self.refused) - _SHOWN} more" if len(self.refused) > _SHOWN else ""
             raise CheckpointError(
-                f"{origin} fills {self.count(_MATCHED)} of the network's {total} tensors: {first}{more} would stay as "
-                "initialised, which has to be allowed with --allow-missing PATTERN"
+                f"{origin} fills {self.count(_MATCHED)} of the network's {total} tensors: "
+                f"{listed(self.refused, _SHOWN)} would stay as initialised, which has to be allowed with "
+                "--allow-missing PATTERN"
             )
 
 
@@ -387,22 +385,6 @@ def fill(network: gluon.HybridBlock, source: Source, comparison: Comparison) -> 
         parameter.set_data(mx.nd.array(source.tensors[row.source].reshape(parameter.shape)))
 
 
-def default_label_space(num_classes: int) -> LabelSpace:
-    """Return the known label space of that many classes, or else one of numbered classes ("class 0", ...).
-
-    Raises
-    ------
-    ConfigError
-        If there can be no label space of that many classes.
-    """
-    for space in LABEL_SPACES.values():
-        if space.num_classes == num_classes:
-            return space
-    hues = [colorsys.hsv_to_rgb(index / num_classes, 0.6 + 0.4 * (index % 2), 1.0) for index in range(num_classes)]
-    palette = tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)
-    return LabelSpace(f"numbered-{num_classes}", tuple(f"class {i}" for i in range(num_classes)), palette, {})
-
-
 def import_weights(
     source: Source,
     name: str,
@@ -427,8 +409,8 @@ def import_weights(
     out : Path
         The ``.params`` file to write.
     label_space : LabelSpace, optional
-        Meaning of the classes; by default the file's own if it has one of C classes, else
-        :func:`default_label_space`. A classifier of whole images has none.
+        Meaning of the classes; by default the file's own if it has one of C classes, else the known label space of C
+        classes or one of classes without names. A classifier of whole images has none.
     options : mapping, optional
         Keyword arguments of the network's constructor; a file of this program brings its own, which these override.
     allow_missing : sequence of str
@@ -464,11 +446,8 @@ def import_weights(
     space = None
     if network.stride is not None:
         theirs = source.label_space if own is not None and own.num_classes == num_classes else None
-        space = label_space or theirs or default_label_space(num_classes)
-        if space.num_classes != num_classes:
-            raise ConfigError(
-                f"label space {space.name} has {space.num_classes} classes, but num_classes is {num_classes}"
-            )
+        space = label_space or theirs or find(None, num_classes)
+        space.check_classes(num_classes, "the network")
         if theirs is not None and theirs.names != space.names:
             raise CheckpointError(f"{source.path} was trained for label space {theirs.name}, not {space.name}")
     elif label_space is not None:
