@@ -22,7 +22,7 @@ from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, numbered
 from cbst_mx.labelling import MapFolder, State, job, needs, run
-from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
@@ -701,7 +701,7 @@ def test_own_classes_from_a_description(tmp_path):
     maps = write_maps(tmp_path / "maps", probabilities(1, 2, 2))
     succeed("--probabilities", maps, "--classes", description, "--portion", 0.5, "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out/kc.json").read_text())["names"] == ["sky", "road"]
-    spatial_prior.save(tmp_path / "prior.npz", np.ones((2, 4, 4), np.float32), {"names": ["road", "sky"]})
+    prior_files.save(tmp_path / "prior.npz", np.ones((2, 4, 4), np.float32), {"names": ["road", "sky"]})
     with pytest.raises(DataError, match="class 0 is .road., not .sky."):
         MapFolder.open(maps, classes=str(description), prior=tmp_path / "prior.npz")
     MapFolder.open(maps, prior=tmp_path / "prior.npz")  # unnamed classes: there is nothing to compare

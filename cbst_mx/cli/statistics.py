@@ -125,9 +125,17 @@ def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
         statistics = ImageStatistics.load(file)
         return statistics.total(), statistics.class_names
     record = read_json(file)
-    counts = record.get("count") if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        record = {}
+    key = "predicted" if "predicted" in record else "count"
+    if key == "count" and record.get("fidelity") == "released":
+        raise DataError(
+            f"{file} counts every 4th pixel only (rules of the released program): give "
+            f"{file.with_name('image_statistics.npz')}, which counts all"
+        )
+    counts = record.get(key)
     if not isinstance(counts, list) or not counts or not all(type(count) is int and count >= 0 for count in counts):
-        raise DataError(f"{file} must hold 'count', a list of the pixels predicted as each class, got {counts!r}")
+        raise DataError(f"{file} must hold '{key}', a list of the pixels predicted as each class, got {counts!r}")
     names = record.get("names")
     if names is not None and (
         not isinstance(names, list) or len(names) != len(counts) or not all(isinstance(name, str) for name in names)
