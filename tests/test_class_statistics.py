@@ -361,7 +361,7 @@ def test_class_statistics_of_a_record_of_thresholds(tmp_path):
     assert list(marks(call("class-statistics", record))) == ["x", "y"]
     # with the released rules count is of every 4th pixel, predicted of all: the mining goes by that
     write_json(record, {"count": [5, 0], "predicted": [20, 3], "names": ["x", "y"], "fidelity": "released"})
-    assert "23" in call("class-statistics", record)
+    assert " 20 " in call("class-statistics", record)
     write_json(record, {"count": [5, 0], "names": ["x", "y"], "fidelity": "released"})
     text = " ".join(call("class-statistics", record, code=1).split())
     assert f"{record} counts every 4th pixel only (rules of the released program): give" in text
