@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from symbols.backend import gluon, mx
-from symbols.blocks import check_factors, check_rate, check_width
-from symbols.vgg16 import BATCH_NORM, VGG16, conv_unit, scaled
+from symbols.blocks import BATCH_NORM, check_choice, check_factors, check_rate, check_width, conv_unit, scaled
+from symbols.vgg16 import VGG16
 
 nn = gluon.nn
 
 __all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel"]
+
+UPSAMPLING = ("frozen", "learned")
 
 
 def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
@@ -87,13 +89,11 @@ class FCN8s(gluon.HybridBlock):
         upsampling: str = "frozen",
         **kwargs,
     ):
-        if batch_norm not in tuple(BATCH_NORM):
-            raise ValueError(f"batch_norm must be one of {', '.join(BATCH_NORM)}, got {batch_norm!r}")
+        check_choice("batch_norm", batch_norm, list(BATCH_NORM))
         check_width(width)
         check_rate(dropout)
         check_factors(skip_scale)
-        if upsampling not in ("frozen", "learned"):
-            raise ValueError(f"upsampling must be frozen or learned, got {upsampling!r}")
+        check_choice("upsampling", upsampling, UPSAMPLING)
         super().__init__(**kwargs)
         self._skip_scale = tuple(skip_scale)
         hidden = scaled(4096, width)

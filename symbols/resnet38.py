@@ -1,5 +1,6 @@
-"""ResNet-38, model A1 of Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual
-Recognition" (2016), as the paper uses it.
+"""ResNet-38 as the paper uses it.
+
+Model A1 of Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition", 2016.
 
 B images, C classes, h x w pixels. Units are pre-activated: batch norm and ReLU come before every convolution, and
 where the shape changes the shortcut is a convolution of the activated input. Parameter names are those of the released
@@ -9,8 +10,7 @@ files (``bn2a_branch2a_gamma``, ``res2a_branch1_weight``, ...), but for Gluon's 
 from __future__ import annotations
 
 from symbols.backend import gluon, mx
-from symbols.blocks import check_rates, check_width
-from symbols.vgg16 import BATCH_NORM, scaled
+from symbols.blocks import BATCH_NORM, check_choice, check_rates, check_width, scaled
 
 nn = gluon.nn
 
@@ -47,10 +47,10 @@ class Unit(gluon.HybridBlock):
     in_channels : int
         Channels of the input.
     stride : int
-        Of the first convolution.
+        Stride of the first convolution.
     dilations : (int, int)
-        Of the first convolution and of the later ones: where a stride was replaced by dilation, the convolution that
-        had it still sees undilated input.
+        Dilations of the first convolution and of the later ones: where a stride was replaced by dilation, the
+        convolution that had it still sees undilated input.
     batch_norm : {"frozen", "batch"}
         See :class:`ResNet38`.
     dropout : float, optional
@@ -150,11 +150,9 @@ class ResNet38(gluon.HybridBlock):
         batch_norm: str = "frozen",
         form: str = "segmentation",
     ):
-        if batch_norm not in ("frozen", "batch"):
-            raise ValueError(f"batch_norm must be frozen or batch, got {batch_norm!r}")
+        check_choice("batch_norm", batch_norm, ("frozen", "batch"))
         check_width(width)
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        check_choice("form", form, FORMS)
         check_rates(dropout)
         super().__init__(prefix="")
         if form == "classifier":

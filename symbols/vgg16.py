@@ -1,5 +1,7 @@
-"""VGG-16 convolution stages (Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", ICLR 2015, configuration D), as the trunk of FCN8s.
+"""VGG-16's convolution stages, as the trunk of FCN8s.
+
+Configuration D of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+2015.
 
 B images, h x w pixels. Every stage ends in a 2 x 2 max pooling that rounds sizes up, so that stage i has
 ceil(h / 2^i) rows for any input size.
@@ -8,43 +10,14 @@ ceil(h / 2^i) rows for any input size.
 from __future__ import annotations
 
 from symbols.backend import gluon
+from symbols.blocks import conv_unit, scaled
 
 nn = gluon.nn
 
-__all__ = ["STAGES", "VGG16", "conv_unit", "scaled"]
+__all__ = ["STAGES", "VGG16"]
 
 # (number of 3 x 3 convolutions, channels) of each stage at width 1
 STAGES: tuple[tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-
-# Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
-BATCH_NORM = {"none": None, "batch": False, "frozen": True}
-
-
-def scaled(channels: int, width: float) -> int:
-    """Return the channel count of a layer that has `channels` at width 1."""
-    return max(1, int(round(channels * width)))
-
-
-def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
-    """Return convolution ("same" padding), optional batch norm and ReLU as one block.
-
-    Parameters
-    ----------
-    channels : int
-        Output channels.
-    kernel : int
-        Odd kernel size in pixels.
-    batch_norm : {"none", "batch", "frozen"}
-        No batch norm; batch statistics while training; moving statistics even while training (gamma and beta train).
-    """
-    use_global_stats = BATCH_NORM[batch_norm]
-    unit = nn.HybridSequential()
-    with unit.name_scope():
-        unit.add(nn.Conv2D(channels, kernel, padding=kernel // 2, use_bias=use_global_stats is None))
-        if use_global_stats is not None:
-            unit.add(nn.BatchNorm(use_global_stats=use_global_stats))
-        unit.add(nn.Activation("relu"))
-    return unit
 
 
 class VGG16(gluon.HybridBlock):
@@ -55,7 +28,7 @@ class VGG16(gluon.HybridBlock):
     width : float
         Multiplier of all channel counts; 1 is the published network.
     batch_norm : {"none", "batch", "frozen"}
-        See :func:`conv_unit`; the published network has none.
+        See :func:`.blocks.conv_unit`; the published network has none.
 
     Inputs:
         - **x**: images, float32 (B, 3, h, w).
