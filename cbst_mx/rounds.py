@@ -19,7 +19,7 @@ from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.image_files import write_label_png
-from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
@@ -34,11 +34,10 @@ from cbst_mx.selftrain.network_maps import predictions
 from cbst_mx.selftrain.portion import iterations_of_epochs, learning_rate, portion, select_source
 from cbst_mx.selftrain.selection import PIXEL_BYTES, Needs, label_set
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, maps_needed
-from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
+from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
-from cbst_mx.training.retraining import pseudo_labelled_samples
+from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples, unlabelled_samples
 from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.training.source import labelled_samples
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
@@ -490,7 +489,7 @@ class Run:
         index: int,
         network: gluon.HybridBlock,
         optimiser: Optimiser,
-        samples: list[Sample],
+        samples: Samples,
         *,
         groups: Sequence[tuple] = (),
         parts: Sequence[int] = (),
@@ -538,7 +537,7 @@ class Run:
         optimiser = settings.optimiser
         iterations = iterations_of(optimiser, len(self.source) + len(self.target))
 
-        def loader(samples: list[Sample]) -> Callable[[int], BatchLoader]:
+        def loader(samples: Samples) -> Callable[[int], BatchLoader]:
             return lambda start: self._loader(samples, optimiser, iterations, start=start)
 
         adapted = adapt_output_space(
@@ -560,7 +559,7 @@ class Run:
         )
         return {**record, "warm_up": adapted.to_json()}
 
-    def _loader(self, samples: list[Sample], optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
+    def _loader(self, samples: Samples, optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
         mining = options.pop("mining", None)
         return BatchLoader(
             samples,

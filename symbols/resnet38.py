@@ -9,6 +9,8 @@ files (``bn2a_branch2a_gamma``, ``res2a_branch1_weight``, ...), but for Gluon's 
 
 from __future__ import annotations
 
+from typing import Any
+
 from symbols.backend import gluon, mx
 from symbols.blocks import BATCH_NORM, check_choice, check_rates, check_width, scaled
 
@@ -30,7 +32,7 @@ FORMS = ("segmentation", "classifier")
 _EPSILON = 1e-5
 
 
-def _batch_norm(name: str, channels: int, batch_norm: str) -> nn.BatchNorm:
+def _batch_norm(name: str, channels: int, batch_norm: str) -> gluon.nn.BatchNorm:
     frozen = BATCH_NORM[batch_norm]
     return nn.BatchNorm(epsilon=_EPSILON, use_global_stats=frozen, in_channels=channels, prefix=f"bn{name}_")
 
@@ -108,7 +110,7 @@ class Unit(gluon.HybridBlock):
             )
             channels_before = channels
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         active = F.relu(self.entry(x))
         return self.branch(active) + (x if self.shortcut is None else self.shortcut(active))
 
@@ -193,7 +195,9 @@ class ResNet38(gluon.HybridBlock):
             self.head.add(nn.GlobalAvgPool2D(prefix=""), nn.Dense(num_classes, in_units=channels, prefix=linear))
 
     @staticmethod
-    def _classifier_convolution(in_channels: int, channels: int, prefix: str, initializer=None) -> nn.Conv2D:
+    def _classifier_convolution(
+        in_channels: int, channels: int, prefix: str, initializer: Any = None
+    ) -> gluon.nn.Conv2D:
         return nn.Conv2D(
             channels,
             3,
@@ -208,5 +212,5 @@ class ResNet38(gluon.HybridBlock):
         """Return the blocks whose composition is the network, for gradient checkpointing."""
         return [self.stem, *self.units, self.head]
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         return self.head(self.units(self.stem(x)))

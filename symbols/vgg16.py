@@ -9,6 +9,8 @@ ceil(h / 2^i) rows for any input size.
 
 from __future__ import annotations
 
+from typing import Any
+
 from symbols.backend import gluon
 from symbols.blocks import conv_unit, scaled
 
@@ -39,7 +41,7 @@ class VGG16(gluon.HybridBlock):
         - **pool5**: (B, 512 * width, ceil(h/32), ceil(w/32)).
     """
 
-    def __init__(self, *, width: float = 1.0, batch_norm: str = "none", **kwargs):
+    def __init__(self, *, width: float = 1.0, batch_norm: str = "none", **kwargs: Any):
         super().__init__(**kwargs)
         with self.name_scope():
             for index, (count, channels) in enumerate(STAGES, start=1):
@@ -50,7 +52,7 @@ class VGG16(gluon.HybridBlock):
                     stage.add(nn.MaxPool2D(pool_size=2, strides=2, ceil_mode=True))
                 setattr(self, f"stage{index}", stage)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         pool3 = self.stage3(self.stage2(self.stage1(x)))
         pool4 = self.stage4(pool3)
         return pool3, pool4, self.stage5(pool4)

@@ -16,9 +16,9 @@ from cbst_mx.training.adversarial import (
     adapt_output_space,
     discriminator_step,
     network_step,
-    unlabelled_samples,
 )
 from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.samples import unlabelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import autograd, gluon, mx
 

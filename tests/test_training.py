@@ -12,7 +12,7 @@ from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.training.losses import SegmentationLoss
-from cbst_mx.training.retraining import pseudo_labelled_samples
+from cbst_mx.training.samples import pseudo_labelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import autograd, mx
 
@@ -95,12 +95,12 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
             start=start,
         )
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def progress(done, total):
         if done == stop:
-            raise Stop
+            raise StopError
 
     try:
         record = train(
@@ -113,7 +113,7 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
             checkpoint_every=every,
             progress=progress,
         )
-    except Stop:
+    except StopError:
         record = None
     return record, {k: p.data().asnumpy() for k, p in network._collect_params_with_prefix().items()}
 
