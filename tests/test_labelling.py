@@ -581,17 +581,38 @@ def test_released_rules_keep_nothing_where_the_threshold_would_be_0(maps, tmp_pa
     assert record["kept_portion"] == 0
 
 
-def test_maps_a_little_below_0_are_labelled(tmp_path):
-    folder = write_maps(tmp_path / "maps", np.full((2, 3, 4, 5), -0.01))
-    record = run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=1.0)
-    assert record["count"] == [40, 0, 0]
-    assert record["kc"] == [None] * 3
-    assert record["kept"] == [40, 0, 0]
-    maps = np.full((3, 4, 5), -0.01, np.float32)
-    maps[0] = -0.02  # class 0 is never predicted: it may not win where all values are negative
-    folder = write_maps(tmp_path / "second", [maps])
+def test_masked_regions_never_become_a_class(tmp_path):
+    whole = probabilities(12, 12, 13)
+    masked = [array.copy() for array in whole]
+    for array in masked:
+        array[:, array.shape[1] * 3 // 4 :] = 0
+    folders = [
+        write_maps(tmp_path / name, arrays)
+        for name, arrays in (("masked", masked), ("cut", [array[:, : array.shape[1] * 3 // 4] for array in whole]))
+    ]
+    for policy in ("global", "class-balanced"):
+        found, expected = (
+            run(MapFolder.open(folder), tmp_path / f"{folder.name}-{policy}", policy=policy, portion=0.5)
+            for folder in folders
+        )
+        for key in ("threshold", "count", "kept"):
+            assert found[key] == expected[key]
+        assert found["without_confidence"] == found["pixels"] - expected["pixels"]
+        assert "without_confidence" not in expected
+        for path in (tmp_path / f"masked-{policy}" / "pseudo_labels").iterdir():
+            label = read_label(path)
+            assert (label[label.shape[0] * 3 // 4 :] == 255).all()
+
+
+def test_maps_of_nothing_but_zeros_are_refused_and_one_of_them_is_not(tmp_path):
+    folder = write_maps(tmp_path / "maps", np.zeros((2, 3, 4, 5)))
+    with pytest.raises(DataError, match="no pixel of the target set has a confidence above 0"):
+        run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=1.0)
+    first = probabilities(1, 1, 3)[0]
+    folder = write_maps(tmp_path / "second", [first, np.zeros_like(first)])
     record = run(MapFolder.open(folder), tmp_path / "second-out", policy="class-balanced", portion=1.0)
-    assert record["kept"] == [0, 20, 0]
+    assert sum(record["kept"]) == sum(record["count"])  # classes may differ from the plain argmax
+    assert record["without_confidence"] == first[0].size == sum(record["count"])
 
 
 def test_a_truncated_file_and_several_arrays_are_refused(maps, tmp_path):

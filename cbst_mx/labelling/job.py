@@ -283,7 +283,9 @@ def run(
         result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], names)
         write_text(out / "sweep.csv", _to_csv(result["sweep"]))
     if portion is not None:
-        labelling = Labelling(thresholds[0], total.kept[0], total.pixels)
+        labelling = Labelling(
+            thresholds[0], total.kept[0], total.pixels, int(state.statistics.total(folder.names).sum())
+        )
         record = {**labelling.to_json(names), "images": len(folder.names), "settings": state.settings}
         write_json(out / "kc.json", record)
         result.update(record)

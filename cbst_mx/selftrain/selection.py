@@ -82,11 +82,14 @@ class Labelling:
         Selected pixels of every class.
     pixels : int
         All pixels, selected or not.
+    confident : int
+        Pixels that have a confidence: not those of masked regions, where all classes are 0.
     """
 
     thresholds: Thresholds
     kept: np.ndarray
     pixels: int
+    confident: int
 
     @property
     def kept_portion(self) -> float:
@@ -116,6 +119,8 @@ class Labelling:
         record["kept"] = [int(count) for count in self.kept]
         record["pixels"] = self.pixels
         record["kept_portion"] = self.kept_portion
+        if self.confident < self.pixels:
+            record["without_confidence"] = self.pixels - self.confident
         return record
 
 
@@ -171,7 +176,7 @@ def label_set(
     portion: float,
     write: Callable[[str, np.ndarray], None],
     what: str = "pseudo-labels",
-    statistics: ImageStatistics | None = None,
+    statistics: ImageStatistics,
     progress: Progress = silent,
 ) -> Labelling:
     """Run the whole pass over a set of images: Algorithm 1 or 2, then eq. 5, 8 or 9.
@@ -190,8 +195,8 @@ def label_set(
         Called with the name of every image and its label, uint8 (H, W).
     what : str
         Name of the work for `progress`.
-    statistics : ImageStatistics, optional
-        Takes the predictions per image and class.
+    statistics : ImageStatistics
+        Empty; takes the predictions per image and class.
     progress : callable, optional
         Called with (what, done, in all) after every image of every pass.
 
@@ -212,4 +217,4 @@ def label_set(
     for done, pair in enumerate(views, 1):
         kept += label([pair], [thresholds], write)
         progress(what, count + done, total)
-    return Labelling(thresholds, kept.kept[0], kept.pixels)
+    return Labelling(thresholds, kept.kept[0], kept.pixels, int(statistics.total().sum()))
