@@ -250,8 +250,8 @@ class ImageStatistics:
         ----------
         method : {"class-balanced", "confidence"}
             The mean over the classes predicted in the image of the mean confidence of each, which is the authors'
-            measure; or the plain mean confidence of all pixels, where large classes rule. An image without any confident
-            pixel has the score 0.
+            measure; or the plain mean confidence of all pixels, where large classes rule. An image without any
+            confident pixel has the score 0.
 
         Returns
         -------

@@ -89,7 +89,9 @@ def check_range(smallest: float, largest: float, *, bounded: bool = True) -> Non
         raise DataError(f"probabilities must be at most 1, got {largest}: logits have to go through a softmax")
 
 
-def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndarray, np.ndarray]:
+def confidence(
+    maps: ClassMaps, prior: ClassMaps | None = None, *, bounded: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Return confidence and predicted class of every pixel.
 
     Parameters
@@ -98,6 +100,8 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
         Probabilities p_n(c).
     prior : ClassMaps, optional
         q_n(c), of the same size; the probabilities are multiplied by it.
+    bounded : bool
+        Whether values far above 1 are refused.
 
     Returns
     -------
@@ -110,12 +114,12 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
     Raises
     ------
     DataError
-        If the prior does not fit, or a probability is not finite, far below 0 or, without a prior, far above 1 (bicubic
-        maps are by a little).
+        If the prior does not fit, or a probability is not finite, far below 0 or far above 1 (bicubic maps are by a
+        little).
     """
     _check_prior(maps, prior)
     if maps.range is not None:
-        check_range(*maps.range, bounded=prior is None)
+        check_range(*maps.range, bounded=bounded)
     value = np.empty(maps.size, dtype=np.float32)
     predicted = np.empty(maps.size, dtype=np.uint8)
     none = [np.ones(maps.num_classes, dtype=np.float32)]
@@ -123,7 +127,7 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
         classes = _candidates(maps, prior, rows, columns, none)
         values = maps.tile(rows, columns, classes)
         if maps.range is None:
-            check_range(float(values.min()), float(values.max()), bounded=prior is None)
+            check_range(float(values.min()), float(values.max()), bounded=bounded)
         if prior is not None:
             values *= prior.tile(rows, columns, classes)
         value[rows, columns], predicted[rows, columns] = _strongest(values, classes)
@@ -137,8 +141,8 @@ def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: ClassMaps |
 
     The class is argmax_c p_n(c) / exp(-k_c); it is kept where some class above 0 reaches its threshold (eq. 8; with one
     threshold for all classes this is eq. 5; with a prior eq. 9). The equations print a strict inequality; equality is
-    kept so that exactly the stated number of pixels remains and a class whose most confident pixels all saturate at 1 is
-    not emptied.
+    kept so that exactly the stated number of pixels remains and a class whose most confident pixels all saturate at 1
+    is not emptied.
 
     Parameters
     ----------
@@ -179,10 +183,8 @@ def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: ClassMaps |
                 ratios = values / limit[among, None, None]
                 ratio, winner = _strongest(ratios, classes)
             # a float32 quotient reaches 1 exactly when the dividend reaches the divisor
-            if plain:
-                kept = ratio >= 1
-            else:
-                kept = ((values >= chosen.values[among, None, None]) & (values > 0)).any(axis=0)
+            passes = (values >= chosen.values[among, None, None]) & (values > 0) if not plain else None
+            kept = ratio >= 1 if passes is None else passes.any(axis=0)
             winner[~kept] = IGNORE
             label[rows, columns] = winner
     return labels
