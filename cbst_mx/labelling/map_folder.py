@@ -208,8 +208,7 @@ class MapFolder:
         path = str(self.paths[index])
         try:
             maps = self.maps(index)
-            check_sums(maps.stored, self.origin)
-            maps.release()
+            check_sums(maps.stored, self.origin, release=maps.release)
             bounded = self.origin not in ("prior", "scores")
             return HostMap(maps, self.prior_maps(index), path, bounded=bounded)
         except DataError as error:

@@ -10,11 +10,12 @@ many half thousandths as there are classes, at least 0.01.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.messages import silent
 
 __all__ = ["ORIGINS", "Sums", "check_origin", "check_sums", "tolerance"]
 
@@ -57,7 +58,7 @@ def tolerance(num_classes: int) -> float:
     return max(0.01, 0.0005 * num_classes)
 
 
-def check_sums(maps: np.ndarray, origin: str = "plain") -> Sums | None:
+def check_sums(maps: np.ndarray, origin: str = "plain", *, release: Callable[[], Any] = silent) -> Sums | None:
     """Refuse class maps whose classes do not sum to what their origin says.
 
     Parameters
@@ -66,6 +67,8 @@ def check_sums(maps: np.ndarray, origin: str = "plain") -> Sums | None:
         Class maps; NaN is left to other checks.
     origin : {"plain", "bicubic", "maximum", "prior", "scores"}
         Where they come from, see ``ORIGINS``.
+    release : callable, optional
+        Called after every row, to give back the memory of a mapped file.
 
     Returns
     -------
@@ -78,7 +81,11 @@ def check_sums(maps: np.ndarray, origin: str = "plain") -> Sums | None:
         If the sums are others; the sentence has the figures and the likely cause.
     """
     rows, columns = (np.unique(np.linspace(0, size - 1, _GRID).astype(int)) for size in maps.shape[1:])
-    values = maps[:, rows[:, None], columns].astype(np.float64).reshape(len(maps), -1)
+    parts = []
+    for row in rows:
+        parts.append(maps[:, row, columns].astype(np.float64))
+        release()  # each row of a class is on other pages
+    values = np.concatenate(parts, axis=1)  # (C, n)
     with np.errstate(all="ignore"):  # NaN and infinity are refused elsewhere
         sums = values.sum(axis=0)
         seen = np.isfinite(sums) & (values.max(axis=0) > 0)
@@ -113,8 +120,7 @@ _LAST = "probabilities must be of shape (C, H, W), they sum to 1 along the last 
 
 def _cause(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, sums: np.ndarray) -> str:
     """Return the likely cause of wrong sums."""
-    some = slice(None, None, 8)
-    for axis, chosen in ((1, maps[:, :, columns[some]]), (2, maps[:, rows[some]])):
+    for axis, chosen in ((2, maps[:, rows]), (1, maps[:, :, columns])):
         along = chosen.astype(np.float64).sum(axis=axis)
         if maps.shape[axis] > 1 and np.abs(along - 1).max() < tolerance(maps.shape[axis]):
             return _LAST if axis == 2 else "they sum to 1 along the rows, so the softmax was taken over the wrong axis"
