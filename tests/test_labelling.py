@@ -801,3 +801,31 @@ def test_thresholds_say_what_may_not_be_kept(tmp_path):
     assert record["kc"] == [0.0, None, None]
     assert record["kept"] == [8, 0, 0]
     assert record["kept_portion"] == 1.0
+
+
+def test_what_is_odd_about_a_result_is_said_in_it(tmp_path):
+    maps = np.zeros((2, 3, 6, 8), np.float32)
+    maps[:, 1] = 1
+    maps[0, :, :2] = 0
+    output = succeed("--probabilities", write_maps(tmp_path / "m", maps), "--portion", 0.2, "--out", tmp_path / "o")
+    record = json.loads((tmp_path / "o" / "kc.json").read_text())
+    sentences = (
+        "all pixels are predicted as one class of 3: the network has collapsed, or the softmax was taken over",
+        "100 % of the pixels are kept where 20 % were asked for: many are exactly as confident as a threshold",
+        "16 of 96 pixels have no confidence (all classes are 0): they are in no pool and get no label",
+    )
+    assert len(record["remarks"]) == 3
+    for sentence, stored in zip(sentences, record["remarks"]):
+        assert stored.startswith(sentence)
+        assert f"warning: {sentence}" in output
+
+
+def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
+    maps = [np.maximum(one, other) for one, other in zip(probabilities(0), probabilities(1))]
+    folder = write_maps(tmp_path / "maps", maps)
+    given = ("--probabilities", folder, "--portion", 0.2, "--out", tmp_path / "out")
+    assert "image-0.npy: the classes of a pixel must sum to 1 (within 0.01), got" in refused(*given)
+    output = succeed(*given[:-1], tmp_path / "again", "--origin", "maximum")
+    assert output.count("which origin maximum explains") == 1
+    assert json.loads((tmp_path / "again" / "kc.json").read_text())["settings"]["origin"] == "maximum"
+    assert "origin must be one of plain, bicubic" in refused(*given[:-1], tmp_path / "third", "--origin", "other")

@@ -287,6 +287,9 @@ def run(
             thresholds[0], total.kept[0], total.pixels, int(state.statistics.total(folder.names).sum())
         )
         record = {**labelling.to_json(names), "images": len(folder.names), "settings": state.settings}
+        found = selection.remarks(labelling, state.statistics.total(folder.names))
+        if found:
+            record["remarks"] = found
         write_json(out / "kc.json", record)
         result.update(record)
     return result

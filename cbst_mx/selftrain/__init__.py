@@ -19,6 +19,7 @@ array([0.021, 0.022, 0.019])
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any, Iterable, Iterator, Sequence, Tuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from cbst_mx.selftrain.counting import MOST_CLASSES, StreamingThresholds
 from cbst_mx.selftrain.map_checks import check_origin, check_sums
 from cbst_mx.selftrain.portion import portion
 from cbst_mx.selftrain.pseudo_labels import check_range
-from cbst_mx.selftrain.selection import collect, passes
+from cbst_mx.selftrain.selection import Labelling, collect, passes, remarks
 from cbst_mx.selftrain.thresholds import Thresholds, check_policy, threshold_rule
 from cbst_mx.selftrain.views import HostMap
 
@@ -87,6 +88,11 @@ def thresholds(
         If an argument is not allowed.
     DataError
         If a map or the prior cannot be used; the sentence has the map's number.
+
+    Warns
+    -----
+    UserWarning
+        If all pixels are of one class, or far more pixels reach their threshold than were asked for.
     """
     rule = _rule(policy, prior)
     if iter(maps) is maps:
@@ -108,7 +114,11 @@ def thresholds(
                 array, prior, stride, own_size, interpolation, origin, f"map {index}", priors, state.num_classes
             )
             collect(str(index), view, state)
-    return state.thresholds(rule, portion)
+    found = state.thresholds(rule, portion)
+    reached = Labelling(found, state.reached(found), int(state.counts.sum()), int(state.counts.sum()))
+    for sentence in remarks(reached, state.counts):
+        warnings.warn(sentence, stacklevel=2)
+    return found
 
 
 def confidence(

@@ -411,6 +411,29 @@ class StreamingThresholds:
             if row < self.num_classes:
                 filled[row] += 1
 
+    def reached(self, thresholds: Thresholds) -> np.ndarray:
+        """Return how many pixels of each class are at or above the threshold of their class, int64 (C,).
+
+        Parameters
+        ----------
+        thresholds : Thresholds
+            What :meth:`thresholds` gave.
+        """
+        found = np.zeros(self.num_classes, dtype=np.int64)
+        for row, value in enumerate(thresholds.values):
+            if not np.isfinite(value):
+                continue
+            key = int(keys_of(np.array([value]))[0])
+            upper = key >> LOWER_BITS
+            found[row] = self._bins[row, upper + 1 :].sum()
+            place = row * UPPER + upper
+            slot = int(np.searchsorted(self._critical, place))
+            if self._any_lower and slot < len(self._critical) and self._critical[slot] == place:
+                found[row] += self._lower[slot, key % LOWER :].sum()
+            else:  # all of the bin, at most 1/1024 of an octave below the threshold
+                found[row] += self._bins[row, upper]
+        return found
+
     # -- several processes, files --------------------------------------------------------------------------------
 
     def part(self) -> StreamingThresholds:
