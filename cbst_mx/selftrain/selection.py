@@ -151,13 +151,13 @@ def remarks(labelling: Labelling, predicted: np.ndarray) -> list[str]:
     kept = int(labelling.kept.sum())
     if np.count_nonzero(predicted) == 1 and number > 1 and confident > 2 * number:
         found.append(
-            f"all pixels are predicted as one class of {number}: the network has collapsed, or the softmax was taken over "
-            "another axis"
+            f"all pixels are predicted as one class of {number}: the network has collapsed, or the softmax was taken "
+            "over another axis"
         )
     if kept > _FAR_MORE * portion * confident + number:  # ranks are rounded once a class
         found.append(
-            f"{100 * kept / confident:.3g} % of the pixels are kept where {100 * portion:.3g} % were asked for: many are "
-            "exactly as confident as a threshold (all 1, or one value everywhere)"
+            f"{100 * kept / confident:.3g} % of the pixels are kept where {100 * portion:.3g} % were asked for: many "
+            "are exactly as confident as a threshold (all 1, or one value everywhere)"
         )
     if confident < labelling.pixels:
         found.append(
