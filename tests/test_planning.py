@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from cbst_mx import planning, rounds
+from cbst_mx import planning, workload
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import ConfigError
@@ -127,14 +127,14 @@ def test_what_a_run_needs_beside_its_network():
     sets = {"target": 2975, "size": (1024, 2048), "validation": 500}
     maps = 2975 * 19 * 4 * 116 * 232
     on_disk, in_memory, again = (
-        rounds.needs(load("gta5-cbst", f"self_training.keep_maps={keep}"), network, **sets)
+        workload.estimate_needs(load("gta5-cbst", f"self_training.keep_maps={keep}"), network, **sets)
         for keep in ("auto", "memory", "recompute")
     )
     assert (on_disk.disk - again.disk, on_disk.memory) == (maps, again.memory)  # auto: too much for memory
     assert (in_memory.disk, in_memory.memory - again.memory) == (again.disk, maps)
     assert again.memory == 40 * 1024 * 2048  # counted, not sorted
-    few = rounds.needs(load("gta5-cbst"), network, target=4, size=(64, 128), validation=1)
+    few = workload.estimate_needs(load("gta5-cbst"), network, target=4, size=(64, 128), validation=1)
     assert few.memory == (40 + 4 * 20) * 64 * 128 + 4 * 19 * 4 * 116 * 232  # sorted, and the maps in memory
-    none = rounds.needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
+    none = workload.estimate_needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
     assert none.memory == 0
     assert none.disk < 20e6

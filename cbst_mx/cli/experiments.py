@@ -97,7 +97,7 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
 
         with Bars(Console()) as bars:
             run = Run(experiment, out, progress=bars)
-            with run.logging():
+            with run.dir.logging():
                 function(run, **options)
 
     return command
