@@ -125,12 +125,10 @@ class Run:
         self._network: gluon.HybridBlock | None = None
         self._holds = -1  # the stage whose parameters the network holds
         start = self._start_network()
+        height, width, _ = self.target.image(0).shape
+        validation = sum(map(len, self.validation.values()))
         self.needs = estimate_needs(
-            experiment,
-            start,
-            target=len(self.target),
-            size=self.target.image(0).shape[:2],
-            validation=sum(map(len, self.validation.values())),
+            experiment, start, target=len(self.target), size=(height, width), validation=validation
         )
         check_free_space(out, self.needs.disk)
         counts = {"source": len(self.source), "target": len(self.target)}

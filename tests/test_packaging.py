@@ -186,7 +186,8 @@ def test_an_experiment_is_a_target_and_a_data_description_is_not(checkout):
 )
 def test_an_unusable_python_is_refused_before_anything_is_made(checkout, body, sentence):
     result = make(checkout, "setup", fake_python(checkout, body))
-    assert result.returncode != 0 and result.stderr.startswith(sentence), result.stderr
+    assert result.returncode != 0
+    assert result.stderr.startswith(sentence), result.stderr
     assert result.stderr.count("\n") == 2  # the sentence, and make's own line
     assert not (checkout / ".venv").exists()
 

@@ -10,10 +10,9 @@ import yaml
 
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
-from cbst_mx.evaluation.paper_tables import TABLES, expected, experiments, find_row, rows
+from cbst_mx.evaluation.paper_tables import TABLES, expected, experiments, find_row
 from cbst_mx.evaluation.run_results import find_runs
 from cbst_mx.label_space import CITYSCAPES_19
-
 
 # -------------------------------------------------------------------------------------------------------------- a check
 

@@ -283,9 +283,7 @@ def test_sheets_refuse():
         comparison_sheet([], [])
     with pytest.raises(ConfigError, match=r"^row 1 must have 2 cells, one per title, got 1$"):
         comparison_sheet([[cell, cell], [cell]], ["a", "b"])
-    with pytest.raises(
-        DataError, match=r"^every cell of row 0 must be uint8 of shape \(H, W, 3\), got uint8 of shape"
-    ):
+    with pytest.raises(DataError, match=r"^every cell of row 0 must be uint8 of shape \(H, W, 3\), got uint8 of shape"):
         comparison_sheet([[labels()]], ["a"])
 
 

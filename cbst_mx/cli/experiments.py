@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, print_table
+
+if TYPE_CHECKING:
+    from cbst_mx.config import Data, Experiment
+    from cbst_mx.label_space import LabelSpace
+    from cbst_mx.rounds import Run
 
 __all__ = ["COMMANDS"]
 
@@ -80,8 +85,9 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _validation(experiment: Any) -> Any:
-    return ((f"validation.{name}", data) for name, data in experiment.validation.items())
+def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
+    for name, data in experiment.validation.items():
+        yield f"validation.{name}", data
 
 
 def _run_command(function: Callable[..., None]) -> Callable[..., None]:
@@ -92,7 +98,7 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
         "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
     )
     @functools.wraps(function)
-    def command(experiment: Any, out: Path, **options: Any) -> None:
+    def command(experiment: Experiment, out: Path, **options: Any) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
 
         with Bars(Console()) as bars:
@@ -108,7 +114,7 @@ _ROUND = click.option("--round", "index", required=True, type=click.IntRange(1),
 
 @click.command()
 @_run_command
-def run(run: Any) -> None:
+def run(run: Run) -> None:
     """Run EXPERIMENT: source training, all rounds, evaluation.
 
     Reads the experiment file and the images it names (relative data roots are below the folder in CBST_DATA). Writes
@@ -122,7 +128,7 @@ def run(run: Any) -> None:
 
 @click.command()
 @_run_command
-def source(run: Any) -> None:
+def source(run: Run) -> None:
     """Train the source network of EXPERIMENT and evaluate it.
 
     Reads the labelled source images; writes OUT/source/parameters.params with its sidecar, training.json, confusion.npz
@@ -135,7 +141,7 @@ def source(run: Any) -> None:
 @click.command("pseudo-label")
 @_ROUND
 @_run_command
-def pseudo_label(run: Any, index: int) -> None:
+def pseudo_label(run: Run, index: int) -> None:
     """Step a) of one round: label the target images with the network of the round before.
 
     Reads OUT/source or OUT/round-(N-1); writes OUT/round-N/pseudo_labels/NAME.png (trainIds with palette, 255 = not
@@ -150,7 +156,7 @@ def pseudo_label(run: Any, index: int) -> None:
 @click.command()
 @_ROUND
 @_run_command
-def retrain(run: Any, index: int) -> None:
+def retrain(run: Run, index: int) -> None:
     """Step b) of one round: retrain on source labels and pseudo-labels together.
 
     Reads OUT/round-N/pseudo_labels and the parameters of the round before; writes OUT/round-N/parameters.params with
@@ -163,7 +169,7 @@ def retrain(run: Any, index: int) -> None:
 @click.command("round")
 @_ROUND
 @_run_command
-def round_(run: Any, index: int) -> None:
+def round_(run: Run, index: int) -> None:
     """One round: pseudo-label, retrain, evaluate.
 
     Reads the parameters of the round before; writes OUT/round-N.
@@ -182,7 +188,7 @@ def round_(run: Any, index: int) -> None:
     help="About how long to measure.",
 )
 @click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
-def plan(experiment: Any, seconds: float, out: Path | None) -> None:
+def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
 
     Measures the network with random parameters on the chosen device. Reads the experiment file and looks at the image
@@ -206,7 +212,7 @@ def plan(experiment: Any, seconds: float, out: Path | None) -> None:
         click.echo(f"plan in {out}")
 
 
-def _print_evaluation(run: Any, index: int) -> None:
+def _print_evaluation(run: Run, index: int) -> None:
     from cbst_mx.report.tables import iou_table
 
     results = run.evaluate(index)
@@ -215,7 +221,7 @@ def _print_evaluation(run: Any, index: int) -> None:
     _print_warnings([stage for stage in summary["stages"] if stage["round"] == index])
 
 
-def _print_stages(summary: dict[str, Any], label_space: Any) -> None:
+def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
     from cbst_mx.report.tables import iou_table
 
     leading = summary["leading"]

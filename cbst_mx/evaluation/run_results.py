@@ -266,8 +266,9 @@ class RunResults:
         now, first = (self.matrices(index) for index in (stage, 0))
         found = []
         for name, matrices in now.items():
-            counts = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
-            found += [f"on validation set {name}, {sentence}" for sentence in guard.signs(*counts, matrices.classes)]
+            predicted, before = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
+            signs = guard.signs(predicted, before, matrices.classes)
+            found += [f"on validation set {name}, {sentence}" for sentence in signs]
         return found
 
     def summarise(self) -> dict[str, Any]:
