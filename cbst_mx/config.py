@@ -57,7 +57,7 @@ class Data(_Strict):
 
 
 class Network(_Strict):
-    """The network and what it sees."""
+    """The network and the normalisation of its input."""
 
     name: str = "fcn8s"
     options: Dict[str, Any] = {}  # keyword arguments of its constructor
@@ -182,7 +182,7 @@ class SelfTraining(_Strict):
 
 
 class Evaluation(_Strict):
-    """How the network is evaluated: always at the size of the labels."""
+    """Evaluation of the network, always at the size of the labels."""
 
     flip: bool = True  # average with the mirrored image
     scales: List[Scale] = Field([1.0], min_length=1)  # multi-scale testing
@@ -209,7 +209,7 @@ class Paper(_Strict):
 
 
 class Experiment(_Strict):
-    """Everything one run needs."""
+    """Settings of one run."""
 
     name: str
     seed: int = Field(0, ge=0)
@@ -349,7 +349,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
     Raises
     ------
     ConfigError
-        With one sentence that names the file and the key.
+        If a file cannot be read or a key is wrong; the sentence names both.
     """
     path = Path(path)
     values = _read_with_bases(path)

@@ -64,7 +64,7 @@ def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_s
 @_SHIFT_SEED
 @click.option("--experiment", type=FILE, help="Another experiment to repeat. Default: the demo's own.")
 def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path | None) -> None:
-    """The whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
+    """Do the whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
 
     Runs from any folder. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method, OUT/results.json and
     OUT/results.md (the table) and OUT/comparison.png. Goes on where an earlier call was stopped.

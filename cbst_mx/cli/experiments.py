@@ -19,36 +19,41 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
-def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command on an experiment file takes; the function gets the loaded Experiment first."""
-
-    @click.argument("experiment", type=FILE)
-    @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's.")
-    @click.option(
+#: What every command on an experiment file takes, in the order of the help.
+_EXPERIMENT_OPTIONS = (
+    click.argument("experiment", type=FILE),
+    click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's."),
+    click.option(
         "--amp",
         type=click.Choice(["none", "bfloat16", "float16"]),
         help="Mixed precision: bfloat16 on CPUs with AVX512_BF16, float16 on GPUs. Default: the experiment's.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--init",
         type=FILE,
         help="Start from these parameters instead of training a source network: any made or imported by cbst-mx.",
-    )
-    @click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's.")
-    @click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU).")
-    @click.option(
+    ),
+    click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's."),
+    click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU)."),
+    click.option(
         "--recompute",
         is_flag=True,
         help="Keep no network output while pseudo-labelling: run the network again for every look at the images.",
-    )
-    @click.option("--smoke", is_flag=True, help="Tiny network, one iteration a phase: only shows that every step runs.")
-    @click.option(
+    ),
+    click.option("--smoke", is_flag=True, help="Tiny network, one iteration a phase: only shows that every step runs."),
+    click.option(
         "--set",
         "changes",
         multiple=True,
         metavar="KEY=VALUE",
         help="Change a key of the experiment, e.g. --set self_training.rounds=2. May be repeated.",
-    )
+    ),
+)
+
+
+def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every command on an experiment file; the function gets the loaded Experiment first."""
+
     @functools.wraps(function)
     def command(
         experiment: Path,
@@ -62,8 +67,6 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         changes: tuple[str, ...],
         **options: Any,
     ) -> None:
-        from cbst_mx.config import load_experiment
-
         given: dict[str, Any] = {
             "ctx": ctx,
             "amp": amp,
@@ -74,15 +77,24 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        loaded = load_experiment(experiment, changes)
-        if fold is not None:
-            folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
-            if not folded:
-                raise click.UsageError("--fold needs an experiment with folds (NTHU)")
-            loaded = load_experiment(experiment, changes + tuple(f"{key}.fold={fold}" for key in folded))
-        function(loaded, **options)
+        function(_load(experiment, changes, fold), **options)
 
+    for option in reversed(_EXPERIMENT_OPTIONS):
+        command = option(command)
     return command
+
+
+def _load(path: Path, changes: tuple[str, ...], fold: int | None) -> Experiment:
+    """Load an experiment with the changes of the command line; `fold` changes every image set that has folds."""
+    from cbst_mx.config import load_experiment
+
+    loaded = load_experiment(path, changes)
+    if fold is None:
+        return loaded
+    folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
+    if not folded:
+        raise click.UsageError("--fold needs an experiment with folds (NTHU)")
+    return load_experiment(path, changes + tuple(f"{key}.fold={fold}" for key in folded))
 
 
 def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
@@ -91,7 +103,7 @@ def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
 
 
 def _run_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command that works in a run folder takes; the function gets the open Run."""
+    """Add the options of every command that works in a run folder; the function gets the open Run."""
 
     @_experiment_options
     @click.option(

@@ -16,7 +16,7 @@ _TABLE = click.IntRange(1, 3)
 
 @click.group()
 def paper() -> None:
-    """The published numbers."""
+    """Print the published numbers."""
 
 
 @paper.command()

@@ -62,7 +62,7 @@ class Table:
     title : str
         Title in our words.
     experiments : str
-        How the names of its experiments begin.
+        Beginning of the names of its experiments.
     label_space : str
         Name of the label space.
     names : tuple of str

@@ -66,7 +66,7 @@ class Protocol:
     name : str
         As in the table above.
     meaning : str
-        What is averaged.
+        What is averaged, in words.
     table : str
         The table of the paper whose numbers follow this protocol; empty when there is none.
     truth : tuple of str
@@ -74,7 +74,7 @@ class Protocol:
     averaged : tuple of str
         Those of `truth` in the mean.
     factor : float
-        What the mean is multiplied by.
+        Factor of the mean.
     never : tuple of str
         Classes that the network must not know for the number to make sense.
     """
@@ -201,7 +201,7 @@ def evaluate(matrices: ImageMatrices, *, samples: int = 1000, seed: int = 0) -> 
     Parameters
     ----------
     matrices : ImageMatrices
-        Of at least one image.
+        Matrices of at least one image.
     samples : int
         Bootstrap samples, at least 1.
     seed : int
@@ -210,6 +210,7 @@ def evaluate(matrices: ImageMatrices, *, samples: int = 1000, seed: int = 0) -> 
     Returns
     -------
     results : list of Result
+        Scores, in the order of the table above.
     refused : dict of str to str
         Why a protocol cannot be computed, by its name.
 

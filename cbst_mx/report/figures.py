@@ -34,7 +34,9 @@ def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -
     Parameters
     ----------
     image : ndarray of shape (H, W, 3), uint8
+        The photograph, RGB.
     train_ids : ndarray of shape (H, W), uint8
+        Its labels.
     label_space : LabelSpace
         Colours of the classes.
 

@@ -67,7 +67,7 @@ def plan_table(stages: Sequence[Any]) -> Table:
     Parameters
     ----------
     stages : sequence
-        With the attributes of `cbst_mx.planning.Stage`.
+        Stages with the attributes of `cbst_mx.planning.Stage`.
     """
     table = Table(box=SIMPLE_HEAD)
     table.add_column("stage")
@@ -108,7 +108,7 @@ def mean_std_table(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace
     Raises
     ------
     DataError
-        As in `iou_table`, or when a method has no result.
+        If there is no method, a method has no result, or a result lacks a class of `label_space`.
     """
     return _table(runs, label_space)
 
