@@ -29,10 +29,9 @@ from cbst_mx.label_space import IGNORE
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
-from cbst_mx.phases import mine_classes, start_network, train_phase, warm_up
+from cbst_mx.phases import load_prior, mine_classes, start_network, train_phase, warm_up
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import portion as schedules
-from cbst_mx.selftrain import spatial_prior
 from cbst_mx.selftrain.network_maps import probability_maps
 from cbst_mx.selftrain.target_maps import find_thresholds
 from cbst_mx.training.retraining import pseudo_labelled_samples
@@ -372,14 +371,5 @@ class Run:
         return self.dir.stage(index)
 
     def _prior(self) -> np.ndarray:
-        path = self.dir.spatial_prior
-        if not path.is_file():
-            settings = self.experiment.self_training.spatial_prior
-            prior = spatial_prior.estimate(
-                self.source,
-                (settings.grid[0], settings.grid[1]),
-                kernel=settings.kernel,
-                progress=functools.partial(self.progress, f"{self.experiment.name}, spatial prior"),
-            )
-            spatial_prior.save(path, prior, {"names": list(self.label_space.names), "kernel": settings.kernel})
-        return spatial_prior.load(path, self.label_space.num_classes, self.label_space.names)
+        progress = functools.partial(self.progress, f"{self.experiment.name}, spatial prior")
+        return load_prior(self.experiment, self.source, self.dir.spatial_prior, progress=progress)
