@@ -122,7 +122,7 @@ def evaluate(
     """
     from cbst_mx.data import folder, open_labelled
     from cbst_mx.evaluation.confusion import summary
-    from cbst_mx.evaluation.protocols import protocols_of
+    from cbst_mx.evaluation.protocols import find_protocols
     from cbst_mx.files import write_json
     from cbst_mx.label_space import LABEL_SPACES
     from cbst_mx.networks.devices import parse_context
@@ -176,7 +176,7 @@ def evaluate(
         )
     result = summary(matrices.sum(axis=0), space)
     Console().print(iou_table({parameters.parent.name: result}, space))
-    protocol = protocols_of(space.names)[0]
+    protocol = find_protocols(space.names)[0]
     comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
     combined = f" combined by {combine}" if len(factors) > 1 else ""
     click.echo(
