@@ -1,9 +1,7 @@
 """One experiment: a YAML file, typed and strict. Unknown keys are refused; relative data roots are below ``CBST_DATA``.
 
 The top level is :class:`Experiment`; every key's default is the paper's or, where the paper is silent, the released
-program's, unless its comment says otherwise. The policies are called ``st``, ``cbst`` and ``cbst-sp``, as the paper
-calls them; the rule of their thresholds is ``global`` (one for all classes) for ``st`` and ``class-balanced`` (one per
-class) for the other two.
+program's, unless its comment says otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Annotated, Literal
 
 from cbst_mx.data import FORMATS, ImageSet, LabelledImageSet, folder, open_images, open_labelled
@@ -24,7 +22,7 @@ from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSpace
 from cbst_mx.methods import RULES
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.strict_yaml import one_sentence, parse_value, read_yaml
+from cbst_mx.strict_yaml import StrictModel, one_sentence, parse_value, read_yaml
 
 __all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
 
@@ -42,11 +40,7 @@ else:
     _MethodName = Literal[tuple(RULES)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Data(_Strict):
+class Data(StrictModel):
     """One set of images."""
 
     format: _FormatName
@@ -66,7 +60,7 @@ class Data(_Strict):
         return self.model_dump(exclude={"format", "root", "labels"})
 
 
-class Network(_Strict):
+class Network(StrictModel):
     """The network and the normalisation of its input."""
 
     name: str = "fcn8s"
@@ -75,7 +69,7 @@ class Network(_Strict):
     std: List[float] = Field(list(IMAGENET_STD), min_length=3, max_length=3)
 
 
-class Augmentation(_Strict):
+class Augmentation(StrictModel):
     """Joint scale, crop and flip; colour changes are off in the paper's protocol."""
 
     crop: List[int] = Field([504, 504], min_length=2, max_length=2)  # height, width in pixels
@@ -94,7 +88,7 @@ class Augmentation(_Strict):
         return TrainTransform(**values)
 
 
-class Optimiser(_Strict):
+class Optimiser(StrictModel):
     """SGD over one training phase."""
 
     iterations: Optional[int] = Field(None, ge=0)
@@ -116,7 +110,7 @@ class Optimiser(_Strict):
         return self
 
 
-class Portion(_Strict):
+class Portion(StrictModel):
     """The portion p over the rounds."""
 
     initial: float = Field(0.20, gt=0, le=1)
@@ -124,14 +118,14 @@ class Portion(_Strict):
     maximum: float = Field(0.50, gt=0, le=1)
 
 
-class SpatialPrior(_Strict):
+class SpatialPrior(StrictModel):
     """The spatial prior of CBST-SP."""
 
     grid: List[int] = Field([256, 512], min_length=2, max_length=2)  # rows, columns of the stored maps
     kernel: float = Field(70.0, ge=0)  # pixels at 1024 x 2048
 
 
-class SourcePortion(_Strict):
+class SourcePortion(StrictModel):
     """The portion of source images a round trains on; the released program's numbers."""
 
     initial: float = Field(0.03, gt=0, le=1)
@@ -140,7 +134,7 @@ class SourcePortion(_Strict):
     policy: Literal["cumulative", "random"] = "cumulative"
 
 
-class Mining(_Strict):
+class Mining(StrictModel):
     """Rare-class mining: training crops centred on classes that are predicted least; not used by ST."""
 
     worst: int = Field(5, ge=1)  # classes predicted least; the released program takes 3
@@ -148,7 +142,7 @@ class Mining(_Strict):
     probability: float = Field(0.8, ge=0, le=1)  # of mining an image
 
 
-class SelfTraining(_Strict):
+class SelfTraining(StrictModel):
     """The rounds."""
 
     method: _MethodName
@@ -189,7 +183,7 @@ class SelfTraining(_Strict):
         return self
 
 
-class Evaluation(_Strict):
+class Evaluation(StrictModel):
     """Evaluation of the network, always at the size of the labels."""
 
     flip: bool = True  # average with the mirrored image
@@ -198,7 +192,7 @@ class Evaluation(_Strict):
     long_side: Optional[int] = Field(None, ge=32)  # pixels of the network's input at scale 1; None = as it is
 
 
-class WarmUp(_Strict):
+class WarmUp(StrictModel):
     """Adversarial adaptation of the source network in output space, before the first round."""
 
     optimiser: Optimiser
@@ -207,7 +201,7 @@ class WarmUp(_Strict):
     discriminator_width: int = Field(64, ge=1)
 
 
-class Paper(_Strict):
+class Paper(StrictModel):
     """The row of the paper's tables that an experiment reproduces."""
 
     table: Literal[1, 2, 3]
@@ -216,7 +210,7 @@ class Paper(_Strict):
     expected: Dict[str, float]  # IoU in % per class, and miou; of SYNTHIA miou_star as well
 
 
-class Experiment(_Strict):
+class Experiment(StrictModel):
     """Settings of one run."""
 
     name: str

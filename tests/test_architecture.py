@@ -262,6 +262,35 @@ def test_nobody_imports_tools_or_experiments():
         assert found <= ({"tools.environment"} if name in ("tests.test_environment", "tests.test_packaging") else set())
 
 
+LONGEST_MODULE, LONGEST_FUNCTION = 450, 60  # lines; of code, without docstring and comments, in a function
+LONG_MODULES = {"cbst_mx.selftrain.counting"}  # one class, one idea
+
+
+def code_lines(node, lines):
+    """Return the lines of a function that are neither empty, comment nor docstring."""
+    skipped = set()
+    if ast.get_docstring(node) is not None:
+        skipped = set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return [
+        number
+        for number in range(node.lineno, node.end_lineno + 1)
+        if number not in skipped and lines[number - 1].strip() and not lines[number - 1].strip().startswith("#")
+    ]
+
+
+def test_modules_and_functions_are_short_or_say_why_not():
+    for folder in ("cbst_mx", "symbols", "tools"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            lines = file.read_text("utf-8").splitlines()
+            bench = "bench" in file.parts
+            assert bench or len(lines) <= LONGEST_MODULE or module_name(file) in LONG_MODULES, (file, len(lines))
+            for node in ast.walk(ast.parse("\n".join(lines))):
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    count = len(code_lines(node, lines))
+                    reason = "One function because" in (ast.get_docstring(node) or "")
+                    assert bench or count <= LONGEST_FUNCTION or reason, (file, node.name, count)
+
+
 # --------------------------------------------------------------------------------------------------- without mxnet
 
 
