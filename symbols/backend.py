@@ -75,7 +75,7 @@ def check_distributions(builds: Collection[str]) -> None:
     Raises
     ------
     MXNetUnavailableError
-        When there is more than one.
+        If there is more than one.
     """
     if len(builds) > 1:
         keep = "mxnet-cu112" if "mxnet-cu112" in builds else "mxnet"
@@ -91,7 +91,7 @@ def check_numpy(version: str) -> None:
     Raises
     ------
     MXNetUnavailableError
-        When the major version is 2 or higher.
+        If the major version is 2 or higher.
     """
     if int(version.split(".")[0]) >= 2:
         raise MXNetUnavailableError(f"mxnet 1.9.1 does not work with numpy {version}: pip install 'numpy==1.23.5'")
@@ -116,7 +116,7 @@ def preload_cuda(folders: Iterable[str], load: Callable[[str], object] = ctypes.
     Returns
     -------
     list of str
-        What was loaded. A library that no wheel brings is left to the system's loader.
+        The paths that were loaded. A library that no wheel brings is left to the system's loader.
     """
     candidates = [Path(folder, library) for library in _CUDA_LIBRARIES for folder in folders]
     present = [str(path) for path in candidates if path.is_file()]

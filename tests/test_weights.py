@@ -545,7 +545,7 @@ def test_arguments_are_checked(tmp_path):
         "--option", "form=classifier", "--label-space", "cityscapes-19"
     )
     assert "--allow-missing must name tensors of the network such as" in refusal("--allow-missing", "score_*")
-    assert "batch_norm must be frozen or batch, got 'none'" in refusal("--batch-norm", "none")
+    assert "batch_norm must be one of frozen, batch, got 'none'" in refusal("--batch-norm", "none")
     assert run(*arguments, "--network", "unet").exit_code == 2
 
 
