@@ -36,7 +36,7 @@ from cbst_mx.rounds import iterations_of, needs, scaled_side, source_of_round, t
 from cbst_mx.selftrain.network_maps import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, find_thresholds
 from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.training.source import labelled_samples
+from cbst_mx.training.samples import labelled_samples
 from symbols.backend import gluon, mx
 
 __all__ = ["Images", "Plan", "Stage", "make_plan"]

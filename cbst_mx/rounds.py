@@ -35,11 +35,10 @@ from cbst_mx.selftrain import class_statistics, guard, spatial_prior
 from cbst_mx.selftrain import portion as schedules
 from cbst_mx.selftrain.network_maps import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds, maps_needed
-from cbst_mx.training.adversarial import adapt_output_space, unlabelled_samples
+from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
-from cbst_mx.training.retraining import pseudo_labelled_samples
+from cbst_mx.training.samples import labelled_samples, pseudo_labelled_samples, unlabelled_samples
 from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.training.source import labelled_samples
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 

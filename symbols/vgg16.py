@@ -1,6 +1,7 @@
 """The convolution stages of VGG-16 as the trunk of FCN8s.
 
-Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, configuration D.
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015),
+configuration D.
 
 B images, h x w pixels. Every stage ends in a 2 x 2 max pooling that rounds sizes up, so that stage i has
 ceil(h / 2^i) rows for any input size.

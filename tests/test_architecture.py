@@ -242,7 +242,7 @@ def test_pure_modules_reach_no_mxnet(name):
 def test_modules_on_mxnet_reach_it():
     # else the list above would be too long, or the closure blind
     for name in (name for name in MODULES if is_below(name, ON_MXNET) and name != "cbst_mx.training"):
-        if name not in ("cbst_mx.training.retraining", "cbst_mx.training.source"):
+        if name != "cbst_mx.training.samples":
             assert "mxnet" in closure(name, MODULES), name
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cbst_mx import seeding
-from cbst_mx.data.loader import BatchLoader
+from cbst_mx.data.loader import BatchLoader, Sample
 from cbst_mx.data.transforms import TrainTransform, normalise
 from cbst_mx.errors import ConfigError, DataError
 
@@ -43,6 +43,7 @@ def unchanged(image, label, rng):
 
 def loader(samples, transform=None, **changes):
     arguments = {"batch_size": 4, "seed": 5, "round": 2, "iterations": ITERATIONS, **changes}
+    samples = [each if isinstance(each, Sample) else Sample("", each) for each in samples]
     return BatchLoader(samples, transform or TrainTransform(crop=(16, 24), brightness=0.2, blur=0.3), **arguments)
 
 
@@ -279,13 +280,11 @@ def test_an_iterator_never_started_starts_no_thread():
 # --- errors
 
 
-def failing(error, name=None):
+def failing(error, name=""):
     def read():
         raise error
 
-    if name:
-        read.name = name
-    return read
+    return Sample(name, read)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

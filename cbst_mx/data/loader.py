@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Iterator, Sequence, Tuple
+from typing import Callable, Generator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -22,10 +22,23 @@ from cbst_mx.errors import CBSTError, ConfigError, DataError
 
 __all__ = ["BatchLoader", "Sample", "Transform"]
 
-#: Reads one training sample: image uint8 (H, W, 3) RGB and label uint8 (H, W) trainId. Called from several threads.
-Sample = Callable[[], Tuple[np.ndarray, np.ndarray]]
 #: Changes one sample with a generator, as `TrainTransform` does; every result must have the same size.
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
+
+
+class Sample(NamedTuple):
+    """A training sample that is read when a batch needs it.
+
+    Attributes
+    ----------
+    name : str
+        Name for messages; may be empty.
+    read : callable
+        Returns image uint8 (H, W, 3) RGB and label uint8 (H, W) trainId; called from several threads.
+    """
+
+    name: str
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 class BatchLoader:
@@ -44,8 +57,7 @@ class BatchLoader:
     Parameters
     ----------
     samples : sequence of Sample
-        Functions that read one sample each and may be called from any thread. A function's `name` attribute, where it
-        has one, is used in error messages.
+        The samples; their names are used in error messages.
     transform : Transform
         Usually a `TrainTransform`.
     batch_size : int
@@ -118,7 +130,7 @@ class BatchLoader:
     def __len__(self) -> int:
         return self.iterations - self.start
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         plans = self.plans()
         if self.workers == 0:
             for plan in plans:
@@ -138,7 +150,7 @@ class BatchLoader:
                 future.cancel()
             pool.shutdown(wait=True)
 
-    def plans(self) -> Iterator[list[tuple[int, int]]]:
+    def plans(self) -> Generator[list[tuple[int, int]], None, None]:
         """Yield, per batch, the (epoch, index) of its samples, without reading any."""
         orders = []
         first = 0
@@ -164,7 +176,7 @@ class BatchLoader:
     def _sample(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = seeding.generator(self.seed, round=self.round, epoch=epoch, index=index, purpose="transform")
         try:
-            return self.transform(*self.samples[index](), rng)
+            return self.transform(*self.samples[index].read(), rng)
         except (CBSTError, OSError) as error:
             raise DataError(f"{self._name(index)} cannot be used: {error}") from error
         except Exception as error:
@@ -172,8 +184,8 @@ class BatchLoader:
             raise RuntimeError(f"{self._name(index)} failed with {type(error).__name__}: {error}") from error
 
     def _name(self, index: int) -> str:
-        name = getattr(self.samples[index], "name", None)
-        return f"training sample {index}" + (f" ({name})" if isinstance(name, str) else "")
+        name = self.samples[index].name
+        return f"training sample {index}" + (f" ({name})" if name else "")
 
 
 class _GroupOrder:

@@ -1,0 +1,1 @@
+"""Step b) of a round: samples, loss, SGD, and the adversarial warm-up before the rounds."""

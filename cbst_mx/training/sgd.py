@@ -21,14 +21,23 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import CheckpointError, ConfigError, TrainingError
 from cbst_mx.networks.parameters import load_arrays, save_arrays
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
+from cbst_mx.training.steps import Backward, checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx
 
-__all__ = ["Schedule", "TrainingRecord", "spread", "train"]
+__all__ = [
+    "CHECK_EVERY",
+    "Schedule",
+    "TrainingRecord",
+    "adding_gradients",
+    "place",
+    "set_multipliers",
+    "spread",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
-_CHECK_EVERY = 20  # iterations between looks at the loss: a look waits for the device
+CHECK_EVERY = 20  # iterations between looks at the loss: a look waits for the device
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,14 @@ class Schedule:
 
 @dataclass
 class TrainingRecord:
-    """What happened in a training phase: iterations done and the loss at every 20th of them."""
+    """Record of a training phase: iterations done and the loss at every 20th of them."""
 
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"iterations": self.iterations, "loss_every": _CHECK_EVERY, "loss": self.losses}
+        return {"iterations": self.iterations, "loss_every": CHECK_EVERY, "loss": self.losses}
 
 
 def train(
@@ -96,7 +105,7 @@ def train(
     network : HybridBlock
         Its parameters are changed in place; they are copied to every context of `ctx` and stay there.
     make_loader : callable
-        Given the first iteration to run, returns a loader of the remaining batches.
+        Given the first iteration to run, return a loader of the remaining batches.
     schedule : Schedule
         Learning rate and number of iterations.
     ctx : mx.Context or sequence of mx.Context
@@ -105,7 +114,7 @@ def train(
     seed, round : int
         Fix the random state of dropout.
     momentum, weight_decay : float
-        Of SGD; the paper's program uses 0.9 and 5e-4.
+        Momentum and weight decay of SGD; the paper's program uses 0.9 and 5e-4.
     bias_lr_mult, bias_wd_mult : float
         Multiply the learning rate and the weight decay of all biases and batch-norm betas; the paper's program uses 2
         and 0.
@@ -138,15 +147,16 @@ def train(
         If a batch has fewer images than there are contexts, or the network cannot be trained as asked.
     """
     contexts = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
-    _place(network, contexts)
-    _set_multipliers(network, bias_lr_mult, bias_wd_mult)
+    place(network, contexts)
+    set_multipliers(network, bias_lr_mult, bias_wd_mult)
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
-    backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
-    if gradient_checkpointing:
-        step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
-    else:
-        step = functools.partial(plain_step, network)
-    loss_of = BatchLoss()
+    gradient = _gradient(
+        network,
+        contexts,
+        parts=parts,
+        gradient_checkpointing=gradient_checkpointing,
+        backward=_scaled_backward(trainer) if loss_scaling else autograd.backward,
+    )
     record = TrainingRecord()
     if checkpoint is not None and checkpoint.is_file():
         _restore(checkpoint, network, trainer, record)
@@ -159,16 +169,11 @@ def train(
             iteration = record.iterations
             # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
             rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
-            if len(parts) > 1:
-                network.collect_params().zero_grad()
-            losses: list[mx.nd.NDArray] = []
-            for rows in _rows(parts or [len(images)]):
-                loss_of_part = functools.partial(loss_of, batch=labels)
-                losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
+            losses = gradient(images, labels, rng)
             trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
             record.iterations = iteration + 1
-            if record.iterations % _CHECK_EVERY == 0 or record.iterations == schedule.iterations:
+            if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
             if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
                 _save(checkpoint, network, trainer, record)
@@ -176,6 +181,35 @@ def train(
                 progress(record.iterations, schedule.iterations)
     _unify_statistics(network)
     return record
+
+
+def _gradient(
+    network: gluon.HybridBlock,
+    contexts: list[mx.Context],
+    *,
+    parts: Sequence[int],
+    gradient_checkpointing: bool,
+    backward: Backward,
+) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
+    """Return what computes the gradient of a batch (images, labels), dropout drawn from a generator: its losses.
+
+    With several `parts` the parameters must add up gradients (:func:`adding_gradients`).
+    """
+    loss_of = BatchLoss()
+    step: Callable[..., list[mx.nd.NDArray]] = functools.partial(plain_step, network)
+    if gradient_checkpointing:
+        step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
+
+    def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
+        if len(parts) > 1:
+            network.collect_params().zero_grad()
+        loss_of_part = functools.partial(loss_of, batch=labels)
+        losses: list[mx.nd.NDArray] = []
+        for rows in _rows(parts or [len(images)]):
+            losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
+        return losses
+
+    return gradient
 
 
 def _rows(parts: Sequence[int]) -> list[slice]:
@@ -223,14 +257,14 @@ def spread(images: np.ndarray, contexts: Sequence[mx.Context]) -> list[mx.nd.NDA
     return [mx.nd.array(part, ctx=c) for part, c in zip(np.array_split(images, len(contexts)), contexts)]
 
 
-def _place(network: gluon.HybridBlock, contexts: list[mx.Context]) -> None:
+def place(network: gluon.HybridBlock, contexts: list[mx.Context]) -> None:
     """Copy the parameters to the contexts, where they are not there yet."""
     parameters = network.collect_params()
     if any(parameter.list_ctx() != contexts for parameter in parameters.values()):
         parameters.reset_ctx(contexts)
 
 
-def _set_multipliers(network: gluon.HybridBlock, learning_rate: float, weight_decay: float) -> None:
+def set_multipliers(network: gluon.HybridBlock, learning_rate: float, weight_decay: float) -> None:
     """Set the multipliers of all biases and batch-norm betas."""
     for name, parameter in network.collect_params().items():
         if name.endswith(("bias", "beta")):
@@ -327,7 +361,7 @@ def _restore(path: Path, network: gluon.HybridBlock, trainer: gluon.Trainer, rec
             for name, value in zip(_LOSS_SCALE, arrays["loss_scale"].asnumpy().tolist()):
                 setattr(scaler, name, type(getattr(scaler, name))(value))
         record.iterations = int(arrays["iterations"].asscalar())
-        record.losses = arrays["losses"].asnumpy().tolist()[: record.iterations // _CHECK_EVERY]
+        record.losses = arrays["losses"].asnumpy().tolist()[: record.iterations // CHECK_EVERY]
         mx.nd.waitall()  # for the moving statistics, see _unify_statistics
     except (KeyError, AssertionError) as error:
         raise CheckpointError(f"checkpoint {path} is not this network's: delete it to start the phase again") from error

@@ -1,17 +1,24 @@
-"""Step b) of a round: unlabelled target images with their pseudo-labels as training samples."""
+"""Training samples: source images with labels, target images with pseudo-labels, target images without any."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from cbst_mx.data.datasets import ImageSet
+import numpy as np
+
+from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.image_files import read_label
 from cbst_mx.data.loader import Sample
 from cbst_mx.errors import DataError, RunError
-from cbst_mx.label_space import LabelSpace
-from cbst_mx.training.source import named
+from cbst_mx.label_space import IGNORE, LabelSpace
 
-__all__ = ["pseudo_labelled_samples"]
+__all__ = ["labelled_samples", "pseudo_labelled_samples", "unlabelled_samples"]
+
+
+def labelled_samples(images: LabelledImageSet) -> list[Sample]:
+    """Return one sample per image of a labelled set."""
+    return [Sample(name, partial(images.pair, index)) for index, name in enumerate(images.names)]
 
 
 def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSpace) -> list[Sample]:
@@ -39,11 +46,21 @@ def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSp
             "run pseudo-label again"
         )
 
-    def read(index: int):
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         image = images.image(index)
         label = label_space.encode(read_label(paths[index]), "trainId", str(paths[index]))
         if image.shape[:2] != label.shape:
             raise DataError(f"pseudo-label {paths[index]} has not the size of image {images.image_paths[index]}")
         return image, label
 
-    return [named(lambda index=index: read(index), images.names[index]) for index in range(len(images))]
+    return [Sample(name, partial(read, index)) for index, name in enumerate(images.names)]
+
+
+def unlabelled_samples(images: ImageSet) -> list[Sample]:
+    """Return one sample per image of a set without labels: all its pixels are labelled 255."""
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = images.image(index)
+        return image, np.full(image.shape[:2], IGNORE, np.uint8)
+
+    return [Sample(name, partial(read, index)) for index, name in enumerate(images.names)]
