@@ -23,6 +23,7 @@ from cbst_mx.data.image_files import write_label_png
 from cbst_mx.data.loader import BatchLoader, Sample
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
+from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.label_space import IGNORE
 from cbst_mx.labelling import PIXEL_BYTES, Needs
@@ -33,7 +34,6 @@ from cbst_mx.networks.parameters import load_network, load_parameters, save_para
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import class_statistics, guard, spatial_prior
 from cbst_mx.selftrain import portion as schedules
-from cbst_mx.selftrain.network_maps import probability_maps
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds, maps_needed
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
@@ -44,7 +44,6 @@ from symbols.backend import gluon, mx
 
 __all__ = [
     "Run",
-    "evaluate_network",
     "iterations_of",
     "needs",
     "scaled_side",
@@ -53,40 +52,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-def evaluate_network(
-    network: gluon.HybridBlock,
-    images: LabelledImageSet,
-    *,
-    classes: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    ctx: mx.Context,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-    **options: Any,
-) -> np.ndarray:
-    """Return the confusion matrix of every image; `options` are those of :func:`.network_maps.probabilities`.
-
-    Parameters
-    ----------
-    classes : sequence of str
-        Names of the network's classes, all among those of the images' labels, which may be more.
-
-    Returns
-    -------
-    ndarray of shape (N, C, C), int64
-        Over the C classes of the labels: rows truth, columns prediction; pixels without truth are not counted.
-    """
-    truth = images.label_space.names
-    matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
-    maps = probability_maps(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
-    for index, probability in maps:
-        predicted = protocols.widen(probability.argmax(axis=0).asnumpy().astype(np.uint8), classes, truth)
-        matrices[index] = confusion.confusion_matrix(images.label(index), predicted, len(truth))
-        progress(index + 1, len(images))
-    return matrices
 
 
 def source_of_round(experiment: Experiment, index: int, total: int) -> list[int]:

@@ -32,7 +32,7 @@ __all__ = [
     "network_graph",
     "quantised",
     "to_block",
-    "with_form",
+    "exact_form",
 ]
 
 FORMS = ("plain", "fused", "int8")
@@ -109,7 +109,7 @@ def folded(network: gluon.HybridBlock, ctx: mx.Context) -> tuple[gluon.SymbolBlo
     return to_block(graph, parameters), count
 
 
-def with_form(
+def exact_form(
     network: gluon.HybridBlock, *, ctx: mx.Context, form: str = "plain", band_rows: int | None = None
 ) -> Callable[[mx.nd.NDArray], mx.nd.NDArray]:
     """Return `network` in a form that needs no images: for int8 see :func:`quantised`.
