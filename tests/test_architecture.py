@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("cbst_mx",),
     ("cbst_mx.errors",),
-    ("cbst_mx.files", "cbst_mx.messages", "cbst_mx.strict_yaml"),
+    ("cbst_mx.environment", "cbst_mx.files", "cbst_mx.messages", "cbst_mx.strict_yaml"),
     ("cbst_mx.label_space",),
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
