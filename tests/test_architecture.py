@@ -40,6 +40,7 @@ ON_MXNET = (
     "cbst_mx.networks.devices",
     "cbst_mx.networks.build",
     "cbst_mx.networks.parameters",
+    "cbst_mx.networks.matching",
     "cbst_mx.networks.weights",
     "cbst_mx.networks.forms",
     "cbst_mx.networks.export",

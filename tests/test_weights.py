@@ -17,8 +17,9 @@ from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, LabelSpace
 from cbst_mx.networks import parameters, weights
 from cbst_mx.networks.build import build_network
+from cbst_mx.networks.matching import match
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.networks.weights import match, read_weights
+from cbst_mx.networks.weights import read_weights
 from symbols import get_network
 from symbols.backend import gluon, mx
 from tests import torch_format
