@@ -17,38 +17,48 @@ CTX ?=
 AMP ?=
 SMOKE ?=
 
-# *-data.yaml describe data sets; the rest is one target each. The paper's settings share a source network, so their
-# rounds start from the -source experiment's (or from INIT=FILE.params); of NTHU, all cities' from one network, which
-# the city that is made first trains.
+# One target for each experiment file; *-data.yaml describe data sets, and the demo has a target of its own.
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
-OWN := $(filter camvid-% demo-%,$(EXPERIMENTS))
-NTHU := $(filter nthu-%,$(EXPERIMENTS))
-MULTI_SCALE := $(filter %-mst,$(EXPERIMENTS))
-SOURCES := $(filter-out $(NTHU),$(filter %-source,$(EXPERIMENTS)))
-ROUNDS := $(filter-out $(OWN) $(NTHU) $(MULTI_SCALE) $(SOURCES),$(EXPERIMENTS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench clean $(EXPERIMENTS)
 
-CBST = $(BIN)/cbst-mx
+# $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
+# Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
+HASH := \#
+read = $(firstword $(shell sed -n 's/$(HASH).*//; s/^\(.*[ {,]\)\{0,1\}$2: *\([^ ,}]*\).*/\2/p' $1))
+look-up = $(or $(call read,$1,$2),$(if $(call read,$1,extends),$(call look-up,$(dir $1)$(call read,$1,extends),$2)))
+setting = $(filter-out null,$(call look-up,experiments/$1.yaml,$2))
+
 # Of every step: CTX=gpu:0, AMP=float16, and SMOKE=1 to see only that every step runs.
+CBST = $(BIN)/cbst-mx
 SETTINGS = $(if $(SMOKE),--smoke) $(if $(CTX),--ctx $(CTX)) $(if $(AMP),--amp $(AMP))
-# $(call source-of,NAME) is the experiment whose source network NAME starts from.
-source-of = $(if $(filter nthu-%,$1),nthu-$(word 2,$(subst -, ,$1)),$(if $(findstring fcn8s,$1),$(firstword $(subst -, ,$1))-fcn8s,$(firstword $(subst -, ,$1))))-source
-rounds-of = $(if $(filter %-source,$1),,$(if $(SMOKE),1 2,$(if $(filter %-released,$1),1 2 3 4 5 6,1 2 3 4 5 6 7)))
-folds = $(if $(SMOKE),0 1,0 1 2 3 4 5 6 7 8 9)
+smoke = $(if $(SMOKE),$(wordlist 1,2,$1),$1)
+unsaid = $(error experiments/$1.yaml or the file that it extends must say rounds)
+rounds = $(call smoke,$(shell seq 1 1 $(or $(call setting,$1,rounds),$(unsaid))))
+folds = $(call smoke,$(if $(call setting,$1,folds),$(shell seq 0 1 $$(($(call setting,$1,folds) - 1)))))
+# $(call network,NAME) is what NAME ends with: its last round's network, or the source network where it has no rounds.
+network = $(RUNS)/$1/$(or $(patsubst %,round-%,$(lastword $(call rounds,$1))),source)/parameters.params
 
-# The steps, each of which is skipped where it is done: a killed make continues.
-define source-steps
-$(CBST) source experiments/$1.yaml --out $2 $(SETTINGS) $(if $(INIT),--init $(INIT))
+# $(call steps,NAME,START) makes NAME, which starts from START's network or, without START, from its own source training
+# (or INIT=FILE.params). Each step is skipped where it is done: a killed make continues.
+define steps
+$(if $2,$(call before,$2,$(call setting,$2,starts_from)),$(call source-step,$1))
+$(if $(call folds,$1),$(foreach f,$(call folds,$1),$(call round-steps,$1,$2,/fold-$f,--fold $f)),$(call round-steps,$1,$2))
+$(CBST) check-paper $(RUNS)/$1
 
 endef
+# A START that itself starts from nothing is only trained, not evaluated.
+before = $(if $2,$(call steps,$1,$2),$(call source-step,$1))
+source-step = $(CBST) source experiments/$1.yaml --out $(RUNS)/$1 $(SETTINGS) $(addprefix --init ,$(INIT))
+# $(call round-steps,NAME,START,FOLDER,OPTIONS) works in a folder below NAME's run folder, with more options.
 define round-steps
-$(foreach r,$(call rounds-of,$1),$(CBST) pseudo-label experiments/$1.yaml --round $r --out $2 $3
-$(CBST) retrain experiments/$1.yaml --round $r --out $2 $3
-)$(CBST) run experiments/$1.yaml --out $2 $3
+$(foreach r,$(call rounds,$1),$(foreach verb,pseudo-label retrain,$(call step,$(verb),$1,$2,$3,$4 --round $r)
+))
+$(call step,run,$1,$2,$3,$4)
 
 endef
+step = $(CBST) $1 experiments/$2.yaml --out $(RUNS)/$2$4 $(SETTINGS) $5 $(addprefix --init ,$(if $3,$(call network,$3),$(INIT)))
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -68,108 +78,24 @@ check: $(STAMP) ## ruff, formatting, types
 	$(BIN)/mypy
 
 bench: $(STAMP) ## run every benchmark in tools/bench
-	@for script in $(or $(wildcard tools/bench/*.py),none); do \
-		[ "$$script" != none ] || { echo "there are no benchmarks in tools/bench yet"; break; }; \
-		echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in tools/bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(OWN): %: experiments/%.yaml $(STAMP)
-	$(CBST) run $< --out $(RUNS)/$@ $(SETTINGS)
-
-# Source network, rounds of pseudo-labelling and retraining, evaluation, check against the paper.
-$(SOURCES): %: experiments/%.yaml $(STAMP)
-	$(call source-steps,$@,$(RUNS)/$@)
-	$(CBST) run $< --out $(RUNS)/$@ $(SETTINGS) $(if $(INIT),--init $(INIT))
-	$(CBST) check-paper $(RUNS)/$@
-
-$(ROUNDS): %: experiments/%.yaml $(STAMP)
-	$(call source-steps,$(call source-of,$@),$(RUNS)/$(call source-of,$@))
-	$(call round-steps,$@,$(RUNS)/$@,$(SETTINGS) --init $(RUNS)/$(call source-of,$@)/source/parameters.params)
-	$(CBST) check-paper $(RUNS)/$@
-
-# Multi-scale testing takes the last network of the run that it is the test of.
-$(MULTI_SCALE): %-mst: experiments/%-mst.yaml $(STAMP) %
-	$(CBST) run $< --out $(RUNS)/$@ $(SETTINGS) --rounds 0 \
-		--init $(RUNS)/$*/round-$(if $(SMOKE),2,7)/parameters.params
-	$(CBST) check-paper $(RUNS)/$@
-
-# Ten folds of one city; the mean counts.
-$(NTHU): %: experiments/%.yaml $(STAMP)
-	test -f $(RUNS)/nthu-source/source/training.json || $(call source-steps,$(call source-of,$@),$(RUNS)/nthu-source)
-	$(foreach f,$(folds),$(call round-steps,$@,$(RUNS)/$@/fold-$f,$(SETTINGS) --fold $f --init $(RUNS)/nthu-source/source/parameters.params))
-	$(CBST) check-paper $(RUNS)/$@
-
-define REFUSE_PYTHON
-import sys
-if not (3, 8) <= sys.version_info[:2] <= (3, 11):
-    sys.exit("Error: cbst_mx needs Python 3.8 to 3.11, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])
-try:
-    import ensurepip, venv
-except ImportError:
-    sys.exit("Error: this Python cannot make virtual environments: apt-get install python3-venv, or make PYTHON=python3.11")
-endef
-export REFUSE_PYTHON
-
-# opencv-python wants libGL of a desktop, which a bare machine lacks; the headless build of the same version has the
-# same files without that need.
-define CHECK_CV2
-import importlib.metadata, subprocess, sys
-try:
-    import cv2
-except ImportError as error:
-    headless = "opencv-python-headless==" + importlib.metadata.version("opencv-python")
-    print("%s: installing %s over opencv-python" % (error, headless))
-    sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", headless]))
-endef
-export CHECK_CV2
-
-# mxnet wants a compiler's libgomp and libquadmath, which a bare machine lacks too. Wheels bring both under other names,
-# and mxnet looks in its own folder first.
-define CHECK_LIBRARIES
-import ctypes, glob, os, shutil, subprocess, sys, sysconfig, tempfile, zipfile
-site = sysconfig.get_paths()["purelib"]
-folder = os.path.join(site, "mxnet")
-def missing(name):
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return os.path.isdir(folder)
-if missing("libquadmath.so.0"):
-    shutil.copy(glob.glob(os.path.join(site, "numpy.libs", "libquadmath*"))[0], os.path.join(folder, "libquadmath.so.0"))
-    print("libquadmath.so.0 is not on this machine: using the one of numpy's wheel")
-if missing("libgomp.so.1"):
-    with tempfile.TemporaryDirectory() as download:
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", download]
-        subprocess.check_call(pip + ["scikit-learn==1.3.2"])
-        with zipfile.ZipFile(os.path.join(download, os.listdir(download)[0])) as wheel:
-            member = [name for name in wheel.namelist() if "/libgomp" in name][0]
-            with open(os.path.join(folder, "libgomp.so.1"), "wb") as library:
-                library.write(wheel.read(member))
-    print("libgomp.so.1 is not on this machine: using the one of scikit-learn's wheel")
-endef
-export CHECK_LIBRARIES
-
-# What mxnet lacks (a library of the system, the NVIDIA driver) is said now rather than by every test.
-define CHECK_MXNET
-import sys
-try:
-    import symbols.backend
-except ImportError as error:
-    sys.exit("Error: %s" % error)
-endef
-export CHECK_MXNET
+# A row of the paper: the network it starts from, rounds of pseudo-labelling and retraining, evaluation, check against the
+# paper; of NTHU once for each fold. What is no row and starts from nothing is one run.
+$(EXPERIMENTS): %: experiments/%.yaml $(STAMP)
+	$(if $(call setting,$@,table)$(call setting,$@,starts_from),$(call steps,$@,$(call setting,$@,starts_from)),$(call step,run,$@))
 
 # Always a new environment: mxnet and mxnet-cu112 must not meet in one. The stamp is made when all has worked.
 $(STAMP): setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "Error: there is no $(PYTHON) here: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c "$$REFUSE_PYTHON"
+	@$(PYTHON) tools/environment.py refuse
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q 'pip>=21.3'
 	$(BIN)/python -m pip install -q -e '.[$(EXTRAS)]'
-	@$(BIN)/python -c "$$CHECK_CV2"
-	@$(BIN)/python -c "$$CHECK_LIBRARIES"
-	@$(BIN)/python -c "$$CHECK_MXNET"
+	@$(BIN)/python tools/environment.py repair
+	@$(BIN)/python tools/environment.py check
 	@touch $@

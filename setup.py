@@ -7,9 +7,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# The versions that were tried; tools/environment.py reads this line.
+OLDEST, NEWEST = (3, 8), (3, 11)
 # python_requires alone lets pip try to build an old numpy first and fail with a page of errors.
-if not (3, 8) <= sys.version_info[:2] <= (3, 11):
-    sys.exit(f"cbst_mx needs Python 3.8 to 3.11, this is {sys.version_info[0]}.{sys.version_info[1]}")
+if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    versions = [".".join(map(str, version[:2])) for version in (OLDEST, NEWEST, sys.version_info)]
+    sys.exit("cbst_mx needs Python {} to {}, this is {}".format(*versions))
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "cbst_mx" / "__init__.py").read_text("utf-8"), re.M).group(1)
@@ -64,7 +67,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
     package_data={"cbst_mx.evaluation": ["paper_tables/*"]},
-    python_requires=">=3.8,<3.12",  # the versions that were tried; keep in step with the Makefile
+    python_requires=f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}",
     install_requires=REQUIRED,
     extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "onnx": ONNX, "dev": DEV + ONNX},
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Annotated, Literal
 
-from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_labelled
+from cbst_mx.data import FORMATS, ImageSet, LabelledImageSet, folder, open_images, open_labelled
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
@@ -30,6 +30,13 @@ DATA_VARIABLE = "CBST_DATA"
 Scale = Annotated[float, Field(gt=0, lt=100)]  # a factor of an image's height and width
 
 
+# mypy takes no name that is computed; pydantic does.
+if TYPE_CHECKING:
+    _FormatName = str
+else:
+    _FormatName = Literal[tuple(FORMATS)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -37,7 +44,7 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """One set of images."""
 
-    format: Literal["gta5", "synthia", "cityscapes", "nthu", "folder"]
+    format: _FormatName
     root: str  # absolute, or below the folder named by the environment variable CBST_DATA
     split: Optional[str] = None
     # Which label files. cityscapes: labelIds (default), labelTrainIds; synthia: raw (default), ids, trainIds.
@@ -218,6 +225,8 @@ class Experiment(_Strict):
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
+    # name of the experiment whose last network this one starts from: make trains that one first, --init takes it
+    starts_from: Optional[str] = None
     initial_parameters: Optional[str] = None  # a .params file with its sidecar that takes the source training's place
     self_training: SelfTraining
     pretrained: Optional[str] = None  # parameters the source training starts from, e.g. imported ImageNet weights
@@ -250,15 +259,15 @@ class Experiment(_Strict):
         return self
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        """Return the experiment with all defaults written out; ``starts_from`` only where it names an experiment."""
+        without = {"starts_from"} if self.starts_from is None else None
+        return yaml.safe_dump(self.model_dump(exclude=without), sort_keys=False)
 
     @property
     def identity(self) -> Dict[str, Any]:
         """What makes a run this run: all but the settings that cannot change its numbers."""
-        return self.model_dump(
-            exclude={"workers": True, "ctx": True, "paper": True, "origin": True, "self_training": {"keep_maps"}}
-        )
+        ignored = ("workers", "ctx", "paper", "origin", "starts_from")
+        return self.model_dump(exclude={**dict.fromkeys(ignored, True), "self_training": {"keep_maps"}})
 
     def classes(self) -> LabelSpace:
         """Return the label space.

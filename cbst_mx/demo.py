@@ -21,7 +21,7 @@ from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
 from cbst_mx.rounds import Run
-from cbst_mx.selftrain.network_maps import probability_maps
+from cbst_mx.selftrain.network_maps import predictions
 
 __all__ = ["METHODS", "DemoResult", "run_demo"]
 
@@ -168,6 +168,6 @@ def _comparison(experiment: Experiment, folder: Path) -> np.ndarray:
         run = folder / method
         rounds = sorted(run.glob("round-*/parameters.params"), key=lambda path: int(path.parent.name[6:]))
         network, spec, _ = load_network(rounds[-1] if rounds else run / "source" / "parameters.params", ctx)
-        maps = probability_maps(network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation.flip)
-        columns.append([space.colorize(p.argmax(axis=0).asnumpy().astype(np.uint8)) for _, p in maps])
+        found = predictions(network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation.flip)
+        columns.append([space.colorize(predicted) for _, predicted in found])
     return comparison_sheet(list(zip(*columns)), ["image", "truth", *METHODS.values()], legend=space)

@@ -8,12 +8,14 @@ else. Shorthand: C classes, H x W pixels; a convention is a named way to store c
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass, field
-from typing import Iterable, Mapping
+from typing import Callable, Iterable, Mapping
 
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.messages import listed, ranges
 
 __all__ = [
     "CITYSCAPES_19",
@@ -23,7 +25,9 @@ __all__ = [
     "SYNTHIA_13",
     "SYNTHIA_16",
     "LabelSpace",
+    "find",
     "get_label_space",
+    "numbered",
 ]
 
 IGNORE = 255
@@ -32,26 +36,14 @@ _LARGEST_RAW_ID = 65535  # 16-bit label files hold no more
 _SHOWN_IDS = 8
 
 
-def _ranges(ids: Iterable[int]) -> str:
-    """Write ids compactly, such as "0-34, 255"."""
-    runs: list[list[int]] = []
-    for value in sorted(ids):
-        # A range that starts below zero would read as "-1-34".
-        if runs and value == runs[-1][1] + 1 and runs[-1][0] >= 0:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of one setting: their order, colours, and the raw ids that stand for them.
+    """Classes of one setting: their order, colours, and the raw ids that stand for them.
 
     Parameters
     ----------
     name : str
-        Such as "cityscapes-19".
+        Name such as "cityscapes-19".
     names : tuple of str
         Class names by trainId.
     palette : tuple of (int, int, int)
@@ -116,13 +108,31 @@ class LabelSpace:
         """Number of classes C."""
         return len(self.names)
 
+    def check_classes(self, found: int, origin: str) -> None:
+        """Refuse another number of classes than this label space has.
+
+        Parameters
+        ----------
+        found : int
+            Number of classes that were found.
+        origin : str
+            Where, for the message.
+
+        Raises
+        ------
+        ConfigError
+            If `found` is not C.
+        """
+        if found != self.num_classes:
+            raise ConfigError(f"label space {self.name} has {self.num_classes} classes, but {origin} has {found}")
+
     def check_convention(self, convention: str) -> None:
         """Refuse a convention that this label space does not have.
 
         Raises
         ------
         ConfigError
-            Naming the conventions there are.
+            If there is no such convention; the message names those there are.
         """
         if convention not in self.raw_ids:
             known = ", ".join(repr(name) for name in sorted(self.raw_ids))
@@ -136,9 +146,9 @@ class LabelSpace:
         raw : ndarray of shape (H, W), any integer dtype
             Raw ids.
         convention : str
-            What the raw ids mean.
+            Meaning of the raw ids.
         origin : str
-            Where they came from, for the message.
+            File or other place they come from, for the message.
 
         Returns
         -------
@@ -166,14 +176,11 @@ class LabelSpace:
             train_ids = table[np.where(wide < -1, len(table) - 2, np.minimum(wide, len(table) - 2)) + 1]
         if (train_ids == _UNKNOWN).any():
             unknown = [int(value) for value in np.unique(raw[train_ids == _UNKNOWN])]
-            shown = ", ".join(str(value) for value in unknown[:_SHOWN_IDS])
-            if len(unknown) > _SHOWN_IDS:
-                shown += f" and {len(unknown) - _SHOWN_IDS} more"
             limits = np.iinfo(raw.dtype)
-            known = _ranges(value for value in self.raw_ids[convention] if limits.min <= value <= limits.max)
+            known = ranges(value for value in self.raw_ids[convention] if limits.min <= value <= limits.max)
             raise DataError(
-                f"{origin} has label id{'s' if len(unknown) > 1 else ''} {shown}, unknown in the {convention!r} "
-                f"convention of {self.name} (known: {known})"
+                f"{origin} has label id{'s' if len(unknown) > 1 else ''} {listed(unknown, _SHOWN_IDS)}, unknown in the "
+                f"{convention!r} convention of {self.name} (known: {', '.join(known)})"
             )
         return train_ids
 
@@ -188,7 +195,7 @@ class LabelSpace:
         train_ids : ndarray of shape (H, W), uint8
             TrainIds, 255 = ignore.
         convention : str
-            What the raw ids shall mean.
+            Meaning of the raw ids to be made.
 
         Returns
         -------
@@ -212,7 +219,7 @@ class LabelSpace:
         if missing:
             raise DataError(
                 f"the {convention!r} convention of {self.name} has no raw id from 0 to 255 "
-                f"for trainId {_ranges(missing)}"
+                f"for trainId {', '.join(ranges(missing))}"
             )
         table = np.zeros(256, dtype=np.uint8)
         for train_id, raw in raw_by_train_id.items():
@@ -241,7 +248,7 @@ class LabelSpace:
         return np.frombuffer(self.png_palette(), dtype=np.uint8).reshape(256, 3)[train_ids]  # (H, W) -> (H, W, 3)
 
     def png_palette(self) -> bytes:
-        """Give the palette of a label PNG: 256 RGB triples, black from C on.
+        """Return the palette of a label PNG: 256 RGB triples, black from C on.
 
         Returns
         -------
@@ -263,14 +270,14 @@ class LabelSpace:
             )
         wrong = (train_ids >= self.num_classes) & (train_ids != IGNORE)
         if wrong.any():
+            got = ", ".join(ranges(int(value) for value in np.unique(train_ids[wrong])))
             raise DataError(
-                f"train_ids of {self.name} must be 0-{self.num_classes - 1} or {IGNORE} (ignore), "
-                f"got {_ranges(int(value) for value in np.unique(train_ids[wrong]))}"
+                f"train_ids of {self.name} must be 0-{self.num_classes - 1} or {IGNORE} (ignore), got {got}"
             )
 
 
 def _lookup_table(ids: Mapping[int, int]) -> np.ndarray:
-    """Give a uint8 table whose entry i is for raw id i - 1; its last entry, and every raw id not listed, is unknown."""
+    """Return a uint8 table whose entry i is for raw id i - 1; its last entry and raw ids not listed are unknown."""
     table = np.full(max(255, max(ids)) + 3, _UNKNOWN, dtype=np.uint8)
     for raw, train_id in ids.items():
         table[raw + 1] = train_id
@@ -359,7 +366,7 @@ LABEL_SPACES: dict[str, LabelSpace] = {space.name: space for space in (CITYSCAPE
 
 
 def get_label_space(name: str) -> LabelSpace:
-    """Give a label space by name.
+    """Return the known label space of a name.
 
     Raises
     ------
@@ -367,6 +374,74 @@ def get_label_space(name: str) -> LabelSpace:
         If there is none of that name.
     """
     if name not in LABEL_SPACES:
-        known = ", ".join(sorted(LABEL_SPACES))
-        raise ConfigError(f"label space must be one of {known}, got {name!r}")
+        raise ConfigError(f"label space must be one of {', '.join(sorted(LABEL_SPACES))}, got {name!r}")
     return LABEL_SPACES[name]
+
+
+def numbered(num_classes: int) -> LabelSpace:
+    """Return the label space "numbered-C" of classes without names: "class 0", "class 1", ...
+
+    Parameters
+    ----------
+    num_classes : int
+        Number of classes C, 1 to 253.
+
+    Returns
+    -------
+    LabelSpace
+        Its only convention is "trainId". The colour of a class depends on its number alone.
+
+    Raises
+    ------
+    ConfigError
+        If there can be no label space of that many classes.
+    """
+    colours = []
+    for index in range(num_classes):  # hues a golden section apart differ however many there are
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.6, 0.9)
+        colours.append((int(255 * red), int(255 * green), int(255 * blue)))
+    return LabelSpace(f"numbered-{num_classes}", tuple(f"class {i}" for i in range(num_classes)), tuple(colours), {})
+
+
+def find(
+    which: str | None,
+    found: int | None = None,
+    *,
+    origin: str = "the data",
+    read: Callable[[str], LabelSpace] | None = None,
+) -> LabelSpace:
+    """Find a label space by its name, its number of classes or its YAML file.
+
+    Parameters
+    ----------
+    which : str, optional
+        A known name; a number of classes, where 19, 16 and 13 stand for Cityscapes, SYNTHIA and NTHU and any other
+        number for classes without names (see `numbered`); or, with `read`, a path that ends in .yaml or .yml. If it is
+        not given, `found` is the number.
+    found : int, optional
+        Number of classes that were found; the label space must have as many.
+    origin : str
+        Where they were found, for the message.
+    read : callable, optional
+        Reads the label space of a YAML file: `cbst_mx.data.folder.read_label_space`.
+
+    Raises
+    ------
+    ConfigError
+        If `which` is none of these, or the label space has another number of classes than `found`.
+    """
+    text = str(found) if which is None else which
+    if text in LABEL_SPACES:
+        space = LABEL_SPACES[text]
+    elif text.isascii() and text.isdigit() and 1 <= int(text) < _UNKNOWN:
+        by_number = {known.num_classes: known for known in LABEL_SPACES.values()}
+        space = by_number.get(int(text)) or numbered(int(text))
+    elif read is not None and text.endswith((".yaml", ".yml")):
+        space = read(text)
+    else:
+        known_names, number = ", ".join(sorted(LABEL_SPACES)), f"a number of classes from 1 to {_UNKNOWN - 1}"
+        others = f", {number}, or a YAML file" if read is not None else f", or {number}"
+        raise ConfigError(f"label space must be one of {known_names}{others}, got {text!r}")
+    if found is not None:
+        space.check_classes(found, origin)
+    return space

@@ -34,18 +34,27 @@ def listed(items: Sequence[Any], shown: int = 5, what: str = "") -> str:
     '0, 1, 2 and 6 more images'
     """
     rest = len(items) - shown
-    return ", ".join(map(str, items[:shown])) + (f" and {rest} more {what}".rstrip() if rest > 0 else "")
+    return ", ".join(map(str, items[:shown])) + (f" and {rest:,} more {what}".rstrip() if rest > 0 else "")
 
 
-def ranges(numbers: Iterable[int]) -> list[str]:
+def ranges(numbers: Iterable[int], width: int = 1) -> list[str]:
     """Write whole numbers compactly, in ascending order.
 
     A range that starts below zero is written number by number: it would read as "-1-34".
+
+    Parameters
+    ----------
+    numbers : iterable of int
+        In any order, none twice.
+    width : int
+        Least number of digits; shorter numbers start with zeros.
 
     Examples
     --------
     >>> ", ".join(ranges([3, 0, 1, 2, 255, -1]))
     '-1, 0-3, 255'
+    >>> ranges([7, 8], width=3)
+    ['007-008']
     """
     runs: list[list[int]] = []
     for number in sorted(numbers):
@@ -53,4 +62,4 @@ def ranges(numbers: Iterable[int]) -> list[str]:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return [str(low) if low == high else f"{low}-{high}" for low, high in runs]
+    return [f"{low:0{width}}" if low == high else f"{low:0{width}}-{high:0{width}}" for low, high in runs]

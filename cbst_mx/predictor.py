@@ -19,7 +19,7 @@ from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form, exact_form, quantised
 from cbst_mx.networks.parameters import load_network as load_plain
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.selftrain.network_maps import probabilities, probability_maps
+from cbst_mx.selftrain.network_maps import predictions, probabilities, probability_maps
 from symbols.backend import gluon, mx
 
 __all__ = ["Predictor", "choose_form", "load_network"]
@@ -89,9 +89,31 @@ class Predictor:
         ------
         ndarray of shape (C, H, W), float32
         """
-        looks = {"mean": self.spec.mean, "std": self.spec.std, "ctx": self.ctx, **self.options}
-        for _, maps in probability_maps(self.network, images, batch_size=self.batch_size, **looks):
+        for _, maps in probability_maps(self.network, images, **self._options()):
             yield maps.asnumpy()
+
+    def labels(self, images: ImageSet) -> Iterator[np.ndarray]:
+        """Yield the most probable class of every pixel of every image of a set, in order.
+
+        Takes less time and memory than the maps of :meth:`stream`, which are not made at full size where that can be
+        avoided.
+
+        Parameters
+        ----------
+        images : ImageSet
+            Images of any sizes.
+
+        Yields
+        ------
+        ndarray of shape (H, W), uint8
+            TrainIds.
+        """
+        for _, label in predictions(self.network, images, **self._options()):
+            yield label
+
+    def _options(self) -> dict[str, Any]:
+        looks = {"mean": self.spec.mean, "std": self.spec.std, "ctx": self.ctx}
+        return {**looks, **self.options, "batch_size": self.batch_size}
 
 
 class _ArraySet(ImageSet):

@@ -9,7 +9,6 @@ target labels.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -20,24 +19,24 @@ from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.image_files import write_label_png
-from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
-from cbst_mx.label_space import IGNORE
-from cbst_mx.labelling import PIXEL_BYTES, Needs
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, output_size, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, load_parameters, save_parameters
 from cbst_mx.run_dir import RunDir, StageDir
-from cbst_mx.selftrain import class_statistics, guard, spatial_prior
-from cbst_mx.selftrain import portion as schedules
-from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, find_thresholds, maps_needed
+from cbst_mx.selftrain import class_statistics, guard, prior_files, spatial_prior
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.portion import iterations_of_epochs, learning_rate, portion, select_source
+from cbst_mx.selftrain.selection import PIXEL_BYTES, Needs, label_set
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, maps_needed
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
-from cbst_mx.training.samples import labelled_samples, pseudo_labelled_samples, unlabelled_samples
+from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples, unlabelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
@@ -60,9 +59,9 @@ def source_of_round(experiment: Experiment, index: int, total: int) -> list[int]
     if schedule is None:
         return list(range(total))
     values = schedule.model_dump(exclude={"policy"})
-    return schedules.select_source(
+    return select_source(
         total,
-        schedules.portion(index, **values, fidelity=fidelity),
+        portion(index, **values, fidelity=fidelity),
         round_index=index,
         seed=experiment.seed,
         policy=schedule.policy,
@@ -74,7 +73,7 @@ def iterations_of(optimiser: Optimiser, images: int) -> int:
     """Return the iterations of a training phase over `images` images."""
     if optimiser.iterations is not None:
         return optimiser.iterations
-    return schedules.iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
+    return iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
 
 
 def needs(
@@ -268,44 +267,27 @@ class Run:
             return
         training = self.experiment.self_training
         network = self._network_of(index - 1)
-        p = schedules.portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
+        p = portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
         what = f"{self._title(index)}: pseudo-labels"
         prior = self._prior() if training.method == "cbst-sp" else None
         opened = target_maps(self.experiment, network, self.target, folder=stage.maps, ctx=self.ctx, prior=prior)
-        looks = itertools.count(1)
-        kept = np.zeros(self.label_space.num_classes, dtype=np.int64)
-        pixels = 0
-        with contextlib.closing(opened) as maps:
+        statistics = ImageStatistics(self.label_space.num_classes, self.label_space.names)
+        with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels) as folder:
             logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
-            total = 2 * len(maps)  # a second look at critical confidences is quick, and only known when it comes
-            thresholds, statistics = find_thresholds(
+            labelling = label_set(
                 maps,
-                num_classes=self.label_space.num_classes,
-                fidelity=training.fidelity,
+                maps.collector(training.fidelity),
                 policy=training.policy,
                 portion=p,
-                progress=lambda: self.progress(what, min(next(looks), total - 1), total),
+                write=lambda name, label: write_label_png(folder / f"{name}.png", label, self.label_space),
+                what=what,
+                statistics=statistics,
+                progress=self.progress,
             )
-            with atomic_folder(stage.pseudo_labels) as folder:
-                for done, (name, view) in enumerate(maps, 1):
-                    label = view.select(thresholds)
-                    write_label_png(folder / f"{name}.png", label, self.label_space)
-                    kept += np.bincount(label[label != IGNORE], minlength=len(kept))
-                    pixels += label.size
-                    self.progress(what, len(maps) + done, total)
-        statistics.class_names = self.label_space.names
         statistics.save(stage.image_statistics)
-        record = {
-            **thresholds.to_json(),
-            "method": training.method,
-            "names": list(self.label_space.names),
-            "predicted": [int(count) for count in statistics.total()],
-            "kept": [int(count) for count in kept],
-            "pixels": pixels,
-            "kept_portion": float(kept.sum() / pixels),
-        }
+        record = labelling.to_json(self.label_space.names, method=training.method, predicted=statistics.total())
         write_json(stage.thresholds, record)
-        logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * record["kept_portion"])
+        logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * labelling.kept_portion)
         for sentence in self._target_signs(index - 1):
             logger.warning("%s: %s", self._title(index - 1), sentence)
 
@@ -339,7 +321,7 @@ class Run:
             samples,
             groups=groups,
             parts=[places for _, places in groups] if training.separate_domains else (),
-            factor=schedules.learning_rate(index, initial=1.0, factor=training.learning_rate_factor),
+            factor=learning_rate(index, initial=1.0, factor=training.learning_rate_factor),
             mining=self._mining(read_json(stage.thresholds)["predicted"]),
         )
 
@@ -472,7 +454,7 @@ class Run:
         index: int,
         network: gluon.HybridBlock,
         optimiser: Optimiser,
-        samples: list[Sample],
+        samples: Samples,
         *,
         groups: Sequence[tuple] = (),
         parts: Sequence[int] = (),
@@ -520,7 +502,7 @@ class Run:
         optimiser = settings.optimiser
         iterations = iterations_of(optimiser, len(self.source) + len(self.target))
 
-        def loader(samples: list[Sample]) -> Callable[[int], BatchLoader]:
+        def loader(samples: Samples) -> Callable[[int], BatchLoader]:
             return lambda start: self._loader(samples, optimiser, iterations, start=start)
 
         adapted = adapt_output_space(
@@ -542,7 +524,7 @@ class Run:
         )
         return {**record, "warm_up": adapted.to_json()}
 
-    def _loader(self, samples: list[Sample], optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
+    def _loader(self, samples: Samples, optimiser: Optimiser, iterations: int, **options: Any) -> BatchLoader:
         mining = options.pop("mining", None)
         return BatchLoader(
             samples,
@@ -592,8 +574,8 @@ class Run:
                 kernel=settings.kernel,
                 progress=lambda done, total: self.progress(f"{self.experiment.name}, spatial prior", done, total),
             )
-            spatial_prior.save(path, prior, {"names": list(self.label_space.names), "kernel": settings.kernel})
-        return spatial_prior.load(path, self.label_space.num_classes, self.label_space.names)
+            prior_files.save(path, prior, {"names": list(self.label_space.names), "kernel": settings.kernel})
+        return prior_files.load(path, self.label_space.num_classes, self.label_space.names)
 
     def _check_training(self, network: gluon.HybridBlock) -> None:
         """Refuse now what would stop a training phase, which may be hours away."""

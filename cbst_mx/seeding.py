@@ -33,12 +33,12 @@ def generator(seed: int, *, round: int = 0, epoch: int = 0, index: int = 0, purp
     round, epoch, index : int
         Place inside the run, each in [0, 2^32).
     purpose : str
-        What the numbers are for, for example ``"transform"``; told apart by its CRC-32.
+        Purpose of the numbers, for example ``"transform"``; told apart by its CRC-32.
 
     Raises
     ------
     ConfigError
-        When a number is not an integer in its range or `purpose` is empty.
+        If a number is not an integer in its range or `purpose` is empty.
     """
     seed = _checked("seed", seed, _WORD * _WORD)
     if not isinstance(purpose, str) or not purpose:

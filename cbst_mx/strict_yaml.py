@@ -92,7 +92,7 @@ def one_sentence(error: ValidationError, origin: str, model: type[BaseModel] | N
     Parameters
     ----------
     error : ValidationError
-        What pydantic raised.
+        Error that pydantic raised.
     origin : str
         The file's name, for the sentence.
     model : type of BaseModel, optional
@@ -147,7 +147,7 @@ def _requirement(
 
 
 def _follow(annotation: Any, loc: Sequence[Any]) -> tuple[list[Any], Any, list[Any]]:
-    """Follow pydantic's location into a type; give its keys, the type found there (or None) and that type's limits.
+    """Follow pydantic's location into a type; return its keys, the type found there (or None) and that type's limits.
 
     Of a union pydantic names the member too, which is no key.
     """
@@ -178,7 +178,7 @@ def _follow(annotation: Any, loc: Sequence[Any]) -> tuple[list[Any], Any, list[A
 
 
 def _interval(limits: Sequence[Any]) -> str:
-    """Write limits from below and above as an interval such as "(0, 1]"; empty where a side is open."""
+    """Write limits from below and above as an interval such as "(0, 1]"; empty if a side is open."""
     sides = {
         name: getattr(limit, name)
         for limit in limits
@@ -198,7 +198,7 @@ def _fields(annotation: Any) -> list[str]:
 
 
 def _expected(annotation: Any) -> str:
-    """Say in words what a type allows; empty where words fail."""
+    """Say in words what a type allows; empty if there are no words for it."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__
     origin = get_origin(annotation)

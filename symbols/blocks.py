@@ -1,12 +1,12 @@
-"""What the networks share: channel counts, batch-norm settings, the convolution unit and the checks of options.
+"""Parts that the networks share, and checks of their options: errors are one sentence that names the option.
 
-The checks raise ValueError with one sentence that names the option, what is allowed and what came.
+B images, C channels, h x w pixels.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Iterable
+from typing import Any, Sequence
 
 from symbols.backend import gluon
 
@@ -23,9 +23,10 @@ __all__ = [
     "scaled",
 ]
 
-#: Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
-BATCH_NORM: dict[str, bool | None] = {"none": None, "batch": False, "frozen": True}
 WIDEST = 8  # the published networks have width 1
+
+# Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
+BATCH_NORM = {"none": None, "batch": False, "frozen": True}
 
 
 def scaled(channels: int, width: float) -> int:
@@ -55,6 +56,9 @@ def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
     return unit
 
 
+# ---------------------------------------------------------------------------------------------------------- options
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -63,11 +67,10 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
 
 
-def check_choice(option: str, value: Any, allowed: Iterable[str]) -> None:
-    """Refuse a `value` of the option called `option` that is not among the names `allowed`."""
-    names = tuple(allowed)  # a tuple also answers for values that cannot be hashed, such as a list from a YAML file
-    if value not in names:
-        raise ValueError(f"{option} must be one of {', '.join(names)}, got {value!r}")
+def check_choice(option: str, value: Any, allowed: Sequence[str]) -> None:
+    """Refuse a value of `option` that is not one of `allowed`."""
+    if value not in tuple(allowed):  # a tuple: what cannot be hashed, such as a list, is refused as well
+        raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def check_width(width: Any) -> None:

@@ -19,6 +19,8 @@ nn = gluon.nn
 
 __all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel"]
 
+UPSAMPLING = ("frozen", "learned")
+
 
 def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
     """Return the weight of a transposed convolution that interpolates each channel bilinearly.
@@ -89,11 +91,11 @@ class FCN8s(gluon.HybridBlock):
         upsampling: str = "frozen",
         **kwargs: Any,
     ):
-        check_choice("batch_norm", batch_norm, BATCH_NORM)
+        check_choice("batch_norm", batch_norm, list(BATCH_NORM))
         check_width(width)
         check_rate(dropout)
         check_factors(skip_scale)
-        check_choice("upsampling", upsampling, ("frozen", "learned"))
+        check_choice("upsampling", upsampling, UPSAMPLING)
         super().__init__(**kwargs)
         self._skip_scale = tuple(skip_scale)
         hidden = scaled(4096, width)
@@ -138,7 +140,6 @@ class FCN8s(gluon.HybridBlock):
         return [*(_Passing(block, count) for block, count in kept), _Skips(self)]
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        """Return the logits."""
         pool3, pool4, pool5 = self.trunk(x)
         score = self.score_fr(self.drop(self.fc7(self.drop(self.fc6(pool5)))))
         return self._add_skips(F, x, pool3, pool4, score)

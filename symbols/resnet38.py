@@ -1,6 +1,6 @@
-"""ResNet-38 (model A1) with dilated convolutions, the main network of the paper.
+"""ResNet-38 as the paper uses it.
 
-Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition" (2016).
+Model A1 of Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition", 2016.
 
 B images, C classes, h x w pixels. Units are pre-activated: batch norm and ReLU come before every convolution, and
 where the shape changes the shortcut is a convolution of the activated input. Parameter names are those of the released
@@ -32,7 +32,7 @@ FORMS = ("segmentation", "classifier")
 _EPSILON = 1e-5
 
 
-def _batch_norm(name: str, channels: int, batch_norm: str) -> gluon.HybridBlock:
+def _batch_norm(name: str, channels: int, batch_norm: str) -> gluon.nn.BatchNorm:
     frozen = BATCH_NORM[batch_norm]
     return nn.BatchNorm(epsilon=_EPSILON, use_global_stats=frozen, in_channels=channels, prefix=f"bn{name}_")
 
@@ -51,7 +51,7 @@ class Unit(gluon.HybridBlock):
     stride : int
         Stride of the first convolution.
     dilations : (int, int)
-        Dilation of the first convolution and of the later ones: where a stride was replaced by dilation, the
+        Dilations of the first convolution and of the later ones: where a stride was replaced by dilation, the
         convolution that had it still sees undilated input.
     batch_norm : {"frozen", "batch"}
         See :class:`ResNet38`.
@@ -111,7 +111,6 @@ class Unit(gluon.HybridBlock):
             channels_before = channels
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        """Return the unit's output."""
         active = F.relu(self.entry(x))
         return self.branch(active) + (x if self.shortcut is None else self.shortcut(active))
 
@@ -197,8 +196,8 @@ class ResNet38(gluon.HybridBlock):
 
     @staticmethod
     def _classifier_convolution(
-        in_channels: int, channels: int, prefix: str, initializer: mx.init.Initializer | None = None
-    ) -> gluon.HybridBlock:
+        in_channels: int, channels: int, prefix: str, initializer: Any = None
+    ) -> gluon.nn.Conv2D:
         return nn.Conv2D(
             channels,
             3,
@@ -214,5 +213,4 @@ class ResNet38(gluon.HybridBlock):
         return [self.stem, *self.units, self.head]
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        """Return the logits."""
         return self.head(self.units(self.stem(x)))

@@ -1,7 +1,7 @@
-"""The convolution stages of VGG-16 as the trunk of FCN8s.
+"""VGG-16's convolution stages, as the trunk of FCN8s.
 
-Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015),
-configuration D.
+Configuration D of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+2015.
 
 B images, h x w pixels. Every stage ends in a 2 x 2 max pooling that rounds sizes up, so that stage i has
 ceil(h / 2^i) rows for any input size.
@@ -52,8 +52,7 @@ class VGG16(gluon.HybridBlock):
                     stage.add(nn.MaxPool2D(pool_size=2, strides=2, ceil_mode=True))
                 setattr(self, f"stage{index}", stage)
 
-    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any, Any]:
-        """Return the results of the last three stages."""
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         pool3 = self.stage3(self.stage2(self.stage1(x)))
         pool4 = self.stage4(pool3)
         return pool3, pool4, self.stage5(pool4)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.doctor_fixtures"]
+
 # before anything imports mxnet: other thread counts change the last bits of sums
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 

@@ -36,7 +36,7 @@ def run(code, *folders, **environ):
 def refusal(*folders):
     """Return the one sentence with which the import of the backend fails."""
     result = run(IMPORT, *folders)
-    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     kind, _, sentence = result.stderr.strip().partition(": ")
     assert kind == "MXNetUnavailableError"
     return sentence

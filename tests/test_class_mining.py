@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.data.class_mining import ClassMining
-from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform
 from cbst_mx.errors import ConfigError
 from cbst_mx.seeding import generator
@@ -142,7 +142,7 @@ def test_scale_is_the_same_with_and_without_mining():
 
 
 def test_mined_batches_do_not_depend_on_the_number_of_workers():
-    samples = [Sample("", lambda index=index: scene(40, 60, [(20, 10 + 5 * index)])) for index in range(5)]
+    samples = [lambda index=index: scene(40, 60, [(20, 10 + 5 * index)]) for index in range(5)]
 
     def batches(workers):
         transform = TrainTransform(crop=(16, 24), mining=ClassMining([5], priority=[9]))

@@ -359,6 +359,13 @@ def test_class_statistics_of_a_record_of_thresholds(tmp_path):
     assert "class 12" in marks(call("class-statistics", record))
     write_json(record, {"count": [5, 7], "names": ["x", "y"]})
     assert list(marks(call("class-statistics", record))) == ["x", "y"]
+    # with the released rules count is of every 4th pixel, predicted of all: the mining goes by that
+    write_json(record, {"count": [5, 0], "predicted": [20, 3], "names": ["x", "y"], "fidelity": "released"})
+    assert " 20 " in call("class-statistics", record)
+    write_json(record, {"count": [5, 0], "names": ["x", "y"], "fidelity": "released"})
+    text = " ".join(call("class-statistics", record, code=1).split())
+    assert f"{record} counts every 4th pixel only (rules of the released program): give" in text
+    assert "image_statistics.npz" in text
     for content, sentence in (
         ({}, "must hold 'count', a list of the pixels predicted as each class, got None"),
         ({"count": [1, -2]}, "must hold 'count', a list of the pixels"),

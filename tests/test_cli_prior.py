@@ -14,7 +14,7 @@ from cbst_mx.data import open_labelled
 from cbst_mx.data.image_files import read_rgb
 from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
-from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain import prior_files, spatial_prior
 
 SKY, ROAD = CITYSCAPES_19.names.index("sky"), CITYSCAPES_19.names.index("road")
 
@@ -47,7 +47,7 @@ def test_build_counts_smooths_and_describes(streets, tmp_path):
     out = tmp_path / "new" / "prior.npz"
     text = call("build", "--source", "gta5", "--root", streets / "gta5", "--grid", 16, 32, "--out", out)
     assert "prior of 19 classes on 16 x 32 pixels from 12 label maps in" in text
-    prior, metadata = spatial_prior.read(out)
+    prior, metadata = prior_files.read(out)
     source = open_labelled("gta5", streets / "gta5", label_space=CITYSCAPES_19)
     np.testing.assert_array_equal(prior, spatial_prior.estimate(source, (16, 32)))
     assert metadata == {
@@ -69,7 +69,7 @@ def test_build_options_reach_the_estimate(streets, tmp_path):
     options = ("--kernel", 140, "--sigma", 20, "--normalisation", "frequency", "--label-space", "synthia-16")
     data = ("--source", "cityscapes", "--root", streets / "cityscapes", "--split", "train", "--labels", "labelIds")
     text = call("build", *data, *options, "--out", out)
-    prior, metadata = spatial_prior.read(out)
+    prior, metadata = prior_files.read(out)
     source = open_labelled("cityscapes", streets / "cityscapes", split="train", label_space=SYNTHIA_16)
     expected = spatial_prior.estimate(source, (256, 512), kernel=140, sigma=20, normalisation="frequency")
     np.testing.assert_array_equal(prior, expected)
@@ -88,7 +88,7 @@ def test_build_from_a_list_of_images(streets, tmp_path, monkeypatch):
     assert "from 2 label maps" in call("build", *arguments, "--out", tmp_path / "prior.npz")
     source = open_labelled("gta5", streets / "gta5", label_space=CITYSCAPES_19).subset([2, 6])
     expected = spatial_prior.estimate(source, (8, 16))
-    np.testing.assert_array_equal(spatial_prior.read(tmp_path / "prior.npz")[0], expected)
+    np.testing.assert_array_equal(prior_files.read(tmp_path / "prior.npz")[0], expected)
 
 
 def test_build_from_an_experiment_is_the_runs_own_prior(streets, tmp_path, monkeypatch):
@@ -108,10 +108,10 @@ def test_build_from_an_experiment_is_the_runs_own_prior(streets, tmp_path, monke
     out = tmp_path / "prior.npz"
     call("build", "--experiment", experiment, "--out", out)
     source = open_labelled("gta5", streets / "gta5", label_space=CITYSCAPES_19)
-    np.testing.assert_array_equal(spatial_prior.read(out)[0], spatial_prior.estimate(source, (8, 16), kernel=140))
+    np.testing.assert_array_equal(prior_files.read(out)[0], spatial_prior.estimate(source, (8, 16), kernel=140))
     call("build", "--experiment", experiment, "--grid", 4, 8, "--kernel", 0, "--out", out)
-    assert spatial_prior.read(out)[1]["grid"] == [4, 8]
-    assert spatial_prior.read(out)[1]["kernel"] == 0
+    assert prior_files.read(out)[1]["grid"] == [4, 8]
+    assert prior_files.read(out)[1]["kernel"] == 0
     text = call("build", "--experiment", experiment, "--split", "train", "--out", out, code=2)
     assert text.endswith("Error: --experiment says what the source is: leave out --split")
 
@@ -129,7 +129,7 @@ def test_build_from_a_described_folder(streets, tmp_path):
     data = ("--source", "folder", "--root", streets / "gta5", "--split", "all", "--description", description)
     out = tmp_path / "prior.npz"
     call("build", *data, "--grid", 16, 32, "--out", out)
-    prior, metadata = spatial_prior.read(out)
+    prior, metadata = prior_files.read(out)
     assert metadata["names"] == ["street", "rest"]
     source = open_labelled("gta5", streets / "gta5", label_space=CITYSCAPES_19)
     np.testing.assert_array_equal(prior[0], spatial_prior.estimate(source, (16, 32))[ROAD])
@@ -154,7 +154,7 @@ def test_build_refuses_and_leaves_nothing(streets, tmp_path):
 
 def test_show_draws_every_class(tmp_path):
     rng = np.random.default_rng(0)
-    spatial_prior.save(tmp_path / "prior.npz", rng.random((3, 8, 16)), {"names": ["a", "b", "c"], "images": 4})
+    prior_files.save(tmp_path / "prior.npz", rng.random((3, 8, 16)), {"names": ["a", "b", "c"], "images": 4})
     np.savez(tmp_path / "bare.npz", prior=rng.random((16, 8, 16)))
     out = tmp_path / "sheet.png"
     assert "3 class maps drawn in" in call("show", tmp_path / "prior.npz", "--out", out)
@@ -180,13 +180,13 @@ def test_import_says_what_it_changed(tmp_path):
     io.savemat(file, {"prior_array": values})
     text = call("import", file, "--out", out)
     assert text.startswith("3 negative values, the smallest -0.01, became 0 prior of 19 classes (cityscapes-19) on 8 x")
-    prior = spatial_prior.load(out, 19, CITYSCAPES_19.names)
+    prior = prior_files.load(out, 19, CITYSCAPES_19.names)
     np.testing.assert_array_equal(prior, np.maximum(values, 0).astype(np.float32))
-    metadata = spatial_prior.read(out)[1]
+    metadata = prior_files.read(out)[1]
     assert metadata["imported"] == "prior_array.mat"
     assert metadata["clamped"] == 3
     call("import", file, "--out", out, "--grid", 4, 8)
-    assert spatial_prior.load(out, 19).shape == (19, 4, 8)
+    assert prior_files.load(out, 19).shape == (19, 4, 8)
 
 
 def test_import_of_other_classes(tmp_path):
@@ -194,9 +194,9 @@ def test_import_of_other_classes(tmp_path):
     io.savemat(file, {"prior_array": np.random.default_rng(0).random((16, 4, 8))})
     text = call("import", file, "--out", out)
     assert text.startswith("no negative values prior of 16 classes (without names: give --label-space to name them)")
-    assert "names" not in spatial_prior.read(out)[1]
+    assert "names" not in prior_files.read(out)[1]
     call("import", file, "--label-space", "synthia-16", "--out", out)
-    assert spatial_prior.read(out)[1]["names"] == list(SYNTHIA_16.names)
+    assert prior_files.read(out)[1]["names"] == list(SYNTHIA_16.names)
     out.unlink()
     text = call("import", file, "--label-space", "nthu-13", "--out", out, code=1)
     assert text.endswith("prior_array.mat has 16")

@@ -3,64 +3,30 @@
 from __future__ import annotations
 
 import json
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
+from cbst_mx.cli import main
 from cbst_mx.cli.doctor import doctor as command
-from cbst_mx.data import doctor
+from cbst_mx.data import ImageSet, gta5, published
 from cbst_mx.data.doctor import examine
 from cbst_mx.errors import ConfigError
-from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
+from cbst_mx.label_space import CITYSCAPES_19
 from tests.dataset_fixtures import (
     CITYSCAPES_IDS,
     SIZE,
-    damage,
-    png,
-    to_8_bits,
     truncate,
     write_cityscapes,
     write_gta5,
     write_ids,
-    write_nthu,
     write_rgb,
-    write_synthia,
-    write_synthia_label,
 )
+from tests.doctor_fixtures import WRITERS, errors, the_error
 
-WRITERS = {"gta5": write_gta5, "synthia": write_synthia, "cityscapes": write_cityscapes, "nthu": write_nthu}
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Let the publishers have published the fixtures."""
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 4))
-    monkeypatch.setattr(doctor, "_SYNTHIA", range(3))
-    monkeypatch.setattr(doctor, "_CITYSCAPES", {"train": {"ulm": 3}, "val": {"lindau": 2}, "test": {"bonn": 1}})
-    monkeypatch.setattr(doctor, "_NTHU", {"Train": 4, "Test": 3})
-    monkeypatch.setattr(doctor, "_SIZES", dict.fromkeys(doctor._SIZES, SIZE))
-    monkeypatch.setattr(doctor, "_GTA5_HEIGHTS", range(SIZE[0] - 1, SIZE[0] + 2))
-
-
-@pytest.fixture
-def roots(tmp_path, small):
-    return {name: write(tmp_path / name) for name, write in WRITERS.items()}
-
-
-def errors(report):
-    return [finding for finding in report.findings if finding.severity == "error"]
-
-
-def the_error(report):
-    """Give the only error."""
-    assert len(errors(report)) == 1, report.findings
-    return errors(report)[0]
-
-
-# --- sound data ---------------------------------------------------------------------------------------------------
+# --- sound data -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
@@ -72,21 +38,8 @@ def test_sound_data_pass_without_a_word(roots, dataset):
     assert sum(report.frequencies.values()) == pytest.approx(1)
 
 
-def test_counts_of_the_publishers():
-    assert len(doctor._GTA5) == 24966
-    assert len(doctor._SYNTHIA) == 9400
-    assert {split: sum(cities.values()) for split, cities in doctor._CITYSCAPES.items()} == {
-        "train": 2975,
-        "val": 500,
-        "test": 1525,
-    }
-    assert len(doctor._CITYSCAPES["train"]) == 18
-
-
 def test_frequencies_are_those_of_the_labels(roots):
     report = examine("gta5", roots["gta5"])
-    from cbst_mx.data import gta5
-
     labels = gta5.open_labelled(roots["gta5"], CITYSCAPES_19)
     train_ids = np.concatenate([labels.label(i).ravel() for i in range(3)])
     for i, name in enumerate(CITYSCAPES_19.names):
@@ -109,346 +62,19 @@ def test_parts_of_a_data_set(roots):
 def test_cityscapes_needs_no_train_ids_but_reads_them(roots):
     report = examine("cityscapes", roots["cityscapes"], labels="labelTrainIds")
     assert [finding.what for finding in errors(report)] == ["3 labels are missing", "2 labels are missing"]
-    assert errors(report)[0].fix == f"python tools/prepare_cityscapes.py {roots['cityscapes']}"
+    assert errors(report)[0].fix == f"cbst-mx prepare cityscapes {roots['cityscapes']}"
 
 
 def test_sample_is_spread_over_the_images(roots, monkeypatch):
     seen = []
-    monkeypatch.setattr(doctor.ImageSet, "image", lambda self, index: seen.append(index))
+    monkeypatch.setattr(ImageSet, "image", lambda self, index: seen.append(index))
     assert examine("gta5", roots["gta5"], sample=2).examined == 2
     assert seen == [0, 2]
     assert examine("nthu", roots["nthu"], sample=1).examined == 8  # of each part
     assert examine("gta5", roots["gta5"], sample=None).examined == 3
 
 
-def test_two_heights_of_gta5_are_published(roots):
-    write_rgb(roots["gta5"] / "images/00002.png", size=(SIZE[0] - 1, SIZE[1]))
-    write_ids(roots["gta5"] / "labels/00002.png", CITYSCAPES_IDS, size=(SIZE[0] - 1, SIZE[1]), palette=True)
-    report = examine("gta5", roots["gta5"])
-    (finding,) = report.findings
-    assert report.ok
-    assert finding.severity == "note"
-    assert finding.what == "1 image is 7 x 12 as published, most are 8 x 12"
-    assert "tools/prepare_gta5.py" in finding.fix
-
-
-def test_the_published_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 3))
-    root = write_gta5(tmp_path / "g", (1,), size=(1052, 1914))
-    write_gta5(root, (2,), size=(1046, 1914))
-    (finding,) = examine("gta5", root, sample=1).findings
-    assert (finding.severity, finding.what) == ("note", "1 image is 1046 x 1914 as published, most are 1052 x 1914")
-
-
-# --- what is missing ----------------------------------------------------------------------------------------------
-
-
-def test_a_root_that_is_none(tmp_path):
-    for dataset in WRITERS:
-        finding = the_error(examine(dataset, tmp_path / "none"))
-        assert finding.what == "the data root is no folder"
-        assert finding.fix
-
-
-@pytest.mark.parametrize("dataset", WRITERS)
-def test_data_one_folder_further_down(roots, dataset):
-    finding = the_error(examine(dataset, roots[dataset].parent / ".." / roots[dataset].parent.name))
-    assert finding.what == f"the data are one folder further down, in {dataset}"
-    assert finding.fix.startswith("use ")
-    assert finding.fix.endswith(f"/{dataset}")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "folder", "what", "fix"),
-    [
-        (
-            "gta5",
-            "labels",
-            "labels is not there",
-            "unzip -o '*_images.zip' -d {root}; unzip -o '*_labels.zip' -d {root}",
-        ),
-        ("synthia", "GT", "GT/LABELS is not there", "unrar x -o+ SYNTHIA_RAND_CITYSCAPES.rar (the data root is "),
-        ("cityscapes", "leftImg8bit", "leftImg8bit is not there", "unzip -o leftImg8bit_trainvaltest.zip -d {root}"),
-        ("nthu", "Tokyo", "Tokyo is not there", "unpack the download of NTHU Cross-City again; or check one city"),
-    ],
-)
-def test_missing_folders(roots, dataset, folder, what, fix):
-    shutil.rmtree(roots[dataset] / folder)
-    finding = the_error(examine(dataset, roots[dataset]))
-    assert finding.what == what
-    assert finding.fix.startswith(fix.format(root=roots[dataset]))
-
-
-def test_half_unpacked_gta5(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 5002))
-    root = write_gta5(tmp_path / "g", (1, 2, 5001))
-    (root / "02_images.zip").write_bytes(b"")
-    report = examine("gta5", root)
-    images, labels = errors(report)
-    assert images.what == "4,998 images are missing: 00003-05000"
-    assert labels.what == "4,998 labels are missing: 00003-05000"
-    assert images.fix == (
-        f"unzip -o 01_images.zip -d {root}; unzip -o 02_images.zip -d {root} (still packed there: 02_images.zip)"
-    )
-    assert labels.fix.startswith(f"unzip -o 01_labels.zip -d {root}; unzip -o 02_labels.zip -d {root}")
-
-
-def test_many_gaps_are_cut_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_SYNTHIA", range(0, 20))
-    root = write_synthia(tmp_path / "s", 18)
-    for number in range(0, 16, 2):
-        (root / f"RGB/{number:07}.png").unlink()
-        (root / f"GT/LABELS/{number:07}.png").unlink()
-    finding = the_error(examine("synthia", root))
-    assert finding.what == ("10 images are missing: 0000000, 0000002, 0000004, 0000006, 0000008 and 4 more gaps")
-
-
-def test_half_unpacked_cityscapes(roots, monkeypatch):
-    monkeypatch.setattr(
-        doctor, "_CITYSCAPES", {"train": {"aachen": 7, "ulm": 4}, "val": {"lindau": 2}, "test": {"bonn": 1}}
-    )
-    finding = the_error(examine("cityscapes", roots["cityscapes"]))
-    assert finding.what == "8 of 11 images of train are missing: aachen 0 of 7, ulm 3 of 4"
-    assert finding.fix.startswith("unzip -o leftImg8bit_trainvaltest.zip")
-    shutil.rmtree(roots["cityscapes"] / "leftImg8bit/val")
-    assert len(errors(examine("cityscapes", roots["cityscapes"]))) == 2
-
-
-def test_half_unpacked_nthu(roots):
-    (roots["nthu"] / "Rome/Images/Train/pano_00000_0_180.jpg").unlink()
-    shutil.rmtree(roots["nthu"] / "Rio/Images/Test")
-    whats = [finding.what for finding in errors(examine("nthu", roots["nthu"]))]
-    assert whats == ["Rio has no image in Images/Test", "Rome train has 3 images, the publisher's 4"]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "label", "fix"),
-    [
-        ("gta5", "labels/00002.png", "unzip -o 01_labels.zip -d {root}"),
-        ("synthia", "GT/LABELS/0000001.png", "unrar x -o+"),
-        (
-            "cityscapes",
-            "gtFine/val/lindau/lindau_000001_000019_gtFine_labelIds.png",
-            "unzip -o gtFine_trainvaltest.zip",
-        ),
-        ("nthu", "Rio/Labels/Test/pano_00002_2_0_eval.png", "unpack the download"),
-    ],
-)
-def test_images_without_label_and_damaged_labels(roots, dataset, label, fix):
-    root = roots[dataset]
-    path, fix = root / label, fix.format(root=root)
-    content = path.read_bytes()
-
-    def found(content):
-        path.write_bytes(content)
-        finding = the_error(examine(dataset, root))
-        assert finding.where == str(path)
-        assert finding.fix.startswith(fix)
-        return finding.what
-
-    assert found(b"") == "1 label is empty (0 bytes)"
-    assert found(content[:-5]) == "1 label is truncated"
-    assert found(b"moved to another server") == "1 label is no image that can be read"
-    path.write_bytes(content)
-    damage(path)
-    assert found(path.read_bytes()) == "1 label is damaged"
-    path.unlink()
-    finding = the_error(examine(dataset, root))
-    assert (finding.what, finding.where) == ("1 label is missing", str(path))
-    assert finding.fix.startswith(fix)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "image"),
-    [("gta5", "images/00002.png"), ("synthia", "RGB/0000001.png"), ("nthu", "Rio/Images/Train/pano_00002_0_180.jpg")]
-    + [("cityscapes", "leftImg8bit/val/lindau/lindau_000001_000019_leftImg8bit.png")],
-)
-def test_damaged_images(roots, dataset, image):
-    path = roots[dataset] / image
-    content = path.read_bytes()
-    path.write_bytes(b"")
-    assert the_error(examine(dataset, roots[dataset])).what == "1 image is empty (0 bytes)"
-    path.write_bytes(content[:-20])
-    # The end of a JPEG says nothing without its pixels.
-    expected = "1 image is damaged" if path.suffix == ".jpg" else "1 image is truncated"
-    assert the_error(examine(dataset, roots[dataset])).what == expected
-
-
-def test_labels_without_image(roots):
-    (roots["gta5"] / "images/00002.png").unlink()
-    whats = [finding.what for finding in errors(examine("gta5", roots["gta5"]))]
-    assert whats == ["1 label has no image", "1 image is missing: 00002"]
-
-
-def test_several_files_are_one_finding(roots):
-    for number in (1, 3):
-        truncate(roots["gta5"] / f"labels/0000{number}.png")
-    finding = the_error(examine("gta5", roots["gta5"]))
-    assert finding.what == "2 labels are truncated"
-    assert finding.where == f"{roots['gta5']}/labels/00001.png and 1 more"
-
-
-def test_more_than_published_is_a_warning(roots):
-    write_gta5(roots["gta5"], (4,))
-    write_cityscapes(roots["cityscapes"], cities=(("train", "bonn", 1),))
-    write_nthu(roots["nthu"], cities=("Rome",), train=5)
-    for dataset in ("gta5", "cityscapes", "nthu"):
-        report = examine(dataset, roots[dataset])
-        assert report.ok
-        assert [finding.severity for finding in report.findings] == ["warning"]
-
-
-# --- what is wrong with the labels --------------------------------------------------------------------------------
-
-
-def test_synthia_truncated_to_8_bits(roots):
-    for path in (roots["synthia"] / "GT/LABELS").iterdir():
-        to_8_bits(path)
-    finding = the_error(examine("synthia", roots["synthia"]))
-    assert finding.what == (
-        "3 labels have 8 bits per channel instead of 16: another program has truncated them, every class id is 0"
-    )
-    assert finding.fix.startswith("unrar x -o+")
-
-
-def test_synthia_labels_without_any_class(roots):
-    # what is left where a program has read 16 bits as 8 and written 16 again
-    for path in (roots["synthia"] / "GT/LABELS").iterdir():
-        write_synthia_label(path, ids=[0])
-    finding = the_error(examine("synthia", roots["synthia"]))
-    assert "hold no class: the class ids are lost" in finding.what
-    assert "unrar" in finding.fix
-
-
-def test_synthia_colours_in_the_place_of_labels(roots):
-    path = roots["synthia"] / "GT/LABELS/0000000.png"
-    Image.fromarray(SYNTHIA_16.colorize(np.full(SIZE, 3, np.uint8))).save(path)
-    assert "these are colours (GT/COLOR" in the_error(examine("synthia", roots["synthia"])).what
-
-
-@pytest.mark.parametrize(
-    ("values", "what", "fix"),
-    [
-        (
-            [1, 3, 21],
-            "1 label has one channel instead of three: somebody has converted them to SYNTHIA's",
-            "use labels: ",
-        ),
-        ([0, 9, 255], "1 label has one channel instead of three: they look like trainIds (255 occurs)", "unrar x"),
-    ],
-)
-def test_synthia_converted_to_one_channel(roots, values, what, fix):
-    path = roots["synthia"] / "GT/LABELS/0000000.png"
-    path.write_bytes(png(np.resize(np.array(values, np.uint8), SIZE)))
-    finding = the_error(examine("synthia", roots["synthia"]))
-    assert finding.what.startswith(what)
-    assert finding.fix.startswith(fix)
-
-
-def test_synthia_ids_in_one_channel_are_fine_when_said(roots):
-    for seed, path in enumerate(sorted((roots["synthia"] / "GT/LABELS").iterdir())):
-        path.write_bytes(png(write_synthia_label(path, seed=seed).astype(np.uint8)))
-    assert not examine("synthia", roots["synthia"]).ok
-    assert examine("synthia", roots["synthia"], labels="ids").findings == ()
-    finding = the_error(examine("synthia", roots["synthia"], labels="trainIds"))
-    assert finding.what == "3 labels are missing"
-    assert "tools/prepare_synthia.py" in finding.fix
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_made_labels(roots, dtype):
-    folder = roots["synthia"] / "GT/LABELS_synthia-16"
-    folder.mkdir()
-    for path in (roots["synthia"] / "GT/LABELS").iterdir():
-        (folder / path.name).write_bytes(png(np.resize(np.array([0, 9, 255], dtype), SIZE)))
-    assert examine("synthia", roots["synthia"], labels="trainIds").findings == ()
-    truncate(folder / "0000001.png", 1)
-    finding = the_error(examine("synthia", roots["synthia"], labels="trainIds"))
-    assert finding.fix == f"delete it, then python tools/prepare_synthia.py {roots['synthia']}"
-
-
-@pytest.mark.parametrize(
-    ("dataset", "label"),
-    [
-        ("gta5", "labels/00001.png"),
-        ("cityscapes", "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png"),
-        ("nthu", "Rio/Labels/Test/pano_00000_2_0_eval.png"),
-    ],
-)
-def test_wrong_values(roots, dataset, label):
-    path = roots[dataset] / label
-    write_ids(path, [7, 26, 40, 77])
-    finding = the_error(examine(dataset, roots[dataset]))
-    assert finding.what == "1 label has unknown ids (40, 77)"
-    assert finding.where == str(path)
-    write_rgb(path)
-    assert the_error(examine(dataset, roots[dataset])).what == "1 label holds colours instead of class ids"
-    write_ids(path, [7, 26], size=(4, 12))
-    finding = the_error(examine(dataset, roots[dataset]))
-    assert finding.what == "1 label does not have the size of the image"
-    assert finding.fix
-    for other in path.parent.iterdir():
-        write_ids(other, [0, 1, 2, 8, 10, 13, 255])
-    assert "look like trainIds: no id is above 18" in the_error(examine(dataset, roots[dataset])).what
-    for other in path.parent.iterdir():
-        write_ids(other, [0])
-    report = examine(dataset, roots[dataset])
-    assert report.ok
-    assert "no evaluated class at all" in report.findings[0].what
-
-
-def test_jpeg_labels(roots):
-    path = roots["gta5"] / "labels/00001.png"
-    Image.new("L", (SIZE[1], SIZE[0]), 7).save(path, format="JPEG")
-    assert the_error(examine("gta5", roots["gta5"])).what == "1 label is JPEG, whose ids are not reliable"
-
-
-def test_cityscapes_with_train_ids_alone(roots):
-    for path in (roots["cityscapes"] / "gtFine/val/lindau").iterdir():
-        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
-    finding = the_error(examine("cityscapes", roots["cityscapes"]))
-    assert finding.what == "the labelIds of val are missing, there are labelTrainIds alone"
-    assert finding.fix.startswith(
-        f"unzip -o gtFine_trainvaltest.zip -d {roots['cityscapes']}; or use labels: labelTrain"
-    )
-
-
-def test_images_of_another_kind(roots):
-    root = roots["gta5"]
-    (root / "images/00001.png").write_bytes(png(np.full((*SIZE, 3), 300, np.uint16)))
-    write_ids(root / "images/00002.png", [1, 2], palette=True)
-    write_ids(root / "images/00003.png", [1, 2])
-    report = examine("gta5", root)
-    whats = {finding.what: finding.severity for finding in report.findings}
-    assert whats["1 image has more than 8 bits per channel"] == "error"
-    assert whats["1 image has a palette: labels in the images' place?"] == "error"
-    assert whats["1 image is not RGB"] == "warning"
-
-
-def test_a_resized_copy_is_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_GTA5", range(1, 4))
-    report = examine("gta5", write_gta5(tmp_path / "g"))
-    (finding,) = report.findings
-    assert report.ok
-    assert (finding.severity, finding.what) == ("warning", "3 images are 8 x 12, not 1052 x 1914")
-
-
-def test_nthu_names_that_coincide_are_noted(roots):
-    root = roots["nthu"]
-    (root / "Rome/Images/Train/pano_00000_0_180.jpg").rename(root / "Rome/Images/Train/pano_00001_2_0.jpg")
-    (finding,) = examine("nthu", root).findings
-    assert finding.severity == "note"
-    assert finding.what.startswith("of the unlabelled images of Rome, 1 with the name")
-
-
-def test_nthu_images_twice(roots):
-    path = roots["nthu"] / "Rome/Images/Train/pano_00000_0_180.jpg"
-    write_rgb(path.with_suffix(".png"))
-    finding = the_error(examine("nthu", roots["nthu"], split="train"))
-    assert finding.what.startswith("image names must be unique, got 'pano_00000_0_180' for ")
-
-
-# --- lists and folders --------------------------------------------------------------------------------------------
+# --- lists and folders ------------------------------------------------------------------------------------------------
 
 
 def test_lists(roots, tmp_path):
@@ -502,6 +128,24 @@ def test_described_folders(described):
     assert examine("folder", root, description=path, split="dusk").ok
 
 
+def test_every_remedy_is_in_the_wheel(roots):
+    write_rgb(roots["gta5"] / "images/00002.png", size=(SIZE[0] - 1, SIZE[1]))
+    write_ids(roots["gta5"] / "labels/00002.png", CITYSCAPES_IDS, size=(SIZE[0] - 1, SIZE[1]), palette=True)
+    options = {"gta5": {}, "synthia": {"labels": "trainIds"}, "cityscapes": {"labels": "labelTrainIds"}}
+    for dataset, labels in options.items():
+        fix = examine(dataset, roots[dataset], **labels).findings[0].fix
+        program, *arguments = fix.partition(", where")[0].split()
+        assert program == "cbst-mx"
+        size = ["--size", *map(str, SIZE)] if dataset == "gta5" else []
+        result = CliRunner().invoke(main, arguments + size)
+        assert result.exit_code == 0, result.output
+        mended = roots[dataset] if dataset != "gta5" else Path(f"{roots['gta5']}-8x12")
+        assert examine(dataset, mended, **labels).findings == ()
+    # a wheel has no tools/
+    for module in Path(published.__file__).parent.rglob("*.py"):
+        assert "tools/" not in module.read_text("utf-8"), module
+
+
 @pytest.mark.parametrize(
     ("dataset", "options", "sentence"),
     [
@@ -522,7 +166,7 @@ def test_wrong_arguments(roots, dataset, options, sentence):
     assert str(error.value) == sentence
 
 
-# --- the command --------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def run(*arguments):

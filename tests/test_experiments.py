@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from tests import dataset_fixtures
 FOLDER = Path(__file__).parents[1] / "experiments"
 ROWS = paper_numbers.experiments()
 RELEASED = sorted(path.stem for path in FOLDER.glob("*-released.yaml"))
-# Not settings: what an experiment is called, and the numbers it is compared with.
-NAMES = {"name", "paper", "origin", "extends", "seed", "smoke"}
+# Not settings: what an experiment is called, what make trains before it, and the numbers it is compared with.
+NAMES = {"name", "paper", "origin", "extends", "seed", "smoke", "starts_from"}
 
 
 def merged(name):
@@ -44,7 +45,7 @@ def merged(name):
 def test_there_is_one_file_for_every_row_of_the_authors():
     assert len(ROWS) == 27
     named = {path.stem for path in FOLDER.glob("*.yaml")}
-    assert named == {*ROWS, *RELEASED, "demo", "demo-adversarial", "camvid-data", "camvid-dusk-cbst"}
+    assert named == {*ROWS, *RELEASED, "demo", "demo-adversarial", "camvid-data", "camvid-dusk-cbst", "nthu-source"}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -90,10 +91,10 @@ def test_the_two_fidelities_differ_where_paper_and_program_do():
     assert load_experiment(FOLDER / "synthia-cbst-released.yaml").self_training.mining.worst == 3
 
 
-def make_steps(*arguments):
-    """Return the calls of cbst-mx that make would do, each as its arguments; of a shell's `a || b` both."""
+def make_steps(*arguments, folder=FOLDER.parent):
+    """Return the calls of cbst-mx that make would do in `folder`, each as its arguments."""
     steps = subprocess.run(
-        ["make", "-n", *arguments], cwd=str(FOLDER.parent), capture_output=True, text=True, check=True
+        ["make", "-n", *arguments], cwd=str(folder), capture_output=True, text=True, check=True
     ).stdout
     lines = steps.replace("\\\n", " ").splitlines()
     return [shlex.split(line.partition("cbst-mx ")[2]) for line in lines if "cbst-mx " in line]
@@ -104,12 +105,120 @@ def test_make_names_the_steps_of_an_experiment():
     assert words == ["source", *["pseudo-label", "retrain"] * 7, "run", "check-paper"]
 
 
+def steps_of(name):
+    """Return the steps of an experiment as load_experiment understands its file, with the folder each works in."""
+    experiment = load_experiment(FOLDER / f"{name}.yaml")
+    rounds = range(1, experiment.self_training.rounds + 1)
+    start = experiment.starts_from
+    if start is None:
+        before = [("source", f"runs/{name}")]
+    elif load_experiment(FOLDER / f"{start}.yaml").starts_from is None:
+        before = [("source", f"runs/{start}")]
+    else:
+        before = steps_of(start)
+    folds = experiment.target.folds
+    folders = [f"runs/{name}/fold-{fold}" for fold in range(folds)] if folds else [f"runs/{name}"]
+    steps = [(verb, folder) for folder in folders for verb in [*["pseudo-label", "retrain"] * len(rounds), "run"]]
+    return [*before, *steps, ("check-paper", f"runs/{name}")]
+
+
+@pytest.mark.parametrize("name", [*ROWS, *RELEASED])
+def test_make_reads_rounds_folds_and_start_as_the_program_does(name):
+    steps = make_steps(name)
+    assert [(step[0], step[step.index("--out") + 1] if "--out" in step else step[1]) for step in steps] == steps_of(
+        name
+    )
+    start = load_experiment(FOLDER / f"{name}.yaml").starts_from
+    if start is not None:
+        rounds = load_experiment(FOLDER / f"{start}.yaml").self_training.rounds
+        stage = f"round-{rounds}" if rounds else "source"
+        assert {step[step.index("--init") + 1] for step in steps if f"experiments/{name}.yaml" in step} == {
+            f"runs/{start}/{stage}/parameters.params"
+        }
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the Makefile and the experiments, whose files may be changed."""
+    for name in ("Makefile", "setup.py"):
+        shutil.copy(str(FOLDER.parent / name), str(tmp_path))
+    shutil.copytree(str(FOLDER), str(tmp_path / "experiments"))
+    return tmp_path
+
+
+def change(file, old, new):
+    text = file.read_text("utf-8")
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new), "utf-8")
+
+
+def test_the_rounds_of_a_base_file_are_the_steps_of_make(checkout):
+    change(checkout / "experiments/base/gta5-resnet38.yaml", "  rounds: 7\n", "  rounds: 3  # not 7\n")
+    words = [step[0] for step in make_steps("gta5-cbst", folder=checkout)]
+    assert words == ["source", *["pseudo-label", "retrain"] * 3, "run", "check-paper"]
+    assert len(make_steps("gta5-cbst-released", folder=checkout)) == 1 + 2 * 6 + 2  # it says 6 itself
+    last = make_steps("gta5-cbst-sp-mst", folder=checkout)[-2]
+    assert last[last.index("--init") + 1] == "runs/gta5-cbst-sp/round-3/parameters.params"
+
+
+def test_make_reads_settings_wherever_a_line_has_them(checkout):
+    file = checkout / "experiments/gta5-cbst.yaml"
+    change(
+        file, "self_training:\n  method: cbst\n", "# rounds: 9\nself_training: {method: cbst, rounds: 2}  # rounds: 8\n"
+    )
+    words = [step[0] for step in make_steps("gta5-cbst", folder=checkout)]
+    assert words == ["source", *["pseudo-label", "retrain"] * 2, "run", "check-paper"]
+
+
+def test_the_folds_of_a_base_file_are_the_steps_of_make(checkout):
+    file = checkout / "experiments/base/nthu-resnet38.yaml"
+    file.write_text(file.read_text("utf-8").replace("folds: 10", "folds: 4"), "utf-8")
+    runs = [step for step in make_steps("nthu-rio-st", folder=checkout) if step[0] == "run"]
+    assert [step[step.index("--fold") + 1] for step in runs] == list("0123")
+
+
+def test_a_network_to_start_from_is_named_in_the_experiment(checkout):
+    change(checkout / "experiments/base/gta5-resnet38.yaml", "starts_from: gta5-source", "starts_from: synthia-source")
+    steps = make_steps("gta5-st", folder=checkout)
+    assert steps[0][:4] == ["source", "experiments/synthia-source.yaml", "--out", "runs/synthia-source"]
+    assert steps[1][-1] == "runs/synthia-source/source/parameters.params"
+
+
+def test_make_refuses_an_experiment_without_rounds(checkout):
+    change(checkout / "experiments/base/gta5-resnet38.yaml", "  rounds: 7\n", "")
+    result = subprocess.run(["make", "-n", "gta5-st"], cwd=str(checkout), capture_output=True, text=True)
+    assert result.returncode
+    assert "experiments/gta5-st.yaml or the file that it extends must say rounds" in result.stderr
+
+
+def test_an_experiment_that_is_no_row_of_the_paper_is_one_run():
+    assert make_steps("camvid-dusk-cbst", "INIT=own.params") == [
+        ["run", "experiments/camvid-dusk-cbst.yaml", "--out", "runs/camvid-dusk-cbst", "--init", "own.params"]
+    ]
+
+
+def test_the_name_of_the_start_is_kept_and_makes_no_other_run():
+    experiment = load_experiment(FOLDER / "gta5-st.yaml")
+    assert "starts_from: gta5-source\n" in experiment.to_yaml()
+    alone = load_experiment(FOLDER / "gta5-st.yaml", ("starts_from=null",))
+    assert "starts_from" not in alone.to_yaml()
+    assert alone.identity == experiment.identity
+
+
+def test_a_given_start_takes_the_place_of_the_source_training():
+    steps = make_steps("gta5-cbst", "INIT=own.params")
+    assert [step for step in steps if "own.params" in step] == steps[:1]
+    assert steps[0][0] == "source"
+    assert all("own.params" in step for step in make_steps("gta5-source", "INIT=own.params")[:2])
+
+
 def test_make_help_lists_every_experiment_in_one_line():
     lines = subprocess.run(
         ["make", "help"], cwd=str(FOLDER.parent), capture_output=True, text=True, check=True
     ).stdout.splitlines()
     for name in [*ROWS, *RELEASED]:
         assert len([line for line in lines if line.startswith(f"{name} - ")]) == 1
+    assert max(map(len, lines)) <= 140  # a name of up to 21 characters and a line of up to 116
 
 
 # ------------------------------------------------------------------------------------------------- smoke tests
@@ -141,7 +250,7 @@ def test_the_chain_runs_from_source_to_verdict(name, data, tmp_path):
     if name == "gta5-cbst-sp-mst":
         source = file.with_name("gta5-cbst-sp.yaml")
         call(data, "run", source, "--out", tmp_path / "cbst-sp", *options)
-        options += ["--rounds", 0, "--init", tmp_path / "cbst-sp/round-2/parameters.params"]
+        options += ["--init", tmp_path / "cbst-sp/round-2/parameters.params"]
     call(data, "run", file, "--out", tmp_path / "run", *options)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     rounds = 0 if name.endswith(("-source", "-mst")) else 2

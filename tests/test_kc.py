@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.selftrain.kc import ConfidencePool, rank
+from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import mx
 from tests.reference import algorithms
@@ -197,13 +197,6 @@ def test_paper_and_released_rules_differ():
     released = pool_of(maps, fidelity="released").thresholds("class-balanced", 0.2)
     assert (paper.values != released.values).any()
     assert (paper.counts > 3 * released.counts).all()
-
-
-@pytest.mark.parametrize(
-    ("count", "portion", "paper", "released"), [(10, 0.25, 2, 2), (14, 0.25, 4, 3), (7, 0.5, 4, 3), (1, 0.2, 0, 0)]
-)
-def test_rank(count, portion, paper, released):
-    assert (rank(portion, count), rank(portion, count, "released")) == (paper, released)
 
 
 @pytest.mark.parametrize("portion", [0, -0.1, 1.2, float("nan")])

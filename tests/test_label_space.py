@@ -16,7 +16,9 @@ from cbst_mx.label_space import (
     SYNTHIA_13,
     SYNTHIA_16,
     LabelSpace,
+    find,
     get_label_space,
+    numbered,
 )
 
 CASES = [(space, convention) for space in LABEL_SPACES.values() for convention in space.raw_ids]
@@ -195,3 +197,46 @@ def test_label_spaces_travel_to_worker_processes():
     assert copy == SYNTHIA_16
     assert hash(copy) == hash(SYNTHIA_16)
     assert encode_one(copy, "synthia", 3) == 0
+
+
+# --- which classes ------------------------------------------------------------------------------------------------
+
+
+def test_numbered_classes():
+    seven = numbered(7)
+    assert seven.name == "numbered-7"
+    assert seven.names == tuple(f"class {i}" for i in range(7))
+    assert seven.palette == numbered(253).palette[:7]  # a class keeps its colour
+    assert len(set(numbered(32).palette)) == 32
+    for count in (0, 254):
+        with pytest.raises(ConfigError, match=f"label space numbered-{count} must have 1 to 253 classes, got {count}"):
+            numbered(count)
+
+
+def test_find_by_name_number_or_what_was_found():
+    assert find("synthia-16") is find("16") is find(None, 16) is SYNTHIA_16
+    assert find("19", 19) is CITYSCAPES_19
+    assert find(None, 13) is NTHU_13
+    assert find("7") == find(None, 7) == numbered(7)
+
+
+def test_find_in_a_file():
+    read = {"own.yaml": numbered(3)}.__getitem__
+    assert find("own.yaml", 3, read=read) == numbered(3)
+    with pytest.raises(ConfigError, match=r"^label space numbered-3 has 3 classes, but x\.npy has 4$"):
+        find("own.yaml", 4, origin="x.npy", read=read)
+
+
+@pytest.mark.parametrize("which", ["kitti", "0", "254", "\u00b2", "", "own.yaml"])
+def test_find_refuses_what_is_no_label_space(which):
+    known = "cityscapes-19, nthu-13, synthia-16, or a number of classes from 1 to 253"
+    with pytest.raises(ConfigError) as error:
+        find(which)
+    assert str(error.value) == f"label space must be one of {known}, got {which!r}"
+
+
+def test_another_number_of_classes_is_one_sentence():
+    with pytest.raises(ConfigError, match=r"^label space nthu-13 has 13 classes, but a\.json has 2$"):
+        find("nthu-13", 2, origin="a.json")
+    with pytest.raises(ConfigError, match=r"^label space nthu-13 has 13 classes, but the network has 19$"):
+        NTHU_13.check_classes(19, "the network")

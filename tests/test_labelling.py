@@ -20,8 +20,9 @@ from cbst_mx.cli.base import OneSentence
 from cbst_mx.cli.labelling import COMMANDS
 from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.label_space import CITYSCAPES_19, NTHU_13
-from cbst_mx.labelling import MapFolder, State, job, label_space_of, needs, run
+from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, numbered
+from cbst_mx.labelling import MapFolder, State, job, needs, run
+from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
@@ -45,7 +46,8 @@ def succeed(*arguments):
 
 def refused(*arguments):
     result = call(*arguments)
-    assert result.exit_code == 1 and result.output.count("\n") <= 3, (result.output, result.exception)
+    assert result.exit_code == 1, (result.output, result.exception)
+    assert result.output.count("\n") <= 3, result.output
     return result.output
 
 
@@ -215,7 +217,7 @@ def test_sweep_counts_what_single_jobs_keep(maps, tmp_path):
     both = tmp_path / "both"
     arguments = ("--probabilities", maps, "--portions", "0.2,0.25,0.5", "--portion", 0.25, "--out", both)
     first, again = (succeed(*arguments) for _ in range(2))
-    assert again[again.index("class-balanced, p = 0.25") :] == first[first.index("class-balanced, p = 0.25") :]
+    assert again[again.index("CBST, p = 0.25") :] == first[first.index("CBST, p = 0.25") :]
     assert (both / "sweep.csv").read_bytes() == (out / "sweep.csv").read_bytes()
     assert json.loads((both / "kc.json").read_text())["kept"] == [int(r["kept"]) for r in rows[13:26]]
 
@@ -325,7 +327,7 @@ def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch,
     arguments = {"policy": "class-balanced", "portion": 0.3}
     whole = tmp_path / "whole"
     run(MapFolder.open(maps), whole, **arguments)
-    monkeypatch.setattr(job, "_BLOCK", 1)
+    monkeypatch.setattr("cbst_mx.labelling.workers._BLOCK", 1)
     reads = 0
     original = MapFolder.maps
 
@@ -347,7 +349,7 @@ def test_a_stopped_job_goes_on_with_the_same_result(maps, tmp_path, monkeypatch,
 
 
 def test_counts_are_saved_on_the_way(maps, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "_BLOCK", 1)
+    monkeypatch.setattr("cbst_mx.labelling.workers._BLOCK", 1)
     monkeypatch.setattr(job, "_CHECKPOINT", -1.0)
     folder = MapFolder.open(maps)
     state, seen = State.new(folder, "paper"), []
@@ -615,8 +617,8 @@ def test_arguments_that_cannot_be_used_are_refused(maps, tmp_path):
         (("--portions", "0.2,1.5"), "portion must be in (0, 1], got 1.5"),
         (("--workers", 0), "workers must be at least 1, got 0"),
         (("--upsample", 0), "upsample must be at least 1, got 0"),
-        (("--classes", "19"), "the maps must have the 19 classes of cityscapes-19, they have 13"),
-        (("--classes", "birds"), "classes must be a number from 1 to 253 or one of cityscapes-19"),
+        (("--classes", "19"), "label space cityscapes-19 has 19 classes, but"),
+        (("--classes", "birds"), "label space must be one of cityscapes-19"),
         (("--upsample", 8, "--size", 40, 64), "must have the cells of 40 x 64 pixels at stride 8, got 6 x 8"),
         (("--spatial-prior", tmp_path / "prior.npz"), r"must hold a prior of shape (13, H, W), got (19, 4, 4)"),
         (("--spatial-prior", tmp_path / "none.npz"), "none.npz cannot be read: No such file"),
@@ -639,7 +641,8 @@ def test_wrong_usage():
         (("--portions", "0.2;0.3"), "'0.2;0.3' is not a list of numbers such as 0.2,0.25,0.3"),
     ):
         result = call(*arguments)
-        assert result.exit_code == 2 and sentence in result.output, result.output
+        assert result.exit_code == 2, result.output
+        assert sentence in result.output
 
 
 def test_a_portion_must_be_given(maps, tmp_path):
@@ -680,15 +683,28 @@ def test_needs_grow_with_the_job(maps):
     assert needs(folder, workers=1, labels=False).disk < one.disk
 
 
-def test_label_spaces():
-    assert label_space_of(None, 19) is CITYSCAPES_19
-    assert label_space_of("nthu-13", 13) is NTHU_13
-    seven = label_space_of(None, 7)
-    assert seven.names[6] == "class 6"
-    assert len(set(seven.palette)) == 7
-    assert label_space_of("7", 7) == seven
-    with pytest.raises(DataError, match="the maps must have the 16 classes of synthia-16, they have 19"):
-        label_space_of("16", 19)
+def test_label_spaces(tmp_path):
+    nineteen, seven = (write_maps(tmp_path / str(count), probabilities(1, 1, count)) for count in (19, 7))
+    assert MapFolder.open(nineteen).label_space is CITYSCAPES_19
+    assert MapFolder.open(nineteen, classes="cityscapes-19").label_space is CITYSCAPES_19
+    assert MapFolder.open(seven).label_space == MapFolder.open(seven, classes="7").label_space == numbered(7)
+    with pytest.raises(ConfigError, match=r"label space synthia-16 has 16 classes, but .*image-0\.npy has 19"):
+        MapFolder.open(nineteen, classes="16")
+
+
+def test_own_classes_from_a_description(tmp_path):
+    description = tmp_path / "own.yaml"
+    description.write_text(
+        "label_space: {name: two, names: [sky, road], palette: [[70, 130, 180], [128, 64, 128]], ids: {0: 0, 1: 1}}\n"
+        "splits: {all: {images: ['*.png']}}\n"
+    )
+    maps = write_maps(tmp_path / "maps", probabilities(1, 2, 2))
+    succeed("--probabilities", maps, "--classes", description, "--portion", 0.5, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out/kc.json").read_text())["names"] == ["sky", "road"]
+    prior_files.save(tmp_path / "prior.npz", np.ones((2, 4, 4), np.float32), {"names": ["road", "sky"]})
+    with pytest.raises(DataError, match="class 0 is .road., not .sky."):
+        MapFolder.open(maps, classes=str(description), prior=tmp_path / "prior.npz")
+    MapFolder.open(maps, prior=tmp_path / "prior.npz")  # unnamed classes: there is nothing to compare
 
 
 def test_maps_that_change_while_the_job_runs_are_noticed(maps, tmp_path, monkeypatch):
@@ -720,7 +736,8 @@ label(["--probabilities", {str(maps)!r}, "--portion", "0.2", "--out", {str(tmp_p
     script.write_text("if __name__ == '__main__':\n" + "\n".join("    " + line for line in code.splitlines()))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0 and (tmp_path / "out" / "kc.json").is_file(), result.stderr
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "kc.json").is_file()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cbst_mx import seeding
-from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform, normalise
 from cbst_mx.errors import ConfigError, DataError
 
@@ -43,7 +43,6 @@ def unchanged(image, label, rng):
 
 def loader(samples, transform=None, **changes):
     arguments = {"batch_size": 4, "seed": 5, "round": 2, "iterations": ITERATIONS, **changes}
-    samples = [each if isinstance(each, Sample) else Sample("", each) for each in samples]
     return BatchLoader(samples, transform or TrainTransform(crop=(16, 24), brightness=0.2, blur=0.3), **arguments)
 
 
@@ -265,9 +264,13 @@ def test_leaving_early_stops_the_threads():
     batches.close()
     assert not loader_threads()
 
-    with pytest.raises(KeyError), contextlib.closing(iter(loader(samples, workers=2, iterations=1000))) as batches:
-        for _ in batches:
+    def train():
+        with contextlib.closing(iter(loader(samples, workers=2, iterations=1000))) as batches:
+            next(batches)
             raise KeyError("in the training step")
+
+    with pytest.raises(KeyError, match="in the training step"):
+        train()
     assert not loader_threads()
 
 
@@ -280,11 +283,13 @@ def test_an_iterator_never_started_starts_no_thread():
 # --- errors
 
 
-def failing(error, name=""):
+def failing(error, name=None):
     def read():
         raise error
 
-    return Sample(name, read)
+    if name:
+        read.name = name
+    return read
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -306,9 +311,9 @@ def test_batches_before_the_error_arrive(workers):
     bad = good[1][0]
     samples[bad] = failing(OSError("disk gone"))
     got = []
+    batches = loader(samples, unchanged, workers=workers)
     with pytest.raises(DataError, match=rf"^training sample {bad} cannot be used: disk gone$"):
-        for _, labels in loader(samples, unchanged, workers=workers):
-            got.append(labels[:, 0, 0].astype(int).tolist())
+        got.extend(labels[:, 0, 0].astype(int).tolist() for _, labels in batches)
     assert got == good[:1]
 
 

@@ -15,6 +15,8 @@ import pytest
 
 import cbst_mx
 from symbols import backend
+from tests.test_architecture import ON_MXNET
+from tools import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKE = shutil.which("make")
@@ -38,9 +40,10 @@ def packaging():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with the Makefile, setup.py and some experiment files."""
-    for name in ("Makefile", "setup.py"):
-        shutil.copy(str(ROOT / name), str(tmp_path))
+    """A folder with the Makefile, what it calls, and some experiment files."""
+    (tmp_path / "tools").mkdir()
+    for name in ("Makefile", "setup.py", "tools/environment.py"):
+        shutil.copy(str(ROOT / name), str(tmp_path / name))
     (tmp_path / "experiments").mkdir()
     for name in ("demo", "one-cbst", "one-data"):
         (tmp_path / "experiments" / f"{name}.yaml").touch()
@@ -59,6 +62,16 @@ def fake_python(folder, body):
     file.write_text(f"#!/bin/sh\n{body}\n")
     file.chmod(0o755)
     return f"PYTHON={file}"
+
+
+# What the fake Python does with the script that it is given.
+RUN = 'import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
+
+
+def toml():
+    """The settings of the tools."""
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # mypy brings tomli
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def requirement_name(requirement):
@@ -106,9 +119,29 @@ def test_everything_imported_is_required(packaging):
     assert {"numpy", "cv2", "pydantic"} <= found
 
 
-def test_makefile_and_setup_name_the_same_pythons(packaging):
-    assert packaging["python_requires"] == ">=3.8,<3.12"
-    assert "if not (3, 8) <= sys.version_info[:2] <= (3, 11)" in (ROOT / "Makefile").read_text("utf-8")
+def test_the_versions_of_python_have_one_home(packaging):
+    (oldest, newest), spec = environment.supported(), packaging["python_requires"]
+    assert spec == f">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}" == ">=3.8,<3.12"
+    settings = toml()
+    assert settings["tool"]["ruff"]["target-version"] == f"py{oldest[0]}{oldest[1]}"
+    said = f"Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}"
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert set(re.findall(r"Python \d\.\d+ to \d\.\d+", (ROOT / page).read_text("utf-8"))) == {said}
+
+
+def test_the_remedy_for_missing_onnx_is_what_setup_asks_for(packaging):
+    export = (ROOT / "cbst_mx/networks/export.py").read_text("utf-8")
+    for requirement in packaging["extras_require"]["onnx"]:
+        assert f"'{requirement}'" in export
+
+
+def test_modules_without_type_check_are_on_mxnet():
+    # mxnet has no types; a module that does not need it has no reason to be left out
+    ignored = [o for o in toml()["tool"]["mypy"]["overrides"] if o.get("ignore_errors")]
+    for name in [name for override in ignored for name in override["module"]]:
+        package = name[:-2] if name.endswith(".*") else name
+        assert (ROOT / package.replace(".", "/")).is_dir() or (ROOT / f"{package.replace('.', '/')}.py").is_file()
+        assert package == "symbols" or package in ON_MXNET
 
 
 @pytest.mark.parametrize("version", [(3, 7, 16), (3, 12, 1)])
@@ -150,19 +183,20 @@ def test_an_experiment_is_a_target_and_a_data_description_is_not(checkout):
     [
         # stands for another Python: what make lets it run is run with another version
         (
-            f"shift; exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.argv[1])' \"$@\"",
+            f"exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); {RUN}' \"$@\"",
             "Error: cbst_mx needs Python 3.8 to 3.11, this is 3.12: make PYTHON=python3.11",
         ),
         # a None in sys.modules makes the import fail
         (
-            f'shift; exec {sys.executable} -c \'import sys; sys.modules["venv"] = None; exec(sys.argv[1])\' "$@"',
+            f'exec {sys.executable} -c \'import sys; sys.modules["venv"] = None; {RUN}\' "$@"',
             "Error: this Python cannot make virtual environments: apt-get install python3-venv",
         ),
     ],
 )
 def test_an_unusable_python_is_refused_before_anything_is_made(checkout, body, sentence):
     result = make(checkout, "setup", fake_python(checkout, body))
-    assert result.returncode != 0 and result.stderr.startswith(sentence), result.stderr
+    assert result.returncode != 0
+    assert result.stderr.startswith(sentence), result.stderr
     assert result.stderr.count("\n") == 2  # the sentence, and make's own line
     assert not (checkout / ".venv").exists()
 
@@ -199,61 +233,3 @@ def test_a_finished_setup_is_not_repeated_until_setup_py_changes(checkout):
     os.utime(str(checkout / "setup.py"), (later, later))
     assert make(checkout, "setup", python).returncode == 0
     assert log.read_text().count("made") == 2
-
-
-@needs_make
-def test_bench_says_when_there_is_nothing_to_run(checkout):
-    (checkout / ".venv").mkdir()
-    stamp = checkout / ".venv" / "installed-cpu,dev"
-    stamp.touch()
-    os.utime(str(checkout / "setup.py"), (0, 0))
-    assert make(checkout, "bench").stdout.strip() == "there are no benchmarks in tools/bench yet"
-
-
-# What the Makefile does on a machine without the libraries of a desktop and of a compiler, with everything faked: pip
-# writes down what it was asked for and leaves a wheel where a download should go.
-PIP = """
-import os, sys, zipfile
-print(*sys.argv[1:])
-if "download" in sys.argv:
-    with zipfile.ZipFile(os.path.join(sys.argv[sys.argv.index("-d") + 1], "x.whl"), "w") as wheel:
-        wheel.writestr("scikit_learn.libs/libgomp-1.so", "gomp")
-"""
-
-
-def run_step(name, folder):
-    """Run the Python of the Makefile's variable `name` without site-packages, with only what lies in `folder`."""
-    (folder / "pip").mkdir()
-    (folder / "pip" / "__init__.py").touch()
-    (folder / "pip" / "__main__.py").write_text(PIP)
-    code = make(ROOT, "-f", "Makefile", f'--eval=show: ; @printf "%s" "$${name}"', "show").stdout
-    command = [sys.executable, "-S", "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-
-
-@needs_make
-def test_a_machine_without_libgl_gets_the_same_version_headless(tmp_path):
-    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
-    (tmp_path / "opencv_python-4.11.0.86.dist-info").mkdir()
-    (tmp_path / "opencv_python-4.11.0.86.dist-info" / "METADATA").write_text(
-        "Name: opencv-python\nVersion: 4.11.0.86\n"
-    )
-    said, asked = run_step("CHECK_CV2", tmp_path).stdout.splitlines()
-    assert said.startswith("libGL.so.1: ")
-    assert asked == "install -q --no-deps opencv-python-headless==4.11.0.86"
-
-
-@needs_make
-@pytest.mark.parametrize("there", [False, True])
-def test_a_machine_without_libgomp_and_libquadmath_gets_those_of_wheels(tmp_path, there):
-    for folder in ("mxnet", "numpy.libs"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "numpy.libs" / "libquadmath-1.so.0").write_text("quadmath")
-    (tmp_path / "sysconfig.py").write_text(f"def get_paths():\n    return {{'purelib': {str(tmp_path)!r}}}\n")
-    (tmp_path / "ctypes.py").write_text("def CDLL(name):\n    " + ("pass" if there else "raise OSError(name)"))
-    result = run_step("CHECK_LIBRARIES", tmp_path)
-    assert result.returncode == 0, result.stderr
-    got = {file.name: file.read_text() for file in (tmp_path / "mxnet").iterdir()}
-    assert got == ({} if there else {"libquadmath.so.0": "quadmath", "libgomp.so.1": "gomp"})
-    assert len(result.stdout.splitlines()) == (0 if there else 3)  # one line for each library, and what pip was asked

@@ -119,13 +119,9 @@ def test_own_draws_follow_the_seed():
     assert select_source(100, 0.2, round_index=1, seed=1, policy="random") != one
 
 
-def test_without_a_portion_all_source_images_are_taken():
-    assert select_source(5, None, round_index=3, seed=0) == [0, 1, 2, 3, 4]
-
-
 def test_refused_selections():
     with pytest.raises(ConfigError, match=r"^policy must be one of cumulative, random, got 'fresh'$"):
-        select_source(5, None, round_index=1, seed=0, policy="fresh")
+        select_source(5, 0.5, round_index=1, seed=0, policy="fresh")
     with pytest.raises(ConfigError, match=r"^fidelity must be one of paper, released, got 'x'$"):
         select_source(5, 0.5, round_index=1, seed=0, fidelity="x")
     with pytest.raises(ConfigError, match=r"^seed must be in \[0, 2\^32\) with the released program's generator, got"):

@@ -1,18 +1,18 @@
-"""The tools that make files from a data set's own: what they write, that they continue, and that originals stay."""
+"""Files made from a data set's own: what is written, that it continues, and that originals stay."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from cbst_mx.cli.base import OneSentence
+from cbst_mx.cli.prepare import COMMANDS
 from cbst_mx.data import cityscapes, gta5, open_labelled, synthia
 from cbst_mx.data.prepare import resize_pairs, write_missing, write_train_ids
 from cbst_mx.errors import DataError, RunError
@@ -27,14 +27,11 @@ from tests.dataset_fixtures import (
     write_synthia,
 )
 
-ROOT = Path(__file__).parents[1]
 
-
-def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
-    # As in an installed project, wherever the tests run.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+def run(*arguments: object) -> Result:
+    """Run ``prepare`` as the program does: errors become one sentence and an exit code."""
+    main = OneSentence(commands={command.name: command for command in COMMANDS})
+    return CliRunner().invoke(main, ["prepare", *map(str, arguments)], prog_name="cbst-mx")
 
 
 def contents(root: Path) -> dict:
@@ -103,9 +100,9 @@ def test_an_error_ends_the_work_and_what_is_done_stays(tmp_path):
 def test_synthia_labels_as_train_ids(tmp_path):
     root = write_synthia(tmp_path / "s")
     before = contents(root)
-    result = run("prepare_synthia.py", root, "--workers", 2)
-    assert result.returncode == 0, result.stderr
-    assert "3 of 3 labels written" in result.stdout
+    result = run("synthia", root, "--workers", 2)
+    assert result.exit_code == 0, result.output
+    assert "3 of 3 labels written" in result.output
     raw = open_labelled("synthia", root, label_space=SYNTHIA_16)
     made = open_labelled("synthia", root, label_space=SYNTHIA_16, labels="trainIds")
     for i in range(3):
@@ -116,7 +113,7 @@ def test_synthia_labels_as_train_ids(tmp_path):
 
     made.label_paths[1].unlink()
     stamp = made.label_paths[0].stat().st_mtime_ns
-    assert "1 of 3 labels written" in run("prepare_synthia.py", root).stdout
+    assert "1 of 3 labels written" in run("synthia", root).output
     assert contents(root) == after
     assert made.label_paths[0].stat().st_mtime_ns == stamp
 
@@ -124,10 +121,10 @@ def test_synthia_labels_as_train_ids(tmp_path):
 def test_wrong_data_is_one_sentence(tmp_path):
     root = write_synthia(tmp_path / "s")
     to_8_bits(root / "GT/LABELS/0000001.png")
-    result = run("prepare_synthia.py", root, "--workers", 1)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"Error: label {root}/GT/LABELS/0000001.png must have 16 bits per channel")
-    assert result.stderr.count("\n") == 1
+    result = run("synthia", root, "--workers", 1)
+    assert result.exit_code == 1
+    assert result.output.strip().startswith(f"Error: label {root}/GT/LABELS/0000001.png must have 16 bits per channel")
+    assert result.output.strip().count("\n") == 0
     made = [path.name for path in (root / "GT/LABELS_synthia-16").iterdir()]
     assert "0000001.png" not in made
     assert not [name for name in made if name.endswith(".part")]
@@ -138,10 +135,10 @@ def test_cityscapes_labels_as_train_ids(tmp_path):
     own = root / "gtFine/train/ulm/ulm_000001_000019_gtFine_labelTrainIds.png"
     Image.fromarray(np.full((8, 12), 255, np.uint8)).save(own)
     before = contents(root)
-    result = run("prepare_cityscapes.py", root)
-    assert result.returncode == 0, result.stderr
-    assert "train: 2 of 3 labels written" in result.stdout
-    assert "val: 2 of 2 labels written" in result.stdout
+    result = run("cityscapes", root)
+    assert result.exit_code == 0, result.output
+    assert "train: 2 of 3 labels written" in result.output
+    assert "val: 2 of 2 labels written" in result.output
     after = contents(root)
     assert {path: after[path] for path in before} == before
     ids = cityscapes.open_labelled(root, "val", CITYSCAPES_19)
@@ -178,9 +175,9 @@ def gta5_root(tmp_path):
 def test_gta5_of_one_size(gta5_root, tmp_path):
     before = contents(gta5_root)
     out = tmp_path / "out"
-    result = run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12)
-    assert result.returncode == 0, result.stderr
-    assert "8 of 8 files made" in result.stdout
+    result = run("gta5", gta5_root, "--out", out, "--size", 8, 12)
+    assert result.exit_code == 0, result.output
+    assert "8 of 8 files made" in result.output
     assert contents(gta5_root) == before
     original, made = (gta5.open_labelled(root, CITYSCAPES_19) for root in (gta5_root, out))
     for i in range(4):
@@ -219,14 +216,14 @@ def test_copies_where_links_are_not_possible(gta5_root, tmp_path, monkeypatch):
 
 def test_a_stopped_copy_continues_and_another_size_is_refused(gta5_root, tmp_path):
     out = tmp_path / "out"
-    assert "8 of 8" in run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12).stdout
+    assert "8 of 8" in run("gta5", gta5_root, "--out", out, "--size", 8, 12).output
     after = contents(out)
     (out / "labels/00003.png").unlink()
-    assert "1 of 8 files made" in run("prepare_gta5.py", gta5_root, "--out", out, "--size", 8, 12).stdout
+    assert "1 of 8 files made" in run("gta5", gta5_root, "--out", out, "--size", 8, 12).output
     assert contents(out) == after
-    result = run("prepare_gta5.py", gta5_root, "--out", out)
-    assert result.returncode == 1
-    assert "must be 1052 x 1914, got 8 x 12: delete it or choose another" in result.stderr
-    result = run("prepare_gta5.py", gta5_root, "--out", gta5_root, "--size", 8, 12)
-    assert result.returncode == 1
-    assert "is an original and is never overwritten" in result.stderr
+    result = run("gta5", gta5_root, "--out", out)
+    assert result.exit_code == 1
+    assert "must be 1052 x 1914, got 8 x 12: delete it or choose another" in result.output
+    result = run("gta5", gta5_root, "--out", gta5_root, "--size", 8, 12)
+    assert result.exit_code == 1
+    assert "is an original and is never overwritten" in result.output

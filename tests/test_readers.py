@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data import FORMATS, ImageSet, LabelledImageSet, cityscapes, folder, gta5, open_images, open_labelled
+from cbst_mx.data import (
+    FORMATS,
+    Format,
+    ImageSet,
+    LabelledImageSet,
+    cityscapes,
+    folder,
+    gta5,
+    open_images,
+    open_labelled,
+)
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_16
 
@@ -403,7 +413,34 @@ def test_wrong_globs_are_refused(description_file, folder_root):
 
 
 def test_formats():
-    assert FORMATS == ("gta5", "synthia", "cityscapes", "nthu", "folder")
+    assert tuple(FORMATS) == ("gta5", "synthia", "cityscapes", "nthu", "folder")
+
+
+def test_a_sixth_format_is_a_module_and_a_line(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png")
+    Image.fromarray(np.full(SIZE, 7, np.uint8)).save(tmp_path / "a_ids.png")
+
+    def toy_images(root, *, stem):
+        return ImageSet([stem], [root / f"{stem}.png"])
+
+    def toy_labelled(root, *, label_space, stem):
+        return LabelledImageSet([stem], [root / f"{stem}.png"], [root / f"{stem}_ids.png"], label_space, "cityscapes")
+
+    monkeypatch.setitem(FORMATS, "toy", Format(toy_images, toy_labelled, needed=("stem",)))
+    assert len(open_images("toy", tmp_path, stem="a")) == 1
+    assert open_labelled("toy", tmp_path, label_space=CITYSCAPES_19, stem="a").label(0).dtype == np.uint8
+    with pytest.raises(ConfigError, match="^stem must be given for data of format toy$"):
+        open_images("toy", tmp_path)
+    with pytest.raises(ConfigError, match="format must be one of gta5, synthia, cityscapes, nthu, folder, toy, got"):
+        open_images("tory", tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["raw", "labelIds"])
+def test_images_alone_have_no_label_files_to_choose(tmp_path, labels):
+    for format in ("synthia", "cityscapes"):
+        options = {"split": "train"} if format == "cityscapes" else {}
+        with pytest.raises(ConfigError, match=f"labels must not be given for data of format {format}, got '{labels}'"):
+            open_images(format, tmp_path, labels=labels, **options)
 
 
 @pytest.mark.parametrize(

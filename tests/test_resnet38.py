@@ -10,10 +10,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from cbst_mx.label_space import numbered
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.parameters import load_parameters, save_parameters
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.networks.weights import default_label_space
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.sgd import Schedule, train
 from symbols import get_network
@@ -192,7 +192,7 @@ def test_dropout_is_in_the_last_two_units_only():
 @pytest.mark.parametrize("rates", [((0.0, 0.0), (0.3, 0.5)), ((0.3, 0.0), (0.0, 0.5))])
 def test_parameters_fit_at_any_dropout_rate(tmp_path, rates):
     spec, other = (NetworkSpec("resnet38", 5, {"width": 0.03125, "dropout": list(pair)}) for pair in rates)
-    space = default_label_space(5)
+    space = numbered(5)
     path = tmp_path / "parameters.params"
     network = build_network(spec, mx.cpu(), seed=0)
     save_parameters(path, network, spec, space)

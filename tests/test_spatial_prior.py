@@ -13,7 +13,7 @@ from cbst_mx.data import open_labelled
 from cbst_mx.data.street_scenes import Shift, render_scene, write_demo_data
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.selftrain import spatial_prior
+from cbst_mx.selftrain import prior_files, spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.on_device import select
@@ -93,7 +93,7 @@ def test_reading_makes_no_copy_of_the_array(tmp_path):
     np.savez(tmp_path / "prior.npz", prior=np.ones((19, 128, 256), np.float32))
     tracemalloc.start()
     try:
-        prior, _ = spatial_prior.read(tmp_path / "prior.npz")
+        prior, _ = prior_files.read(tmp_path / "prior.npz")
         assert tracemalloc.get_traced_memory()[1] < 1.5 * prior.nbytes
     finally:
         tracemalloc.stop()
@@ -102,18 +102,18 @@ def test_reading_makes_no_copy_of_the_array(tmp_path):
 def test_file_round_trip_and_refusals(tmp_path):
     prior = spatial_prior.smooth(np.ones((19, 4, 8)))
     path = tmp_path / "prior.npz"
-    spatial_prior.save(path, prior)
-    np.testing.assert_array_equal(spatial_prior.load(path, 19), prior)
+    prior_files.save(path, prior)
+    np.testing.assert_array_equal(prior_files.load(path, 19), prior)
     with pytest.raises(DataError, match=r"must hold a prior of shape \(13, H, W\), got \(19, 4, 8\)"):
-        spatial_prior.load(path, 13)
-    spatial_prior.save(path, -prior)
+        prior_files.load(path, 13)
+    prior_files.save(path, -prior)
     with pytest.raises(DataError, match="finite values of at least 0"):
-        spatial_prior.load(path, 19)
+        prior_files.load(path, 19)
     path.write_bytes(b"nonsense")
     with pytest.raises(DataError, match="is not a readable spatial prior"):
-        spatial_prior.load(path, 19)
+        prior_files.load(path, 19)
     with pytest.raises(DataError, match="is not a readable spatial prior"):
-        spatial_prior.load(tmp_path / "none.npz", 19)
+        prior_files.load(tmp_path / "none.npz", 19)
     with pytest.raises(ConfigError, match="kernel must be 0 or more pixels, got -1"):
         spatial_prior.smooth(np.ones((1, 2, 2)), kernel=-1)
 
@@ -287,8 +287,8 @@ NAMES = list(CITYSCAPES_19.names)
 
 def test_metadata_are_kept_and_names_compared(tmp_path):
     path = tmp_path / "prior.npz"
-    spatial_prior.save(path, PRIOR, {"names": NAMES, "kernel": 70.0, "images": 3})
-    prior, metadata = spatial_prior.read(path)
+    prior_files.save(path, PRIOR, {"names": NAMES, "kernel": 70.0, "images": 3})
+    prior, metadata = prior_files.read(path)
     assert prior.dtype == np.float32
     assert np.array_equal(prior, PRIOR)
     assert metadata == {"format": 1, "grid": [4, 8], "names": NAMES, "kernel": 70.0, "images": 3}
@@ -296,31 +296,31 @@ def test_metadata_are_kept_and_names_compared(tmp_path):
         assert sorted(stored.files) == ["metadata", "prior"]
         assert stored["prior"].dtype == np.float32
         assert json.loads(str(stored["metadata"])) == metadata
-    np.testing.assert_array_equal(spatial_prior.load(path, 19, NAMES), PRIOR)
+    np.testing.assert_array_equal(prior_files.load(path, 19, NAMES), PRIOR)
     other = [*NAMES[:9], "grass", *NAMES[10:]]
     with pytest.raises(DataError, match="must hold a prior of the same classes: class 9 is 'terrain', not 'grass'$"):
-        spatial_prior.load(path, 19, other)
+        prior_files.load(path, 19, other)
 
 
 def test_a_file_with_the_array_alone_is_read(tmp_path):
     path = tmp_path / "prior.npz"
     np.savez(path, prior=PRIOR.astype(np.float64))
-    prior, metadata = spatial_prior.read(path)
+    prior, metadata = prior_files.read(path)
     assert metadata == {}
     assert prior.dtype == np.float32
-    np.testing.assert_array_equal(spatial_prior.load(path, 19, NAMES), PRIOR)
+    np.testing.assert_array_equal(prior_files.load(path, 19, NAMES), PRIOR)
 
 
 def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "prior.npz"
-    spatial_prior.save(path, PRIOR)
+    prior_files.save(path, PRIOR)
     whole = path.read_bytes()
     damaged = [whole[:length] for length in (0, 3, 100, len(whole) - 30)]
     damaged.append(whole[:200] + bytes(40) + whole[240:])
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(DataError, match="is not a readable spatial prior"):
-            spatial_prior.read(path)
+            prior_files.read(path)
     for values, sentence in (
         ({"other": PRIOR}, "is not a readable spatial prior"),
         ({"prior": np.array([None])}, "is not a readable spatial prior.*allow_pickle"),
@@ -336,13 +336,13 @@ def test_damaged_files_are_refused(tmp_path):
     ):
         np.savez(path, **values)
         with pytest.raises(DataError, match=sentence):
-            spatial_prior.read(path)
+            prior_files.read(path)
     with open(path, "wb") as stream:
         np.save(stream, PRIOR)
     with pytest.raises(DataError, match="it holds one array without a name"):
-        spatial_prior.read(path)
+        prior_files.read(path)
     with pytest.raises(DataError, match=r"'prior'\): No such file or directory$"):
-        spatial_prior.read(tmp_path / "none.npz")
+        prior_files.read(tmp_path / "none.npz")
 
 
 # -------------------------------------------------------------------------------------------------------------- MATLAB
@@ -357,25 +357,25 @@ def test_matlab_file_is_read_and_small_negative_values_become_zero(tmp_path):
     values = PRIOR.astype(np.float64)
     values[3, 0, :5] = -0.001
     values[4, 1, 2] = -0.002
-    prior, clamped, smallest = spatial_prior.read_matlab(matlab(tmp_path / "a.mat", prior_array=values, other=[1, 2]))
+    prior, clamped, smallest = prior_files.read_matlab(matlab(tmp_path / "a.mat", prior_array=values, other=[1, 2]))
     assert prior.dtype == np.float32
     assert prior.flags.c_contiguous
     assert clamped == 6
     assert smallest == np.float32(-0.002)
     np.testing.assert_array_equal(prior, np.maximum(values, 0).astype(np.float32))
     counts = (10 * PRIOR).astype(np.uint8)
-    prior, clamped, _ = spatial_prior.read_matlab(matlab(tmp_path / "b.mat", prior_array=counts))
+    prior, clamped, _ = prior_files.read_matlab(matlab(tmp_path / "b.mat", prior_array=counts))
     assert clamped == 0
     assert np.array_equal(prior, counts)
 
 
 def test_matlab_maps_are_shrunk_to_means(tmp_path):
     path = matlab(tmp_path / "a.mat", prior_array=PRIOR)
-    prior, _, _ = spatial_prior.read_matlab(path, grid=(2, 4))
+    prior, _, _ = prior_files.read_matlab(path, grid=(2, 4))
     expected = PRIOR.reshape(19, 2, 2, 4, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(prior, expected, rtol=1e-6)  # sums of four in another order
     with pytest.raises(ConfigError, match="^grid must be at most 4 x 8, got 4 x 16$"):
-        spatial_prior.read_matlab(path, grid=(4, 16))
+        prior_files.read_matlab(path, grid=(4, 16))
 
 
 def test_matlab_files_are_refused(tmp_path):
@@ -392,15 +392,15 @@ def test_matlab_files_are_refused(tmp_path):
     ):
         matlab(path, **arrays)
         with pytest.raises(DataError, match=sentence):
-            spatial_prior.read_matlab(path)
+            prior_files.read_matlab(path)
     for start in (b"", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384)):
         path.write_bytes(start + b"\x89HDF\r\n\x1a\n" + bytes(2000))
         with pytest.raises(DataError, match=r"is a MATLAB v7.3 \(HDF5\) file: save it with MATLAB's option -v7"):
-            spatial_prior.read_matlab(path)
+            prior_files.read_matlab(path)
     whole = matlab(path, prior_array=PRIOR).read_bytes()
     for content in (b"", b"nonsense" * 100, whole[:150], whole[:-100]):
         path.write_bytes(content)
         with pytest.raises(DataError, match="a.mat is not a readable MATLAB file: "):
-            spatial_prior.read_matlab(path)
+            prior_files.read_matlab(path)
     with pytest.raises(DataError, match="is not a readable MATLAB file: No such file or directory$"):
-        spatial_prior.read_matlab(tmp_path / "none.mat")
+        prior_files.read_matlab(tmp_path / "none.mat")

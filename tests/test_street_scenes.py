@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data.street_scenes import LOOKS, Shift, appearance, render_scene, write_demo_data, writing
+from cbst_mx.data.street_scenes import LOOKS, Shift, appearance, looks, render_scene, write_demo_data, writing
 from cbst_mx.errors import CBSTError, ConfigError, RunError
 from cbst_mx.label_space import CITYSCAPES_19
 
@@ -319,3 +319,9 @@ def test_every_class_has_a_look_that_can_be_shifted() -> None:
         assert 0 <= look.difficulty <= 1
         assert not isinstance(look.drifts_to, str) or look.drifts_to in NAMES
     assert all(LOOKS[name].difficulty <= 0.35 for name in EASY)
+
+
+def test_looks_are_compared_without_error() -> None:
+    one, other = looks.shifted_looks(Shift()), looks.shifted_looks(Shift(0.3))
+    assert one == one
+    assert one != other

@@ -85,7 +85,7 @@ def test_converted_labels_are_read_when_the_caller_says_so(root, dtype):
 
 
 def test_train_ids_have_their_own_folder(root):
-    with pytest.raises(DataError, match=r"LABELS_synthia-16 does not exist: .*python tools/prepare_synthia\.py "):
+    with pytest.raises(DataError, match=r"LABELS_synthia-16 does not exist: .*cbst-mx prepare synthia "):
         open_labelled("synthia", root, label_space=SYNTHIA_16, labels="trainIds")
     folder = root / "GT" / "LABELS_synthia-16"
     folder.mkdir()

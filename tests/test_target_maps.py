@@ -12,8 +12,10 @@ from cbst_mx.errors import ConfigError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
-from cbst_mx.selftrain.network_maps import cells, probabilities
-from cbst_mx.selftrain.target_maps import TargetMaps, find_thresholds
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.network_maps import predictions, probabilities, stride_probabilities
+from cbst_mx.selftrain.selection import label_set
+from cbst_mx.selftrain.target_maps import TargetMaps
 from symbols.backend import mx
 
 CLASSES = 4
@@ -49,16 +51,10 @@ def make(images, tmp_path, name="resnet38", **options):
 
 
 def labels_of(maps, policy="class-balanced", **options):
-    thresholds, statistics = find_thresholds(
-        maps,
-        num_classes=CLASSES,
-        fidelity="paper",
-        policy=policy,
-        portion=0.3,
-        progress=lambda: None,
-        **options,
-    )
-    return thresholds.values, statistics.total(), {name: view.select(thresholds) for name, view in maps}
+    statistics, labels = ImageStatistics(CLASSES), {}
+    collector = maps.collector("paper", **options)
+    found = label_set(maps, collector, policy=policy, portion=0.3, write=labels.__setitem__, statistics=statistics)
+    return found.thresholds.values, statistics.total(), labels
 
 
 def assert_same(mine, theirs):
@@ -83,16 +79,22 @@ def test_nothing_depends_on_where_maps_are_kept_or_how_thresholds_are_found(imag
 
 
 @pytest.mark.parametrize("long_side", [None, 100])
-def test_host_and_device_maps_are_those_of_probabilities(images, tmp_path, long_side):
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_host_and_device_maps_are_those_of_probabilities(images, tmp_path, long_side, interpolation):
     network = network_of("resnet38")
+    options = {"long_side": long_side, "interpolation": interpolation}
+    expected = [
+        probabilities(network, [images.image(index)], ctx=mx.cpu(), **options, **LOOKS)[0]
+        for index in range(len(SIZES))
+    ]
     for on_device in (False, True):
-        for index, (_, view) in enumerate(make(images, tmp_path, long_side=long_side, on_device=on_device)):
-            expected = probabilities(network, [images.image(index)], ctx=mx.cpu(), long_side=long_side, **LOOKS)[0]
+        for probability, (_, view) in zip(expected, make(images, tmp_path, on_device=on_device, **options)):
             value, predicted = view.confidence
-            # on the host one interpolation takes the place of two where the input was resized
-            tolerance = 1e-5 if long_side is None or on_device else 0.02
-            np.testing.assert_allclose(value, expected.max(axis=0).asnumpy(), atol=tolerance)
-            assert (predicted == expected.argmax(axis=0).asnumpy()).mean() > 0.97
+            np.testing.assert_array_equal(value, probability.max(axis=0).asnumpy())
+            np.testing.assert_array_equal(predicted, probability.argmax(axis=0).asnumpy())
+    found = dict(predictions(network, images, batch_size=1, ctx=mx.cpu(), **options, **LOOKS))
+    for index, probability in enumerate(expected):
+        np.testing.assert_array_equal(found[index], probability.argmax(axis=0).asnumpy())
 
 
 def test_maps_on_disk_are_at_the_networks_stride_and_removed(images, tmp_path):
@@ -119,15 +121,17 @@ def test_bicubic_maps_are_those_of_the_labelling_job(images, tmp_path):
     bilinear, bicubic = (
         [view.confidence[0] for _, view in make(images, tmp_path, interpolation=kind)] for kind in INTERPOLATIONS
     )
-    outputs = [cells(network_of("resnet38"), [images.image(i)], ctx=mx.cpu(), **LOOKS) for i in range(len(SIZES))]
+    outputs = [
+        stride_probabilities(network_of("resnet38"), [images.image(i)], ctx=mx.cpu(), **LOOKS)
+        for i in range(len(SIZES))
+    ]
     for (maps, part), size, other, value in zip(outputs, SIZES, bilinear, bicubic):
         extent = (part[0] / 8, part[1] / 8)
         whole = ClassMaps(maps[0].asnumpy(), size, interpolation="bicubic", extent=extent).rows(0, size[0])
         np.testing.assert_array_equal(value, whole.max(axis=0))
         assert np.abs(value - other).max() > 1e-4
-    for options in ({"scales": (0.5, 1.0)}, {"on_device": True}):
-        with pytest.raises(ConfigError, match="interpolation must be bilinear with several scales or on the device"):
-            make(images, tmp_path, interpolation="bicubic", **options)
+    with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
+        make(images, tmp_path, interpolation="nearest")
 
 
 def test_several_scales(images, tmp_path):

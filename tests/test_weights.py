@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from cbst_mx.cli.weights import import_weights as command
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, LabelSpace
+from cbst_mx.labelling import MapFolder
 from cbst_mx.networks import parameters, weights
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.matching import match
@@ -251,6 +252,13 @@ def test_own_files_of_other_classes_need_permission(own):
     assert len(record["initialised"]) == 9
 
 
+def test_unnamed_classes_are_the_same_for_weights_and_for_maps(own, tmp_path):
+    path, _ = own
+    _, (_, space) = importing(path, num_classes=7, allow_missing=["score_*", "upscore*"])
+    np.save(tmp_path / "image.npy", np.full((7, 2, 2), 1 / 7, np.float32))
+    assert MapFolder.open(tmp_path).label_space == space
+
+
 def test_own_files_of_another_network_or_label_space_or_altered_are_refused(own):
     path, _ = own
     with pytest.raises(CheckpointError, match="own.params holds parameters of another network: fcn8s, not resnet38"):
@@ -258,7 +266,7 @@ def test_own_files_of_another_network_or_label_space_or_altered_are_refused(own)
     other = LabelSpace("other", tuple(map(str, range(19))), CITYSCAPES_19.palette, {})
     with pytest.raises(CheckpointError, match="own.params was trained for label space cityscapes-19, not other"):
         importing(path, label_space=other)
-    with pytest.raises(ConfigError, match="label space synthia-16 has 16 classes, but num_classes is 19"):
+    with pytest.raises(ConfigError, match="label space synthia-16 has 16 classes, but the network has 19"):
         importing(path, label_space=SYNTHIA_16)
     with pytest.raises(ConfigError, match="out must be another file than the weights"):
         weights.import_weights(read_weights(path), "fcn8s", 19, path)
@@ -405,7 +413,8 @@ def test_arguments_are_checked(tmp_path):
         return str(result.exception)
 
     assert refusal("--label-space", "kitti") == (
-        "label space must be one of cityscapes-19, nthu-13, synthia-16, got 'kitti'"
+        "label space must be one of cityscapes-19, nthu-13, synthia-16, a number of classes from 1 to 253, "
+        "or a YAML file, got 'kitti'"
     )
     assert refusal("--option", "depth") == "option must have the form KEY=VALUE, got 'depth'"
     assert refusal("--option", "foo=3") == (

@@ -17,6 +17,7 @@ from cbst_mx.cli import (
     labelling,
     networks,
     paper,
+    prepare,
     prior,
     results,
     statistics,
@@ -49,6 +50,7 @@ for group in (
     prior,
     statistics,
     doctor,
+    prepare,
     demo,
 ):
     for command in group.COMMANDS:

@@ -16,11 +16,38 @@ from rich.text import Text
 
 from cbst_mx.errors import CBSTError
 
-__all__ = ["Bars", "FILE", "FOLDER", "OneSentence", "print_table"]
+__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "print_table"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 _WIDEST = 1000  # characters of a table
+
+
+class FormatName(click.ParamType):
+    """Name of a data format; the formats are not imported before one is asked for."""
+
+    name = "format"
+
+    @property
+    def _choice(self) -> click.Choice:
+        from cbst_mx.data import FORMATS
+
+        return click.Choice(list(FORMATS))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name, or refuse what is none."""
+        return self._choice.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, *args: Any, **context: Any) -> str | None:
+        """Return the names as help shows them; click 8.2 gives a context, 8.1 does not."""
+        return self._choice.get_metavar(param, *args, **context)
+
+    def get_missing_message(self, param: click.Parameter, *args: Any, **context: Any) -> str | None:
+        """Return what to choose from."""
+        return self._choice.get_missing_message(param, *args, **context)
+
+
+FORMAT = FormatName()
 
 
 class _Rate(TextColumn):

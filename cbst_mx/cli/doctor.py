@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 
 __all__ = ["COMMANDS"]
 
@@ -17,7 +17,7 @@ _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @click.command()
-@click.argument("dataset", type=click.Choice(["gta5", "synthia", "cityscapes", "nthu", "folder"]))
+@click.argument("dataset", type=FORMAT)
 @click.argument("root", type=FOLDER)
 @click.option(
     "--sample", type=click.IntRange(1), default=50, show_default=True, help="Images of each part to read in full."
@@ -65,7 +65,7 @@ def doctor(
             progress=bars,
         )
     if json_file is not None:
-        write_json(json_file, report.as_json())
+        write_json(json_file, report.to_json())
     _show(console, report)
     if not report.ok:
         raise click.exceptions.Exit(1)

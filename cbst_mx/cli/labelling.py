@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.methods import RULES
 
 __all__ = ["COMMANDS"]
 
@@ -65,7 +66,10 @@ _MAPS = (
         help="How: bilinear as in this package's networks, bicubic as in the authors' program.",
     ),
     click.option("--spatial-prior", type=FILE, help="Multiply by this prior (.npz, array prior), resized."),
-    click.option("--classes", help="Label space (cityscapes-19, ...) or number of classes. Default: by the maps."),
+    click.option(
+        "--classes",
+        help="Label space (cityscapes-19, ...), number of classes, or YAML description. Default: by the maps.",
+    ),
     click.option(
         "--fidelity",
         default="paper",
@@ -77,14 +81,23 @@ _MAPS = (
 )
 _POLICY = click.option(
     "--policy",
-    default="class-balanced",
+    default="cbst",
     show_default=True,
-    type=click.Choice(["global", "class-balanced"]),
-    help="One threshold for all classes (ST) or one per class (CBST).",
+    type=click.Choice([*RULES, *dict.fromkeys(RULES.values())]),
+    metavar=f"[{'|'.join(RULES)}]",
+    help="st: one threshold for all classes (global, Algorithm 1); cbst: one per class (class-balanced, Algorithm 2); "
+    "cbst-sp is cbst with --spatial-prior.",
 )
 _PORTION = click.option("--portion", type=float, help="Portion p of the pixels to keep, in (0, 1].")
 _PORTIONS = click.option("--portions", type=_Portions(), help="Portions of a sweep table (sweep.csv), 0.2,0.25,...")
 _SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-th of N parts of the files.")
+
+
+def _rule(policy: str, prior: Path | None) -> str:
+    """Return the threshold rule of `policy`, which may ask for a spatial prior."""
+    if policy == "cbst-sp" and prior is None:
+        raise click.UsageError("--policy cbst-sp needs --spatial-prior")
+    return RULES.get(policy, policy)
 
 
 def _folder(
@@ -153,7 +166,7 @@ def _run(
         )
     console = Console()
     if portion is not None:
-        console.print(_thresholds_table(result))
+        console.print(_thresholds_table(result, folder.prior is not None))
         click.echo(
             f"{100 * result['kept_portion']:.2f} % of the pixels kept; labels in {out / 'pseudo_labels'}, "
             f"thresholds in {out / 'kc.json'}"
@@ -163,8 +176,10 @@ def _run(
         click.echo(f"sweep in {out / 'sweep.csv'}")
 
 
-def _thresholds_table(record: Any) -> Table:
-    table = Table("class", title=f"{record['policy']}, p = {record['portion']:g}, rules of the {_rules(record)}")
+def _thresholds_table(record: Any, prior: bool) -> Table:
+    table = Table(
+        "class", title=f"{_method(record['policy'], prior)}, p = {record['portion']:g}, rules of the {_rules(record)}"
+    )
     for column in ("predicted", "threshold", "k", "kept"):
         table.add_column(column, justify="right")
     for values in zip(record["names"], *(record[key] for key in ("count", "threshold", "kc", "kept"))):
@@ -172,6 +187,12 @@ def _thresholds_table(record: Any) -> Table:
         shown = ["-" if value is None else f"{value:.6f}" for value in (threshold, k)]
         table.add_row(name, f"{count:,}", *shown, f"{kept:,}")
     return table
+
+
+def _method(rule: str, prior: bool) -> str:
+    """Return the paper's name of a threshold rule, used with a spatial prior or without."""
+    of_rule = [name.upper() for name in RULES if RULES[name] == rule]
+    return of_rule[-1] if prior else of_rule[0]
 
 
 def _rules(record: Any) -> str:
@@ -233,6 +254,7 @@ def label(
         return
     if probabilities is None or out is None:
         raise click.UsageError("--probabilities and --out must be given")
+    policy = _rule(policy, maps["spatial_prior"])
     folder = _folder(probabilities, **maps)
     _run(folder, out, policy, portion, portions, fidelity, workers)
 
@@ -265,6 +287,7 @@ def count_(
     """
     from cbst_mx.labelling import State, check_request, count
 
+    policy = _rule(policy, maps["spatial_prior"])
     wanted = check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers)
     if refine is not None and not wanted:
         raise click.UsageError("--refine needs --portion or --portions")
@@ -277,7 +300,7 @@ def count_(
         state = State.load(refine)
         state.check(folder, fidelity)
         state.check_whole(folder)
-        state.own = set(folder.names)
+        state.own_images = set(folder.names)
         if not state.counts.refine([policy], wanted):
             click.echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
     if out.is_file():
@@ -340,6 +363,7 @@ def select_(
     """
     from cbst_mx.labelling import State
 
+    policy = _rule(policy, maps["spatial_prior"])
     folder = _folder(probabilities, shard=shard, **maps)
     _run(folder, out, policy, portion, portions, fidelity, workers, State.load(state_path))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import click
 from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _say_agreement(near: Agreement | None) -> None:
 @click.option(
     "--format",
     required=True,
-    type=click.Choice(["gta5", "synthia", "cityscapes", "nthu", "folder"]),
+    type=FORMAT,
     help="Layout of the images.",
 )
 @click.option("--root", required=True, type=FOLDER, help="Data root.")
@@ -179,8 +179,7 @@ def predict(
     _say_agreement(predictor.agreement)
     space = predictor.label_space
     with Bars(Console()) as bars:
-        for index, probability in enumerate(predictor.stream(chosen)):
-            label = probability.argmax(axis=0).astype("uint8")
+        for index, label in enumerate(predictor.labels(chosen)):
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(chosen.image(index), label, space))
             bars("prediction", index + 1, len(chosen))

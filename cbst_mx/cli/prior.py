@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
+
+if TYPE_CHECKING:
+    from cbst_mx.data import LabelledImageSet
 
 __all__ = ["COMMANDS"]
 
-_FORMATS = ("gta5", "synthia", "cityscapes", "nthu", "folder")
 _OUT = click.option("--out", required=True, type=FILE, help="The .npz file to write.")
 _GRID = click.option("--grid", nargs=2, type=click.IntRange(1), metavar="H W", help="Rows and columns of the maps.")
 
@@ -24,7 +27,7 @@ def prior() -> None:
 
 @prior.command()
 @click.option("--experiment", type=FILE, help="Take source, classes, grid and kernel from this experiment file.")
-@click.option("--source", "format_", type=click.Choice(_FORMATS), help="Layout of the source.")
+@click.option("--source", "format_", type=FORMAT, help="Layout of the source.")
 @click.option("--root", type=FOLDER, help="Data root of the source.")
 @click.option("--split", help="Split (cityscapes, nthu, folder).")
 @click.option("--city", help="City (nthu).")
@@ -62,38 +65,24 @@ def build(
     (float32, classes x rows x columns) and metadata. The grid is 256 x 512 where neither --grid nor the experiment says
     otherwise; the prior is resized to each image when it is used.
     """
-    from cbst_mx.selftrain import spatial_prior
+    from cbst_mx.selftrain import prior_files, spatial_prior
 
-    given = [
-        name
-        for name, value in [("root", root), ("list", list_), ("label-space", space_name), *options.items()]
-        if value
-    ]
     if experiment is not None:
         from cbst_mx.config import load_experiment
 
-        if format_ or given:
-            raise click.UsageError(
-                f"--experiment says what the source is: leave out --{'source' if format_ else given[0]}"
-            )
+        given = {"source": format_, "root": root, "list": list_, "label-space": space_name, **options}
+        needless = next((name for name, value in given.items() if value), None)
+        if needless:
+            raise click.UsageError(f"--experiment says what the source is: leave out --{needless}")
         loaded = load_experiment(experiment)
         settings = loaded.self_training.spatial_prior
         grid = grid or (settings.grid[0], settings.grid[1])
         kernel = settings.kernel if kernel is None else kernel
         labelled = loaded.open_source()
+    elif format_ is None or root is None:
+        raise click.UsageError("give the source by --source and --root, or by --experiment")
     else:
-        from cbst_mx.data import folder, open_labelled
-        from cbst_mx.label_space import get_label_space
-
-        if format_ is None or root is None:
-            raise click.UsageError("give the source by --source and --root, or by --experiment")
-        if space_name is None and options["description"] is not None:
-            space = folder.label_space(folder.read_description(options["description"]))
-        else:
-            usual = {"synthia": "synthia-16", "nthu": "nthu-13"}.get(format_, "cityscapes-19")
-            space = get_label_space(space_name or usual)
-        chosen = list_ and list_.absolute()  # the reader's relative paths start at the data root
-        labelled = open_labelled(format_, root, label_space=space, list=chosen, **options)
+        labelled = _open_source(format_, root, list_, space_name, options)
     grid = grid or (256, 512)
     kernel = spatial_prior.KERNEL if kernel is None else kernel
     with Bars(Console()) as bars:
@@ -103,7 +92,7 @@ def build(
             kernel=kernel,
             sigma=sigma,
             normalisation=normalisation,
-            progress=lambda done, total: bars("spatial prior", done, total),
+            progress=partial(bars, "spatial prior"),
         )
     names = labelled.label_space.names
     metadata = {
@@ -113,11 +102,26 @@ def build(
         "normalisation": normalisation,
         "images": len(labelled),
     }
-    spatial_prior.save(out, maps, metadata)
+    prior_files.save(out, maps, metadata)
     absent = [name for name, plane in zip(names, maps) if not plane.any()]
     if absent:
         click.echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
     click.echo(f"prior of {len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps in {out}")
+
+
+def _open_source(
+    format_: str, root: Path, list_: Path | None, space_name: str | None, options: dict[str, Any]
+) -> LabelledImageSet:
+    """Open the labels in the label space asked for, else in that of the description or the format."""
+    from cbst_mx.data import FORMATS, folder, open_labelled
+    from cbst_mx.label_space import find
+
+    if space_name is None and options["description"] is not None:
+        space = folder.read_label_space(options["description"])
+    else:
+        space = find(space_name or FORMATS[format_].label_space, read=folder.read_label_space)
+    # the reader's relative paths start at the data root
+    return open_labelled(format_, root, label_space=space, list=list_ and list_.absolute(), **options)
 
 
 @prior.command()
@@ -129,15 +133,17 @@ def show(file: Path, space_name: str | None, out: Path) -> None:
 
     Every class has its own scale, from 0 to its largest value, which is written beside its name.
     """
+    from cbst_mx.data.folder import read_label_space
     from cbst_mx.data.image_files import write_rgb_png
+    from cbst_mx.label_space import find, numbered
     from cbst_mx.report.figures import heat_map_sheet
-    from cbst_mx.selftrain import spatial_prior
+    from cbst_mx.selftrain import prior_files
 
-    maps, metadata = spatial_prior.read(file)
-    names = metadata.get("names")
+    maps, metadata = prior_files.read(file)
     if space_name is not None:
-        names = _names(space_name, len(maps), f"{file}")
-    titles = names or [f"class {index}" for index in range(len(maps))]
+        titles = find(space_name, len(maps), origin=str(file), read=read_label_space).names
+    else:
+        titles = metadata.get("names") or numbered(len(maps)).names
     write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], _caption(maps.shape, metadata)))
     click.echo(f"{len(maps)} class maps drawn in {out}")
 
@@ -153,31 +159,23 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
     Reads the array `prior_array`, classes x rows x columns, of a MATLAB file up to v7; writes --out. Small negative
     values become 0; nothing is normalised. With --grid the maps are shrunk.
     """
-    from cbst_mx.selftrain import spatial_prior
+    from cbst_mx.data.folder import read_label_space
+    from cbst_mx.label_space import find
+    from cbst_mx.selftrain import prior_files
 
-    maps, clamped, smallest = spatial_prior.read_matlab(file, grid=grid)
+    maps, clamped, smallest = prior_files.read_matlab(file, grid=grid)
     if space_name is None and len(maps) == 19:
         space_name = "cityscapes-19"
     metadata: dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}
     if space_name is not None:
-        metadata["names"] = _names(space_name, len(maps), f"{file}")
-    spatial_prior.save(out, maps, metadata)
+        metadata["names"] = list(find(space_name, len(maps), origin=str(file), read=read_label_space).names)
+    prior_files.save(out, maps, metadata)
     if clamped:
         click.echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
     else:
         click.echo("no negative values")
     classes = f"{len(maps)} classes ({space_name or 'without names: give --label-space to name them'})"
     click.echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
-
-
-def _names(space_name: str, count: int, origin: str) -> list[str]:
-    from cbst_mx.errors import ConfigError
-    from cbst_mx.label_space import get_label_space
-
-    names = get_label_space(space_name).names
-    if len(names) != count:
-        raise ConfigError(f"label space {space_name} has {len(names)} classes, but {origin} has {count}")
-    return list(names)
 
 
 def _caption(shape: tuple[int, ...], metadata: dict[str, Any]) -> str:

@@ -125,9 +125,17 @@ def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
         statistics = ImageStatistics.load(file)
         return statistics.total(), statistics.class_names
     record = read_json(file)
-    counts = record.get("count") if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        record = {}
+    key = "predicted" if "predicted" in record else "count"
+    if key == "count" and record.get("fidelity") == "released":
+        raise DataError(
+            f"{file} counts every 4th pixel only (rules of the released program): give "
+            f"{file.with_name('image_statistics.npz')}, which counts all"
+        )
+    counts = record.get(key)
     if not isinstance(counts, list) or not counts or not all(type(count) is int and count >= 0 for count in counts):
-        raise DataError(f"{file} must hold 'count', a list of the pixels predicted as each class, got {counts!r}")
+        raise DataError(f"{file} must hold '{key}', a list of the pixels predicted as each class, got {counts!r}")
     names = record.get("names")
     if names is not None and (
         not isinstance(names, list) or len(names) != len(counts) or not all(isinstance(name, str) for name in names)
@@ -137,15 +145,13 @@ def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
 
 
 def _class_names(stored: Sequence[str] | None, space_name: str | None, count: int, file: Path) -> list[str]:
-    from cbst_mx.errors import ConfigError
-    from cbst_mx.label_space import get_label_space
+    """Return the names of the label space asked for, those the file has, or numbers."""
+    from cbst_mx.data.folder import read_label_space
+    from cbst_mx.label_space import find, numbered
 
-    if space_name is None:
-        return list(stored) if stored is not None else [f"class {index}" for index in range(count)]
-    names = get_label_space(space_name).names
-    if len(names) != count:
-        raise ConfigError(f"label space {space_name} has {len(names)} classes, but {file} has {count}")
-    return list(names)
+    if space_name is not None:
+        return list(find(space_name, count, origin=str(file), read=read_label_space).names)
+    return list(stored if stored is not None else numbered(count).names)
 
 
 def _csv(statistics: ImageStatistics, selection: Selection) -> str:

@@ -28,8 +28,8 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
 @click.option("--out", required=True, type=FILE, help="Parameter file to write; replaced if it exists.")
 @click.option(
     "--label-space",
-    help="Meaning of the classes: a known name, or the YAML description of a data folder. Default: by number, "
-    "19 cityscapes-19, 16 synthia-16, 13 nthu-13, others numbered.",
+    help="Meaning of the classes: a known name, a number of classes, or the YAML description of a data folder. "
+    "Default: by number, 19 cityscapes-19, 16 synthia-16, 13 nthu-13, others numbered.",
 )
 @click.option("--width", type=float, help="Multiplier of the network's channels. Default: 1, or the file's own.")
 @click.option(
@@ -73,10 +73,12 @@ def import_weights(
     Prints one line per tensor. Writes OUT and OUT.json, unless tensors stay as initialised that --allow-missing does
     not name. A classifier of whole images (ImageNet) cannot have the network's last layers: these need not be named.
     """
+    from cbst_mx.data.folder import read_label_space
+    from cbst_mx.label_space import find
     from cbst_mx.networks.weights import SEED, read_weights
     from cbst_mx.networks.weights import import_weights as write
 
-    space = None if label_space is None else _label_space(label_space)
+    space = None if label_space is None else find(label_space, read=read_label_space)
     given = _options(options, width, batch_norm)
     source = read_weights(file)
     console = Console(soft_wrap=True)
@@ -107,15 +109,6 @@ def import_weights(
         f"{out}: {name} with {num_classes} classes {meaning}, for RGB images in [0, 1] normalised by mean "
         f"{list(spec.mean)} and std {list(spec.std)}; {out.name}.json belongs to it"
     )
-
-
-def _label_space(text: str) -> Any:
-    from cbst_mx.data import folder
-    from cbst_mx.label_space import get_label_space
-
-    if text.endswith((".yaml", ".yml")):
-        return folder.label_space(folder.read_description(text))
-    return get_label_space(text)
 
 
 def _options(pairs: tuple[str, ...], width: float | None, batch_norm: str | None) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
-__all__ = ["LABEL_FILES", "open_images", "open_labelled"]
+__all__ = ["FORMAT", "LABEL_FILES", "open_images", "open_labelled"]
 
 # Kind of label file -> what its ids mean.
 LABEL_FILES = {"labelIds": "cityscapes", "labelTrainIds": "trainId"}
@@ -31,7 +31,7 @@ def open_labelled(root: PathLike, split: str, label_space: LabelSpace, labels: s
         One with the convention of the label files.
     labels : {"labelIds", "labelTrainIds"}
         Which label files to read: those of the download, whose ids are Cityscapes ids, or those that the data set's
-        own scripts (and ``tools/prepare_cityscapes.py``) make, whose trainIds are those of the 19 classes.
+        own scripts (and ``cbst-mx prepare cityscapes``) make, whose trainIds are those of the 19 classes.
 
     Raises
     ------
@@ -96,3 +96,6 @@ def _images(root: PathLike, split: str) -> list[Path]:
     if not images:
         raise DataError(f"Cityscapes split {folder / split} has no image: expected {_LAYOUT}")
     return images
+
+
+FORMAT = Format(open_images, open_labelled, needed=("split",), optional=("labels",))

@@ -1,7 +1,7 @@
 """Hard-sample mining: training crops centred on rare classes.
 
 Which classes are rare follows from what the network predicts on the target images (:mod:`cbst_mx.selftrain` counts
-them); where to find them, from the labels or pseudo-labels of the image at hand, source and target alike.
+them); where to find them, from the labels or pseudo-labels of the image itself, source and target alike.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ClassMining:
     Raises
     ------
     ConfigError
-        When an argument is outside its range, or there is no class at all.
+        If an argument is outside its range, or there is no class at all.
     """
 
     def __init__(self, worst: Iterable[int], priority: Iterable[int] = (), *, probability: float = 0.8) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable, Sequence
 
@@ -16,9 +17,9 @@ import numpy as np
 
 from cbst_mx.data.image_files import PathLike, read_label, read_rgb
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.label_space import LabelSpace
+from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
-__all__ = ["ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+__all__ = ["Format", "ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
 
 
 class ImageSet:
@@ -77,7 +78,7 @@ class ImageSet:
         return read_rgb(self.image_paths[index])
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
-        """Give the set of the chosen images, in the given order.
+        """Return the set of the chosen images, in the given order.
 
         Raises
         ------
@@ -109,7 +110,7 @@ class LabelledImageSet(ImageSet):
     label_space : LabelSpace
         The classes.
     convention : str
-        What the raw ids in the label files mean, one of the label space's conventions.
+        Meaning of the raw ids in the label files, one of the label space's conventions.
     read : callable
         Reads the raw ids (H, W) of a label file. A function of a module, so that the set can travel to workers.
     """
@@ -181,7 +182,7 @@ class LabelledImageSet(ImageSet):
         return image, label
 
     def subset(self, indices: Iterable[int]) -> LabelledImageSet:
-        """Give the set of the chosen images with their labels, in the given order.
+        """Return the set of the chosen images with their labels, in the given order.
 
         Raises
         ------
@@ -201,15 +202,45 @@ class LabelledImageSet(ImageSet):
         )
 
 
+@dataclass(frozen=True)
+class Format:
+    """How to open data of one layout: what a reader module offers to `cbst_mx.data.FORMATS`.
+
+    Parameters
+    ----------
+    open_images : callable
+        ``(root, **options) -> ImageSet``.
+    open_labelled : callable
+        ``(root, *, label_space, **options) -> LabelledImageSet``.
+    needed : tuple of str
+        Options without which the data cannot be opened.
+    optional : tuple of str
+        Options that may be given besides; "labels" is for `open_labelled` only. A list of images always may.
+    label_space : str
+        Name of the known label space that its label files are usually read in.
+    """
+
+    open_images: Callable[..., ImageSet]
+    open_labelled: Callable[..., LabelledImageSet]
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    label_space: str = CITYSCAPES_19.name
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of all options."""
+        return self.needed + self.optional
+
+
 def existing_folder(path: PathLike, what: str, expected: str) -> Path:
-    """Give the path of a folder that must be there.
+    """Return the path of a folder, which must be there.
 
     Parameters
     ----------
     path : path
         The folder.
     what, expected : str
-        What it is and what should be in it, for the message.
+        Name of the folder and of its expected content, for the message.
 
     Raises
     ------
@@ -229,7 +260,7 @@ def check_labels_exist(image_paths: Sequence[Path], label_paths: Sequence[Path])
     Raises
     ------
     DataError
-        Naming the first such image and how many there are.
+        If there is such an image; the message names the first and says how many there are.
     """
     # One listing per folder: asking for each of 25,000 files takes minutes on a network drive.
     listings: dict[Path, set[str]] = {}

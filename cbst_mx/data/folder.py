@@ -35,13 +35,21 @@ from typing import Dict, List, Literal, Optional, Type, Union
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
 from cbst_mx.strict_yaml import one_sentence, read_yaml
 
-__all__ = ["FolderDescription", "label_space", "open_images", "open_labelled", "read_description"]
+__all__ = [
+    "FORMAT",
+    "FolderDescription",
+    "label_space",
+    "open_images",
+    "open_labelled",
+    "read_description",
+    "read_label_space",
+]
 
 _OWN_CONVENTION = "folder"
 _PLACEHOLDERS = ("folder", "stem")
@@ -86,7 +94,7 @@ class FolderSplit(_Strict):
 
 
 class FolderDescription(_Strict):
-    """What a data description says; made by `read_description`."""
+    """A data description as an object; made by `read_description`."""
 
     splits: Dict[str, FolderSplit] = Field(min_length=1)
     _origin: str = PrivateAttr("the data description")
@@ -142,7 +150,7 @@ def read_description(path: PathLike) -> FolderDescription:
     Raises
     ------
     ConfigError
-        Naming the file, the key and what is allowed.
+        If it cannot be used; the message names the file, the key and what is allowed.
     """
     content = read_yaml(path)
     model: Type[FolderDescription] = _OwnClasses if isinstance(content.get("label_space"), dict) else _KnownClasses
@@ -155,8 +163,19 @@ def read_description(path: PathLike) -> FolderDescription:
 
 
 def label_space(description: FolderDescription) -> LabelSpace:
-    """Give the label space of a data description."""
+    """Return the label space of a data description."""
     return description._space
+
+
+def read_label_space(path: PathLike) -> LabelSpace:
+    """Return the label space of a YAML data description.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be used; the message names the file, the key and what is allowed.
+    """
+    return label_space(read_description(path))
 
 
 def open_labelled(description: FolderDescription, root: PathLike, split: str) -> LabelledImageSet:
@@ -165,7 +184,7 @@ def open_labelled(description: FolderDescription, root: PathLike, split: str) ->
     Parameters
     ----------
     description : FolderDescription
-        From `read_description`.
+        Result of `read_description`.
     root : path
         The folder its patterns start from.
     split : str
@@ -198,7 +217,7 @@ def open_images(description: FolderDescription, root: PathLike, split: str) -> I
     Parameters
     ----------
     description : FolderDescription
-        From `read_description`.
+        Result of `read_description`.
     root : path
         The folder its patterns start from.
     split : str
@@ -260,3 +279,27 @@ def _names(images: List[Path], root: PathLike) -> List[str]:
         prefix = folder.replace("/", "__") + "__" if folder and stems[path.stem] > 1 else ""
         names.append(prefix + path.stem)
     return names
+
+
+def _open_described_images(root: PathLike, *, split: str, description: Union[PathLike, FolderDescription]) -> ImageSet:
+    return open_images(_described(description), root, split)
+
+
+def _open_described_labelled(
+    root: PathLike, *, label_space: LabelSpace, split: str, description: Union[PathLike, FolderDescription]
+) -> LabelledImageSet:
+    described = _described(description)
+    own = described._space
+    if own != label_space:
+        raise ConfigError(
+            f"label_space must be {own.name}, as described for the data in {root}, got {label_space.name}"
+            + (" with other classes, colours or ids" if own.name == label_space.name else "")
+        )
+    return open_labelled(described, root, split)
+
+
+def _described(description: Union[PathLike, FolderDescription]) -> FolderDescription:
+    return description if isinstance(description, FolderDescription) else read_description(description)
+
+
+FORMAT = Format(_open_described_images, _open_described_labelled, needed=("split", "description"))

@@ -18,7 +18,7 @@ __all__ = ["assign_folds", "split_fold"]
 
 
 def assign_folds(names: Sequence[str], *, folds: int = 10, seed: int = 0) -> np.ndarray:
-    """Give the fold of every image.
+    """Return the fold of every image.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def assign_folds(names: Sequence[str], *, folds: int = 10, seed: int = 0) -> np.
 def split_fold(
     names: Sequence[str], fold: int, *, folds: int = 10, seed: int = 0
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Give the images outside and inside one fold.
+    """Return the images outside and inside one fold.
 
     Parameters
     ----------

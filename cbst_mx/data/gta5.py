@@ -1,19 +1,19 @@
 """GTA5 ("Playing for Data", Richter et al., ECCV 2016): images/00001.png and labels/00001.png.
 
 The labels are palette PNGs whose indices are Cityscapes ids. Most of the 24,966 images are 1052 x 1914, some are 1046
-lines high or of another size: all are read as they are, and ``tools/prepare_gta5.py`` makes a copy of one size.
+lines high or of another size: all are read as they are, and ``cbst-mx prepare gta5`` makes a copy of one size.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import LabelSpace
 
-__all__ = ["open_images", "open_labelled"]
+__all__ = ["FORMAT", "open_images", "open_labelled"]
 
 _LAYOUT = "images/*.png and labels/*.png with the same file names"
 
@@ -61,3 +61,6 @@ def _images(root: PathLike) -> list[Path]:
     if not images:
         raise DataError(f"GTA5 image folder {folder} has no image: expected {_LAYOUT}")
     return images
+
+
+FORMAT = Format(open_images, open_labelled)

@@ -51,7 +51,7 @@ _MODE_COLOURS = {"L": "grey", "RGB": "rgb", "P": "palette", "LA": "grey+alpha", 
 
 
 class Header(NamedTuple):
-    """What the first and last bytes of an image file say.
+    """Form of an image file, as its first and last bytes state it.
 
     ``format`` is Pillow's name ("PNG", "JPEG"), ``bits`` counts those of one channel, ``colour`` is "grey", "rgb",
     "palette", "grey+alpha", "rgba" or, in formats other than PNG, Pillow's mode; ``whole`` is False for a PNG that
@@ -275,7 +275,7 @@ def _unreadable(what: str, path: PathLike, error: BaseException) -> DataError:
 
 
 def _png_grey_bits(path: PathLike) -> int:
-    """Give the bits per pixel of a grey PNG, 8 for any other file."""
+    """Return the bits per pixel of a grey PNG, 8 for any other file."""
     header = read_header(path)
     return header.bits if header.format == "PNG" and header.colour == "grey" else 8
 

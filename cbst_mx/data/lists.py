@@ -21,6 +21,7 @@ from typing import Sequence, TypeVar
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import DataError
+from cbst_mx.messages import listed
 
 __all__ = ["find_listed", "list_path", "read_list", "select_listed"]
 
@@ -28,11 +29,10 @@ _Images = TypeVar("_Images", bound=ImageSet)
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _CITYSCAPES = "_leftImg8bit"
-_SHOWN = 5
 
 
 def list_path(list: PathLike, root: PathLike) -> Path:
-    """Give the path of a list: absolute, or below the data root."""
+    """Return the path of a list: absolute, or below the data root."""
     return Path(root) / list
 
 
@@ -59,15 +59,15 @@ def read_list(path: PathLike) -> tuple[str, ...]:
     return names
 
 
-def find_listed(names: Sequence[str], listed: Sequence[str], origin: str) -> list[int]:
+def find_listed(names: Sequence[str], entries: Sequence[str], origin: str) -> list[int]:
     """Find the images of a list.
 
     Parameters
     ----------
     names : sequence of str
         Names of an `ImageSet`.
-    listed : sequence of str
-        What `read_list` gave.
+    entries : sequence of str
+        Entries of the list, from `read_list`.
     origin : str
         The list's name, for the message.
 
@@ -86,7 +86,7 @@ def find_listed(names: Sequence[str], listed: Sequence[str], origin: str) -> lis
     by_number = {int(name): index for index, name in enumerate(names) if _is_number(name)}
     found: dict[int, str] = {}
     unknown = []
-    for entry in listed:
+    for entry in entries:
         name = _bare(entry)
         index = by_name.get(name, by_number.get(int(name)) if _is_number(name) else None)
         if index is None:
@@ -96,16 +96,15 @@ def find_listed(names: Sequence[str], listed: Sequence[str], origin: str) -> lis
         else:
             found[index] = entry
     if unknown:
-        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
         raise DataError(
-            f"image list {origin} names {len(unknown)} of {len(listed)} images that are not there: {shown} "
+            f"image list {origin} names {len(unknown)} of {len(entries)} images that are not there: {listed(unknown)} "
             f"(the data have {len(names)} images, such as {names[0] if names else 'none'})"
         )
     return sorted(found)
 
 
 def select_listed(images: _Images, list: PathLike | None, root: PathLike) -> _Images:
-    """Give the images that a list names, or all of them where there is no list.
+    """Return the images that a list names, or all of them if there is no list.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Generator, NamedTuple, Sequence, Tuple
+from typing import Callable, Generator, Iterator, Sequence, Tuple
 
 import numpy as np
 
@@ -20,25 +20,12 @@ from cbst_mx import seeding
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from cbst_mx.errors import CBSTError, ConfigError, DataError
 
-__all__ = ["BatchLoader", "Sample", "Transform"]
+__all__ = ["BatchLoader", "Reader", "Transform"]
 
+#: Reads one training sample: image uint8 (H, W, 3) RGB and label uint8 (H, W) trainId. Called from several threads.
+Reader = Callable[[], Tuple[np.ndarray, np.ndarray]]
 #: Changes one sample with a generator, as `TrainTransform` does; every result must have the same size.
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
-
-
-class Sample(NamedTuple):
-    """A training sample that is read when a batch needs it.
-
-    Attributes
-    ----------
-    name : str
-        Name for messages; may be empty.
-    read : callable
-        Returns image uint8 (H, W, 3) RGB and label uint8 (H, W) trainId; called from several threads.
-    """
-
-    name: str
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 class BatchLoader:
@@ -56,8 +43,9 @@ class BatchLoader:
 
     Parameters
     ----------
-    samples : sequence of Sample
-        The samples; their names are used in error messages.
+    samples : sequence of Reader
+        Functions that read one sample each and may be called from any thread. A function's `name` attribute, where it
+        has one, is used in error messages.
     transform : Transform
         Usually a `TrainTransform`.
     batch_size : int
@@ -80,14 +68,14 @@ class BatchLoader:
     Raises
     ------
     ConfigError
-        When an argument cannot be used.
+        If an argument cannot be used.
     DataError
-        While iterating: a sample could not be read or used; the message names it.
+        If a sample cannot be read or used, while iterating; the message names it.
     """
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[Reader],
         transform: Transform,
         *,
         batch_size: int,
@@ -150,7 +138,7 @@ class BatchLoader:
                 future.cancel()
             pool.shutdown(wait=True)
 
-    def plans(self) -> Generator[list[tuple[int, int]], None, None]:
+    def plans(self) -> Iterator[list[tuple[int, int]]]:
         """Yield, per batch, the (epoch, index) of its samples, without reading any."""
         orders = []
         first = 0
@@ -176,7 +164,7 @@ class BatchLoader:
     def _sample(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = seeding.generator(self.seed, round=self.round, epoch=epoch, index=index, purpose="transform")
         try:
-            return self.transform(*self.samples[index].read(), rng)
+            return self.transform(*self.samples[index](), rng)
         except (CBSTError, OSError) as error:
             raise DataError(f"{self._name(index)} cannot be used: {error}") from error
         except Exception as error:
@@ -184,12 +172,12 @@ class BatchLoader:
             raise RuntimeError(f"{self._name(index)} failed with {type(error).__name__}: {error}") from error
 
     def _name(self, index: int) -> str:
-        name = self.samples[index].name
-        return f"training sample {index}" + (f" ({name})" if name else "")
+        name = getattr(self.samples[index], "name", None)
+        return f"training sample {index}" + (f" ({name})" if isinstance(name, str) else "")
 
 
 class _GroupOrder:
-    """Which samples of one group are in which batch, by iteration number."""
+    """Plan of which samples of one group are in which batch, by iteration number."""
 
     def __init__(self, size: int, places: int, *, first: int, group: int, seed: int, round: int) -> None:
         self._size = size

@@ -14,13 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.folds import split_fold
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.label_space import LabelSpace
+from cbst_mx.label_space import NTHU_13, LabelSpace
 
-__all__ = ["CITIES", "SPLITS", "city_folder", "label_name", "list_images", "open_images", "open_labelled"]
+__all__ = ["FORMAT", "CITIES", "SPLITS", "city_folder", "label_name", "list_images", "open_images", "open_labelled"]
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 SPLITS = ("train", "test", "rest")
@@ -46,7 +46,7 @@ def open_labelled(
     root : path
         Folder that holds the cities' folders, or the city's own folder.
     city : {"Rome", "Rio", "Tokyo", "Taipei"}
-        Which city.
+        Name of the city.
     split : {"test", "rest"}
         All labelled images ("test" without a fold), those held out in the fold, or the others.
     label_space : LabelSpace
@@ -111,7 +111,7 @@ def open_images(
 
 
 def city_folder(root: PathLike, city: str) -> Path:
-    """Give the folder of a city: below the root, or the root itself where it has the city's name.
+    """Return the folder of a city: below the root, or the root itself where it has the city's name.
 
     Raises
     ------
@@ -129,14 +129,14 @@ def city_folder(root: PathLike, city: str) -> Path:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Give the images of a folder in the order of their names; none where there is no such folder."""
+    """Return the images of a folder in the order of their names; none if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
 
 
 def label_name(image: Path) -> str:
-    """Give the file name of an image's label."""
+    """Return the file name of an image's label."""
     return f"{image.stem}_eval.png"
 
 
@@ -164,3 +164,12 @@ def _pictures(root: PathLike, city: str, part: str) -> list[Path]:
     if not images:
         raise DataError(f"NTHU image folder {folder} has no image: expected {_LAYOUT}")
     return images
+
+
+FORMAT = Format(
+    open_images,
+    open_labelled,
+    needed=("split", "city"),
+    optional=("fold", "folds", "fold_seed"),
+    label_space=NTHU_13.name,
+)

@@ -41,7 +41,7 @@ def write_missing(
     Parameters
     ----------
     outputs : sequence of Path
-        What is written.
+        Files to write.
     write : callable
         Writes output i, whole or not at all; called from several threads.
     workers : int
@@ -84,7 +84,7 @@ def write_train_ids(
     Parameters
     ----------
     images : LabelledImageSet
-        Its labels are read and stay as they are.
+        Images whose labels are read; they stay as they are.
     outputs : sequence of Path
         One file per image, none of them a label of the set.
     workers, progress
@@ -127,7 +127,7 @@ def resize_pairs(
     Parameters
     ----------
     images : LabelledImageSet
-        With 8-bit palette or grey labels; they stay as they are.
+        Images with 8-bit palette or grey labels; both stay as they are.
     image_folder, label_folder : path
         Where the results go, under the same file names.
     size : (int, int)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cbst_mx.data.datasets import ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb16
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.label_space import LabelSpace
+from cbst_mx.label_space import SYNTHIA_16, LabelSpace
 
-__all__ = ["LABEL_FILES", "label_folder", "open_images", "open_labelled", "read_class_ids"]
+__all__ = ["FORMAT", "LABEL_FILES", "label_folder", "open_images", "open_labelled", "read_class_ids"]
 
 # Kind of label file -> what its ids mean: the published files; one channel with the same ids, in their place; one
-# channel with trainIds, in the folder that tools/prepare_synthia.py makes.
+# channel with trainIds, in the folder that cbst-mx prepare synthia makes.
 LABEL_FILES = {"raw": "synthia", "ids": "synthia", "trainIds": "trainId"}
 
 _LAYOUT = "RGB/*.png and GT/LABELS/*.png with the same file names"
@@ -36,7 +36,7 @@ def open_labelled(root: PathLike, label_space: LabelSpace, labels: str = "raw") 
         One with the convention "synthia".
     labels : {"raw", "ids", "trainIds"}
         Which label files to read: the published ones in ``GT/LABELS``; files of one channel with the same ids there;
-        or those that ``tools/prepare_synthia.py`` writes, in ``GT/LABELS_synthia-16``.
+        or those that ``cbst-mx prepare synthia`` writes, in ``GT/LABELS_synthia-16``.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def open_labelled(root: PathLike, label_space: LabelSpace, labels: str = "raw") 
     images = _images(root)
     folder = label_folder(root, labels, label_space)
     if labels == "trainIds":
-        existing_folder(folder, "SYNTHIA label folder", f"what `python tools/prepare_synthia.py {root}` makes")
+        existing_folder(folder, "SYNTHIA label folder", f"what `cbst-mx prepare synthia {root}` makes")
     else:
         existing_folder(folder, "SYNTHIA label folder", _LAYOUT)
     label_paths = [folder / path.name for path in images]
@@ -74,7 +74,7 @@ def open_images(root: PathLike) -> ImageSet:
 
 
 def label_folder(root: PathLike, labels: str, label_space: LabelSpace) -> Path:
-    """Give the folder of one kind of label files.
+    """Return the folder of one kind of label files.
 
     TrainIds differ between label spaces, so their folder is named after theirs.
     """
@@ -115,3 +115,6 @@ def _images(root: PathLike) -> list[Path]:
     if not images:
         raise DataError(f"SYNTHIA image folder {folder} has no image: expected {_LAYOUT}")
     return images
+
+
+FORMAT = Format(open_images, open_labelled, optional=("labels",), label_space=SYNTHIA_16.name)

@@ -57,9 +57,9 @@ def normalise(
     Raises
     ------
     ConfigError
-        When `mean` or `std` cannot be used.
+        If `mean` or `std` cannot be used.
     DataError
-        When `image` is not uint8 RGB.
+        If `image` is not uint8 RGB.
     """
     _check_image(image)
     offset, gain = _channels("mean", mean), _channels("std", std)
@@ -103,14 +103,14 @@ def label_at_stride(label: np.ndarray, stride: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (B, ceil(H / stride), ceil(W / stride))
-        Of the type of `label`. A 504 x 504 crop gives 63 x 63 at stride 8.
+        Labels of the type of `label`. A 504 x 504 crop gives 63 x 63 at stride 8.
 
     Raises
     ------
     ConfigError
-        When `stride` is not an integer above 0.
+        If `stride` is not an integer above 0.
     DataError
-        When `label` has fewer than two axes.
+        If `label` has fewer than two axes.
     """
     if not isinstance(stride, (int, np.integer)) or isinstance(stride, bool) or stride < 1:
         raise ConfigError(f"stride must be an integer of at least 1, got {stride!r}")
@@ -137,7 +137,7 @@ def scale_for_long_side(height: int, width: int, long_side: int) -> float:
     Raises
     ------
     ConfigError
-        When a length is not above 0.
+        If a length is not above 0.
     """
     for name, value in (("height", height), ("width", width), ("long_side", long_side)):
         if not value > 0:
@@ -178,7 +178,7 @@ class TrainTransform:
     Raises
     ------
     ConfigError
-        When an argument is outside its range.
+        If an argument is outside its range.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class TrainTransform:
         Raises
         ------
         DataError
-            When image and labels are not of these types or not of one size.
+            If image and labels are not of these types or not of one size.
         """
         _check_image(image)
         _check_label(label)

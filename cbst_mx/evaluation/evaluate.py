@@ -20,7 +20,7 @@ from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.predictor import choose_form
-from cbst_mx.selftrain.network_maps import probability_maps
+from cbst_mx.selftrain.network_maps import predictions
 from symbols.backend import gluon, mx
 
 __all__ = ["Evaluation", "evaluate_network", "evaluate_parameters"]
@@ -66,10 +66,10 @@ def evaluate_network(
     """
     truth = images.label_space.names
     matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
-    maps = probability_maps(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
-    for index, probability in maps:
-        predicted = protocols.widen(probability.argmax(axis=0).asnumpy().astype(np.uint8), classes, truth)
-        matrices[index] = confusion.confusion_matrix(images.label(index), predicted, len(truth))
+    found = predictions(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
+    for index, predicted in found:
+        widened = protocols.widen(predicted, classes, truth)
+        matrices[index] = confusion.confusion_matrix(images.label(index), widened, len(truth))
         progress(index + 1, len(images))
     return matrices
 

@@ -36,6 +36,7 @@ from cbst_mx.run_dir import StageDir
 from cbst_mx.seeding import generator
 
 __all__ = [
+    "PROTOCOLS",
     "ImageMatrices",
     "Protocol",
     "Result",
@@ -87,7 +88,8 @@ class Protocol:
 _NINETEEN = Protocol("19", "all 19 classes", "Table 3", _ALL, _ALL)
 _AUTHORS_16 = Protocol("16", f"16 classes, truth of {', '.join(_OTHERS)} ignored", "Table 2, mIoU", _SIXTEEN, _SIXTEEN)
 _AUTHORS_13 = Protocol("13 of 16", "13 of the IoUs of protocol 16", "Table 2, mIoU*", _SIXTEEN, _THIRTEEN)
-_BY_CLASSES = {
+# What matrices are scored by, by their classes in the order of trainIds; another protocol is one more entry.
+PROTOCOLS: dict[tuple[str, ...], tuple[Protocol, ...]] = {
     _ALL: (
         _NINETEEN,
         _AUTHORS_16,
@@ -104,7 +106,7 @@ _BY_CLASSES = {
 def protocols_of(classes: Sequence[str]) -> tuple[Protocol, ...]:
     """Return the protocols that matrices of these classes allow; for classes of no table, their plain mean."""
     names = tuple(classes)
-    return _BY_CLASSES.get(names, (Protocol("all", f"all {len(names)} classes", "", names, names),))
+    return PROTOCOLS.get(names, (Protocol("all", f"all {len(names)} classes", "", names, names),))
 
 
 @dataclass(frozen=True)

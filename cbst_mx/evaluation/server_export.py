@@ -16,6 +16,7 @@ from typing import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from cbst_mx.data import published
 from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import atomic_path
@@ -23,12 +24,8 @@ from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
 
 __all__ = ["SPLITS", "export", "find_predictions", "problems"]
 
-# Images of each city: 1,525 and 500.
-SPLITS = {
-    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
-    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
-}
-_SIZE = (1024, 2048)
+SPLITS = {split: published.CITYSCAPES[split] for split in ("test", "val")}  # images of each city
+_SIZE = published.SIZES["cityscapes"]
 _NAME = re.compile(r"(?P<frame>(?P<city>[a-z-]+)_\d{6}_\d{6})(?!\d).*\.png")
 _LABEL_IDS = tuple(int(raw) for raw in CITYSCAPES_19.decode(np.arange(19, dtype=np.uint8)[None], "cityscapes")[0])
 _LARGEST_FILE = 16 * 2**20  # bytes; 8 times the uncompressed pixels

@@ -1,7 +1,7 @@
 """The labelling job: a folder of class probabilities of any framework becomes thresholds and pseudo-labels.
 
-C classes, N images of H x W pixels; a stored map is (C, h, w), at full size or at a network's stride. The job looks
-at the maps up to three times and holds one image at a time in each process: it counts confidences, counts again in the
+C classes, N images of H x W pixels; a stored map is (C, h, w), at full size or at a network's stride. The job reads
+the maps up to three times and holds one image at a time in each process: it counts confidences, counts again in the
 critical bins where thresholds need it (``selftrain.counting``), and selects. Nothing depends on the number of
 processes. Without mxnet.
 
@@ -28,18 +28,15 @@ as long as an image of any shard is not counted.
 
 from __future__ import annotations
 
-from cbst_mx.labelling.job import PIXEL_BYTES, Needs, check_request, count, needs, run, sweep_rows
-from cbst_mx.labelling.map_folder import MapFolder, label_space_of
+from cbst_mx.labelling.job import check_request, count, needs, run, sweep_rows
+from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
 
 __all__ = [
-    "PIXEL_BYTES",
     "MapFolder",
-    "Needs",
     "State",
     "check_request",
     "count",
-    "label_space_of",
     "needs",
     "run",
     "sweep_rows",

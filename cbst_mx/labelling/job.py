@@ -7,51 +7,29 @@ import hashlib
 import io
 import json
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
 from cbst_mx.files import check_free_space, read_json, write_json, write_text
-from cbst_mx.label_space import IGNORE
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
+from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
+from cbst_mx.selftrain import selection
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
-from cbst_mx.selftrain.pseudo_labels import select
+from cbst_mx.selftrain.selection import PIXEL_BYTES, Kept, Labelling, Needs
 from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
 
-__all__ = ["PIXEL_BYTES", "Needs", "check_request", "count", "needs", "run", "sweep_rows"]
+__all__ = ["check_request", "count", "needs", "run", "sweep_rows"]
 
 
-_BLOCK = 16  # images a process is given at a time, at most
-_PIXELS = 1 << 16  # summed at a time: small enough for the processor's cache
 _CHECKPOINT = 60.0  # seconds
 _MOST_PORTIONS = 100
-PIXEL_BYTES = 40  # of memory while an image is labelled, per pixel: the most that was measured
-
-
-def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many values belong to each class, int64 (C,), and their sums, float64 (C,)."""
-    # Neighbours mostly belong to one class: with eight sums a class the processor need not wait for the one before.
-    length = 8 * num_classes
-    counts, sums = np.zeros(length, dtype=np.int64), np.zeros(length)
-    turns = np.arange(_PIXELS) % 8
-    for start in range(0, len(values), _PIXELS):
-        part = classes[start : start + _PIXELS].astype(np.intp)
-        part *= 8
-        part += turns[: len(part)]
-        counts += np.bincount(part, minlength=length)
-        sums += np.bincount(part, weights=values[start : start + _PIXELS], minlength=length)
-    return counts.reshape(-1, 8).sum(axis=1), sums.reshape(-1, 8).sum(axis=1)
 
 
 def _count_block(
@@ -62,38 +40,44 @@ def _count_block(
     statistics = None if part.refining else ImageStatistics(folder.num_classes)
     for index, name in enumerate(folder.names):
         try:
-            value, predicted = folder.confidence(index)
-            part.add(name, value, predicted)
+            selection.collect(name, folder.view(index), part, statistics)
         except CBSTError as error:
             return part, statistics, error
-        if statistics is not None:
-            statistics.add(name, *_per_class(value.reshape(-1), predicted.reshape(-1), folder.num_classes))
     return part, statistics, None
 
 
-def _select_block(
-    folder: MapFolder, thresholds: Sequence[Thresholds], out: Path | None, reuse: bool
-) -> tuple[np.ndarray, int]:
-    """Label some images; return kept pixels int64 (len(thresholds), C) and pixels.
+class _StoredLabel:
+    """A label that this job wrote before it was stopped, in place of the image it is of."""
+
+    def __init__(self, label: np.ndarray):
+        self._label = label
+
+    def select(self, thresholds: Sequence[Thresholds]) -> list[np.ndarray]:
+        return [self._label]
+
+
+def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Path | None, reuse: bool) -> Kept:
+    """Label some images; return the kept pixels.
 
     The labels of the first thresholds are written to `out`. Where that is all that is wanted, with `reuse` a label that
-    is there already is counted instead of made again: it is this very job's. One that is damaged is made again.
+    is there already is counted instead of made again: this job wrote it. One that is damaged is made again.
     """
-    kept = np.zeros((len(thresholds), folder.num_classes), dtype=np.int64)
-    pixels = 0
-    for index, name in enumerate(folder.names):
-        path = None if out is None else out / f"{name}.png"
-        stored = _stored_label(path, folder.sizes[index]) if path and reuse and len(thresholds) == 1 else None
-        if stored is not None:
-            labels = [stored]
-        else:
-            labels = select(folder.maps(index), thresholds, folder.prior_maps(index))
-            if path is not None:
-                write_label_png(path, labels[0], folder.label_space)
-        for row, label in zip(kept, labels):
-            row += np.bincount(label.reshape(-1), minlength=IGNORE + 1)[: folder.num_classes]
-        pixels += labels[0].size
-    return kept, pixels
+    stored: set[str] = set()
+
+    def views() -> Iterator[tuple[str, Any]]:
+        for index, name in enumerate(folder.names):
+            label = None
+            if out is not None and reuse and len(thresholds) == 1:
+                label = _stored_label(out / f"{name}.png", folder.sizes[index])
+            if label is not None:
+                stored.add(name)
+            yield name, folder.view(index) if label is None else _StoredLabel(label)
+
+    def write(name: str, label: np.ndarray) -> None:
+        if out is not None and name not in stored:
+            write_label_png(out / f"{name}.png", label, folder.label_space)
+
+    return selection.label(views(), thresholds, write)
 
 
 def _stored_label(path: Path, size: tuple[int, int]) -> np.ndarray | None:
@@ -103,72 +87,6 @@ def _stored_label(path: Path, size: tuple[int, int]) -> np.ndarray | None:
     except DataError:
         return None
     return label if label.shape == size else None
-
-
-def _start() -> None:
-    cv2.setNumThreads(1)  # the processes share the processor already
-
-
-def _context() -> BaseContext:
-    """Return how processes start: never as copies of this one, which may hold threads of other libraries."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once for all of them
-    return context
-
-
-class _Workers:
-    """The processes of a job, started when they are first needed; with one worker this process does all."""
-
-    def __init__(self, number: int):
-        _check_workers(number)
-        self._number = number
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def blocks(
-        self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
-    ) -> Iterator[tuple[int, Any]]:
-        """Call ``function(part of folder, *arguments)`` for all of `names`, block by block.
-
-        Yields the length of a block and the result, in any order.
-        """
-        length = max(1, min(_BLOCK, -(-len(names) // (2 * self._number))))
-        places = {name: index for index, name in enumerate(folder.names)}
-        indices = [places[name] for name in names]
-        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
-        if self._number == 1 or len(blocks) <= 1:
-            for block in blocks:
-                yield len(block.names), function(block, *arguments)
-            return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._number, _context(), initializer=_start)
-        waiting: dict[Future, int] = {}
-        try:
-            while blocks or waiting:
-                while blocks and len(waiting) < 2 * self._number:  # results wait in memory
-                    block = blocks.pop(0)
-                    waiting[self._pool.submit(function, block, *arguments)] = len(block.names)
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield waiting.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise RunError("a worker process was stopped from outside, perhaps for lack of memory") from error
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _check_workers(workers: int) -> None:
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
 
 
 def count(
@@ -200,11 +118,11 @@ def count(
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
     check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
-    with _Workers(workers) as pool:
+    with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
 
 
-def _count(folder: MapFolder, state: State, path: Path, pool: _Workers, progress: Progress) -> None:
+def _count(folder: MapFolder, state: State, path: Path, pool: Workers, progress: Progress) -> None:
     what = "second count" if state.counts.refining else "count"
     names = state.counts.pending(folder.names)
     done, saved = len(folder.names) - len(names), time.monotonic()
@@ -226,13 +144,6 @@ def _count(folder: MapFolder, state: State, path: Path, pool: _Workers, progress
         state.save(path)
 
 
-class Needs(NamedTuple):
-    """What a job or a run takes, in bytes; generous estimates."""
-
-    disk: int
-    memory: int
-
-
 def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = True) -> Needs:
     """Return how much disk space and memory (of all processes together) a job needs.
 
@@ -242,7 +153,7 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
     workers : int
         Processes.
     portions : int
-        How many portions are looked at.
+        Number of portions that thresholds are wanted for.
     labels : bool
         Whether pseudo-labels are written.
     """
@@ -263,7 +174,7 @@ def needs(folder: MapFolder, *, workers: int, portions: int = 1, labels: bool = 
 def check_request(
     policy: str, portion: float | None, portions: Sequence[float], *, fidelity: str, workers: int
 ) -> list[float]:
-    """Return the portions to look at, that of the labels first and each once.
+    """Return the portions that thresholds are wanted for, that of the labels first and each once.
 
     Parameters
     ----------
@@ -276,7 +187,7 @@ def check_request(
         If one of them is not allowed.
     """
     check_fidelity(fidelity)
-    _check_workers(workers)
+    check_workers(workers)
     wanted = list(dict.fromkeys([*([] if portion is None else [portion]), *portions]))
     if len(wanted) > _MOST_PORTIONS:
         raise ConfigError(f"portions must be at most {_MOST_PORTIONS}, got {len(wanted)}")
@@ -345,50 +256,46 @@ def run(
         # of a count that goes on the state knows the files
         "files": None if state is None else hashlib.sha256(json.dumps(folder.names).encode()).hexdigest(),
     }
-    with _Workers(workers) as pool:
+    with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
-        sweep_path, state_path = out / "sweep.csv", out / "state.npz"
+        state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
         if reuse:
             state = _stored(folder, state_path, state, fidelity)
-            made = [sweep_path] if portions else []
-            if labels is not None:
-                made += [out / "kc.json", *(labels / f"{name}.png" for name in folder.names)]
-            if not state.counts.pending(folder.names) and all(path.is_file() and path.stat().st_size for path in made):
+            if not state.counts.pending(folder.names) and _is_made(folder, out, portion, portions):
                 record = {} if portion is None else read_json(out / "kc.json")
-                return {**record, "sweep": _read_sweep(sweep_path) if portions else []}
+                return {**record, "sweep": _read_sweep(out / "sweep.csv") if portions else []}
         state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
-        kept = np.zeros((len(wanted), folder.num_classes), dtype=np.int64)
-        pixels = done = 0
-        for number, block in pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse):
-            kept += block[0]
-            pixels += block[1]
+        total, done = Kept.none(len(wanted), folder.num_classes), 0
+        for number, kept in pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse):
+            total += kept
             done += number
             progress("selection", done, len(folder.names))
 
-    result: dict[str, Any] = {}
+    names = folder.label_space.names
+    result: dict[str, Any] = {"sweep": []}
     if portions:
         chosen = [wanted.index(value) for value in portions]
-        result["sweep"] = sweep_rows([thresholds[i] for i in chosen], kept[chosen], folder.label_space.names)
-        write_text(sweep_path, _to_csv(result["sweep"]))
+        result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], names)
+        write_text(out / "sweep.csv", _to_csv(result["sweep"]))
     if portion is not None:
-        record = {
-            **thresholds[0].to_json(),
-            "names": list(folder.label_space.names),
-            "kept": [int(value) for value in kept[0]],
-            "pixels": pixels,
-            "kept_portion": float(kept[0].sum() / pixels),
-            "images": len(folder.names),
-            "settings": state.settings,
-        }
+        labelling = Labelling(thresholds[0], total.kept[0], total.pixels)
+        record = {**labelling.to_json(names), "images": len(folder.names), "settings": state.settings}
         write_json(out / "kc.json", record)
         result.update(record)
-    result.setdefault("sweep", [])
     return result
+
+
+def _is_made(folder: MapFolder, out: Path, portion: float | None, portions: Sequence[float]) -> bool:
+    """Return whether every file of a job is there."""
+    wanted = [out / "sweep.csv"] if portions else []
+    if portion is not None:
+        wanted += [out / "kc.json", *(out / "pseudo_labels" / f"{name}.png" for name in folder.names)]
+    return all(path.is_file() and path.stat().st_size for path in wanted)
 
 
 def _counted(
@@ -398,16 +305,15 @@ def _counted(
     fidelity: str,
     policies: Sequence[str],
     portions: Sequence[float],
-    pool: _Workers,
+    pool: Workers,
     progress: Progress,
 ) -> State:
     """Return the counts from which the thresholds can be read, those of `state` or anew; saved to `path`."""
     if state is None:
         state = State.new(folder, fidelity)
-    if not state.counts.refining and state.counts.pending(folder.names):
-        _count(folder, state, path, pool, progress)
-    if state.counts.refine(policies, portions):
-        _count(folder, state, path, pool, progress)
+    for number, _ in enumerate(selection.passes(state.counts, policies, portions)):
+        if number or not state.counts.refining and state.counts.pending(folder.names):
+            _count(folder, state, path, pool, progress)
     if not path.is_file():
         state.save(path)
     return state
@@ -418,10 +324,10 @@ def _stored(folder: MapFolder, path: Path, given: State | None, fidelity: str) -
     state = State.load(path)
     state.check(folder, fidelity)
     if given is None:
-        complete = state.counts.refining or not state.counts.pending(state.own)
+        complete = state.counts.refining or not state.counts.pending(state.own_images)
         gone = sorted(set(state.counts.names).difference(folder.names))
         come = sorted(set(folder.names).difference(state.counts.names)) if complete else []
-        state.whole, state.own = set(folder.whole), set(folder.names)
+        state.all_images, state.own_images = set(folder.all_names), set(folder.names)
         if gone or come:
             what = f"{gone[0]}, which it has counted, is gone" if gone else f"{come[0]} is new"
             raise RunError(f"{path} must be of the same files as before, {what}: give a new output folder")

@@ -5,7 +5,6 @@ C classes, H x W pixels; a stored map is (C, h, w), at full size or at a network
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 import functools
 import unicodedata
@@ -15,59 +14,18 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from cbst_mx.data.folder import read_label_space
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
-from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, NTHU_13, SYNTHIA_16, LabelSpace
-from cbst_mx.selftrain import spatial_prior
-from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
-from cbst_mx.selftrain.pseudo_labels import confidence
+from cbst_mx.label_space import LabelSpace, find, numbered
+from cbst_mx.selftrain import prior_files
+from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps, size_at_stride
+from cbst_mx.selftrain.views import HostMap
 
-__all__ = ["MapFolder", "label_space_of"]
+__all__ = ["MapFolder"]
 
 _SUFFIXES = (".npy", ".npz")
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, bytes that are no text, ends of lines and paragraphs
-_BY_COUNT = {space.num_classes: space for space in (CITYSCAPES_19, SYNTHIA_16, NTHU_13)}
-
-
-def label_space_of(classes: str | None, found: int) -> LabelSpace:
-    """Return the label space of maps of `found` classes.
-
-    Parameters
-    ----------
-    classes : str, optional
-        A label space's name, or a number of classes. By default, and for a number, 19, 16 and 13 stand for Cityscapes,
-        SYNTHIA and NTHU; the classes of any other number are called "class 0", "class 1", ...
-    found : int
-        C of the maps.
-
-    Raises
-    ------
-    ConfigError
-        If `classes` is no such name or number.
-    DataError
-        If the maps have another number of classes.
-    """
-    if classes is None:
-        classes = str(found)
-    if classes in LABEL_SPACES:
-        space = LABEL_SPACES[classes]
-    elif classes.isdigit() and 1 <= int(classes) <= 253:
-        space = _BY_COUNT.get(int(classes)) or _unnamed(int(classes))
-    else:
-        known = ", ".join(sorted(LABEL_SPACES))
-        raise ConfigError(f"classes must be a number from 1 to 253 or one of {known}, got {classes!r}")
-    if space.num_classes != found:
-        raise DataError(f"the maps must have the {space.num_classes} classes of {space.name}, they have {found}")
-    return space
-
-
-def _unnamed(number: int) -> LabelSpace:
-    colours = []
-    for index in range(number):  # hues a golden section apart differ however many there are
-        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.6, 0.9)
-        colours.append((int(255 * red), int(255 * green), int(255 * blue)))
-    names = tuple(f"class {index}" for index in range(number))
-    return LabelSpace(name=f"classes-{number}", names=names, palette=tuple(colours), raw_ids={})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +47,7 @@ class MapFolder:
         (H, W) of the images.
     versions : tuple of (int, int)
         Bytes and time of change (in nanoseconds) of the files.
-    whole : tuple of str
+    all_names : tuple of str
         The names in the folder, of which `names` may be a shard.
     stride : int
         Pixels per cell along each side.
@@ -99,7 +57,7 @@ class MapFolder:
     prior : Path, optional
         Spatial prior.
     prior_sha256 : str, optional
-        Of its file.
+        SHA-256 of the prior's file.
     """
 
     label_space: LabelSpace
@@ -109,7 +67,7 @@ class MapFolder:
     sizes: tuple[tuple[int, int], ...]
     item_bytes: int
     versions: tuple[tuple[int, int], ...]
-    whole: tuple[str, ...]
+    all_names: tuple[str, ...]
     stride: int = 1
     size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
@@ -136,7 +94,7 @@ class MapFolder:
             Its files ``NAME.npy`` and ``NAME.npz`` (one array, or one called ``probability``) hold float32 or float16
             maps (C, h, w); other files are left alone.
         classes : str, optional
-            As for :func:`label_space_of`.
+            Label space by name, number of classes or YAML file, as for :func:`cbst_mx.label_space.find`.
         stride : int
             Pixels per cell along each side; 1 for maps at full size.
         size : (int, int) or mapping of str to (int, int), optional
@@ -160,50 +118,32 @@ class MapFolder:
         part, parts = shard
         if not 1 <= part <= parts:
             raise ConfigError(f"shard must be I/N with I from 1 to N, got {part}/{parts}")
-        if not folder.is_dir():
-            raise DataError(f"folder of probabilities {folder} does not exist")
-        paths = sorted(
-            (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not path.name.startswith(".")),
-            key=lambda path: path.stem,
-        )
-        if not paths:
-            raise DataError(f"folder of probabilities {folder} holds no .npy or .npz file")
-        for first, second in zip(paths, paths[1:]):
-            if first.stem == second.stem:
-                raise DataError(f"every image must have one map, got {first} and {second}")
+        paths = _map_paths(folder)
         if parts > len(paths):
             raise ConfigError(f"shard must be one of at most {len(paths)} (one for each map), got {part}/{parts}")
-        for path in paths:
-            if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
-                raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
-        whole = tuple(path.stem for path in paths)
+        all_names = tuple(path.stem for path in paths)
         paths = paths[part - 1 :: parts]
         versions = tuple(_version(path) for path in paths)
         shapes: list[tuple[int, int, int]] = []
         sizes: list[tuple[int, int]] = []
         item_bytes = 0
         for path in paths:
-            shape, dtype = _header(path)
-            if dtype.kind != "f" or dtype.itemsize not in (2, 4):
-                raise DataError(f"{path} must hold float32 or float16 probabilities, got {dtype}")
-            if len(shape) != 3 or 0 in shape:
-                raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
-            if shape[0] > 253:
-                raise DataError(f"{path} must hold at most 253 classes, got {shape[0]} (shape {shape}, classes first)")
+            shape, bytes_each = _map_header(path)
             if shapes and shape[0] != shapes[0][0]:
                 raise DataError(f"{path} must have the {shapes[0][0]} classes of {paths[0].name}, got {shape[0]}")
-            shapes.append((shape[0], shape[1], shape[2]))
-            sizes.append(_size(path, shapes[-1], stride, size))
-            item_bytes = max(item_bytes, dtype.itemsize)
+            shapes.append(shape)
+            own = size if size is None or isinstance(size, tuple) else size[path.stem]
+            sizes.append(size_at_stride(shape, stride, own, str(path)))
+            item_bytes = max(item_bytes, bytes_each)
         found = cls(
-            label_space=label_space_of(classes, shapes[0][0]),
+            label_space=find(classes, shapes[0][0], origin=str(paths[0]), read=read_label_space),
             names=tuple(path.stem for path in paths),
             paths=tuple(paths),
             shapes=tuple(shapes),
             sizes=tuple(sizes),
             item_bytes=item_bytes,
             versions=versions,
-            whole=whole,
+            all_names=all_names,
             stride=stride,
             size=size if isinstance(size, tuple) else None,
             interpolation=interpolation,
@@ -215,7 +155,7 @@ class MapFolder:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return self.label_space.num_classes
 
     def subset(self, indices: Sequence[int]) -> MapFolder:
@@ -224,7 +164,7 @@ class MapFolder:
             field: tuple(getattr(self, field)[index] for index in indices)
             for field in ("names", "paths", "shapes", "sizes", "versions")
         }
-        chosen["whole"] = ()  # sent to a process with every block
+        chosen["all_names"] = ()  # sent to a process with every block
         return dataclasses.replace(self, **chosen)
 
     def maps(self, index: int) -> ClassMaps:
@@ -247,25 +187,24 @@ class MapFolder:
         if self.prior is None or self.prior_sha256 is None:
             return None
         # the names of unnamed classes are ours: there is nothing to compare
-        names = self.label_space.names if self.label_space.name in LABEL_SPACES else None
+        names = None if self.label_space == numbered(self.num_classes) else self.label_space.names
         return _sized_prior(self.prior, self.prior_sha256, self.num_classes, names, self.sizes[index])
 
-    def confidence(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return confidence float32 (H, W) and predicted class uint8 (H, W) of one image.
+    def view(self, index: int) -> HostMap:
+        """Return one image as the pass sees it.
 
         Raises
         ------
         DataError
-            Naming the file, if it cannot be used.
+            If the file cannot be used, naming it; so do the errors of the view.
         """
+        origin = str(self.paths[index])
         try:
             maps = self.maps(index)
             _check_order(maps)
-            return confidence(maps, self.prior_maps(index))
+            return HostMap(maps, self.prior_maps(index), origin)
         except DataError as error:
-            if str(self.paths[index]) in str(error):
-                raise
-            raise DataError(f"{self.paths[index]}: {error}") from error
+            raise error if origin in str(error) else DataError(f"{origin}: {error}") from error
 
     def settings(self) -> dict[str, Any]:
         """Return what the counts depend on besides the files, as JSON values."""
@@ -283,6 +222,37 @@ class MapFolder:
             return 0
         shape, dtype = _header(self.prior, "prior")
         return int(np.prod(shape)) * (4 if dtype == np.float32 else 4 + dtype.itemsize)
+
+
+def _map_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder that are maps, sorted by their names; refuse names that no image can have."""
+    if not folder.is_dir():
+        raise DataError(f"folder of probabilities {folder} does not exist")
+    paths = sorted(
+        (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not path.name.startswith(".")),
+        key=lambda path: path.stem,
+    )
+    if not paths:
+        raise DataError(f"folder of probabilities {folder} holds no .npy or .npz file")
+    for first, second in zip(paths, paths[1:]):
+        if first.stem == second.stem:
+            raise DataError(f"every image must have one map, got {first} and {second}")
+    for path in paths:
+        if any(unicodedata.category(character) in _UNPRINTABLE for character in path.stem):
+            raise DataError(f"the name of a map must be text without control characters, got {path.name!r}")
+    return paths
+
+
+def _map_header(path: Path) -> tuple[tuple[int, int, int], int]:
+    """Return the shape of a file's map and its bytes per number; refuse what cannot be probabilities."""
+    shape, dtype = _header(path)
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4):
+        raise DataError(f"{path} must hold float32 or float16 probabilities, got {dtype}")
+    if len(shape) != 3 or 0 in shape:
+        raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
+    if shape[0] > 253:
+        raise DataError(f"{path} must hold at most 253 classes, got {shape[0]} (shape {shape}, classes first)")
+    return (shape[0], shape[1], shape[2]), dtype.itemsize
 
 
 def _sha256(path: Path) -> str:
@@ -307,25 +277,6 @@ def _check_order(maps: ClassMaps) -> None:
         wrong = np.abs(row.sum(axis=1) - 1).max() < 0.01 and np.abs(row.sum(axis=0) - 1).max() > 0.1
     if wrong:
         raise DataError("probabilities must be of shape (C, H, W), they sum to 1 along the last axis instead")
-
-
-def _size(
-    path: Path,
-    shape: tuple[int, int, int],
-    stride: int,
-    given: tuple[int, int] | Mapping[str, tuple[int, int]] | None,
-) -> tuple[int, int]:
-    """Return (H, W) of one image; refuse a size that the map does not fit."""
-    if given is None:
-        return shape[1] * stride, shape[2] * stride
-    size = given if isinstance(given, tuple) else given[path.stem]
-    for cells, pixels in zip(shape[1:], size):
-        if cells not in (pixels // stride, -(-pixels // stride)):
-            raise DataError(
-                f"{path} must have the cells of {size[0]} x {size[1]} pixels at stride {stride}, "
-                f"got {shape[1]} x {shape[2]}"
-            )
-    return size
 
 
 def _member(names: Sequence[str]) -> str:
@@ -392,7 +343,7 @@ def _read(path: Path, *, mapped: bool) -> np.ndarray:
 # In the key the hash stands for what the file holds; neighbouring images share the prior, resized tile by tile.
 @functools.lru_cache(maxsize=1)
 def _prior(path: Path, sha256: str, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray:
-    return spatial_prior.load(path, num_classes, names)
+    return prior_files.load(path, num_classes, names)
 
 
 @functools.lru_cache(maxsize=4)

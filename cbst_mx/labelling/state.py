@@ -9,10 +9,10 @@ from typing import Any, Mapping
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.files import save_npz
+from cbst_mx.files import open_npz, save_npz
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.counting import StreamingThresholds, read_arrays
+from cbst_mx.selftrain.counting import StreamingThresholds
 
 __all__ = ["State"]
 
@@ -31,9 +31,9 @@ class State:
 
     Attributes
     ----------
-    whole : set of str
+    all_images : set of str
         The images whose counts make thresholds: those of all shards.
-    own : set of str
+    own_images : set of str
         Those that the present step is to count here.
     versions : dict of str to (int, int)
         Bytes and time of change of the file of every counted image.
@@ -50,8 +50,8 @@ class State:
         self.counts = counts
         self.statistics = statistics
         self.origin = origin
-        self.whole: set[str] = set()
-        self.own: set[str] = set()
+        self.all_images: set[str] = set()
+        self.own_images: set[str] = set()
         self.versions: dict[str, tuple[int, int]] = {}
 
     @classmethod
@@ -60,7 +60,7 @@ class State:
         settings = {**folder.settings(), "fidelity": fidelity}
         counts = StreamingThresholds(folder.num_classes, fidelity=fidelity)
         state = cls(settings, counts, ImageStatistics(folder.num_classes, folder.label_space.names))
-        state.whole, state.own = set(folder.whole), set(folder.names)
+        state.all_images, state.own_images = set(folder.all_names), set(folder.names)
         return state
 
     def check(self, folder: MapFolder, fidelity: str) -> None:
@@ -85,10 +85,10 @@ class State:
         ------
         RunError
         """
-        missing = len(self.counts.pending(self.own))
+        missing = len(self.counts.pending(self.own_images))
         if missing:
-            done = len(self.own) - missing
-            raise RunError(f"{self.origin} holds {done} of {len(self.own)} images: run label count again")
+            done = len(self.own_images) - missing
+            raise RunError(f"{self.origin} holds {done} of {len(self.own_images)} images: run label count again")
 
     def check_whole(self, folder: MapFolder) -> None:
         """Refuse a first count that is not of all images: thresholds would be those of a part.
@@ -98,7 +98,7 @@ class State:
         RunError
             If images of any shard, or of `folder`, are not counted.
         """
-        wanted = self.whole | set(folder.names)
+        wanted = self.all_images | set(folder.names)
         missing = sorted(wanted.difference(self.counts.names))
         if missing:
             raise RunError(
@@ -126,8 +126,8 @@ class State:
             raise DataError(f"{origin}: {error}") from error
         if not self.counts.refining:
             self.statistics.merge(other.statistics)
-        self.whole |= other.whole
-        self.own |= other.own
+        self.all_images |= other.all_images
+        self.own_images |= other.own_images
         self.versions.update(other.versions)
 
     def continued(self, stored: State, folder: MapFolder) -> State:
@@ -147,7 +147,10 @@ class State:
         same = same and set(stored.counts.done) <= {*folder.names, *self.counts.done}
         if not same:
             raise RunError(f"{stored.origin} is the state of another count: give a new file")
-        stored.whole, stored.own = self.whole, self.own  # files that were not counted may have gone or come
+        stored.all_images, stored.own_images = (
+            self.all_images,
+            self.own_images,
+        )  # files that were not counted may have gone or come
         return stored
 
     def save(self, path: Path) -> None:
@@ -157,8 +160,8 @@ class State:
         arrays["image_counts"] = self.statistics.counts
         arrays["image_confidence_sums"] = self.statistics.confidence_sums
         arrays["class_names"] = np.array(self.statistics.class_names or (), dtype=np.str_)
-        arrays["whole"] = np.array(sorted(self.whole), dtype=np.str_)
-        arrays["own"] = np.array(sorted(self.own), dtype=np.str_)
+        arrays["whole"] = np.array(sorted(self.all_images), dtype=np.str_)
+        arrays["own"] = np.array(sorted(self.own_images), dtype=np.str_)
         versions = [self.versions[name] for name in self.counts.names]
         arrays["versions"] = np.array(versions, dtype=np.int64).reshape(-1, 2)
         save_npz(path, arrays)
@@ -172,7 +175,8 @@ class State:
         DataError
             If the file is missing, damaged, or no such state.
         """
-        arrays = read_arrays(path)
+        with open_npz(path, "state of counts") as stored:
+            arrays = {key: stored[key] for key in stored.files}
         try:
             counts = StreamingThresholds.from_arrays(arrays)
             settings = json.loads(str(arrays["settings"]))
@@ -184,7 +188,7 @@ class State:
             if not isinstance(settings, dict) or any(len(row) != len(counts.names) for row in rows):
                 raise ValueError("its arrays do not belong together")
             state = cls(settings, counts, statistics, str(path))
-            state.whole, state.own = ({str(name) for name in arrays[key]} for key in ("whole", "own"))
+            state.all_images, state.own_images = ({str(name) for name in arrays[key]} for key in ("whole", "own"))
             for name, pixels, sums, version in zip(counts.names, *rows):
                 statistics.add(name, pixels, sums)
                 state.versions[name] = (int(version[0]), int(version[1]))

@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.data.transforms import normalise
-from cbst_mx.environment import environment_variable
+from cbst_mx.env_variables import environment_variable
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.graph import Graph, Piece, fold_batch_norms, pieces
 from symbols.backend import gluon, mx

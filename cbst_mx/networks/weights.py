@@ -18,7 +18,6 @@ is refused.
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ import numpy as np
 
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import file_digest
-from cbst_mx.label_space import LABEL_SPACES, LabelSpace
+from cbst_mx.label_space import LabelSpace, find
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.matching import Comparison, match, shown
 from cbst_mx.networks.parameters import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
@@ -39,7 +38,6 @@ __all__ = [
     "SEED",
     "Source",
     "compare",
-    "default_label_space",
     "fill",
     "import_weights",
     "read_weights",
@@ -189,22 +187,6 @@ def fill(network: gluon.HybridBlock, source: Source, comparison: Comparison) -> 
         parameter.set_data(mx.nd.array(source.tensors[row.source].reshape(parameter.shape)))
 
 
-def default_label_space(num_classes: int) -> LabelSpace:
-    """Return the known label space of that many classes, or else one of numbered classes ("class 0", ...).
-
-    Raises
-    ------
-    ConfigError
-        If there can be no label space of that many classes.
-    """
-    for space in LABEL_SPACES.values():
-        if space.num_classes == num_classes:
-            return space
-    hues = [colorsys.hsv_to_rgb(index / num_classes, 0.6 + 0.4 * (index % 2), 1.0) for index in range(num_classes)]
-    palette = tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)
-    return LabelSpace(f"numbered-{num_classes}", tuple(f"class {i}" for i in range(num_classes)), palette, {})
-
-
 def import_weights(
     source: Source,
     name: str,
@@ -229,8 +211,8 @@ def import_weights(
     out : Path
         The ``.params`` file to write.
     label_space : LabelSpace, optional
-        Meaning of the classes; by default the file's own if it has one of C classes, else
-        :func:`default_label_space`. A classifier of whole images has none.
+        Meaning of the classes; by default the file's own if it has one of C classes, else the known label space of C
+        classes or one of classes without names. A classifier of whole images has none.
     options : mapping, optional
         Keyword arguments of the network's constructor; a file of this program brings its own, which these override.
     allow_missing : sequence of str
@@ -267,11 +249,8 @@ def import_weights(
     space = None
     if network.stride is not None:
         theirs = source.label_space if own is not None and own.num_classes == num_classes else None
-        space = label_space or theirs or default_label_space(num_classes)
-        if space.num_classes != num_classes:
-            raise ConfigError(
-                f"label space {space.name} has {space.num_classes} classes, but num_classes is {num_classes}"
-            )
+        space = label_space or theirs or find(None, num_classes)
+        space.check_classes(num_classes, "the network")
         if theirs is not None and theirs.names != space.names:
             raise CheckpointError(f"{source.path} was trained for label space {theirs.name}, not {space.name}")
     elif label_space is not None:

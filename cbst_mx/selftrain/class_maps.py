@@ -18,14 +18,14 @@ a = -0.75) has three. Where all cells are equal the value is exactly theirs, so 
 from __future__ import annotations
 
 import mmap
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Sequence
 
 import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
 
-__all__ = ["INTERPOLATIONS", "ClassMaps"]
+__all__ = ["INTERPOLATIONS", "Axis", "ClassMaps", "check_interpolation", "plan_axis", "size_at_stride"]
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -34,11 +34,23 @@ _BAND = 16  # rows of a map that is at full size already: whole rows are read fr
 _RELEASED = 256  # rows of a mapped file after which the memory of its pages is given back
 
 
-class _Axis(NamedTuple):
+def check_interpolation(interpolation: str) -> None:
+    """Refuse an unknown interpolation.
+
+    Raises
+    ------
+    ConfigError
+        If it is not one of ``INTERPOLATIONS``.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+
+
+class Axis(NamedTuple):
     """How the pixels along one axis are made from the cells."""
 
-    base: np.ndarray  # intp (N,), the cell before each pixel's centre
-    others: list[tuple[np.ndarray, np.ndarray]]  # cells intp (N,) and their weights float32 (N,)
+    base: np.ndarray  # intp (N,): cell before the centre of each of N pixels
+    others: list[tuple[np.ndarray, np.ndarray]]  # further cells intp (N,) and their weights float32 (N,)
 
     def cells(self, pixels: slice) -> tuple[int, int]:
         """Return the first and the end of the cells that `pixels` are made from."""
@@ -46,8 +58,17 @@ class _Axis(NamedTuple):
         return min(int(part[pixels.start]) for part in parts), max(int(part[pixels.stop - 1]) for part in parts) + 1
 
 
-def _axis(cells: int, pixels: int, interpolation: str, extent: float) -> _Axis | None:
-    """Plan one axis, whose pixels lie over the first `extent` cells; None where the pixels are the cells."""
+def plan_axis(cells: int, pixels: int, interpolation: str, extent: float) -> Axis | None:
+    """Return how pixels are made from cells along one axis; None where the pixels are the cells.
+
+    Parameters
+    ----------
+    cells, pixels : int
+        How many there are.
+    interpolation : {"bilinear", "bicubic"}
+    extent : float
+        How many of the cells, from the first one, the pixels lie over.
+    """
     if cells == pixels == extent:
         return None
     centres = (np.arange(pixels) + 0.5) * (extent / pixels) - 0.5
@@ -65,7 +86,50 @@ def _axis(cells: int, pixels: int, interpolation: str, extent: float) -> _Axis |
         }
     last = cells - 1
     others = [(np.clip(base + step, 0, last), weight.astype(np.float32)) for step, weight in weights.items()]
-    return _Axis(np.clip(base, 0, last), others)
+    return Axis(np.clip(base, 0, last), others)
+
+
+def size_at_stride(
+    shape: Sequence[int], stride: int, size: tuple[int, int] | None = None, what: str = "maps"
+) -> tuple[int, int]:
+    """Return the size of an image from the shape of its map.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        C, h and w of the map.
+    stride : int
+        Pixels per cell along each side.
+    size : (int, int), optional
+        H and W of the image, where they are not `stride` times h and w.
+    what : str
+        Name of the map in errors.
+
+    Returns
+    -------
+    tuple of int
+        H and W.
+
+    Raises
+    ------
+    ConfigError
+        If `stride` is below 1 or `size` is no height and width of at least 1 pixel.
+    DataError
+        If the map has other cells than an image of `size` has at `stride`.
+    """
+    if stride < 1:
+        raise ConfigError(f"stride must be at least 1, got {stride}")
+    if size is None:
+        return shape[1] * stride, shape[2] * stride
+    if len(size) != 2 or min(size) < 1:
+        raise ConfigError(f"size must be a height and a width of at least 1 pixel, got {tuple(size)}")
+    for cells, pixels in zip(shape[1:], size):
+        if cells not in (pixels // stride, -(-pixels // stride)):
+            raise DataError(
+                f"{what} must have the cells of {size[0]} x {size[1]} pixels at stride {stride}, "
+                f"got {shape[1]} x {shape[2]}"
+            )
+    return size[0], size[1]
 
 
 class ClassMaps:
@@ -98,21 +162,21 @@ class ClassMaps:
         interpolation: str = "bilinear",
         extent: tuple[float, float] | None = None,
     ) -> None:
-        if interpolation not in INTERPOLATIONS:
-            raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+        check_interpolation(interpolation)
         if maps.ndim != 3 or 0 in maps.shape or maps.dtype not in (np.float32, np.float16):
             raise DataError(
                 f"class maps must be float32 or float16 of shape (C, H, W), got {maps.dtype} of shape {maps.shape}"
             )
-        self.size = tuple(size) if size is not None else maps.shape[1:]
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ConfigError(f"size must be a height and a width of at least 1 pixel, got {self.size}")
+        wanted = tuple(size) if size is not None else maps.shape[1:]
+        if len(wanted) != 2 or min(wanted) < 1:
+            raise ConfigError(f"size must be a height and a width of at least 1 pixel, got {wanted}")
+        self.size = (wanted[0], wanted[1])
         self.num_classes = maps.shape[0]
         covered = extent or maps.shape[1:]
         if not all(0 < part <= cells for part, cells in zip(covered, maps.shape[1:])):
             raise ConfigError(f"extent must be above 0 and at most {maps.shape[1:]} cells, got {extent}")
-        self._rows = _axis(maps.shape[1], self.size[0], interpolation, covered[0])
-        self._columns = _axis(maps.shape[2], self.size[1], interpolation, covered[1])
+        self._rows = plan_axis(maps.shape[1], self.size[0], interpolation, covered[0])
+        self._columns = plan_axis(maps.shape[2], self.size[1], interpolation, covered[1])
         full = self._rows is None and self._columns is None
         # the maps of one stride are small and used more than once; those at full size are read band by band
         self._maps = maps if full else np.asarray(maps, dtype=np.float32)
@@ -184,7 +248,7 @@ class ClassMaps:
         return self.tile(slice(start, stop), slice(0, self.size[1]))
 
 
-def _interpolated(values: np.ndarray, axis: _Axis, pixels: slice, first: int) -> np.ndarray:
+def _interpolated(values: np.ndarray, axis: Axis, pixels: slice, first: int) -> np.ndarray:
     """Interpolate (..., n, m) along its last axis but one; `first` is the cell that comes first in `values`."""
     along = values.ndim - 2
     base = np.take(values, axis.base[pixels] - first, axis=along)

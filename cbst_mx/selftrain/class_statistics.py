@@ -38,6 +38,7 @@ __all__ = [
 WORST = 5  # classes
 PRIORITY = 0.001  # portion
 METHODS = ("class-balanced", "confidence")
+_PIXELS = 1 << 16  # summed at a time: small enough for the processor's cache
 
 
 def portions(counts: np.ndarray) -> np.ndarray:
@@ -133,7 +134,7 @@ class ImageStatistics:
     Parameters
     ----------
     num_classes : int
-        C.
+        Number of classes C.
     class_names : sequence of str, optional
         C names by trainId, kept with the numbers.
     """
@@ -169,7 +170,7 @@ class ImageStatistics:
         Parameters
         ----------
         name : str
-            Its name, which may come once only.
+            Name of the image, which may come once only.
         counts : ndarray of shape (C,), integer
             Pixels predicted as each class.
         confidence_sums : ndarray of shape (C,), float
@@ -194,6 +195,25 @@ class ImageStatistics:
         if not np.isfinite(sums).all() or sums[counts == 0].any():
             raise DataError(f"confidence_sums of image {name} must be finite, and 0 where counts is 0, got {sums}")
         self._images[name] = (counts.astype(np.int64), sums.copy())
+
+    def add_pixels(self, name: str, confidence: np.ndarray, predicted: np.ndarray) -> None:
+        """Add one image by its pixels.
+
+        Parameters
+        ----------
+        name : str
+            Name of the image, which may come once only.
+        confidence : ndarray of shape (H, W), float32
+            max_c p_n(c), or of q_n(c) * p_n(c) with a spatial prior.
+        predicted : ndarray of shape (H, W), uint8
+            argmax_c of the same.
+
+        Raises
+        ------
+        DataError
+            As :meth:`add`.
+        """
+        self.add(name, *_per_class(confidence.reshape(-1), predicted.reshape(-1), self.num_classes))
 
     def merge(self, other: ImageStatistics) -> None:
         """Add the images of `other`.
@@ -291,6 +311,21 @@ class ImageStatistics:
         return statistics
 
 
+def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many values belong to each class, int64 (C,), and their sums, float64 (C,)."""
+    # Neighbours mostly belong to one class: with eight sums a class the processor need not wait for the one before.
+    length = 8 * num_classes
+    counts, sums = np.zeros(length, dtype=np.int64), np.zeros(length)
+    turns = np.arange(_PIXELS) % 8
+    for start in range(0, len(values), _PIXELS):
+        part = classes[start : start + _PIXELS].astype(np.intp)
+        part *= 8
+        part += turns[: len(part)]
+        counts += np.bincount(part, minlength=length)
+        sums += np.bincount(part, weights=values[start : start + _PIXELS], minlength=length)
+    return counts.reshape(-1, 8).sum(axis=1), sums.reshape(-1, 8).sum(axis=1)
+
+
 class Selection(NamedTuple):
     """Images chosen by their scores."""
 
@@ -306,7 +341,7 @@ def select_images(statistics: ImageStatistics, keep: int, method: str = "class-b
     Parameters
     ----------
     statistics : ImageStatistics
-        Of all images there are to choose from.
+        Statistics of all images to choose from.
     keep : int
         How many, 1 to N.
     method : {"class-balanced", "confidence"}

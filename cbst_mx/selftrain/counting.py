@@ -10,7 +10,7 @@ order of the values. So the value of any rank is found in two steps, without hol
    That gives the value, bit for bit what sorting all confidences gives.
 
 The network runs once; step 2 goes over what was kept of its output (maps at network stride, upsampled again in bands,
-see ``class_maps``). A second look cannot be avoided in general: a state from which the value of *any* rank can be read
+see ``class_maps``). A second pass cannot be avoided in general: a state from which the value of *any* rank can be read
 exactly must tell apart all values that occurred, which are as many as there are pixels or as float32 numbers (42
 million between 1/32 and 1, for each class). It is not needed where the values have no lower bits (maps of float16 that
 are not upsampled); `StreamingThresholds.refine` says so.
@@ -22,27 +22,25 @@ neither the order of the images nor the number of processes or machines changes 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Protocol, Sequence
 
 import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import open_npz, save_npz
 from cbst_mx.selftrain.thresholds import (
+    POLICIES,
     RELEASED_STEP,
+    Rank,
     Thresholds,
     check_fidelity,
     check_policy,
-    extra_zeros,
-    nothing,
-    rank,
-    settled,
+    find_values,
 )
 
-__all__ = ["LOWER", "LOWER_BITS", "UPPER", "StreamingThresholds", "keys_of", "read_arrays", "value_of"]
+__all__ = ["LOWER", "LOWER_BITS", "UPPER", "StreamingThresholds", "keys_of", "value_of"]
 
+MOST_CLASSES = 255  # predicted classes are uint8, and 255 is the label of unselected pixels
 LOWER_BITS = 13
 LOWER = 1 << LOWER_BITS  # values of the lower bits: the numbers in a bin
 UPPER = 1 << (32 - LOWER_BITS)  # values of the upper bits: the bins of a class
@@ -67,10 +65,14 @@ def value_of(key: int) -> np.float32:
     return np.uint32(bits).view(np.float32) + np.float32(0)
 
 
+class _Countable(Protocol):
+    def count_into(self, state: StreamingThresholds, name: str) -> None: ...
+
+
 class _Critical(NamedTuple):
     """Where the value of a rank lies."""
 
-    place: int  # row * UPPER + bin; rows are the classes, row C is all of them together
+    place: int  # pool * UPPER + bin; pools are the classes, pool C is all of them together
     position: int  # rank of the value in the bin, 1 for the largest
     total: int  # values in the bin
 
@@ -92,17 +94,19 @@ class StreamingThresholds:
     Parameters
     ----------
     num_classes : int
-        C, at most 255.
+        Number of classes C, from 1 to 255.
     fidelity : {"paper", "released"}
         Which values enter the pool and how ranks are counted.
 
     Raises
     ------
     ConfigError
-        If `fidelity` is unknown.
+        If `num_classes` is out of range or `fidelity` unknown.
     """
 
     def __init__(self, num_classes: int, *, fidelity: str = "paper"):
+        if not isinstance(num_classes, (int, np.integer)) or not 1 <= num_classes <= MOST_CLASSES:
+            raise ConfigError(f"num_classes must be a whole number from 1 to {MOST_CLASSES}, got {num_classes!r}")
         check_fidelity(fidelity)
         self.num_classes = num_classes
         self.fidelity = fidelity
@@ -191,6 +195,10 @@ class StreamingThresholds:
         else:
             self._count_lower(rows, numbers, offset)
             self._lower_names[name] = None
+
+    def collect(self, name: str, view: _Countable) -> None:
+        """Count the pixels of one image of a set."""
+        view.count_into(self, name)
 
     def add_counts(self, name: str, index: np.ndarray, counts: np.ndarray, any_lower: bool = True) -> None:
         """Add one image of which the pixels have been counted elsewhere (on a GPU).
@@ -300,12 +308,13 @@ class StreamingThresholds:
         DataError
             If no image has been counted.
         """
+        self._check_counted()
         wanted = set()
         for policy in policies:
             for portion in portions:
-                for critical, _ in self._find(policy, portion):
-                    if critical is not None:
-                        wanted.add(critical.place)
+                check_policy(policy, portion)
+                ranks = POLICIES[policy](portion, self.counts, self.fidelity)
+                wanted |= {self._locate(found).place for found in set(ranks) if isinstance(found, Rank)}
         if not wanted or not self._any_lower:
             return False
         if self.refining and wanted <= set(self._critical.tolist()):
@@ -335,40 +344,27 @@ class StreamingThresholds:
             If no image has been counted, the thresholds need a second pass that has not been made, or the second pass
             saw other values than the first.
         """
-        values = np.empty(self.num_classes, dtype=np.float32)
-        for row, (critical, value) in enumerate(self._find(policy, portion)):
-            found = value if critical is None else self._value(critical)
-            if policy == "global":
-                values[:] = found
-            else:
-                values[row] = found
-        return Thresholds(policy, self.fidelity, float(portion), settled(values, self.fidelity), self.counts)
 
-    def _find(self, policy: str, portion: float) -> Iterable[tuple[_Critical | None, float]]:
-        """Yield, per class or once for all, the critical bin; or None and the threshold that needs none."""
-        check_policy(policy, portion)
+        def value(wanted: Rank) -> float:
+            return float(self._value(self._locate(wanted)))
+
+        self._check_counted()
+        return find_values(policy, portion, self.counts, self.fidelity, value)
+
+    def _check_counted(self) -> None:
         if not self._names:
             raise DataError("no image was added to the counts of confidences: the target set is empty")
+
+    def _locate(self, wanted: Rank) -> _Critical:
+        """Return where the value of a rank lies."""
         low, high = self._range
-        zeros = extra_zeros(policy, self.num_classes, self.fidelity)
         used = self._bins[:, low:high]
-        if policy == "global":
-            pools = [(self.num_classes, used.sum(axis=0))]
-        else:
-            pools = list(enumerate(used))
-        for row, bins in pools:
-            total = int(bins.sum())
-            position = rank(portion, total + zeros, self.fidelity) if total else 0
-            if position == 0:
-                yield None, nothing(self.fidelity)
-            elif position > total:
-                yield None, 0.0  # one of the zeros
-            else:
-                reached = np.cumsum(bins[::-1])  # values in this bin and those above
-                place = int(np.searchsorted(reached, position))
-                count = int(bins[::-1][place])
-                above = int(reached[place]) - count
-                yield _Critical(row * UPPER + high - 1 - place, position - above, count), 0.0
+        bins = used.sum(axis=0) if wanted.pool == self.num_classes else used[wanted.pool]
+        reached = np.cumsum(bins[::-1])  # values in this bin and those above
+        place = int(np.searchsorted(reached, wanted.position))
+        count = int(bins[::-1][place])
+        above = int(reached[place]) - count
+        return _Critical(wanted.pool * UPPER + high - 1 - place, wanted.position - above, count)
 
     def _value(self, critical: _Critical) -> np.float32:
         start = critical.place % UPPER << LOWER_BITS
@@ -511,36 +507,6 @@ class StreamingThresholds:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StreamingThresholds.from_arrays, (self.to_arrays(),)  # without the bins that are not in use
-
-    def save(self, path: Path) -> None:
-        """Write the state as an ``.npz`` file, atomically."""
-        save_npz(path, self.to_arrays())
-
-    @classmethod
-    def load(cls, path: Path) -> StreamingThresholds:
-        """Read what :meth:`save` has written.
-
-        Raises
-        ------
-        DataError
-            If the file is missing, damaged, or no such state.
-        """
-        try:
-            return cls.from_arrays(read_arrays(path))
-        except (ValueError, KeyError, ConfigError) as error:
-            raise DataError(f"{path} is not a readable state of counts: {error}") from error
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of an ``.npz`` file.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, or no such file.
-    """
-    with open_npz(path, "state of counts") as stored:
-        return {key: stored[key] for key in stored.files}
 
 
 def _chunks(length: int, *dtypes: Any) -> Iterator[tuple[Any, ...]]:

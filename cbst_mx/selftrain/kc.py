@@ -1,32 +1,34 @@
 """k and k_c as sorted confidence quantiles on NDArrays: the form for small sets.
 
-The rules are those of ``thresholds``, whose names can be imported from here as well. C classes, H x W pixels.
-`ConfidencePool` holds and sorts every value, and is what ``counting`` is tested against.
+The rules are those of ``thresholds``. C classes, H x W pixels. `ConfidencePool` holds and sorts every value, and
+``counting`` is tested against it.
 """
 
 from __future__ import annotations
+
+from typing import Any, Protocol, Sequence
 
 import numpy as np
 
 from cbst_mx.errors import DataError
 from cbst_mx.selftrain.on_device import confidence
 from cbst_mx.selftrain.thresholds import (
-    FIDELITIES,
-    POLICIES,
     RELEASED_STEP,
+    Rank,
     Thresholds,
     check_fidelity,
     check_policy,
-    extra_zeros,
-    nothing,
-    rank,
-    settled,
+    find_values,
 )
 from symbols.backend import mx
 
-__all__ = ["FIDELITIES", "POLICIES", "ConfidencePool", "Thresholds", "rank"]
+__all__ = ["ConfidencePool"]
 
 _LARGEST = 2**31 - 1  # elements of an NDArray in the MXNet wheels
+
+
+class _Sortable(Protocol):
+    def sort_into(self, pool: ConfidencePool) -> None: ...
 
 
 class ConfidencePool:
@@ -38,7 +40,7 @@ class ConfidencePool:
     Parameters
     ----------
     num_classes : int
-        C.
+        Number of classes C.
     fidelity : {"paper", "released"}
         Which values enter the pool and how ranks are counted.
 
@@ -74,14 +76,14 @@ class ConfidencePool:
             raise DataError(f"probability must have shape ({self.num_classes}, H, W), got {probability.shape}")
         self.add_pixels(*confidence(probability))
 
-    def add_pixels(self, values: mx.nd.NDArray, predicted: mx.nd.NDArray) -> None:
+    def add_pixels(self, values: Any, predicted: Any) -> None:
         """Add the pixels of one image whose confidence and predicted class are known.
 
         Parameters
         ----------
-        values : NDArray of shape (H, W), float32
+        values : NDArray or ndarray of shape (H, W), float32
             Confidences.
-        predicted : NDArray of shape (H, W), number
+        predicted : NDArray or ndarray of shape (H, W), number
             Predicted classes.
 
         Raises
@@ -89,7 +91,7 @@ class ConfidencePool:
         DataError
             As :meth:`add`.
         """
-        values, predicted = values.reshape(-1), predicted.reshape(-1)
+        values, predicted = (_as_ndarray(array).reshape(-1) for array in (values, predicted))
         host = values.asnumpy()
         if not np.isfinite(host).all():
             raise DataError("probability must be finite, got a map with NaN or infinity")
@@ -106,12 +108,21 @@ class ConfidencePool:
         self._confidences.append(values)
         self._predicted.append(mx.nd.array(classes, ctx=values.context, dtype=np.uint8))
 
+    def collect(self, name: str, view: _Sortable) -> None:
+        """Add the pixels of one image of a set."""
+        view.sort_into(self)
+
+    def refine(self, policies: Sequence[str], portions: Sequence[float]) -> bool:
+        """Return whether these thresholds need every image once more: never, all values are here."""
+        return False
+
     def thresholds(self, policy: str, portion: float) -> Thresholds:
         """Determine k (Algorithm 1, `policy` "global") or k_c (Algorithm 2, `policy` "class-balanced").
 
         Parameters
         ----------
-        policy : {"global", "class-balanced"}
+        policy : str
+            Threshold rule, of ``thresholds.POLICIES``.
         portion : float
             p in (0, 1].
 
@@ -119,29 +130,23 @@ class ConfidencePool:
         ------
         ConfigError
             If an argument is not allowed.
+        DataError
+            If no image was added.
         """
         check_policy(policy, portion)
         if not self._confidences:
             raise DataError("no image was added to the pool of confidences: the target set is empty")
         pool = mx.nd.concat(*self._confidences, dim=0)
-        zeros = extra_zeros(policy, self.num_classes, self.fidelity)
-        if policy == "global":
-            value = self._quantile(pool, portion, zeros)
-            values = np.full(self.num_classes, value, dtype=np.float32)
-        else:
-            predicted = mx.nd.concat(*self._predicted, dim=0)
-            values = np.full(self.num_classes, nothing(self.fidelity), dtype=np.float32)
-            for index in np.flatnonzero(self.counts):
-                members = mx.nd.contrib.boolean_mask(pool, predicted == int(index))
-                values[index] = self._quantile(members, portion, zeros)
-        return Thresholds(policy, self.fidelity, float(portion), settled(values, self.fidelity), self.counts.copy())
+        predicted = mx.nd.concat(*self._predicted, dim=0)
 
-    def _quantile(self, values: mx.nd.NDArray, portion: float, zeros: int) -> float:
-        """Return the confidence at the rank of `portion` in descending order; the released pools' zeros sort last."""
-        position = rank(portion, values.shape[0] + zeros, self.fidelity)
-        if position == 0:
-            return nothing(self.fidelity)
-        if position > values.shape[0]:
-            return 0.0
-        ordered = mx.nd.sort(values, axis=0, is_ascend=False)
-        return float(ordered[position - 1 : position].asscalar())
+        def value(wanted: Rank) -> float:
+            whole = wanted.pool == self.num_classes
+            members = pool if whole else mx.nd.contrib.boolean_mask(pool, predicted == wanted.pool)
+            ordered = mx.nd.sort(members, axis=0, is_ascend=False)
+            return float(ordered[wanted.position - 1 : wanted.position].asscalar())
+
+        return find_values(policy, portion, self.counts.copy(), self.fidelity, value)
+
+
+def _as_ndarray(array: Any) -> mx.nd.NDArray:
+    return array if isinstance(array, mx.nd.NDArray) else mx.nd.array(array, dtype=array.dtype)

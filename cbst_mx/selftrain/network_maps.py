@@ -1,19 +1,22 @@
-"""Confidence: the network's class probabilities p_n(c | w, I) at every pixel of an image.
+"""Network to probabilities: p_n(c | w, I) at every pixel of an image, or at the network's stride.
 
 B images, C classes, H x W pixels.
 """
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
+from cbst_mx.selftrain import on_device
+from cbst_mx.selftrain.class_maps import ClassMaps
+from cbst_mx.selftrain.views import HostMap
 from symbols.backend import gluon, mx
 
-__all__ = ["cells", "full_size", "probabilities", "probability_maps"]
+__all__ = ["at_image_size", "predictions", "probabilities", "probability_maps", "stride_probabilities"]
 
 
 def probabilities(
@@ -27,6 +30,7 @@ def probabilities(
     scales: Sequence[float] = (1.0,),
     combine: str = "mean",
     long_side: int | None = None,
+    interpolation: str = "bilinear",
 ) -> mx.nd.NDArray:
     """Return the softmax probabilities of images of one size.
 
@@ -48,23 +52,27 @@ def probabilities(
         How: the mean over the scales, or the largest value of each class, which does not sum to 1.
     long_side : int, optional
         The longer side of the network's input at scale 1, in pixels; by default that of the images.
+    interpolation : {"bilinear", "bicubic"}
+        How the network's output becomes the image's size, see :func:`at_image_size`.
 
     Returns
     -------
     NDArray of shape (B, C, H, W), float32
-        On `ctx`; bilinearly upsampled where the network's output is smaller than the image.
+        On `ctx`.
     """
-    size = images[0].shape[:2]
+    size = (images[0].shape[0], images[0].shape[1])
     results = []
     for scale in scales:
-        maps, part = cells(network, images, mean=mean, std=std, ctx=ctx, flip=flip, scale=scale, long_side=long_side)
-        results.append(full_size(maps, network.stride, part, size))
+        maps, part = stride_probabilities(
+            network, images, mean=mean, std=std, ctx=ctx, flip=flip, scale=scale, long_side=long_side
+        )
+        results.append(at_image_size(maps, network.stride, part, size, interpolation))
     if combine == "max":
         return mx.nd.stack(*results).max(axis=0)
     return sum(results[1:], results[0]) / len(results)
 
 
-def cells(
+def stride_probabilities(
     network: gluon.HybridBlock,
     images: Sequence[np.ndarray],
     *,
@@ -86,7 +94,7 @@ def cells(
     network, images, mean, std, ctx, flip, long_side
         As for :func:`probabilities`.
     scale : float
-        Of the images.
+        Factor of the images' sides.
 
     Returns
     -------
@@ -111,37 +119,38 @@ def cells(
     return maps, (rows, columns)
 
 
-def full_size(maps: mx.nd.NDArray, stride: int, part: tuple[int, int], size: tuple[int, int]) -> mx.nd.NDArray:
-    """Return what :func:`cells` gave at the images' size.
+def at_image_size(
+    maps: mx.nd.NDArray, stride: int, part: tuple[int, int], size: tuple[int, int], interpolation: str = "bilinear"
+) -> mx.nd.NDArray:
+    """Return what :func:`stride_probabilities` gave at the images' size, in one interpolation.
 
     Parameters
     ----------
     maps : NDArray of shape (B, C, h, w), float32
-        At the network's stride.
+        Probabilities at the network's stride.
     stride : int
-        Of the network.
+        Stride of the network.
     part : tuple of int
         Rows and columns of the input that are the image.
     size : tuple of int
         H and W of the images.
+    interpolation : {"bilinear", "bicubic"}
 
     Returns
     -------
     NDArray of shape (B, C, H, W), float32
-        Bilinearly upsampled.
+        On the context of `maps`; the same numbers on every device, those of :class:`.class_maps.ClassMaps`.
     """
-    whole = _upsampled(maps, (stride * maps.shape[2], stride * maps.shape[3]))
-    return _upsampled(whole[:, :, : part[0], : part[1]], size)
-
-
-def _upsampled(maps: mx.nd.NDArray, size: tuple[int, ...]) -> mx.nd.NDArray:
-    if maps.shape[2:] == tuple(size):
-        return maps
-    return mx.nd.contrib.BilinearResize2D(maps, height=size[0], width=size[1], align_corners=False)
+    extent = (part[0] / stride, part[1] / stride)
+    if maps.context.device_type != "cpu":
+        return on_device.full_size(maps, size, extent=extent, interpolation=interpolation)
+    seen = (ClassMaps(cells, size, interpolation=interpolation, extent=extent) for cells in maps.asnumpy())
+    # MXNet's own operators on the processor take ten times as long
+    return mx.nd.array(np.stack([view.rows(0, size[0]) for view in seen]), ctx=maps.context)
 
 
 def probability_maps(
-    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options
+    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
 ) -> Iterator[tuple[int, mx.nd.NDArray]]:
     """Yield the index and the probability map of every image, in order.
 
@@ -161,13 +170,60 @@ def probability_maps(
     index : int
     probability : NDArray of shape (C, H, W), float32
     """
+    for start, batch in _batches(images, batch_size):
+        yield from enumerate(probabilities(network, batch, **options), start)
+
+
+def predictions(
+    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the index and the predicted class of every pixel of every image, in order.
+
+    On the processor the full-size probabilities of one scale are never made, see ``class_maps``.
+
+    Parameters
+    ----------
+    network, images, batch_size, **options
+        As for :func:`probability_maps`.
+
+    Yields
+    ------
+    index : int
+    predicted : ndarray of shape (H, W), uint8
+        argmax_c p_n(c); the first class where several are equal.
+
+    Raises
+    ------
+    DataError
+        If a probability is not finite, naming the image.
+    """
+    several = len(options.get("scales", (1.0,))) > 1
+    if several or options["ctx"].device_type != "cpu":
+        for index, probability in probability_maps(network, images, batch_size=batch_size, **options):
+            yield index, probability.argmax(axis=0).asnumpy().astype(np.uint8)
+        return
+    scales, interpolation = options.pop("scales", (1.0,)), options.pop("interpolation", "bilinear")
+    options.pop("combine", None)  # of one scale there is nothing to combine
+    for start, batch in _batches(images, batch_size):
+        maps, part = stride_probabilities(network, batch, scale=scales[0], **options)
+        extent = (part[0] / network.stride, part[1] / network.stride)
+        size = (batch[0].shape[0], batch[0].shape[1])
+        for index, cells in enumerate(maps.asnumpy(), start):
+            view = HostMap(
+                ClassMaps(cells, size, interpolation=interpolation, extent=extent), origin=images.names[index]
+            )
+            yield index, view.confidence[1]
+
+
+def _batches(images: ImageSet, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yield the index of the first and the pixels of neighbours of equal size."""
     batch: list[np.ndarray] = []
     start = 0
     for index in range(len(images)):
         image = images.image(index)
         if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
-            yield from enumerate(probabilities(network, batch, **options), start)
+            yield start, batch
             batch, start = [], index
         batch.append(image)
     if batch:
-        yield from enumerate(probabilities(network, batch, **options), start)
+        yield start, batch

@@ -10,17 +10,59 @@ import numpy as np
 
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import IGNORE
+from cbst_mx.selftrain.class_maps import plan_axis
 from cbst_mx.selftrain.counting import LOWER, LOWER_BITS, UPPER, StreamingThresholds, keys_of
 from cbst_mx.selftrain.thresholds import Thresholds
 from symbols.backend import mx
 
-__all__ = ["confidence", "count_on_device", "select"]
+__all__ = ["confidence", "count_on_device", "full_size", "select"]
 
 # Counted on the device: values from 2^-15 to below 2. A bin is 1/1024 of an octave.
 _FIRST_EXPONENT, _OCTAVES, _PER_OCTAVE = -15, 16, 1024
 _BINS = _OCTAVES * _PER_OCTAVE
-_FIRST_BIN = int(keys_of(np.float32([2.0**_FIRST_EXPONENT]))[0]) >> LOWER_BITS
+_FIRST_BIN = int(keys_of(np.array([2.0**_FIRST_EXPONENT], dtype=np.float32))[0]) >> LOWER_BITS
 _EXACT = 2**23  # from here on float32 has no halves
+
+
+def full_size(
+    maps: mx.nd.NDArray,
+    size: tuple[int, int],
+    *,
+    extent: tuple[float, float] | None = None,
+    interpolation: str = "bilinear",
+) -> mx.nd.NDArray:
+    """Return class maps at the images' size: what :class:`.class_maps.ClassMaps` gives, bit for bit.
+
+    Parameters
+    ----------
+    maps : NDArray of shape (B, C, h, w), float32
+        At the network's stride.
+    size : tuple of int
+        H and W of the images.
+    extent : tuple of float, optional
+        How many cells the images cover along each axis, from the first one; by default all, h and w.
+    interpolation : {"bilinear", "bicubic"}
+
+    Returns
+    -------
+    NDArray of shape (B, C, H, W), float32
+    """
+    covered = extent or maps.shape[2:]
+    for along in (3, 2):  # from left to right, then from top to bottom
+        axis = plan_axis(maps.shape[along], size[along - 2], interpolation, covered[along - 2])
+        if axis is None:
+            continue
+        base = _taken(maps, axis.base, along)
+        result = base
+        for cells, weights in axis.others:
+            factors = mx.nd.array(weights, ctx=maps.context).reshape((-1,) if along == 3 else (-1, 1))
+            result = result + mx.nd.broadcast_mul(_taken(maps, cells, along) - base, factors)
+        maps = result
+    return maps
+
+
+def _taken(maps: mx.nd.NDArray, cells: np.ndarray, along: int) -> mx.nd.NDArray:
+    return mx.nd.take(maps, mx.nd.array(cells, ctx=maps.context, dtype=np.int32), axis=along)
 
 
 def confidence(probability: mx.nd.NDArray) -> tuple:
@@ -51,7 +93,7 @@ def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDA
     Parameters
     ----------
     state : StreamingThresholds
-        In either step.
+        Counts so far, in either step.
     name : str
         The image's name.
     confidence, predicted : NDArray of shape (H, W), float32
@@ -81,9 +123,8 @@ def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDA
     if not state.refining:
         counts = _histogram(predicted * _BINS + upper, state.num_classes * _BINS)
         found = np.flatnonzero(counts)
-        row, column = np.divmod(found, _BINS)
         any_lower = float(lower.max().asscalar()) > 0
-        state.add_counts(name, row * UPPER + _FIRST_BIN + column, counts[found], any_lower)
+        state.add_counts(name, found // _BINS * UPPER + _FIRST_BIN + found % _BINS, counts[found], any_lower)
         return
     total = np.zeros(len(critical) * LOWER, dtype=np.int64)
     # slots of the classes and slots of all classes together are counted apart: a pixel may be in one of each

@@ -9,10 +9,10 @@ import numpy as np
 
 from cbst_mx import seeding
 from cbst_mx.errors import ConfigError
+from cbst_mx.selftrain.thresholds import check_fidelity, check_portion
 
 __all__ = [
     "SOURCE_POLICIES",
-    "check_portion",
     "iterations_of_epochs",
     "learning_rate",
     "portion",
@@ -21,17 +21,6 @@ __all__ = [
 ]
 
 SOURCE_POLICIES = ("cumulative", "random")
-
-
-def check_portion(portion: float) -> None:
-    """Refuse a portion p outside (0, 1].
-
-    Raises
-    ------
-    ConfigError
-    """
-    if not 0 < portion <= 1:  # also refuses NaN
-        raise ConfigError(f"portion must be in (0, 1], got {portion}")
 
 
 def portion(
@@ -68,6 +57,7 @@ def portion(
     ConfigError
         If `fidelity` is unknown or the result is outside (0, 1].
     """
+    check_fidelity(fidelity)
     if fidelity == "released":
         total = initial
         for _ in range(round_index - 1):
@@ -76,7 +66,6 @@ def portion(
         # One of its programs hands the value to the next as text, in which Python 2 writes 12 digits.
         value = float(f"{total:.12g}")
     else:
-        _check("fidelity", fidelity, ("paper", "released"))
         value = round(min(initial + (round_index - 1) * step, maximum), 10)
     check_portion(value)
     return value
@@ -106,7 +95,7 @@ def source_count(portion: float, total: int) -> int:
 
 def select_source(
     total: int,
-    portion: float | None,
+    portion: float,
     *,
     round_index: int,
     seed: int,
@@ -119,12 +108,12 @@ def select_source(
     ----------
     total : int
         Number of source images, N.
-    portion : float or None
-        Portion of them in (0, 1]; None takes all, in their order, as the sums of eq. 3 and 6 do.
+    portion : float
+        Portion of them in (0, 1].
     round_index : int
         1 for the first round.
     seed : int
-        Of the run.
+        Seed of the run.
     policy : {"cumulative", "random"}
         "cumulative": the images of a round are the first ones of one permutation of all, so those of a smaller portion
         are among those of a larger one. "random": each round draws anew.
@@ -144,10 +133,9 @@ def select_source(
     ConfigError
         If an argument is not allowed.
     """
-    _check("policy", policy, SOURCE_POLICIES)
-    _check("fidelity", fidelity, ("paper", "released"))
-    if portion is None:
-        return list(range(total))
+    if policy not in SOURCE_POLICIES:
+        raise ConfigError(f"policy must be one of {', '.join(SOURCE_POLICIES)}, got {policy!r}")
+    check_fidelity(fidelity)
     count = source_count(portion, total)
     if fidelity == "released":
         state = seed if policy == "cumulative" else round_index - 1
@@ -184,8 +172,3 @@ def iterations_of_epochs(epochs: int, *, images: int, batch_size: int) -> int:
         if value < low:
             raise ConfigError(f"{name} must be at least {low}, got {value}")
     return epochs * max(1, images // batch_size)
-
-
-def _check(name: str, value: str, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -14,7 +14,7 @@ from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.thresholds import Thresholds
 
-__all__ = ["confidence", "select"]
+__all__ = ["check_range", "confidence", "select"]
 
 # See _candidates.
 _HOPELESS = np.float32(0.2)
@@ -73,12 +73,19 @@ def _check_prior(maps: ClassMaps, prior: ClassMaps | None) -> None:
         )
 
 
-def _check_range(smallest: float, largest: float, prior: ClassMaps | None) -> None:
+def check_range(smallest: float, largest: float, *, bounded: bool = True) -> None:
+    """Refuse what is no probability, by the smallest and the largest value of a map; bicubic maps overshoot a little.
+
+    Raises
+    ------
+    DataError
+        If a value is not finite, far below 0 or, where they are `bounded`, far above 1.
+    """
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         raise DataError("probabilities must be finite, got NaN or infinity")
     if smallest < _OVERSHOOT[0]:
         raise DataError(f"probabilities must be at least 0, got {smallest}: logits have to go through a softmax")
-    if largest > _OVERSHOOT[1] and prior is None:
+    if bounded and largest > _OVERSHOOT[1]:
         raise DataError(f"probabilities must be at most 1, got {largest}: logits have to go through a softmax")
 
 
@@ -107,7 +114,7 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
     """
     _check_prior(maps, prior)
     if maps.range is not None:
-        _check_range(*maps.range, prior)
+        check_range(*maps.range, bounded=prior is None)
     value = np.empty(maps.size, dtype=np.float32)
     predicted = np.empty(maps.size, dtype=np.uint8)
     none = [np.ones(maps.num_classes, dtype=np.float32)]
@@ -115,7 +122,7 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
         classes = _candidates(maps, prior, rows, columns, none)
         values = maps.tile(rows, columns, classes)
         if maps.range is None:
-            _check_range(float(values.min()), float(values.max()), prior)
+            check_range(float(values.min()), float(values.max()), bounded=prior is None)
         if prior is not None:
             values *= prior.tile(rows, columns, classes)
         value[rows, columns], predicted[rows, columns] = _strongest(values, classes)

@@ -1,14 +1,14 @@
-"""The network's output on the target images, looked at as often as pseudo-labelling needs it.
+"""The network's output on the target images, kept between the passes of pseudo-labelling.
 
-C classes, N images of H x W pixels. Labels take two looks at all images where confidences are sorted (small sets) and
-up to three where they are counted: the count, that in the critical bins if thresholds need it, the selection. Between
-the looks the network's own output is kept: at stride s, 1 / s^2 of a full-size map; every look upsamples it again, with
-the same result to the last bit. Full-size maps are never kept on disk: 19 classes of 1024 x 2048 pixels take 159 MB an
-image.
+C classes, N images of H x W pixels. Pseudo-labelling reads every image two or three times: to collect confidences, once
+more in the critical bins if counted thresholds need it, and to select. Between the passes the network's own output is
+kept: at stride s, 1 / s^2 of a full-size map. Every pass upsamples it again, with the same result to the last bit,
+wherever that is computed. Full-size maps are never kept on disk: 19 classes of 1024 x 2048 pixels take 159 MB an image.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -18,17 +18,17 @@ import numpy as np
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import ConfigError
 from cbst_mx.files import atomic_path
-from cbst_mx.selftrain import spatial_prior
-from cbst_mx.selftrain.class_maps import ClassMaps
-from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain import on_device, spatial_prior
+from cbst_mx.selftrain.class_maps import ClassMaps, check_interpolation
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.network_maps import cells, full_size, probabilities
+from cbst_mx.selftrain.network_maps import probabilities, stride_probabilities
+from cbst_mx.selftrain.selection import Collector
 from cbst_mx.selftrain.thresholds import Thresholds
-from cbst_mx.selftrain.views import DeviceMap, HostMap
+from cbst_mx.selftrain.views import HostMap, View
 from symbols.backend import gluon, mx
 
-__all__ = ["KEEP", "SORTED_PIXELS", "TargetMaps", "find_thresholds", "maps_needed"]
+__all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "TargetMaps", "maps_needed"]
 
 KEEP = ("auto", "memory", "disk", "recompute")
 _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
@@ -36,12 +36,47 @@ _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
 SORTED_PIXELS = 1 << 24
 
 
+class DeviceMap:
+    """One image's full-size map on a device, where everything is computed: a ``views.View``.
+
+    Parameters
+    ----------
+    probability : NDArray of shape (C, H, W), float32
+        p_n(c), or q_n(c) * p_n(c).
+    """
+
+    def __init__(self, probability: mx.nd.NDArray):
+        self._probability = probability
+
+    @functools.cached_property
+    def _pixels(self) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+        return on_device.confidence(self._probability)
+
+    @property
+    def confidence(self) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence, float32, and predicted class, uint8, both (H, W)."""
+        value, predicted = self._pixels
+        return value.asnumpy(), predicted.asnumpy().astype(np.uint8)
+
+    def sort_into(self, pool: ConfidencePool) -> None:
+        """Add the pixels to a pool that sorts them."""
+        pool.add_pixels(*self._pixels)
+
+    def count_into(self, state: StreamingThresholds, name: str) -> None:
+        """Add the pixels to a state that counts them."""
+        on_device.count_on_device(state, name, *self._pixels)
+
+    def select(self, thresholds: Sequence[Thresholds]) -> list[np.ndarray]:
+        """Return the pseudo-labels for each of several thresholds, uint8 (H, W), 255 = not selected."""
+        return [on_device.select(self._probability, chosen) for chosen in thresholds]
+
+
 class _Output(NamedTuple):
-    """What the network gave for one image, or the file that holds it; see :func:`.network_maps.cells`."""
+    """Network's output for one image, or the file that holds it: what ``stride_probabilities`` returns."""
 
     maps: Any
     part: tuple[int, int]
-    size: tuple[int, int]  # of the image
+    size: tuple[int, int]  # H and W of the image
 
 
 def maps_needed(
@@ -54,7 +89,7 @@ def maps_needed(
     scales: Sequence[float] = (1.0,),
     long_side: int | None = None,
 ) -> tuple[str, int]:
-    """Return where the network's output stays between the looks, and how much it is.
+    """Return where the network's output stays between the passes, and how much it is.
 
     Parameters
     ----------
@@ -63,7 +98,7 @@ def maps_needed(
     size : tuple of int
         H and W.
     num_classes, stride : int
-        Of the network.
+        Number of classes C and stride of the network.
     keep, scales, long_side
         As for :class:`TargetMaps`.
 
@@ -71,7 +106,7 @@ def maps_needed(
     -------
     keep : {"memory", "disk", "recompute"}
     bytes : int
-        Of all maps, if they were kept.
+        Size of all maps, if they were kept.
 
     Raises
     ------
@@ -90,16 +125,16 @@ def maps_needed(
 
 
 class TargetMaps:
-    """The maps of all target images; every iteration looks at all of them, in order.
+    """The maps of all target images, as views; every iteration is a pass over all of them, in order.
 
     Parameters
     ----------
     network : HybridBlock
-        See :func:`.network_maps.cells`.
+        See :func:`.network_maps.stride_probabilities`.
     images : ImageSet
         The target images.
     num_classes : int
-        C.
+        Number of classes C.
     folder : Path
         Where maps are kept on disk; removed by :meth:`close`.
     ctx : mx.Context
@@ -107,17 +142,17 @@ class TargetMaps:
     prior : ndarray of shape (C, h, w), float32, optional
         Spatial prior q_n(c), multiplied into the probabilities (eq. 9); resized to every image.
     keep : {"auto", "memory", "disk", "recompute"}
-        Where the network's output stays between the looks; "recompute" runs the network again. "auto" takes memory for
+        Where the network's output stays between the passes; "recompute" runs the network again. "auto" takes memory for
         up to 256 MB in all, else disk for networks with a stride, else recomputes.
     scales, combine
         See :func:`.network_maps.probabilities`. With several scales there is no map at the network's stride: it is run
-        again for every look.
+        again for every pass.
     interpolation : {"bilinear", "bicubic"}
-        How the network's output is upsampled; bicubic always in the computer's memory, and for one scale.
+        How the network's output is upsampled.
     on_device : bool, optional
         Work on full-size NDArrays; by default on GPUs only.
     **options
-        mean, std, flip, long_side as for :func:`.network_maps.cells`.
+        mean, std, flip, long_side as for :func:`.network_maps.stride_probabilities`.
     """
 
     def __init__(
@@ -136,20 +171,16 @@ class TargetMaps:
         **options: Any,
     ):
         self._network, self._images, self._ctx, self._prior = network, images, ctx, prior
+        self._num_classes = num_classes
         self._scales, self._options = tuple(scales), options
-        if interpolation != "bilinear" and (len(self._scales) > 1 or on_device):
-            raise ConfigError(
-                f"interpolation must be bilinear with several scales or on the device, got {interpolation!r}"
-            )
+        check_interpolation(interpolation)
         self._interpolation = interpolation
-        if on_device is None:
-            on_device = ctx.device_type == "gpu" and interpolation == "bilinear"
-        self._on_device = on_device
+        self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
         self._folder = Path(folder)
         self._kept: dict[int, _Output] = {}
         self._priors: dict[tuple[int, ...], Any] = {}
         height, width = images.image(0).shape[:2]
-        #: Pixels of all images, judged by the first.
+        #: Pixels of all images, if they have the size of the first one.
         self.pixels = len(images) * height * width
         #: Where maps are kept ("memory", "disk" or "recompute"), and the bytes of all of them.
         self.keep, self.bytes = maps_needed(
@@ -162,7 +193,7 @@ class TargetMaps:
             long_side=options.get("long_side"),
         )
 
-    def __iter__(self) -> Iterator[tuple[str, HostMap | DeviceMap]]:
+    def __iter__(self) -> Iterator[tuple[str, View]]:
         """Yield name and map of every image."""
         for index, name in enumerate(self._images.names):
             if len(self._scales) > 1:
@@ -172,14 +203,30 @@ class TargetMaps:
                 output = self._kept[index]
             else:
                 image = self._images.image(index)
-                maps, part = cells(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
+                maps, part = stride_probabilities(
+                    self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options
+                )
                 output = _Output(maps[0], part, (image.shape[0], image.shape[1]))
                 if self.keep != "recompute":
                     self._kept[index] = self._store(name, output)
-            yield name, self._map(output)
+            yield name, self._map(name, output)
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def collector(self, fidelity: str, sorted_pixels: int = SORTED_PIXELS) -> Collector:
+        """Return what turns the confidences into thresholds: sorting for a small set, counting for a large one.
+
+        Parameters
+        ----------
+        fidelity : {"paper", "released"}
+            Whose rules thresholds follow.
+        sorted_pixels : int
+            Sets of up to this many pixels are sorted, on the context of the maps. The thresholds are the same.
+        """
+        if self.pixels <= sorted_pixels:
+            return ConfidencePool(self._num_classes, fidelity=fidelity)
+        return StreamingThresholds(self._num_classes, fidelity=fidelity)
 
     def close(self) -> None:
         """Forget all maps and remove those on disk."""
@@ -197,19 +244,28 @@ class TargetMaps:
             np.save(stream, array)
         return output._replace(maps=path)
 
-    def _map(self, output: _Output) -> HostMap | DeviceMap:
+    def _map(self, name: str, output: _Output) -> View:
         maps = np.load(output.maps) if isinstance(output.maps, Path) else output.maps
-        stride = self._network.stride
+        extent = (output.part[0] / self._network.stride, output.part[1] / self._network.stride)
         if self._on_device:
-            whole = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
-            return DeviceMap(self._times_prior(full_size(whole.expand_dims(0), stride, output.part, output.size)[0]))
+            cells = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
+            whole = on_device.full_size(
+                cells.expand_dims(0), output.size, extent=extent, interpolation=self._interpolation
+            )
+            return DeviceMap(self._times_prior(whole[0]))
         array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
-        extent = (output.part[0] / stride, output.part[1] / stride)
         view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent)
-        return HostMap(view, self._prior_of(output.size, ClassMaps))
+        return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
     def _of_several_scales(self, image: np.ndarray) -> DeviceMap:
-        maps = probabilities(self._network, [image], ctx=self._ctx, scales=self._scales, **self._options)
+        maps = probabilities(
+            self._network,
+            [image],
+            ctx=self._ctx,
+            scales=self._scales,
+            interpolation=self._interpolation,
+            **self._options,
+        )
         return DeviceMap(self._times_prior(maps[0]))
 
     def _times_prior(self, probability: mx.nd.NDArray) -> mx.nd.NDArray:
@@ -226,58 +282,3 @@ class TargetMaps:
         if size not in self._priors:
             self._priors = {size: make(self._prior, (size[0], size[1]))}
         return self._priors[size]
-
-
-def find_thresholds(
-    maps: TargetMaps,
-    *,
-    num_classes: int,
-    fidelity: str,
-    policy: str,
-    portion: float,
-    progress: Callable[[], None],
-    sorted_pixels: int = SORTED_PIXELS,
-) -> tuple[Thresholds, ImageStatistics]:
-    """Determine the thresholds of a target set, by sorting where it is small and by counting where it is not.
-
-    Parameters
-    ----------
-    maps : TargetMaps
-        The maps.
-    num_classes : int
-        C.
-    fidelity, policy, portion
-        See :class:`.thresholds.Thresholds`.
-    progress : callable
-        Called after every image of every look.
-    sorted_pixels : int
-        Sets of up to this many pixels are sorted, on the context of the maps; larger ones are counted.
-
-    Returns
-    -------
-    thresholds : Thresholds
-        The same either way.
-    statistics : ImageStatistics
-        Of the predictions, per image and class.
-    """
-    statistics = ImageStatistics(num_classes)
-    small = maps.pixels <= sorted_pixels
-    pool = ConfidencePool(num_classes, fidelity=fidelity)
-    state = StreamingThresholds(num_classes, fidelity=fidelity)
-    for name, view in maps:
-        if small:
-            view.sort_into(pool)
-        else:
-            view.count_into(state, name)
-        values, predicted = view.confidence
-        flat = predicted.reshape(-1)
-        counts = np.bincount(flat, minlength=num_classes)
-        statistics.add(name, counts, np.bincount(flat, weights=values.reshape(-1), minlength=num_classes))
-        progress()
-    if small:
-        return pool.thresholds(policy, portion), statistics
-    if state.refine([policy], [portion]):
-        for name, view in maps:
-            view.count_into(state, name)
-            progress()
-    return state.thresholds(policy, portion), statistics

@@ -2,8 +2,9 @@
 
 C classes, n pixels, p the portion in (0, 1], k and k_c in nats. A pixel of confidence max_c p_n(c) belongs to its
 predicted class argmax_c p_n(c); N_c pixels belong to class c. With the confidences of a pool in descending order,
-exp(-k) is the value ranked round(p * n) over all pixels and exp(-k_c) the one ranked round(p * N_c) over the pixels of
-c (``round`` is Python's: halves to even). Pixels at the threshold are kept, so ties may keep more than that portion.
+exp(-k) is the value ranked round(p * n) over all pixels (Algorithm 1) and exp(-k_c) the one ranked round(p * N_c) over
+the pixels of c (Algorithm 2); ``round`` is Python's: halves to even. Pixels at the threshold are kept, so ties may keep
+more than that portion.
 
 The rules of the authors' released program, ``fidelity="released"``, differ: every 4th pixel of an image and predicted
 class enters the pool, the pool of a class starts with one extra 0.0, the pool of all pixels with one more besides those
@@ -11,35 +12,52 @@ of all C classes, and the rank is floor(p * length). A class whose rank is 0 get
 threshold would be 0 or less, because the rank falls on an extra zero or the confidences are 0 (where a prior is). The
 program is known to do so per class; the one threshold for all classes follows the same rule here, since 0 would keep
 every pixel.
+
+A policy says which rank of which pool is the threshold of each class, or gives the threshold itself. One more policy is
+one function in ``POLICIES``: sorting (``kc``) and counting (``counting``) both find the values for it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable, List, NamedTuple, Union
 
 import numpy as np
 
 from cbst_mx.errors import ConfigError
-from cbst_mx.selftrain.portion import check_portion
+from cbst_mx.methods import RULES
 
 __all__ = [
     "FIDELITIES",
     "POLICIES",
     "RELEASED_STEP",
+    "Rank",
     "Thresholds",
+    "as_thresholds",
     "check_fidelity",
     "check_policy",
-    "extra_zeros",
-    "nothing",
+    "check_portion",
+    "find_values",
+    "keep_none",
     "rank",
-    "settled",
+    "threshold_rule",
 ]
 
 FIDELITIES = ("paper", "released")
-POLICIES = ("global", "class-balanced")
 RELEASED_STEP = 4  # pixels of an image and predicted class of which one enters the pool
+
+
+def check_portion(portion: float) -> None:
+    """Refuse a portion p outside (0, 1].
+
+    Raises
+    ------
+    ConfigError
+        If it is outside or NaN.
+    """
+    if not 0 < portion <= 1:  # also refuses NaN
+        raise ConfigError(f"portion must be in (0, 1], got {portion}")
 
 
 def check_fidelity(fidelity: str) -> None:
@@ -48,21 +66,10 @@ def check_fidelity(fidelity: str) -> None:
     Raises
     ------
     ConfigError
+        If `fidelity` is not one of ``FIDELITIES``.
     """
     if fidelity not in FIDELITIES:
         raise ConfigError(f"fidelity must be one of {', '.join(FIDELITIES)}, got {fidelity!r}")
-
-
-def check_policy(policy: str, portion: float) -> None:
-    """Refuse an unknown policy and a portion outside (0, 1].
-
-    Raises
-    ------
-    ConfigError
-    """
-    check_portion(portion)
-    if policy not in POLICIES:
-        raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
 
 
 def rank(portion: float, count: int, fidelity: str = "paper") -> int:
@@ -80,36 +87,113 @@ def rank(portion: float, count: int, fidelity: str = "paper") -> int:
     return int(round(portion * count)) if fidelity == "paper" else int(math.floor(portion * count))
 
 
-def extra_zeros(policy: str, num_classes: int, fidelity: str) -> int:
-    """Return how many zeros a pool starts with: those the released rules add, none otherwise."""
-    if fidelity == "paper":
-        return 0
-    return 1 + num_classes if policy == "global" else 1
-
-
-def nothing(fidelity: str) -> float:
+def keep_none(fidelity: str) -> float:
     """Return the threshold of a class of which nothing may be kept."""
     return math.inf if fidelity == "paper" else 1.0
 
 
-def settled(values: np.ndarray, fidelity: str) -> np.ndarray:
+def as_thresholds(values: np.ndarray, fidelity: str) -> np.ndarray:
     """Return the confidences at the ranks, float32 (C,), as thresholds: by the released rules 1 instead of 0 or less.
 
     By the paper's rules a confidence of 0 is a threshold like any other and keeps every pixel.
     """
     if fidelity == "paper":
         return values
-    return np.where(values > 0, values, np.float32(nothing(fidelity)))
+    return np.where(values > 0, values, np.float32(keep_none(fidelity)))
 
 
-@dataclass(frozen=True)
+# -------------------------------------------------------------------------------------------------------- policies
+
+
+class Rank(NamedTuple):
+    """A threshold that is the confidence at a rank of a pool."""
+
+    pool: int  # class whose confidences are ranked; C for those of all classes together
+    position: int  # 1 for the largest
+
+
+#: One entry per class: the rank whose confidence is its threshold, or the threshold itself.
+Ranks = List[Union[Rank, float]]
+
+
+def _ranked(pool: int, count: int, zeros: int, portion: float, fidelity: str) -> Rank | float:
+    """Return the rank that is a portion of a pool of `count` confidences and, by the released rules, extra zeros."""
+    position = rank(portion, count + zeros, fidelity) if count else 0
+    if position == 0:
+        return keep_none(fidelity)
+    return Rank(pool, position) if position <= count else 0.0  # one of the zeros, which sort last
+
+
+def _one_for_all(portion: float, counts: np.ndarray, fidelity: str) -> Ranks:
+    """Algorithm 1 (ST): the same rank over all pixels for every class."""
+    classes = len(counts)
+    zeros = 0 if fidelity == "paper" else 1 + classes
+    return [_ranked(classes, int(counts.sum()), zeros, portion, fidelity)] * classes
+
+
+def _one_per_class(portion: float, counts: np.ndarray, fidelity: str) -> Ranks:
+    """Algorithm 2 (CBST): each class's rank over the pixels predicted as it."""
+    zeros = 0 if fidelity == "paper" else 1
+    return [_ranked(index, int(count), zeros, portion, fidelity) for index, count in enumerate(counts)]
+
+
+#: Rule name -> (p, N_c int64 (C,), fidelity) -> ranks.
+POLICIES: dict[str, Callable[[float, np.ndarray, str], Ranks]] = {
+    "global": _one_for_all,
+    "class-balanced": _one_per_class,
+}
+
+
+def threshold_rule(policy: str) -> str:
+    """Return the threshold rule of a method of the paper; a rule's own name is returned as it is.
+
+    Parameters
+    ----------
+    policy : {"st", "cbst", "cbst-sp"} or rule
+        ST has one threshold for all classes (Algorithm 1, "global"), CBST one per class (Algorithm 2,
+        "class-balanced"); CBST-SP is CBST on probabilities that are multiplied by a spatial prior.
+
+    Raises
+    ------
+    ConfigError
+        If `policy` is neither a method nor one of ``POLICIES``.
+
+    Examples
+    --------
+    >>> threshold_rule("st"), threshold_rule("cbst-sp"), threshold_rule("global")
+    ('global', 'class-balanced', 'global')
+    """
+    rule = RULES.get(policy, policy)
+    if rule not in POLICIES:
+        raise ConfigError(f"policy must be one of {', '.join([*RULES, *POLICIES])}, got {policy!r}")
+    return rule
+
+
+def check_policy(policy: str, portion: float) -> None:
+    """Refuse an unknown threshold rule and a portion outside (0, 1].
+
+    Raises
+    ------
+    ConfigError
+        If either is not allowed.
+    """
+    check_portion(portion)
+    if policy not in POLICIES:
+        raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+
+
+# ------------------------------------------------------------------------------------------------------ thresholds
+
+
+@dataclass(frozen=True, eq=False)
 class Thresholds:
     """Thresholds of one pseudo-labelling pass.
 
     Attributes
     ----------
-    policy : {"global", "class-balanced"}
-        One threshold for all classes (ST) or one per class (CBST).
+    policy : str
+        Rule of the thresholds, of ``POLICIES``: "global" is one for all classes (ST), "class-balanced" one per class
+        (CBST).
     fidelity : {"paper", "released"}
         Whose rules they follow.
     portion : float
@@ -150,3 +234,33 @@ class Thresholds:
             "kc": [float(value) if np.isfinite(value) else None for value in self.k],
             "count": [int(count) for count in self.counts],
         }
+
+
+def find_values(
+    policy: str, portion: float, counts: np.ndarray, fidelity: str, value: Callable[[Rank], float]
+) -> Thresholds:
+    """Determine the thresholds of a policy from the confidences at its ranks.
+
+    Parameters
+    ----------
+    policy : str
+        Threshold rule, of ``POLICIES``.
+    portion : float
+        p in (0, 1].
+    counts : ndarray of shape (C,), int64
+        N_c of the pools.
+    fidelity : {"paper", "released"}
+        Whose rules they follow.
+    value : callable
+        Gives the confidence at a :class:`Rank`; called once for each that differs.
+
+    Raises
+    ------
+    ConfigError
+        If the policy or the portion is not allowed.
+    """
+    check_policy(policy, portion)
+    ranks = POLICIES[policy](portion, counts, fidelity)
+    found = {wanted: value(wanted) for wanted in dict.fromkeys(ranks) if isinstance(wanted, Rank)}
+    values = np.array([found[wanted] if isinstance(wanted, Rank) else wanted for wanted in ranks], dtype=np.float32)
+    return Thresholds(policy, fidelity, float(portion), as_thresholds(values, fidelity), counts)

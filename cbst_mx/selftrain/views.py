@@ -1,79 +1,82 @@
 """One image of a target set as the pass sees it: its confidence, its way into the thresholds, its pseudo-labels.
 
-C classes, H x W pixels.
+C classes, H x W pixels. ``target_maps`` has the same for an image whose maps are on a device.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING, Protocol, Sequence
 
 import numpy as np
 
-from cbst_mx.selftrain import on_device, pseudo_labels
+from cbst_mx.errors import DataError
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.counting import StreamingThresholds
-from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.on_device import count_on_device
+from cbst_mx.selftrain.pseudo_labels import confidence, select
 from cbst_mx.selftrain.thresholds import Thresholds
-from symbols.backend import mx
 
-__all__ = ["DeviceMap", "HostMap"]
+if TYPE_CHECKING:
+    from cbst_mx.selftrain.kc import ConfidencePool
+
+__all__ = ["HostMap", "View"]
 
 
-class HostMap:
-    """One image's map in the computer's memory, upsampled in tiles."""
+class View(Protocol):
+    """What the pass asks of one image."""
 
-    def __init__(self, maps: ClassMaps, prior: ClassMaps | None):
-        self._maps, self._prior = maps, prior
-
-    @functools.cached_property
+    @property
     def confidence(self) -> tuple[np.ndarray, np.ndarray]:
         """Confidence, float32, and predicted class, uint8, both (H, W)."""
-        return pseudo_labels.confidence(self._maps, self._prior)
 
     def sort_into(self, pool: ConfidencePool) -> None:
         """Add the pixels to a pool that sorts them."""
-        pool.add_pixels(*(mx.nd.array(array, dtype=array.dtype) for array in self.confidence))
+
+    def count_into(self, state: StreamingThresholds, name: str) -> None:
+        """Add the pixels to a state that counts them."""
+
+    def select(self, thresholds: Sequence[Thresholds]) -> list[np.ndarray]:
+        """Return the pseudo-labels for each of several thresholds, uint8 (H, W), 255 = not selected."""
+
+
+class HostMap:
+    """One image's maps in the computer's memory, upsampled in tiles.
+
+    Parameters
+    ----------
+    maps : ClassMaps
+        Probabilities p_n(c).
+    prior : ClassMaps, optional
+        q_n(c), of the same size.
+    origin : str
+        Name of the image or its file, which errors start with.
+    """
+
+    def __init__(self, maps: ClassMaps, prior: ClassMaps | None = None, origin: str = ""):
+        self._maps, self._prior, self._origin = maps, prior, origin
+
+    @functools.cached_property
+    def confidence(self) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence, float32, and predicted class, uint8, both (H, W).
+
+        Raises
+        ------
+        DataError
+            If the maps or the prior cannot be used, see :func:`.pseudo_labels.confidence`.
+        """
+        try:
+            return confidence(self._maps, self._prior)
+        except DataError as error:
+            raise DataError(f"{self._origin}: {error}" if self._origin else str(error)) from error
+
+    def sort_into(self, pool: ConfidencePool) -> None:
+        """Add the pixels to a pool that sorts them."""
+        pool.add_pixels(*self.confidence)
 
     def count_into(self, state: StreamingThresholds, name: str) -> None:
         """Add the pixels to a state that counts them."""
         state.add(name, *self.confidence)
 
-    def select(self, thresholds: Thresholds) -> np.ndarray:
-        """Return the pseudo-labels, uint8 (H, W), 255 = not selected."""
-        return pseudo_labels.select(self._maps, [thresholds], self._prior)[0]
-
-
-class DeviceMap:
-    """One image's full-size map on a device, where everything is computed.
-
-    Parameters
-    ----------
-    probability : NDArray of shape (C, H, W), float32
-        p_n(c), or q_n(c) * p_n(c).
-    """
-
-    def __init__(self, probability: mx.nd.NDArray):
-        self._probability = probability
-
-    @functools.cached_property
-    def _pixels(self) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        return on_device.confidence(self._probability)
-
-    @property
-    def confidence(self) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence, float32, and predicted class, uint8, both (H, W)."""
-        value, predicted = self._pixels
-        return value.asnumpy(), predicted.asnumpy().astype(np.uint8)
-
-    def sort_into(self, pool: ConfidencePool) -> None:
-        """Add the pixels to a pool that sorts them."""
-        pool.add_pixels(*self._pixels)
-
-    def count_into(self, state: StreamingThresholds, name: str) -> None:
-        """Add the pixels to a state that counts them."""
-        count_on_device(state, name, *self._pixels)
-
-    def select(self, thresholds: Thresholds) -> np.ndarray:
-        """Return the pseudo-labels, uint8 (H, W), 255 = not selected."""
-        return on_device.select(self._probability, thresholds)
+    def select(self, thresholds: Sequence[Thresholds]) -> list[np.ndarray]:
+        """Return the pseudo-labels for each of several thresholds, uint8 (H, W), 255 = not selected."""
+        return select(self._maps, thresholds, self._prior)

@@ -1,1 +1,1 @@
-"""Step b) of a round: samples, loss, SGD, and the adversarial warm-up before the rounds."""
+"""Step b) of a round: samples, loss, steps and SGD on one device or several, and the adversarial warm-up."""

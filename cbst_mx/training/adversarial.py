@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from cbst_mx import seeding
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, TrainingError
+from cbst_mx.messages import Counter, silent
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.sgd import CHECK_EVERY, Schedule, adding_gradients, place, set_multipliers
 from symbols.backend import autograd, gluon, mx
@@ -69,13 +70,11 @@ class OutputDiscriminator(gluon.HybridBlock):
             self.body.add(nn.Conv2D(1, 4, strides=2, padding=1, in_channels=channels[-1]))
 
     def hybrid_forward(self, F: Any, maps: Any) -> Any:
-        """Return the logits."""
         return self.body(maps)
 
 
-@dataclass(frozen=True, eq=False)  # NDArrays have no truth value
-class NetworkStep:
-    """Result of :func:`network_step`; the losses are NDArrays of shape (1,), in nats."""
+class NetworkStep(NamedTuple):
+    """What :func:`network_step` has computed; the losses are NDArrays of shape (1,), in nats."""
 
     segmentation: mx.nd.NDArray  # of the source images
     adversarial: mx.nd.NDArray  # of the target images, not weighted
@@ -85,7 +84,7 @@ class NetworkStep:
 
 @dataclass
 class AdversarialRecord:
-    """Record of the warm-up: iterations done and the losses at every 20th of them and the last.
+    """What happened: iterations done and the losses at every 20th of them and the last.
 
     A discriminator that guesses has the losses log 2 = 0.69, as has the network that deceives it perfectly.
     """
@@ -193,7 +192,7 @@ def adapt_output_space(
     weight_decay: float = 5e-4,
     bias_lr_mult: float = 2.0,
     bias_wd_mult: float = 0.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counter = silent,
 ) -> AdversarialRecord:
     """Adapt a source network to unlabelled target images in output space.
 
@@ -209,7 +208,7 @@ def adapt_output_space(
         Its parameters are changed in place.
     make_source_loader, make_target_loader : callable
         Given the first iteration to run (0), return a loader of ``schedule.iterations`` batches of equal crops, at
-        least 32 x 32. The labels of the target batches are not looked at: see :func:`~.samples.unlabelled_samples`.
+        least 32 x 32. The labels of the target batches are not looked at: see :func:`.samples.unlabelled_samples`.
     schedule : Schedule
         Learning rate of the network and number of iterations.
     num_classes : int
@@ -241,10 +240,16 @@ def adapt_output_space(
     TrainingError
         If a loss is not finite.
     """
-    _check_arguments(weight, discriminator_learning_rate)
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
+    if not 0 < discriminator_learning_rate < math.inf:
+        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
     place(network, [ctx])
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
-    discriminator = _initialised_discriminator(num_classes, discriminator_width, seed, ctx)
+    discriminator = OutputDiscriminator(num_classes, width=discriminator_width)
+    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
+    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
+    discriminator.hybridize(static_alloc=True, static_shape=True)
     trainer = gluon.Trainer(
         network.collect_params(),
         "sgd",
@@ -268,7 +273,7 @@ def adapt_output_space(
             iteration = record.iterations
             _check_crops(source, target)
             rng = seeding.generator(seed, index=iteration, purpose="adversarial")
-            mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
+            mx.random.seed(int(rng.integers(2**31)))  # of dropout
             network.collect_params().zero_grad()
             step = network_step(
                 network,
@@ -287,24 +292,8 @@ def adapt_output_space(
             record.iterations = iteration + 1
             if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_losses(record, step, loss, schedule)
-            if progress:
-                progress(record.iterations, schedule.iterations)
+            progress(record.iterations, schedule.iterations)
     return record
-
-
-def _check_arguments(weight: float, discriminator_learning_rate: float) -> None:
-    if not 0 <= weight < math.inf:
-        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
-    if not 0 < discriminator_learning_rate < math.inf:
-        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
-
-
-def _initialised_discriminator(num_classes: int, width: int, seed: int, ctx: mx.Context) -> OutputDiscriminator:
-    discriminator = OutputDiscriminator(num_classes, width=width)
-    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
-    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
-    discriminator.hybridize(static_alloc=True, static_shape=True)
-    return discriminator
 
 
 def _maps(logits: mx.nd.NDArray, images: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -35,7 +35,6 @@ class SegmentationLoss(gluon.loss.Loss):
         super().__init__(weight=None, batch_axis=0, **kwargs)
 
     def hybrid_forward(self, F: Any, logits: Any, label: Any, count: Any = None) -> Any:
-        """Return the loss."""
         valid = label != IGNORE
         picked = F.pick(F.log_softmax(logits, axis=1), label * valid, axis=1)  # (B, h, w)
         # a sum over many pixels loses digits in float32 when done in one go: sum every image first
@@ -52,8 +51,8 @@ class BatchLoss:
     whole batch, which is counted on the host. So the gradient is the same on one device and on several, however
     unevenly the ignored pixels are spread.
 
-    Labels finer than the logits are sampled at the middle of each logit's cell (:func:`~.transforms.label_at_stride`;
-    at stride 8: rows and columns 4, 12, 20, ...), as the released program does.
+    Labels finer than the logits are sampled at the middle of each logit's cell (at stride 8: rows and columns 4, 12,
+    20, ...), as the released program does.
     """
 
     def __init__(self) -> None:
@@ -84,7 +83,7 @@ class BatchLoss:
         ConfigError
             If the labels cannot be sampled at the network's stride.
         """
-        stride = label_stride(labels.shape[1:], logits[0].shape[2:])
+        stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:])
         count = np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE)
         labels = label_at_stride(labels, stride)  # (B, h / s, w / s)
         losses = []
@@ -98,7 +97,7 @@ class BatchLoss:
         return losses
 
 
-def label_stride(label_size: tuple[int, ...], logit_size: tuple[int, ...]) -> int:
+def label_stride(label_size: tuple[int, int], logit_size: tuple[int, int]) -> int:
     """Return the distance in pixels of neighbouring logits.
 
     Parameters

@@ -19,9 +19,10 @@ import numpy as np
 from cbst_mx import seeding
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import CheckpointError, ConfigError, TrainingError
+from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.parameters import load_arrays, save_arrays
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.steps import Backward, checkpointed_step, plain_step, prepare_segments
+from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx
 
 __all__ = [
@@ -69,7 +70,7 @@ class Schedule:
 
 @dataclass
 class TrainingRecord:
-    """Record of a training phase: iterations done and the loss at every 20th of them."""
+    """What happened in a training phase: iterations done and the loss at every 20th of them."""
 
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
@@ -96,7 +97,7 @@ def train(
     loss_scaling: bool = False,
     checkpoint: Path | None = None,
     checkpoint_every: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counter = silent,
 ) -> TrainingRecord:
     """Train `network` by SGD with momentum on the batches of a loader.
 
@@ -105,7 +106,7 @@ def train(
     network : HybridBlock
         Its parameters are changed in place; they are copied to every context of `ctx` and stay there.
     make_loader : callable
-        Given the first iteration to run, return a loader of the remaining batches.
+        Given the first iteration to run, returns a loader of the remaining batches.
     schedule : Schedule
         Learning rate and number of iterations.
     ctx : mx.Context or sequence of mx.Context
@@ -114,7 +115,7 @@ def train(
     seed, round : int
         Fix the random state of dropout.
     momentum, weight_decay : float
-        Momentum and weight decay of SGD; the paper's program uses 0.9 and 5e-4.
+        Of SGD; the paper's program uses 0.9 and 5e-4.
     bias_lr_mult, bias_wd_mult : float
         Multiply the learning rate and the weight decay of all biases and batch-norm betas; the paper's program uses 2
         and 0.
@@ -150,13 +151,12 @@ def train(
     place(network, contexts)
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
-    gradient = _gradient(
-        network,
-        contexts,
-        parts=parts,
-        gradient_checkpointing=gradient_checkpointing,
-        backward=_scaled_backward(trainer) if loss_scaling else autograd.backward,
-    )
+    backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
+    if gradient_checkpointing:
+        step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
+    else:
+        step = functools.partial(plain_step, network)
+    loss_of = BatchLoss()
     record = TrainingRecord()
     if checkpoint is not None and checkpoint.is_file():
         _restore(checkpoint, network, trainer, record)
@@ -169,7 +169,12 @@ def train(
             iteration = record.iterations
             # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
             rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
-            losses = gradient(images, labels, rng)
+            if len(parts) > 1:
+                network.collect_params().zero_grad()
+            losses: list[mx.nd.NDArray] = []
+            for rows in _rows(parts or [len(images)]):
+                loss_of_part = functools.partial(loss_of, batch=labels)
+                losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
             trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
             record.iterations = iteration + 1
@@ -177,39 +182,9 @@ def train(
                 _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
             if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
                 _save(checkpoint, network, trainer, record)
-            if progress:
-                progress(record.iterations, schedule.iterations)
+            progress(record.iterations, schedule.iterations)
     _unify_statistics(network)
     return record
-
-
-def _gradient(
-    network: gluon.HybridBlock,
-    contexts: list[mx.Context],
-    *,
-    parts: Sequence[int],
-    gradient_checkpointing: bool,
-    backward: Backward,
-) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
-    """Return what computes the gradient of a batch (images, labels), dropout drawn from a generator: its losses.
-
-    With several `parts` the parameters must add up gradients (:func:`adding_gradients`).
-    """
-    loss_of = BatchLoss()
-    step: Callable[..., list[mx.nd.NDArray]] = functools.partial(plain_step, network)
-    if gradient_checkpointing:
-        step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
-
-    def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
-        if len(parts) > 1:
-            network.collect_params().zero_grad()
-        loss_of_part = functools.partial(loss_of, batch=labels)
-        losses: list[mx.nd.NDArray] = []
-        for rows in _rows(parts or [len(images)]):
-            losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
-        return losses
-
-    return gradient
 
 
 def _rows(parts: Sequence[int]) -> list[slice]:

@@ -20,7 +20,7 @@ __all__ = ["checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
 Maps = Tuple[mx.nd.NDArray, ...]
 #: Starts the backward pass at the losses of all parts; scaling them, where that is wanted, happens inside.
 Backward = Callable[[List[mx.nd.NDArray]], None]
-#: Logits per context and the labels of all images to one loss per context; usually a :class:`~.losses.BatchLoss`.
+#: Gives the losses of all parts for their logits and labels: a :class:`.losses.BatchLoss`.
 LossOf = Callable[[List[mx.nd.NDArray], np.ndarray], List[mx.nd.NDArray]]
 
 
@@ -44,7 +44,7 @@ def plain_step(
     labels : ndarray of shape (B, h, w), float32
         TrainIds of all images.
     loss_of : callable
-        The loss, given the logits per context and `labels`: a :class:`~.losses.BatchLoss`.
+        The loss.
     rng : Generator
         Seeds dropout. The contexts draw differently from each other, so a batch spread over more of them meets other
         masks.
@@ -161,7 +161,7 @@ def segments_of(network: gluon.HybridBlock) -> list[gluon.HybridBlock]:
             "gradient_checkpointing needs a network that comes in segments (fcn8s, resnet38), got "
             f"{type(network).__name__}"
         )
-    blocks: list[gluon.HybridBlock] = []
+    blocks: list[gluon.Block] = []
     network.apply(blocks.append)
     if any(isinstance(b, gluon.nn.BatchNorm) and not b._kwargs["use_global_stats"] for b in blocks):
         raise ConfigError(

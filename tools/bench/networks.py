@@ -1,5 +1,6 @@
-"""Time and peak memory of FCN8s-VGG16 and ResNet-38 on this CPU: inference, training step, large images, and the same
-networks in PyTorch, measured in the same run and alternating with MXNet.
+"""Measure time and peak memory of FCN8s-VGG16 and ResNet-38 on this CPU, beside the same networks in PyTorch.
+
+Inference, a training step and large images; MXNet and PyTorch are measured in the same run and alternate.
 
     python tools/bench/networks.py --torch-python PATH        # a Python that has torch
     python tools/bench/networks.py --install-torch            # makes a virtual environment with torch 2.13.0 first

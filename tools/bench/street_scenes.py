@@ -51,7 +51,12 @@ def main() -> None:
             shift=Shift(),
         )
         images = open_labelled("gta5", data / "gta5", label_space=CITYSCAPES_19)
-        peer = rate(lambda: [images.pair(i) for i in range(count)] and None, count, options.repeats)
+
+        def read() -> None:
+            for index in range(count):
+                images.pair(index)
+
+        peer = rate(read, count, options.repeats)
     print(f"{count} scenes of {size[0]} x {size[1]}, median of {options.repeats}, one thread")
     print(f"{'reading image and label PNG (peer)':36} {peer:7.1f} images/s")
     for domain in ("source", "target"):

@@ -15,7 +15,8 @@ A scene is made in two independent steps.
 
 Everything that decides how hard the domain gap is stands in two modules of tables: `looks` with `LOOKS` (colour,
 texture and difficulty per class) and the constants `SHIFT_*` and `TARGET_*`, and `content` with `CONTENT` (what is in a
-street, per domain). `canvas` and `layout` make step 1, `appearance` step 2, `writing` the files.
+street, per domain). `layout` makes step 1 on a `canvas`, with what `buildings`, `people` and `vehicles` draw;
+`appearance` makes step 2, `writing` the files.
 """
 
 from __future__ import annotations

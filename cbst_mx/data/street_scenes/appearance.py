@@ -132,6 +132,7 @@ def _haze_share(canvas: Canvas, density: float) -> np.ndarray:
 
 
 def appearance(canvas: Canvas, seed: int, index: int, domain: str, shift: Shift) -> np.ndarray:
+    """Colour a canvas: return its image, uint8 of shape (H, W, 3), RGB; equal arguments give equal images."""
     rng = np.random.default_rng([seed, index, DOMAIN_CODES[domain], 1])
     strength = shift.strength if domain == "target" else 0.0
     image = _paint(canvas, shifted_looks(Shift(strength, shift.seed)), rng)

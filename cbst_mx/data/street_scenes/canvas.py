@@ -33,6 +33,7 @@ class Canvas:
         self.part_depths: list[tuple[float, float, float]] = []
 
     def instance(self, train_id: int) -> int:
+        """Register an object of a class and return its number."""
         self.instance_classes.append(train_id)
         return len(self.instance_classes) - 1
 
@@ -59,6 +60,7 @@ class Canvas:
         return len(self.part_instances) - 1
 
     def point(self, x: float, y: float, z: float) -> tuple[int, int]:
+        """Return column and row of the canvas at which a point is seen."""
         scale = self.focal / z
         return round(self.vanishing + scale * x), round(self.horizon + scale * (self.camera_height - y))
 
@@ -99,6 +101,7 @@ class Canvas:
         self.rect(part, x - half, x + half, y0, y1, z)
 
     def disc(self, part: int, x: float, y: float, z: float, radius: float, squeeze: float = 1.0) -> None:
+        """Draw a disc that faces the camera, `squeeze` times as wide as high."""
         scale = self.focal / z * radius
         axes = (max(1, round(scale * squeeze)), max(1, round(scale)))
         cv2.ellipse(self.parts, self.point(x, y, z), axes, 0, 0, 360, (part,), -1)
@@ -110,6 +113,7 @@ class Canvas:
         cv2.ellipse(self.parts, ((x0 + x1) // 2, self.point(x, y, z)[1]), axes, 0, 0, 360, (part,), -1)
 
     def blob(self, part: int, x: float, y: float, z: float, radius: float, outline: np.ndarray) -> None:
+        """Draw an outline, float64 of shape (N, 2) around (0, 0), `radius` times its size."""
         scale = self.focal / z
         centre = (self.vanishing + scale * x, self.horizon + scale * (self.camera_height - y))
         cv2.fillPoly(self.parts, [np.rint(centre + scale * radius * outline).astype(np.int32)], (part,))

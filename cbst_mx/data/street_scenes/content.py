@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Callable, Tuple
 
 Range = Tuple[float, float]
 
@@ -35,7 +35,7 @@ DOMAIN_CODES = {"source": 0, "target": 1}
 
 @dataclass(frozen=True)
 class Content:
-    """What a domain's streets hold: ranges in metres, probabilities per scene or per street side, and mean counts."""
+    """Content of a domain's streets: ranges in metres, probabilities per scene or per street side, and mean counts."""
 
     building_height: Range
     park: float  # probability that a plot holds trees in place of a building
@@ -58,6 +58,25 @@ class Content:
     motorcyclists: float  # mean number per scene
     bicycles: float  # mean number per scene of bicycles without rider
     motorcycles: float  # mean number per scene of motorcycles without rider
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the street, from the kerb outwards; sign is -1 left and +1 right, distances are positive."""
+
+    sign: int
+    kerb: float
+    pavement: float  # inner edge of the pavement
+    pavement_end: float
+    front: float  # building line
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that stands on the street, drawn in the order of its depth."""
+
+    z: float
+    draw: Callable[[], None]
 
 
 CONTENT: dict[str, Content] = {

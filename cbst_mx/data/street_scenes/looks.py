@@ -145,15 +145,15 @@ class Shift:
 
     Parameters
     ----------
-    strength
+    strength : float
         0 gives the source's appearance, 1 the tables' full shift; the demo uses the default.
-    seed
+    seed : int
         Chooses the random direction in which each class's look moves.
 
     Raises
     ------
     ConfigError
-        When the strength is negative or not finite, or the seed is negative.
+        If the strength is negative or not finite, or the seed is negative.
     """
 
     strength: float = 0.7
@@ -166,7 +166,7 @@ class Shift:
             raise ConfigError(f"shift seed must be at least 0, got {self.seed}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Looks:
     """The looks of all classes after the shift: arrays indexed by trainId."""
 
@@ -177,6 +177,7 @@ class Looks:
 
 @lru_cache(maxsize=16)
 def shifted_looks(shift: Shift) -> Looks:
+    """Return the looks of the target domain: those of the source, moved by the shift."""
     names = CITYSCAPES_19.names
     means = {name: np.mean(LOOKS[name].colours, axis=0) for name in names}
     offset, contrast, frequency = np.zeros((len(names), 3)), np.zeros(len(names)), np.zeros(len(names))

@@ -42,24 +42,26 @@ def render_scene(
 
     Parameters
     ----------
-    seed, index
-        The data set and the scene in it, both at least 0.
-    domain
-        "source" or "target".
-    size
+    seed, index : int
+        Number of the data set and of the scene in it, both at least 0.
+    domain : {"source", "target"}
+        Kind of streets.
+    size : (int, int)
         (H, W) in pixels, at least 32 x 64.
-    shift
+    shift : Shift
         The target's appearance shift; the source and all label maps are independent of it.
 
     Returns
     -------
-    image : ndarray of shape (H, W, 3), uint8, RGB
-    label : ndarray of shape (H, W), uint8, trainId of Cityscapes-19; every pixel has a class
+    image : ndarray of shape (H, W, 3), uint8
+        RGB.
+    label : ndarray of shape (H, W), uint8
+        TrainIds of Cityscapes-19; every pixel has a class.
 
     Raises
     ------
     ConfigError
-        When the domain is unknown, the size too small, or the seed or index negative.
+        If the domain is unknown, the size too small, or the seed or index negative.
     """
     if domain not in DOMAIN_CODES:
         raise ConfigError(f"domain must be one of {', '.join(DOMAIN_CODES)}, got {domain!r}")
@@ -169,9 +171,9 @@ def write_demo_data(
     Raises
     ------
     ConfigError
-        When a size, count or seed is not allowed.
+        If a size, count or seed is not allowed.
     RunError
-        When `out` is not empty or cannot be written.
+        If `out` is not empty or cannot be written.
     """
     out = Path(out)
     counts = {

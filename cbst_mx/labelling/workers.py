@@ -1,0 +1,91 @@
+"""Processes that share the images of a labelling job."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
+from typing import Any, Callable, Iterator, Sequence
+
+import cv2
+
+from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.labelling.map_folder import MapFolder
+
+__all__ = ["Workers", "check_workers"]
+
+_BLOCK = 16  # images a process is given at a time, at most
+
+
+def _start() -> None:
+    cv2.setNumThreads(1)  # the processes share the processor already
+
+
+def _context() -> BaseContext:
+    """Return how processes start: never as copies of this one, which may hold threads of other libraries."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once for all of them
+    return context
+
+
+class Workers:
+    """The processes of a job, started when they are first needed; with one worker this process does all."""
+
+    def __init__(self, number: int):
+        check_workers(number)
+        self._number = number
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def blocks(
+        self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
+    ) -> Iterator[tuple[int, Any]]:
+        """Call ``function(part of folder, *arguments)`` for all of `names`, block by block.
+
+        Yields the length of a block and the result, in any order.
+        """
+        length = max(1, min(_BLOCK, -(-len(names) // (2 * self._number))))
+        places = {name: index for index, name in enumerate(folder.names)}
+        indices = [places[name] for name in names]
+        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
+        if self._number == 1 or len(blocks) <= 1:
+            for block in blocks:
+                yield len(block.names), function(block, *arguments)
+            return
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self._number, _context(), initializer=_start)
+        waiting: dict[Future, int] = {}
+        try:
+            while blocks or waiting:
+                while blocks and len(waiting) < 2 * self._number:  # results wait in memory
+                    block = blocks.pop(0)
+                    waiting[self._pool.submit(function, block, *arguments)] = len(block.names)
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise RunError("a worker process was stopped from outside, perhaps for lack of memory") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes below 1.
+
+    Raises
+    ------
+    ConfigError
+        If it is below 1.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")

@@ -1,0 +1,183 @@
+"""Files of spatial priors: this package's ``.npz``, and the authors' MATLAB file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import cv2
+import numpy as np
+from scipy import io
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import open_npz, save_npz
+from cbst_mx.selftrain.spatial_prior import check_grid, checked
+
+__all__ = ["FORMAT", "load", "read", "read_matlab", "save"]
+
+FORMAT = 1  # of the files; those of format 0 hold the array and nothing else
+
+_MATLAB_KEY = "prior_array"
+_MATLAB_NUMBERS = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+# What a bicubic resize leaves below 0 is less than this share of the largest value.
+_LARGEST_OVERSHOOT = 0.1
+
+
+def save(path: Path, prior: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a prior as an ``.npz`` file, atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The file. It holds the arrays ``prior``, float32 (C, H, W), and ``metadata``, one text of JSON.
+    prior : ndarray of shape (C, H, W), number
+        q_n(c).
+    metadata : mapping, optional
+        JSON values to keep with it. ``names``, the class names by trainId, is compared on use; ``format`` and ``grid``
+        are added here.
+    """
+    facts = {"format": FORMAT, "grid": list(prior.shape[1:]), **(metadata or {})}
+    save_npz(path, {"prior": prior.astype(np.float32), "metadata": np.array(json.dumps(facts, allow_nan=False))})
+
+
+def read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a prior written by :func:`save`, or an ``.npz`` file that holds the array ``prior`` alone.
+
+    Returns
+    -------
+    prior : ndarray of shape (C, H, W), float32
+    metadata : dict
+        What the file says of it; empty where it says nothing.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or the array has another shape, a negative value or one that is not finite.
+    """
+    with open_npz(path, "spatial prior (.npz with the array 'prior')") as stored:
+        prior = stored["prior"]
+        metadata = json.loads(str(stored["metadata"])) if "metadata" in stored.files else {}
+        if prior.dtype.kind not in "fiu":
+            raise ValueError(f"its numbers are of type {prior.dtype}")
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata are no mapping")
+    version = metadata.get("format", 0)
+    if not isinstance(version, int) or version > FORMAT:
+        raise DataError(f"{path} must be of format {FORMAT} or older, got {version!r}: a newer cbst_mx wrote it")
+    prior = checked(prior, str(path))
+    names = metadata.get("names")
+    if names is not None and not (
+        isinstance(names, list) and len(names) == len(prior) and all(isinstance(name, str) for name in names)
+    ):
+        raise DataError(f"{path} must name each of its {len(prior)} classes, got {names!r}")
+    return prior, metadata
+
+
+def load(path: Path, num_classes: int, names: Sequence[str] | None = None) -> np.ndarray:
+    """Read a prior for given classes.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read`.
+    num_classes : int
+        Number of classes C.
+    names : sequence of str, optional
+        Class names by trainId; compared with the file's, where it has them.
+
+    Returns
+    -------
+    ndarray of shape (C, H, W), float32
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used, or is for other classes.
+    """
+    prior, metadata = read(path)
+    if len(prior) != num_classes:
+        raise DataError(f"{path} must hold a prior of shape ({num_classes}, H, W), got {prior.shape}")
+    stored = metadata.get("names")
+    if stored is not None and names is not None:
+        for index, (ours, theirs) in enumerate(zip(names, stored)):
+            if ours != theirs:
+                raise DataError(
+                    f"{path} must hold a prior of the same classes: class {index} is {theirs!r}, not {ours!r}"
+                )
+    return prior
+
+
+def read_matlab(path: Path, *, grid: tuple[int, int] | None = None) -> tuple[np.ndarray, int, float]:
+    """Read the authors' file of priors, ``prior_array.mat``.
+
+    Parameters
+    ----------
+    path : Path
+        MATLAB file (up to v7) with the array ``prior_array`` of shape (C, H, W); the authors' is (19, 1024, 2048).
+    grid : tuple of int, optional
+        H and W to shrink the maps to, each new pixel the mean of those it covers.
+
+    Returns
+    -------
+    prior : ndarray of shape (C, H, W), float32
+        Not normalised; small negative values, as a bicubic resize leaves them, are 0.
+    clamped : int
+        How many values were negative.
+    smallest : float
+        The smallest value there was.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, of MATLAB v7.3, or its array of another kind, not finite, or too negative.
+    ConfigError
+        If `grid` is larger than the maps.
+    """
+    values = _matlab_array(path)
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        prior = np.ascontiguousarray(values, dtype=np.float32)
+    del values
+    if not np.isfinite(prior).all():
+        raise DataError(f"{path} must hold finite values, got NaN or infinity in {_MATLAB_KEY!r}")
+    smallest, largest = float(prior.min()), float(prior.max())
+    if smallest < -_LARGEST_OVERSHOOT * max(largest, 0.0):
+        raise DataError(
+            f"{path} must hold frequencies, whose negative values are small, got {smallest:.4g} to {largest:.4g}"
+        )
+    clamped = int(np.count_nonzero(prior < 0))
+    np.maximum(prior, 0, out=prior)
+    if grid is not None:
+        check_grid(grid)
+        if grid[0] > prior.shape[1] or grid[1] > prior.shape[2]:
+            raise ConfigError(f"grid must be at most {prior.shape[1]} x {prior.shape[2]}, got {grid[0]} x {grid[1]}")
+        prior = np.stack([cv2.resize(plane, (grid[1], grid[0]), interpolation=cv2.INTER_AREA) for plane in prior])
+    return prior, clamped, smallest
+
+
+def _matlab_array(path: Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(512 + len(_HDF5))  # MATLAB puts 512 bytes of its own before an HDF5 file
+        if _HDF5 in (start[: len(_HDF5)], start[512:]):
+            raise NotImplementedError
+        # the list of contents first: it is short, whatever the file holds
+        contents = {name: (shape, kind) for name, shape, kind in io.whosmat(path, appendmat=False)}
+        if _MATLAB_KEY in contents:
+            shape, kind = contents[_MATLAB_KEY]
+            if kind in _MATLAB_NUMBERS and len(shape) == 3 and 0 not in shape:
+                values = io.loadmat(path, appendmat=False, variable_names=[_MATLAB_KEY])[_MATLAB_KEY]
+                if values.dtype.kind in "fiu":  # not complex
+                    return values
+                kind = str(values.dtype)
+    except NotImplementedError as error:
+        raise DataError(
+            f"{path} is a MATLAB v7.3 (HDF5) file: save it with MATLAB's option -v7 and import that"
+        ) from error
+    except Exception as error:  # scipy's reader raises whatever it stumbles on in a damaged file
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path} is not a readable MATLAB file: {reason}") from error
+    if _MATLAB_KEY not in contents:
+        raise DataError(f"{path} must hold the array {_MATLAB_KEY!r}, got {', '.join(contents) or 'none'}")
+    raise DataError(f"{path} must hold {_MATLAB_KEY!r} as real numbers of shape (C, H, W), got {kind} of shape {shape}")

@@ -1,0 +1,215 @@
+"""The pass of step a): thresholds from the confidences of all images, then their pseudo-labels, then the record.
+
+C classes, H x W pixels. Algorithm 1 (ST) and Algorithm 2 (CBST) determine the thresholds, eq. 5, 8 and 9 the labels.
+The rounds, the labelling job and the plan all go this way; what differs is where the views of the images come from,
+whether confidences are sorted or counted, and where labels go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
+
+import numpy as np
+
+from cbst_mx.label_space import IGNORE
+from cbst_mx.messages import Progress, silent
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.thresholds import Thresholds
+from cbst_mx.selftrain.views import View
+
+__all__ = ["PIXEL_BYTES", "Collector", "Kept", "Labelling", "Needs", "collect", "label", "label_set", "passes"]
+
+PIXEL_BYTES = 40  # of memory while an image is labelled, per pixel: the most that was measured
+
+Views = Iterable["tuple[str, View]"]
+
+
+class Needs(NamedTuple):
+    """Disk space and memory that a job or a run takes, in bytes; generous estimates."""
+
+    disk: int
+    memory: int
+
+
+class Collector(Protocol):
+    """Confidences of a set on their way to thresholds: ``kc.ConfidencePool`` or ``counting.StreamingThresholds``."""
+
+    num_classes: int
+
+    def collect(self, name: str, view: Any) -> None:
+        """Add the pixels of one image."""
+
+    def refine(self, policies: Sequence[str], portions: Sequence[float]) -> bool:
+        """Return whether these thresholds need every image once more."""
+
+    def thresholds(self, policy: str, portion: float) -> Thresholds:
+        """Determine k or k_c."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """Pixels of pseudo-labels, for each of several thresholds; parts of a set are added.
+
+    Attributes
+    ----------
+    kept : ndarray of shape (T, C), int64
+        Selected pixels by thresholds and class.
+    pixels : int
+        All pixels, selected or not.
+    """
+
+    kept: np.ndarray
+    pixels: int
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(self.kept + other.kept, self.pixels + other.pixels)
+
+    @classmethod
+    def none(cls, thresholds: int, num_classes: int) -> Kept:
+        """Return the counts of no image."""
+        return cls(np.zeros((thresholds, num_classes), dtype=np.int64), 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelling:
+    """What a pass gave: thresholds and the pixels they keep.
+
+    Attributes
+    ----------
+    thresholds : Thresholds
+    kept : ndarray of shape (C,), int64
+        Selected pixels of every class.
+    pixels : int
+        All pixels, selected or not.
+    """
+
+    thresholds: Thresholds
+    kept: np.ndarray
+    pixels: int
+
+    @property
+    def kept_portion(self) -> float:
+        """Selected pixels of all pixels, in [0, 1]."""
+        return float(self.kept.sum() / self.pixels)
+
+    def to_json(
+        self, names: Sequence[str], *, method: str | None = None, predicted: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Return the record of the pass as plain JSON values.
+
+        Parameters
+        ----------
+        names : sequence of str
+            C class names by trainId.
+        method : {"st", "cbst", "cbst-sp"}, optional
+            Method of the round, where there is one.
+        predicted : ndarray of shape (C,), int64, optional
+            Pixels predicted as each class, all of them whatever enters the pools.
+        """
+        record = self.thresholds.to_json()
+        if method is not None:
+            record["method"] = method
+        record["names"] = list(names)
+        if predicted is not None:
+            record["predicted"] = [int(count) for count in predicted]
+        record["kept"] = [int(count) for count in self.kept]
+        record["pixels"] = self.pixels
+        record["kept_portion"] = self.kept_portion
+        return record
+
+
+def passes(collector: Collector, policies: Sequence[str], portions: Sequence[float]) -> Iterator[None]:
+    """Yield once for every pass over all images that the thresholds need: each image is to be collected in it.
+
+    Sorted confidences take one pass; counted ones a second in the critical bins where thresholds need it.
+    """
+    yield
+    if collector.refine(policies, portions):
+        yield
+
+
+def collect(name: str, view: View, collector: Collector, statistics: ImageStatistics | None = None) -> None:
+    """Add the pixels of one image to the confidences, and to the statistics of the set where they are wanted."""
+    collector.collect(name, view)
+    if statistics is not None:
+        statistics.add_pixels(name, *view.confidence)
+
+
+def label(views: Views, thresholds: Sequence[Thresholds], write: Callable[[str, np.ndarray], None] | None) -> Kept:
+    """Select the pseudo-labels of some images (eq. 5, 8, 9).
+
+    Parameters
+    ----------
+    views : iterable of (str, View)
+        Names and images.
+    thresholds : sequence of Thresholds
+        T of them, for the same C classes.
+    write : callable, optional
+        Called with the name and the label, uint8 (H, W), that the first thresholds give.
+
+    Returns
+    -------
+    Kept
+        Selected pixels by thresholds and class.
+    """
+    total = Kept.none(len(thresholds), len(thresholds[0].values))
+    for name, view in views:
+        labels = view.select(thresholds)
+        if write is not None:
+            write(name, labels[0])
+        counts = [np.bincount(chosen.reshape(-1), minlength=IGNORE + 1)[: total.kept.shape[1]] for chosen in labels]
+        total += Kept(np.array(counts), labels[0].size)
+    return total
+
+
+def label_set(
+    views: Any,
+    collector: Collector,
+    *,
+    policy: str,
+    portion: float,
+    write: Callable[[str, np.ndarray], None],
+    what: str = "pseudo-labels",
+    statistics: ImageStatistics | None = None,
+    progress: Progress = silent,
+) -> Labelling:
+    """Run the whole pass over a set of images: Algorithm 1 or 2, then eq. 5, 8 or 9.
+
+    Parameters
+    ----------
+    views : re-iterable of (str, View) with a length
+        Names and images, the same in every iteration.
+    collector : Collector
+        Empty.
+    policy : str
+        Threshold rule, of ``thresholds.POLICIES``.
+    portion : float
+        p in (0, 1].
+    write : callable
+        Called with the name of every image and its label, uint8 (H, W).
+    what : str
+        Name of the work for `progress`.
+    statistics : ImageStatistics, optional
+        Takes the predictions per image and class.
+    progress : callable, optional
+        Called with (what, done, in all) after every image of every pass.
+
+    Raises
+    ------
+    CBSTError
+        If an argument is not allowed or an image cannot be used.
+    """
+    count = len(views)
+    total, done = 2 * count, 0  # a second pass over critical confidences is quick, and only known when it comes
+    for number, _ in enumerate(passes(collector, [policy], [portion])):
+        for name, view in views:
+            collect(name, view, collector, None if number else statistics)
+            done += 1
+            progress(what, min(done, total - 1), total)
+    thresholds = collector.thresholds(policy, portion)
+    kept = Kept.none(1, collector.num_classes)
+    for done, pair in enumerate(views, 1):
+        kept += label([pair], [thresholds], write)
+        progress(what, count + done, total)
+    return Labelling(thresholds, kept.kept[0], kept.pixels)

@@ -1,0 +1,141 @@
+"""Prepare the environment that make works in: refuse an unusable Python, repair bare machines, check that mxnet loads.
+
+``make`` calls it as ``python tools/environment.py refuse``, ``repair`` or ``check``. ``refuse`` runs on whichever
+Python make finds, before anything is installed: this file therefore needs the standard library only and keeps to the
+syntax that every Python 3 reads (no annotations, no f-strings).
+"""
+
+import ast
+import os
+import re
+import sys
+
+__all__ = ["check", "main", "refuse", "repair_cv2", "repair_libraries", "supported"]
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def supported():
+    """Return the oldest and the newest Python that setup.py names, each as (major, minor)."""
+    with open(os.path.join(ROOT, "setup.py")) as stream:
+        return ast.literal_eval(re.search(r"^OLDEST, NEWEST = (.+)$", stream.read(), re.MULTILINE).group(1))
+
+
+def refuse():
+    """Return a sentence that says why this Python cannot make the environment; None if it can."""
+    oldest, newest = supported()
+    if not oldest <= sys.version_info[:2] <= newest:
+        versions = oldest + newest + tuple(sys.version_info[:2]) + newest
+        return "cbst_mx needs Python %d.%d to %d.%d, this is %d.%d: make PYTHON=python%d.%d" % versions
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        advice = "apt-get install python3-venv, or make PYTHON=python%d.%d" % newest
+        return "this Python cannot make virtual environments: " + advice
+    return None
+
+
+def repair_cv2():
+    """Install the headless build of the same version over opencv-python where that cannot be imported.
+
+    opencv-python wants libGL of a desktop, which a bare machine lacks; the headless build has the same files without
+    that need.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If pip fails.
+    """
+    import importlib.metadata
+    import subprocess
+
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        headless = "opencv-python-headless==" + importlib.metadata.version("opencv-python")
+        print("%s: installing %s over opencv-python" % (error, headless))
+        subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", headless])
+
+
+def repair_libraries(site):
+    """Put libgomp and libquadmath beside mxnet where the machine has none.
+
+    mxnet wants these two of a compiler, which a bare machine lacks too. Wheels bring both under other names, and mxnet
+    looks in its own folder first.
+
+    Parameters
+    ----------
+    site : str
+        Folder of the installed packages.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If pip cannot download the wheel that has libgomp.
+    """
+    import glob
+    import shutil
+    import subprocess
+    import tempfile
+    import zipfile
+
+    folder = os.path.join(site, "mxnet")
+    if not os.path.isdir(folder):
+        return
+    if _missing("libquadmath.so.0"):
+        found = glob.glob(os.path.join(site, "numpy.libs", "libquadmath*"))[0]
+        shutil.copy(found, os.path.join(folder, "libquadmath.so.0"))
+        print("libquadmath.so.0 is not on this machine: using the one of numpy's wheel")
+    if _missing("libgomp.so.1"):
+        with tempfile.TemporaryDirectory() as download:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", download]
+            subprocess.check_call(pip + ["scikit-learn==1.3.2"])
+            with zipfile.ZipFile(os.path.join(download, os.listdir(download)[0])) as wheel:
+                member = [name for name in wheel.namelist() if "/libgomp" in name][0]
+                with open(os.path.join(folder, "libgomp.so.1"), "wb") as library:
+                    library.write(wheel.read(member))
+        print("libgomp.so.1 is not on this machine: using the one of scikit-learn's wheel")
+
+
+def _missing(library):
+    import ctypes
+
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return True
+    return False
+
+
+def check():
+    """Return a sentence that says what mxnet lacks (a library, the NVIDIA driver); None if it loads.
+
+    It is better said now than by every test.
+    """
+    try:
+        import symbols.backend  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def main(arguments):
+    """Run the command that `arguments` name; return what sys.exit takes."""
+    if arguments == ["refuse"]:
+        reason = refuse()
+    elif arguments == ["check"]:
+        reason = check()
+    elif arguments == ["repair"]:
+        import sysconfig
+
+        repair_cv2()
+        repair_libraries(sysconfig.get_paths()["purelib"])
+        reason = None
+    else:
+        reason = "the command must be refuse, repair or check, got %r" % " ".join(arguments)
+    return "Error: " + reason if reason else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
