@@ -1,30 +1,32 @@
 """Class-balanced self-training (CBST) for unsupervised domain adaptation of semantic segmentation, on MXNet and Gluon.
 
-The names of ``__all__`` are the public API. Importing this package does not import mxnet: data, configuration and
-evaluation serve users of any framework, and what needs mxnet imports it when it is first asked for.
+Importing this package does not import mxnet: data, configuration and evaluation serve users of any framework. The
+public names below are imported when they are first used.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
 
-# The public names and the modules they are taken from; a name that is a module is taken as it is.
+#: Public name to the module that has it, or that it is.
 _PUBLIC = {
     "load_network": "cbst_mx.predictor",
+    "open_run": "cbst_mx.evaluation.run_results",
+    "selftrain": "cbst_mx.selftrain",
 }
-__all__ = sorted(_PUBLIC)
+
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    module = import_module(_PUBLIC[name])
+    module = importlib.import_module(_PUBLIC[name])
     return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"]
+    return sorted({*globals(), *_PUBLIC})

@@ -138,12 +138,12 @@ def read_json(path: Path) -> Any:
 
 
 def check_free_space(path: Path, needed: int) -> None:
-    """Refuse to start when the disk of `path` has fewer than `needed` bytes free.
+    """Refuse to start where the disk of `path` has fewer than `needed` bytes free.
 
     Raises
     ------
     RunError
-        Naming both figures in MB.
+        If it has fewer; the sentence names both figures in MB.
     """
     path = Path(path).absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())

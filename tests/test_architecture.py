@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("cbst_mx",),
     ("cbst_mx.errors",),
-    ("cbst_mx.env_variables", "cbst_mx.files", "cbst_mx.messages", "cbst_mx.methods", "cbst_mx.strict_yaml"),
+    ("cbst_mx.files", "cbst_mx.messages", "cbst_mx.methods", "cbst_mx.strict_yaml"),
     ("cbst_mx.label_space",),
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
@@ -27,14 +27,27 @@ LAYERS = (
     ("cbst_mx.labelling",),
     ("cbst_mx.training",),
     ("cbst_mx.evaluation",),
+    ("cbst_mx.workload",),
+    ("cbst_mx.phases",),
     ("cbst_mx.rounds",),
     ("cbst_mx.planning",),
     ("cbst_mx.report",),
     ("cbst_mx.demo",),
     ("cbst_mx.cli",),
 )
-# These see the config; every other module takes explicit keyword arguments.
-ORCHESTRATORS = ("cbst_mx.config", "cbst_mx.rounds", "cbst_mx.planning", "cbst_mx.demo", "cbst_mx.cli")
+# These see the config; every other module takes explicit keyword arguments. The two of evaluation read the experiment
+# of a run folder back.
+ORCHESTRATORS = (
+    "cbst_mx.config",
+    "cbst_mx.workload",
+    "cbst_mx.phases",
+    "cbst_mx.rounds",
+    "cbst_mx.planning",
+    "cbst_mx.demo",
+    "cbst_mx.cli",
+    "cbst_mx.evaluation.run_results",
+    "cbst_mx.evaluation.paper_check",
+)
 # These need mxnet; every other module of cbst_mx imports without it (cli imports it inside its commands).
 ON_MXNET = (
     "cbst_mx.networks.devices",
@@ -51,6 +64,8 @@ ON_MXNET = (
     "cbst_mx.selftrain.target_maps",
     "cbst_mx.predictor",
     "cbst_mx.evaluation.evaluate",
+    "cbst_mx.workload",
+    "cbst_mx.phases",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",
@@ -189,7 +204,7 @@ def test_the_walk_sees_the_tree():
     assert {"cbst_mx.data.gta5", "cbst_mx.selftrain.kc", "symbols.fcn8s"} <= set(MODULES)
     below_rounds = {target for target in imports(MODULES["cbst_mx.rounds"], MODULES) if is_below(target, ["cbst_mx"])}
     assert len(below_rounds) > 8
-    assert "cbst_mx.selftrain.target_maps" in below_rounds
+    assert "cbst_mx.workload" in below_rounds
 
 
 def test_imports_point_downwards():

@@ -188,4 +188,4 @@ def test_the_protocol_averages_its_classes_and_counts_all_truth(restored):
 
 def test_examples_leave_nothing_behind():
     assert "dilated" not in symbols.NETWORKS
-    assert "8 of 19" not in {protocol.name for protocol in protocols.protocols_of(CITYSCAPES_19.names)}
+    assert "8 of 19" not in {protocol.name for protocol in protocols.find_protocols(CITYSCAPES_19.names)}

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fake_run import write_run
+
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = re.compile(r"^\s*>>> ", re.MULTILINE)
 MODULES = [
@@ -24,6 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write
+    write_run(tmp_path / "runs" / "gta5-cbst")  # which some read
     with np.printoptions():  # and set how arrays are printed
         yield
 

@@ -1,9 +1,8 @@
-"""The front door for trained networks: NumPy in, NumPy out; the public names of the package."""
+"""The front door for trained networks: NumPy in, NumPy out."""
 
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import subprocess
 import sys
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 import cbst_mx
-from cbst_mx import predictor as module
 from cbst_mx.errors import CheckpointError, ConfigError, DataError
 from cbst_mx.label_space import NTHU_13
 from cbst_mx.networks.build import build_network
@@ -134,30 +132,6 @@ def test_refused_options(parameters, options, sentence):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"^parameter file .*none\.params does not exist$"):
         cbst_mx.load_network(tmp_path / "none.params")
-
-
-def test_the_example_runs():
-    result = doctest.testmod(module)
-    assert result.failed == 0
-    assert result.attempted >= 8
-
-
-# ---------------------------------------------------------------------------------------------- names of the package
-
-
-def test_every_public_name_resolves_and_nothing_else_is_public():
-    assert cbst_mx.__all__ == sorted(set(cbst_mx.__all__))
-    assert "load_network" in cbst_mx.__all__
-    for name in cbst_mx.__all__:
-        value = getattr(cbst_mx, name)
-        assert value.__doc__, name
-        assert callable(value) or value.__name__ == f"cbst_mx.{name}"
-    assert [name for name in dir(cbst_mx) if not name.startswith("_")] == cbst_mx.__all__
-    star: dict = {}
-    exec("from cbst_mx import *", star)
-    assert set(star) - {"__builtins__"} == set(cbst_mx.__all__)
-    with pytest.raises(AttributeError, match="^module 'cbst_mx' has no attribute 'nothing'$"):
-        cbst_mx.nothing  # noqa: B018
 
 
 def test_the_package_without_mxnet_has_its_names_and_says_what_a_call_needs(tmp_path):

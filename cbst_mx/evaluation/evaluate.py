@@ -169,7 +169,7 @@ def evaluate_parameters(
     return Evaluation(
         result=confusion.summary(matrices.sum(axis=0), space),
         label_space=space,
-        protocol=protocols.protocols_of(space.names)[0],
+        protocol=protocols.find_protocols(space.names)[0],
         images=len(images),
         settings={**options, "inference": inference},
         data={

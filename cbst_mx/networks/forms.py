@@ -12,13 +12,13 @@ classifier, so :class:`BandedNetwork` runs only those in bands, each band with t
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
 from cbst_mx.data.transforms import normalise
-from cbst_mx.env_variables import environment_variable
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.graph import Graph, Piece, fold_batch_norms, pieces
 from symbols.backend import gluon, mx
@@ -347,6 +347,15 @@ def _calibrated(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep MXNet from announcing that it fuses operators and that it does not know yet that images are float32."""
-    with environment_variable("MXNET_SUBGRAPH_VERBOSE", "0"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Cannot decide type", category=UserWarning)
-        yield
+    name = "MXNET_SUBGRAPH_VERBOSE"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Cannot decide type", category=UserWarning)
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

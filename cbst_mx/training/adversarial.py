@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class OutputDiscriminator(gluon.HybridBlock):
         return self.body(maps)
 
 
-class NetworkStep(NamedTuple):
+@dataclass(frozen=True, eq=False)  # NDArrays have no truth value
+class NetworkStep:
     """What :func:`network_step` has computed; the losses are NDArrays of shape (1,), in nats."""
 
     segmentation: mx.nd.NDArray  # of the source images

@@ -88,7 +88,7 @@ def mxnet_inference(spec: dict[str, Any]) -> Callable[[], None]:
     """Return one forward pass."""
     import numpy as np
 
-    from cbst_mx.networks.forms import quantised, exact_form
+    from cbst_mx.networks.forms import exact_form, quantised
     from symbols.backend import mx
 
     network, form = mxnet_network(spec), spec["form"]
