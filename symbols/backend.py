@@ -98,7 +98,7 @@ def check_numpy(version: str) -> None:
 
 
 def restore_numpy_bool(numpy_module: object, version: str) -> None:
-    """Give NumPy 1.24 to 1.26 the alias ``numpy.bool`` back: the one name mxnet 1.9.1 misses there."""
+    """Restore the alias ``numpy.bool`` of NumPy 1.24 to 1.26: the one name mxnet 1.9.1 misses there."""
     if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24) and "bool" not in vars(numpy_module):
         numpy_module.bool = bool  # type: ignore[attr-defined]
 

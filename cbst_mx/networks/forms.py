@@ -243,7 +243,7 @@ def quantised(
     Returns
     -------
     network : SymbolBlock
-        Of any image size; logits are float32.
+        The network for images of any size; logits are float32.
     agreement : Agreement
         How near it comes to `network` on `images`.
 

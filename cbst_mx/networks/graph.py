@@ -31,6 +31,7 @@ class Node(NamedTuple):
     Attributes
     ----------
     op, name : str
+        Operator, and the node's name.
     attrs : dict of str to str
         The operator's settings, as MXNet writes them.
     inputs : tuple of (int, int)
@@ -118,14 +119,14 @@ class Graph(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """What a row of a map depends on: row o on the input's rows stride * o + first to stride * o + last.
+    """Input rows that a row of a map depends on: row o on rows stride * o + first to stride * o + last.
 
     Attributes
     ----------
     stride : Fraction
         Input rows per row of the map; below 1 behind an upsampling.
     first, last : Fraction
-        Inclusive; only whole rows between them count.
+        First and last of these rows, inclusive; only whole rows between them count.
     """
 
     stride: Fraction
@@ -253,16 +254,16 @@ def fold_batch_norms(graph: Graph, parameters: Mapping[str, np.ndarray]) -> tupl
     graph : Graph
         The network.
     parameters : mapping of str to ndarray
-        By the names of the graph's variables.
+        Values by the names of the graph's variables.
 
     Returns
     -------
     graph : Graph
-        Without the folded batch norms.
+        The network without the folded batch norms.
     parameters : dict of str to ndarray
-        What the new graph needs; arrays that did not change are the given ones.
+        Values that the new graph needs; arrays that did not change are the given ones.
     folded : int
-        How many batch norms were folded.
+        Number of batch norms that were folded.
     """
     nodes = list(graph.nodes)
     values = dict(parameters)

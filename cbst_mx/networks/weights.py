@@ -168,7 +168,7 @@ def fill(network: gluon.HybridBlock, source: Source, comparison: Comparison) -> 
     source : Source
         The file.
     comparison : Comparison
-        From :func:`compare`.
+        Result of :func:`compare`.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def import_weights(
     Parameters
     ----------
     source : Source
-        From :func:`read_weights`.
+        Result of :func:`read_weights`.
     name : str
         The network, a key of ``symbols.NETWORKS``.
     num_classes : int
