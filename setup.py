@@ -1,5 +1,6 @@
 """Package metadata; the pins' reasons stand beside them."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -46,8 +47,9 @@ CU112 = [
     "nvidia-nvtx-cu11==11.8.86",
 ]
 
-# For cbst-mx export --onnx: 1.19 lacks what mxnet's exporter imports. numpy stays below 1.24, so onnxruntime does too.
-ONNX = ["onnx>=1.14,<1.19", "onnxruntime>=1.15"]
+# For cbst-mx export --onnx, which compares the versions too. numpy stays below 1.24, so onnxruntime does too.
+EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
+ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
 # One minor version each, the newest that also runs on Python 3.8, so that a check means the same everywhere.
 DEV = [

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 #: Public name to the module that has it, or that it is.
 _PUBLIC = {
+    "load_network": "cbst_mx.predictor",
     "open_run": "cbst_mx.evaluation.run_results",
     "selftrain": "cbst_mx.selftrain",
 }

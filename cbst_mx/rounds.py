@@ -12,7 +12,7 @@ import contextlib
 import functools
 import logging
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_label_png
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import confusion, protocols
+from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
@@ -29,50 +30,15 @@ from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.phases import load_prior, mine_classes, start_network, train_phase, warm_up
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.network_maps import predictions
 from cbst_mx.selftrain.portion import learning_rate, portion
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
 from cbst_mx.workload import estimate_needs, source_indices, target_maps
-from symbols.backend import gluon, mx
+from symbols.backend import gluon
 
-__all__ = ["Run", "evaluate_network"]
+__all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
-
-
-def evaluate_network(
-    network: gluon.HybridBlock,
-    images: LabelledImageSet,
-    *,
-    classes: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    ctx: mx.Context,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-    **options: Any,
-) -> np.ndarray:
-    """Return the confusion matrix of every image; `options` are those of :func:`.network_maps.probabilities`.
-
-    Parameters
-    ----------
-    classes : sequence of str
-        Names of the network's classes, all among those of the images' labels, which may be more.
-
-    Returns
-    -------
-    ndarray of shape (N, C, C), int64
-        Over the C classes of the labels: rows truth, columns prediction; pixels without truth are not counted.
-    """
-    truth = images.label_space.names
-    matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
-    found = predictions(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
-    for index, predicted in found:
-        widened = protocols.widen(predicted, classes, truth)
-        matrices[index] = confusion.confusion_matrix(images.label(index), widened, len(truth))
-        progress(index + 1, len(images))
-    return matrices
 
 
 class Run:
