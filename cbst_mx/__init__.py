@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 #: Public name to the module that has it, or that it is.
 _PUBLIC = {
-    "load_network": "cbst_mx.predictor",
+    "load_network": "cbst_mx.evaluation.predictor",
     "open_run": "cbst_mx.evaluation.run_results",
     "selftrain": "cbst_mx.selftrain",
 }

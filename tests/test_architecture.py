@@ -23,7 +23,6 @@ LAYERS = (
     ("cbst_mx.config",),
     ("cbst_mx.run_dir",),
     ("cbst_mx.selftrain",),
-    ("cbst_mx.predictor",),
     ("cbst_mx.labelling",),
     ("cbst_mx.training",),
     ("cbst_mx.evaluation",),
@@ -62,7 +61,7 @@ ON_MXNET = (
     "cbst_mx.selftrain.network_maps",
     "cbst_mx.selftrain.on_device",
     "cbst_mx.selftrain.target_maps",
-    "cbst_mx.predictor",
+    "cbst_mx.evaluation.predictor",
     "cbst_mx.evaluation.evaluate",
     "cbst_mx.workload",
     "cbst_mx.phases",
@@ -291,7 +290,7 @@ def test_modules_and_functions_are_short_or_say_why_not():
             for node in ast.walk(ast.parse("\n".join(lines))):
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     count = len(code_lines(node, lines))
-                    reason = "One function because" in (ast.get_docstring(node) or "")
+                    reason = "Longer than other functions:" in (ast.get_docstring(node) or "")
                     assert bench or count <= LONGEST_FUNCTION or reason, (file, node.name, count)
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from cbst_mx.data import LabelledImageSet, folder, open_labelled
 from cbst_mx.errors import CheckpointError
 from cbst_mx.evaluation import confusion, protocols
+from cbst_mx.evaluation.predictor import choose_form
 from cbst_mx.label_space import LABEL_SPACES, LabelSpace
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form
 from cbst_mx.networks.parameters import load_network
-from cbst_mx.predictor import choose_form
 from cbst_mx.selftrain.network_maps import predictions
 from symbols.backend import gluon, mx
 
