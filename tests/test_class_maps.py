@@ -18,6 +18,7 @@ from cbst_mx.selftrain import class_maps, pseudo_labels
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
 from cbst_mx.selftrain.pseudo_labels import confidence, select
 from cbst_mx.selftrain.thresholds import Thresholds
+from tests.maps import random_maps, softmax
 from tests.reference import algorithms
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
@@ -30,13 +31,6 @@ SIZES = [
     ((1, 1), (3, 5)),
     ((6, 5), (6, 5)),
 ]
-
-
-def probabilities(seed, classes, size, sharpness=3.0):
-    rng = np.random.default_rng(seed)
-    logits = sharpness * rng.standard_normal((classes, *size)).astype(np.float32)
-    exponentials = np.exp(logits - logits.max(axis=0))
-    return exponentials / exponentials.sum(axis=0)
 
 
 def thresholds(values):
@@ -74,7 +68,7 @@ def test_bilinear_is_the_plain_formula(small, size):
 def test_bilinear_is_the_networks_own_upsampling(small, size):
     from symbols.backend import mx
 
-    maps = probabilities(1, 3, small)
+    maps = random_maps(1, (3, *small))
     theirs = mx.nd.contrib.BilinearResize2D(
         mx.nd.array(maps[None]), height=size[0], width=size[1], align_corners=False
     )[0].asnumpy()
@@ -84,7 +78,7 @@ def test_bilinear_is_the_networks_own_upsampling(small, size):
 @pytest.mark.parametrize(("kind", "theirs"), [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
 @pytest.mark.parametrize(("small", "size"), SIZES)
 def test_both_kinds_are_those_of_opencv(kind, theirs, small, size):
-    maps = probabilities(2, 3, small)
+    maps = random_maps(2, (3, *small))
     expected = np.stack([cv2.resize(plane, size[::-1], interpolation=theirs) for plane in maps])
     found = ClassMaps(maps, size, interpolation=kind).rows(0, size[0])
     # OpenCV computes the positions of the pixels in float32
@@ -95,7 +89,7 @@ def test_both_kinds_are_those_of_opencv(kind, theirs, small, size):
 @given(st.data(), st.sampled_from(INTERPOLATIONS), st.sampled_from([s for s in SIZES if s[1][0] > 3]))
 def test_any_tile_is_bit_by_bit_a_part_of_the_whole(data, kind, sizes):
     small, size = sizes
-    maps = ClassMaps(probabilities(3, 4, small), size, interpolation=kind)
+    maps = ClassMaps(random_maps(3, (4, *small)), size, interpolation=kind)
     whole = maps.rows(0, size[0])
     top, left = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))
     bottom, right = data.draw(st.integers(top + 1, size[0])), data.draw(st.integers(left + 1, size[1]))
@@ -118,8 +112,7 @@ def smooth_maps(draw, classes, size):
     coarse = rng.standard_normal((classes, 3, 3)).astype(np.float32) * sharpness
     logits = np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in coarse])
     logits += draw(st.sampled_from([0.0, 1.0])) * rng.standard_normal(logits.shape).astype(np.float32)
-    exponentials = np.exp(logits - logits.max(axis=0))
-    return (exponentials / exponentials.sum(axis=0)).astype(np.float32)
+    return softmax(logits).astype(np.float32)
 
 
 @st.composite
@@ -164,7 +157,7 @@ def test_leaving_out_hopeless_classes_changes_no_bit(data, classes, sizes):
 def test_few_classes_are_computed_where_one_rules():
     logits = np.zeros((19, 16, 32), dtype=np.float32)
     logits[3, :, :16], logits[7, :, 16:] = 12, 12
-    maps = ClassMaps(np.exp(logits) / np.exp(logits).sum(axis=0), (128, 256))
+    maps = ClassMaps(softmax(logits), (128, 256))
     found = pseudo_labels._candidates(maps, None, slice(0, 128), slice(0, 64), [np.ones(19, np.float32)])
     assert found.tolist() == [3]
     found = pseudo_labels._candidates(maps, None, slice(0, 128), slice(0, 256), [np.ones(19, np.float32)])
@@ -176,7 +169,7 @@ def test_selection_is_that_of_the_ndarray_form_and_of_the_paper():
     from symbols.backend import mx
 
     for seed, values in enumerate(([0.3, 0.9, 0.5], [np.inf, 0.4, 0.4], [0.0, 0.5, 0.5], [1e-42, 0.6, np.inf])):
-        maps = probabilities(seed, 3, (9, 11), sharpness=1.0)
+        maps = random_maps(seed, (3, 9, 11), sharpness=1.0)
         maps[:, 0, 0] = 0
         (label,) = select(ClassMaps(maps), [thresholds(values)])
         np.testing.assert_array_equal(label, select_on_ndarray(mx.nd.array(maps), thresholds(values)))
@@ -193,7 +186,7 @@ def test_a_threshold_of_zero_keeps_every_pixel():
 
 
 def test_several_thresholds_at_once_are_each_by_itself():
-    maps = ClassMaps(probabilities(4, 5, (8, 9), 1.0), (64, 72))
+    maps = ClassMaps(random_maps(4, (5, 8, 9), 1.0), (64, 72))
     chosen = [thresholds([0.5] * 5), thresholds([0.9, 0.1, 0.3, np.inf, 0.2]), thresholds([0, 0.5, 0.5, 0.5, 0.5])]
     for label, single in zip(select(maps, chosen), chosen):
         np.testing.assert_array_equal(label, select(maps, [single])[0])
@@ -212,7 +205,7 @@ def test_released_labels_are_reproduced_from_the_measured_thresholds(run):
 
 
 def test_maps_of_float16_are_those_of_their_values_in_float32():
-    maps = probabilities(5, 4, (6, 7)).astype(np.float16)
+    maps = random_maps(5, (4, 6, 7)).astype(np.float16)
     for size in ((6, 7), (48, 56)):
         half, single = ClassMaps(maps, size), ClassMaps(maps.astype(np.float32), size)
         for ours, theirs in zip(confidence(half), confidence(single)):
@@ -220,7 +213,7 @@ def test_maps_of_float16_are_those_of_their_values_in_float32():
 
 
 def test_refusals():
-    maps = probabilities(6, 3, (4, 5))
+    maps = random_maps(6, (3, 4, 5))
     with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
         ClassMaps(maps, (8, 10), interpolation="nearest")
     with pytest.raises(ConfigError, match=r"size must be a height and a width of at least 1 pixel, got \(0, 5\)"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,8 +10,7 @@ from PIL import Image
 
 from cbst_mx import demo
 from cbst_mx.cli import main
-
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+from tests.tiny import experiment
 
 
 @pytest.fixture
@@ -20,19 +18,14 @@ def small(tmp_path, monkeypatch):
     counts = {"source_count": 6, "source_val_count": 2, "target_count": 4, "target_val_count": 2}
     monkeypatch.setattr(demo, "SIZE", (32, 64))
     monkeypatch.setattr(demo, "COUNTS", counts)
-    text = EXPERIMENT.read_text()
-    for before, after in (
-        ("width: 0.125", "width: 0.03125"),
-        ("crop: [64, 160]", "crop: [32, 64]"),
-        ("{iterations: 2000, batch_size: 8", "{iterations: 4, batch_size: 4"),
-        ("{iterations: 100, batch_size: 8", "{iterations: 2, batch_size: 4"),
-        ("target_per_batch: 4", "target_per_batch: 2"),
-        ("rounds: 7", "rounds: 1"),
-    ):
-        assert before in text
-        text = text.replace(before, after)
     path = tmp_path / "small.yaml"
-    path.write_text(text)
+    changes = (
+        "network.options={width: 0.03125, batch_norm: batch, dropout: 0.0, upsampling: learned}",
+        "source_training.iterations=4",
+        "self_training.retraining.iterations=2",
+        "self_training.rounds=1",
+    )
+    path.write_text(experiment(*changes).to_yaml())
     return path
 
 
