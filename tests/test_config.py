@@ -9,11 +9,10 @@ import pytest
 import yaml
 
 from cbst_mx.config import below_data_root, load_experiment
-from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import CBSTError, ConfigError, DataError
+from tests.tiny import DEMO, write_scenes
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-DEMO = EXPERIMENTS / "demo.yaml"
 
 
 @pytest.mark.parametrize(
@@ -138,16 +137,7 @@ def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("CBST_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match=f"{tmp_path}/none/gta5"):
         experiment.open_source()
-    write_demo_data(
-        tmp_path / "d",
-        source_count=2,
-        source_val_count=1,
-        target_count=3,
-        target_val_count=1,
-        size=(32, 64),
-        seed=0,
-        shift=Shift(),
-    )
+    write_scenes(tmp_path / "d", source=2, source_val=1, target=3, target_val=1)
     monkeypatch.setenv("CBST_DATA", str(tmp_path / "d"))
     assert len(experiment.open_source()) == 2
     assert list(experiment.open_validation()) == ["target", "source"]

@@ -16,8 +16,7 @@ from cbst_mx.config import load_experiment
 from cbst_mx.errors import RunError
 from cbst_mx.messages import silent
 from cbst_mx.rounds import Run
-
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+from tests.tiny import DEMO, experiment
 
 
 @pytest.fixture
@@ -25,19 +24,14 @@ def small(tmp_path, monkeypatch):
     counts = {"source_count": 6, "source_val_count": 2, "target_count": 4, "target_val_count": 2}
     monkeypatch.setattr(demo, "SIZE", (32, 64))
     monkeypatch.setattr(demo, "COUNTS", counts)
-    text = EXPERIMENT.read_text()
-    for before, after in (
-        ("width: 0.125", "width: 0.03125"),
-        ("crop: [64, 160]", "crop: [32, 64]"),
-        ("{iterations: 2000, batch_size: 8", "{iterations: 4, batch_size: 4"),
-        ("{iterations: 100, batch_size: 8", "{iterations: 2, batch_size: 4"),
-        ("target_per_batch: 4", "target_per_batch: 2"),
-        ("rounds: 7", "rounds: 1"),
-    ):
-        assert before in text
-        text = text.replace(before, after)
     path = tmp_path / "small.yaml"
-    path.write_text(text)
+    changes = (
+        "network.options={width: 0.03125, batch_norm: batch, dropout: 0.0, upsampling: learned}",
+        "source_training.iterations=4",
+        "self_training.retraining.iterations=2",
+        "self_training.rounds=1",
+    )
+    path.write_text(experiment(*changes).to_yaml())
     return path
 
 
@@ -84,7 +78,7 @@ def test_the_demo_finds_its_experiment_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["demo", "--out", "out"])
     assert (result.exit_code, result.output) == (1, "Error: seen\n")
-    assert load_experiment(seen[0]) == load_experiment(EXPERIMENT)
+    assert load_experiment(seen[0]) == load_experiment(DEMO)
 
 
 def test_the_data_root_is_no_environment_variable(small, tmp_path, monkeypatch):
