@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, Sequence, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cbst_mx.errors import ConfigError
 
-__all__ = ["one_sentence", "parse_value", "read_yaml"]
+__all__ = ["StrictModel", "one_sentence", "parse_value", "read_yaml"]
+
+
+class StrictModel(BaseModel):
+    """Base of what YAML files hold: unknown keys, other types and infinities are refused; nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
 
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _TYPE_WORDS = {

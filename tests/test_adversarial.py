@@ -252,16 +252,6 @@ def adapt(iterations=25, crop=(32, 64), learning_rate=0.05, network=None, **chan
     return adapt_output_space(network, *loaders(iterations, crop), schedule, **arguments), values(network)
 
 
-def test_unlabelled_samples_have_no_labels():
-    samples = unlabelled_samples(Images())
-    assert [sample.name for sample in samples] == ["t0", "t1", "t2", "t3"]
-    image, label = samples[1]()
-    np.testing.assert_array_equal(image, Images().image(1))
-    assert label.shape == (32, 64)
-    assert label.dtype == np.uint8
-    assert (label == 255).all()
-
-
 def test_warm_up_is_reproducible_and_follows_the_seed():
     record, parameters = adapt()
     again, same = adapt()

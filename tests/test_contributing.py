@@ -11,10 +11,8 @@ from PIL import Image
 
 import symbols
 from cbst_mx import selftrain
-from cbst_mx.config import load_experiment
 from cbst_mx.data import FORMATS, open_images, open_labelled
 from cbst_mx.data.image_files import write_rgb_png
-from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.evaluation import protocols
 from cbst_mx.evaluation.confusion import confusion_matrix
@@ -26,6 +24,7 @@ from cbst_mx.rounds import Run
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.thresholds import POLICIES
 from symbols.backend import autograd, mx
+from tests.tiny import experiment, write_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -151,18 +150,10 @@ def test_the_network_is_the_same_hybridised_and_every_parameter_gets_a_gradient(
 
 
 def test_an_experiment_trains_labels_and_evaluates_with_the_network(dilated, tmp_path, monkeypatch):
-    monkeypatch.setenv("CBST_DATA", str(tmp_path / "data"))
-    counts = {"source_count": 4, "source_val_count": 1, "target_count": 2, "target_val_count": 1}
-    write_demo_data(tmp_path / "data", **counts, size=(32, 64), seed=0, shift=Shift())
-    changes = (
-        "network={name: dilated, options: {width: 0.25}}",
-        "augmentation.crop=[32, 64]",
-        "source_training={iterations: 3, batch_size: 4, learning_rate: 0.05}",
-        "self_training.retraining={iterations: 2, batch_size: 4, learning_rate: 0.01}",
-        "self_training.target_per_batch=2",
-        "self_training.rounds=1",
-    )
-    Run(load_experiment(ROOT / "experiments/demo.yaml", changes), tmp_path / "run").run()
+    scenes = write_scenes(tmp_path / "data", source=4, source_val=1, target=2, target_val=1)
+    monkeypatch.setenv("CBST_DATA", str(scenes))
+    network = "network={name: dilated, options: {width: 0.25}}"
+    Run(experiment(network, "self_training.rounds=1"), tmp_path / "run").run()
     assert len(list((tmp_path / "run/round-1/pseudo_labels").glob("*.png"))) == 2
     assert 0 <= read_json(tmp_path / "run/round-1/evaluation.json")["target"]["miou"] <= 1
 
@@ -188,4 +179,4 @@ def test_the_protocol_averages_its_classes_and_counts_all_truth(restored):
 
 def test_examples_leave_nothing_behind():
     assert "dilated" not in symbols.NETWORKS
-    assert "8 of 19" not in {protocol.name for protocol in protocols.protocols_of(CITYSCAPES_19.names)}
+    assert "8 of 19" not in {protocol.name for protocol in protocols.find_protocols(CITYSCAPES_19.names)}

@@ -33,13 +33,13 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Dict, List, Literal, Optional, Type, Union
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
-from cbst_mx.strict_yaml import one_sentence, read_yaml
+from cbst_mx.strict_yaml import StrictModel, one_sentence, read_yaml
 
 __all__ = [
     "FORMAT",
@@ -55,11 +55,7 @@ _OWN_CONVENTION = "folder"
 _PLACEHOLDERS = ("folder", "stem")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class FolderSplit(_Strict):
+class FolderSplit(StrictModel):
     """One split: globs of its images and, where it has labels, the pattern of their paths."""
 
     images: List[str] = Field(min_length=1)
@@ -93,7 +89,7 @@ class FolderSplit(_Strict):
         return pattern
 
 
-class FolderDescription(_Strict):
+class FolderDescription(StrictModel):
     """A data description as an object; made by `read_description`."""
 
     splits: Dict[str, FolderSplit] = Field(min_length=1)
@@ -102,7 +98,7 @@ class FolderDescription(_Strict):
     _convention: str = PrivateAttr(_OWN_CONVENTION)
 
 
-class _OwnLabelSpace(_Strict):
+class _OwnLabelSpace(StrictModel):
     name: str = Field(min_length=1)
     names: List[str] = Field(min_length=1)
     palette: List[List[int]]

@@ -215,7 +215,7 @@ def run(
     folder : MapFolder
         The maps.
     out : Path
-        New, empty, or of this very job.
+        New, empty, or of this job.
     policy : {"global", "class-balanced"}
         ST or CBST.
     portion : float, optional
@@ -283,16 +283,19 @@ def run(
         result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], names)
         write_text(out / "sweep.csv", _to_csv(result["sweep"]))
     if portion is not None:
-        labelling = Labelling(
-            thresholds[0], total.kept[0], total.pixels, int(state.statistics.total(folder.names).sum())
-        )
-        record = {**labelling.to_json(names), "images": len(folder.names), "settings": state.settings}
-        found = selection.remarks(labelling, state.statistics.total(folder.names))
-        if found:
-            record["remarks"] = found
+        record = _record(thresholds[0], total, state, folder)
         write_json(out / "kc.json", record)
         result.update(record)
     return result
+
+
+def _record(thresholds: Thresholds, total: Kept, state: State, folder: MapFolder) -> dict[str, Any]:
+    """Return what ``kc.json`` holds: the record of the pass, and what is odd about it."""
+    predicted = state.statistics.total(folder.names)
+    labelling = Labelling(thresholds, total.kept[0], total.pixels, int(predicted.sum()))
+    record = {**labelling.to_json(folder.label_space.names), "images": len(folder.names), "settings": state.settings}
+    found = selection.remarks(labelling, predicted)
+    return {**record, "remarks": found} if found else record
 
 
 def _is_made(folder: MapFolder, out: Path, portion: float | None, portions: Sequence[float]) -> bool:
@@ -357,7 +360,7 @@ def _check_counted(folder: MapFolder, state: State, fidelity: str, policy: str, 
 
 
 def _open(out: Path, identity: Mapping[str, Any]) -> None:
-    """Make the output folder, or go on in it when it is this very job's."""
+    """Make the output folder, or go on in it when this job wrote it."""
     path = out / "job.json"
     identity = json.loads(json.dumps(identity))
     if path.is_file():

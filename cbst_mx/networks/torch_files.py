@@ -293,6 +293,8 @@ def _storage(identity: Any, found: dict[str, _Storage]) -> _Storage:
 def _run(stream: Any, found: dict[str, _Storage]) -> Any:
     """Carry out one pickle and return the object it describes.
 
+    Longer than other functions: one branch per instruction of the format, in one loop over the stack.
+
     Parameters
     ----------
     stream : file-like

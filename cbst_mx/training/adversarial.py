@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 
@@ -73,8 +73,9 @@ class OutputDiscriminator(gluon.HybridBlock):
         return self.body(maps)
 
 
-class NetworkStep(NamedTuple):
-    """What :func:`network_step` has computed; the losses are NDArrays of shape (1,), in nats."""
+@dataclass(frozen=True, eq=False)  # NDArrays have no truth value
+class NetworkStep:
+    """Result of :func:`network_step`; the losses are NDArrays of shape (1,), in nats."""
 
     segmentation: mx.nd.NDArray  # of the source images
     adversarial: mx.nd.NDArray  # of the target images, not weighted
@@ -84,7 +85,7 @@ class NetworkStep(NamedTuple):
 
 @dataclass
 class AdversarialRecord:
-    """What happened: iterations done and the losses at every 20th of them and the last.
+    """Record of the warm-up: iterations done and the losses at every 20th of them and the last.
 
     A discriminator that guesses has the losses log 2 = 0.69, as has the network that deceives it perfectly.
     """
@@ -240,28 +241,14 @@ def adapt_output_space(
     TrainingError
         If a loss is not finite.
     """
-    if not 0 <= weight < math.inf:
-        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
-    if not 0 < discriminator_learning_rate < math.inf:
-        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
+    _check_arguments(weight, discriminator_learning_rate)
     place(network, [ctx])
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
-    discriminator = OutputDiscriminator(num_classes, width=discriminator_width)
-    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
-    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
-    discriminator.hybridize(static_alloc=True, static_shape=True)
-    trainer = gluon.Trainer(
-        network.collect_params(),
-        "sgd",
-        {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay},
-        kvstore=None,
-    )
-    judge = gluon.Trainer(
-        discriminator.collect_params(),
-        "adam",
-        {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99},
-        kvstore=None,
-    )
+    discriminator = _initialised_discriminator(num_classes, discriminator_width, seed, ctx)
+    sgd = {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay}
+    trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
+    adam = {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99}
+    judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
     loss_of = BatchLoss()
     record = AdversarialRecord()
     with contextlib.ExitStack() as stack:
@@ -273,7 +260,7 @@ def adapt_output_space(
             iteration = record.iterations
             _check_crops(source, target)
             rng = seeding.generator(seed, index=iteration, purpose="adversarial")
-            mx.random.seed(int(rng.integers(2**31)))  # of dropout
+            mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
             network.collect_params().zero_grad()
             step = network_step(
                 network,
@@ -294,6 +281,21 @@ def adapt_output_space(
                 _note_losses(record, step, loss, schedule)
             progress(record.iterations, schedule.iterations)
     return record
+
+
+def _check_arguments(weight: float, discriminator_learning_rate: float) -> None:
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
+    if not 0 < discriminator_learning_rate < math.inf:
+        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
+
+
+def _initialised_discriminator(num_classes: int, width: int, seed: int, ctx: mx.Context) -> OutputDiscriminator:
+    discriminator = OutputDiscriminator(num_classes, width=width)
+    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
+    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
+    discriminator.hybridize(static_alloc=True, static_shape=True)
+    return discriminator
 
 
 def _maps(logits: mx.nd.NDArray, images: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -70,7 +70,7 @@ class Schedule:
 
 @dataclass
 class TrainingRecord:
-    """What happened in a training phase: iterations done and the loss at every 20th of them."""
+    """Record of a training phase: iterations done and the loss at every 20th of them."""
 
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
@@ -115,7 +115,7 @@ def train(
     seed, round : int
         Fix the random state of dropout.
     momentum, weight_decay : float
-        Of SGD; the paper's program uses 0.9 and 5e-4.
+        Momentum and weight decay of SGD; the paper's program uses 0.9 and 5e-4.
     bias_lr_mult, bias_wd_mult : float
         Multiply the learning rate and the weight decay of all biases and batch-norm betas; the paper's program uses 2
         and 0.
@@ -273,7 +273,7 @@ def _scaled_backward(trainer: gluon.Trainer) -> Callable[[list[mx.nd.NDArray]], 
 
 
 def _unify_statistics(network: gluon.HybridBlock) -> None:
-    """Give all contexts the mean of their moving statistics: each has seen its own part of the batches only.
+    """Set the moving statistics of all contexts to their mean: each has seen its own part of the batches only.
 
     Waits for the devices before and after: in hybridised networks with static memory MXNet 1.9.1 neither lets a reader
     wait for the moving statistics that a backward pass is still writing, nor the backward pass for who writes them.
