@@ -17,7 +17,7 @@ from cbst_mx.label_space import IGNORE, LabelSpace
 __all__ = ["Sample", "Samples", "labelled_samples", "pseudo_labelled_samples", "unlabelled_samples"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
     """One image with its label, read when it is called; may be called from any thread.
 
