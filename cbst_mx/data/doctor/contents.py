@@ -12,7 +12,7 @@ import numpy as np
 from cbst_mx.data.datasets import LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, DO, HAVE, HOLD, Examination, Part, Report, counted, fix_text
 from cbst_mx.data.image_files import Header, read_header, read_label, read_rgb
-from cbst_mx.errors import DataError
+from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE
 from cbst_mx.messages import Progress, listed
 
@@ -183,6 +183,7 @@ class _Seen:
     unknown: set[int] = field(default_factory=set)
     bad_images: list[Path] = field(default_factory=list)
     bad_labels: list[Path] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     with_unknown: list[Path] = field(default_factory=list)
     void: list[Path] = field(default_factory=list)
 
@@ -237,8 +238,10 @@ def _read_part(part: Part, sample: int | None, progress: Progress) -> _Seen:
         seen.examined += 1
         try:
             part.images.image(index)
-        except DataError:
+        except DamagedError:
             seen.bad_images.append(part.images.image_paths[index])
+        except DataError as error:
+            seen.refused.append(str(error))
         if isinstance(part.images, LabelledImageSet):
             _count_label(part.images, index, seen)
         progress(f"pixels{part.title}", done + 1, len(chosen))
@@ -250,8 +253,11 @@ def _count_label(images: LabelledImageSet, index: int, seen: _Seen) -> None:
     path, space = images.label_paths[index], images.label_space
     try:
         raw = images.read(path)
-    except DataError:
+    except DamagedError:
         seen.bad_labels.append(path)
+        return
+    except DataError as error:
+        seen.refused.append(str(error))
         return
     ids = set(np.unique(raw).tolist())
     seen.ids |= ids
@@ -272,6 +278,10 @@ def _report_pixels(found: Examination, dataset: str, part: Part, seen: _Seen) ->
     """Add findings about the pixels of one part."""
     found.add_files("error", "image", seen.bad_images, ARE, "damaged", part.mend_image)
     found.add_files("error", "label", seen.bad_labels, ARE, "damaged", part.mend_label)
+    for sentence in seen.refused[:_SHOWN]:
+        found.add("error", sentence, "")
+    if len(seen.refused) > _SHOWN:
+        found.add("error", f"{len(seen.refused) - _SHOWN} more files cannot be used for reasons like these", "")
     what = f"unknown ids ({listed(sorted(seen.unknown), _SHOWN)})"
     found.add_files("error", "label", seen.with_unknown, HAVE, what, part.mend_label)
     if (
