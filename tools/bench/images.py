@@ -2,8 +2,8 @@
 
 python tools/bench/images.py [--repeats 5]
 
-Generated pictures of 1024 x 2048 pixels as JPEG and PNG, and a label map as palette PNG. The peer decodes with Pillow and
-converts to RGB; it neither looks at the header nor notices JPEGs and PNGs whose data end early.
+Generated pictures of 1024 x 2048 pixels as JPEG and PNG, and a label map as palette PNG. The peer decodes with Pillow
+and converts to RGB; it neither looks at the header nor notices JPEGs and PNGs whose data end early.
 """
 
 from __future__ import annotations
