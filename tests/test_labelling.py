@@ -820,3 +820,44 @@ def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
     assert output.count("which origin maximum explains") == 1
     assert json.loads((tmp_path / "again" / "kc.json").read_text())["settings"]["origin"] == "maximum"
     assert "origin must be one of plain, bicubic" in refused(*given[:-1], tmp_path / "third", "--origin", "other")
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    # however it ends: a caller that reads their output would wait for ever
+    write_maps(tmp_path / "maps", probabilities(9, count=60, size=(60, 80)))
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys, time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
+        "original = job._count_block\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = MapFolder.open(Path({str(tmp_path / 'maps')!r}))\n"
+        "    def told(what, done, total):\n"
+        "        print(done, flush=True)\n"
+        "        time.sleep(60)\n"
+        f"    out = Path({str(tmp_path / 'out')!r})\n"
+        "    job.run(folder, out, policy='global', portion=0.2, workers=2, progress=told)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().strip().isdigit()
+        process.kill()
+        # ends when the last process that holds it is gone: the workers, the fork server, the resource tracker
+        process.communicate(timeout=20)
+
+
+def test_every_flipped_bit_of_a_header_is_a_sentence(tmp_path):
+    folder = tmp_path / "maps"
+    write_maps(folder, probabilities(0, count=1))
+    path = folder / "image-0.npy"
+    whole = path.read_bytes()
+    refusals = []
+    for bit in range(8 * 128):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(content))
+        try:
+            MapFolder.open(folder).view(0)
+        except DataError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 300
+    assert not [refusal for refusal in refusals if "\n" in refusal or "image-0.npy" not in refusal]

@@ -16,7 +16,7 @@ import numpy as np
 
 from cbst_mx.data.folder import read_label_space
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
+from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find, numbered
 from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps, size_at_stride
@@ -325,7 +325,7 @@ def _header(path: Path, member: str | None = None) -> tuple[tuple[int, ...], np.
                 else:
                     shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
                 return shape, dtype
-    except UNREADABLE_ARRAYS as error:
+    except Exception as error:  # damaged headers make numpy raise whatever they lead to
         raise _unusable(path, error) from error
 
 
@@ -340,7 +340,7 @@ def _read(path: Path, *, mapped: bool) -> np.ndarray:
                 if isinstance(stored, np.ndarray):
                     raise ValueError("it is no archive, and must be called .npy")
                 array = stored[_member(stored.files)]
-    except UNREADABLE_ARRAYS as error:
+    except Exception as error:  # damaged headers make numpy raise whatever they lead to
         raise _unusable(path, error) from error
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
