@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import types
-from pathlib import Path
 from typing import Any, Literal, NoReturn, Sequence, Union, get_args, get_origin
 
 import yaml

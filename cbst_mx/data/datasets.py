@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from cbst_mx.data.image_files import PathLike, read_label, read_rgb
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
-__all__ = ["Format", "ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+__all__ = ["LONGEST_NAME", "Format", "ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+
+LONGEST_NAME = 240  # bytes of an image's name; 255 is what file systems take, with endings such as _overlay.png
 
 
 class ImageSet:
@@ -35,7 +38,7 @@ class ImageSet:
     Raises
     ------
     DataError
-        If a name occurs twice or cannot be a file's name.
+        If a name occurs twice, cannot be a file's name, or leaves no room for the files that are named after it.
     """
 
     # No __dict__: nothing else can be attached to an unlabelled set.
@@ -52,8 +55,18 @@ class ImageSet:
                 f"image_paths must have one file per name, got {len(self.image_paths)} for {len(self.names)} names"
             )
         for name, path in zip(self.names, self.image_paths):
-            if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+            if not name.strip() or name.startswith(".") or any(character in name for character in "/\\\0"):
                 raise DataError(f"the name of image {path} must be usable as a file name, got {name!r}")
+            if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+                raise DataError(
+                    f"the name of image {str(path)!r} must have no control characters and be readable as UTF-8, "
+                    f"got {name!r}"
+                )
+            if len(name) > LONGEST_NAME // 4 and len(name.encode()) > LONGEST_NAME:
+                raise DataError(
+                    f"the name of image {path} must have at most {LONGEST_NAME} bytes, so that files can be named "
+                    f"after it, got {len(name.encode())}"
+                )
         name, count = Counter(self.names).most_common(1)[0] if self.names else ("", 0)
         if count > 1:
             twice = [str(path) for path, other in zip(self.image_paths, self.names) if other == name]

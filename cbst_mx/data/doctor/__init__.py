@@ -97,6 +97,7 @@ def _keep_listed(found: Examination, list: PathLike) -> None:
     for part in found.parts:
         path = list_path(list, found.root)
         try:
-            part.images = part.images.subset(find_listed(part.images.names, read_list(path), str(path)))
+            files = {"paths": part.images.image_paths, "root": found.root}
+            part.images = part.images.subset(find_listed(part.images.names, read_list(path), str(path), **files))
         except DataError as error:
             found.add("error", str(error), path, "correct the list, or unpack the images that it names")
