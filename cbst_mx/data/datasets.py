@@ -125,15 +125,19 @@ class LabelledImageSet(ImageSet):
     convention : str
         Meaning of the raw ids in the label files, one of the label space's conventions.
     read : callable
-        Reads the raw ids (H, W) of a label file. A function of a module, so that the set can travel to workers.
+        Reads the raw ids (H, W) of a label file. A function of a module or an object that can be pickled, so that the
+        set can travel to workers.
+    left_out : int
+        Number of images that were left out because they have no label.
     """
 
-    __slots__ = ("convention", "label_paths", "label_space", "read")
+    __slots__ = ("convention", "label_paths", "label_space", "left_out", "read")
 
     label_paths: tuple[Path, ...]
     label_space: LabelSpace
     convention: str
     read: Callable[[PathLike], np.ndarray]
+    left_out: int
 
     def __init__(
         self,
@@ -143,6 +147,8 @@ class LabelledImageSet(ImageSet):
         label_space: LabelSpace,
         convention: str,
         read: Callable[[PathLike], np.ndarray] = read_label,
+        *,
+        left_out: int = 0,
     ) -> None:
         super().__init__(names, image_paths)
         label_space.check_convention(convention)
@@ -150,6 +156,7 @@ class LabelledImageSet(ImageSet):
         self.label_space = label_space
         self.convention = convention
         self.read = read
+        self.left_out = left_out
         if len(self.label_paths) != len(self.image_paths):
             raise ConfigError(
                 f"label_paths must have one file per image, got {len(self.label_paths)} for {len(self)} images"
@@ -212,6 +219,7 @@ class LabelledImageSet(ImageSet):
             self.label_space,
             self.convention,
             self.read,
+            left_out=self.left_out,
         )
 
 
@@ -231,6 +239,8 @@ class Format:
         Options that may be given besides; "labels" is for `open_labelled` only. A list of images always may.
     label_space : str
         Name of the known label space that its label files are usually read in.
+    takes_list : bool
+        Whether both callables take ``list`` themselves, so that only the images it names are looked at.
     """
 
     open_images: Callable[..., ImageSet]
@@ -238,6 +248,7 @@ class Format:
     needed: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     label_space: str = CITYSCAPES_19.name
+    takes_list: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
