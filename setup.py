@@ -1,10 +1,12 @@
 """Package metadata; the pins' reasons stand beside them."""
 
+import ast
 import re
 import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 # The versions that were tried; tools/environment.py reads this line.
 OLDEST, NEWEST = (3, 8), (3, 11)
@@ -45,8 +47,9 @@ CU112 = [
     "nvidia-nvtx-cu11==11.8.86",
 ]
 
-# For cbst-mx export --onnx: 1.19 lacks what mxnet's exporter imports. numpy stays below 1.24, so onnxruntime does too.
-ONNX = ["onnx>=1.14,<1.19", "onnxruntime>=1.15"]
+# For cbst-mx export --onnx, which compares the versions too. numpy stays below 1.24, so onnxruntime does too.
+EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
+ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
 # One minor version each, the newest that also runs on Python 3.8, so that a check means the same everywhere.
 DEV = [
@@ -58,6 +61,23 @@ DEV = [
     "types-PyYAML>=6.0,<6.1",
 ]
 
+DEMO = "experiments/demo.yaml"
+
+
+class BuildPy(build_py):
+    """Puts the demo's experiment file, whose home is experiments/, beside cbst_mx/demo.py."""
+
+    def run(self):
+        """Build, and copy the file; an editable installation finds it where it is."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_file(str(HERE / DEMO), str(Path(self.build_lib) / "cbst_mx" / "demo.yaml"))
+
+    def get_source_files(self):
+        """Return the files of a source archive."""
+        return [*super().get_source_files(), DEMO]
+
+
 setup(
     name="cbst_mx",
     version=VERSION,
@@ -66,6 +86,7 @@ setup(
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
     package_data={"cbst_mx.evaluation": ["paper_tables/*"]},
     python_requires=f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}",
+    cmdclass={"build_py": BuildPy},
     install_requires=REQUIRED,
     extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "onnx": ONNX, "dev": DEV + ONNX},
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},

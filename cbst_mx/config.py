@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Annotated, Literal
 
 from cbst_mx.data import FORMATS, ImageSet, LabelledImageSet, folder, open_images, open_labelled
@@ -20,8 +20,9 @@ from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSpace
+from cbst_mx.methods import RULES
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.strict_yaml import one_sentence, parse_value, read_yaml
+from cbst_mx.strict_yaml import StrictModel, one_sentence, parse_value, read_yaml
 
 __all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
 
@@ -30,18 +31,16 @@ DATA_VARIABLE = "CBST_DATA"
 Scale = Annotated[float, Field(gt=0, lt=100)]  # a factor of an image's height and width
 
 
-# mypy takes no name that is computed; pydantic does.
+# mypy takes no names that are computed; pydantic does.
 if TYPE_CHECKING:
     _FormatName = str
+    _MethodName = str
 else:
     _FormatName = Literal[tuple(FORMATS)]
+    _MethodName = Literal[tuple(RULES)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Data(_Strict):
+class Data(StrictModel):
     """One set of images."""
 
     format: _FormatName
@@ -61,8 +60,8 @@ class Data(_Strict):
         return self.model_dump(exclude={"format", "root", "labels"})
 
 
-class Network(_Strict):
-    """The network and what it sees."""
+class Network(StrictModel):
+    """The network and the normalisation of its input."""
 
     name: str = "fcn8s"
     options: Dict[str, Any] = {}  # keyword arguments of its constructor
@@ -70,7 +69,7 @@ class Network(_Strict):
     std: List[float] = Field(list(IMAGENET_STD), min_length=3, max_length=3)
 
 
-class Augmentation(_Strict):
+class Augmentation(StrictModel):
     """Joint scale, crop and flip; colour changes are off in the paper's protocol."""
 
     crop: List[int] = Field([504, 504], min_length=2, max_length=2)  # height, width in pixels
@@ -89,7 +88,7 @@ class Augmentation(_Strict):
         return TrainTransform(**values)
 
 
-class Optimiser(_Strict):
+class Optimiser(StrictModel):
     """SGD over one training phase."""
 
     iterations: Optional[int] = Field(None, ge=0)
@@ -111,7 +110,7 @@ class Optimiser(_Strict):
         return self
 
 
-class Portion(_Strict):
+class Portion(StrictModel):
     """The portion p over the rounds."""
 
     initial: float = Field(0.20, gt=0, le=1)
@@ -119,14 +118,14 @@ class Portion(_Strict):
     maximum: float = Field(0.50, gt=0, le=1)
 
 
-class SpatialPrior(_Strict):
+class SpatialPrior(StrictModel):
     """The spatial prior of CBST-SP."""
 
     grid: List[int] = Field([256, 512], min_length=2, max_length=2)  # rows, columns of the stored maps
     kernel: float = Field(70.0, ge=0)  # pixels at 1024 x 2048
 
 
-class SourcePortion(_Strict):
+class SourcePortion(StrictModel):
     """The portion of source images a round trains on; the released program's numbers."""
 
     initial: float = Field(0.03, gt=0, le=1)
@@ -135,7 +134,7 @@ class SourcePortion(_Strict):
     policy: Literal["cumulative", "random"] = "cumulative"
 
 
-class Mining(_Strict):
+class Mining(StrictModel):
     """Rare-class mining: training crops centred on classes that are predicted least; not used by ST."""
 
     worst: int = Field(5, ge=1)  # classes predicted least; the released program takes 3
@@ -143,10 +142,10 @@ class Mining(_Strict):
     probability: float = Field(0.8, ge=0, le=1)  # of mining an image
 
 
-class SelfTraining(_Strict):
+class SelfTraining(StrictModel):
     """The rounds."""
 
-    method: Literal["st", "cbst", "cbst-sp"]
+    method: _MethodName
     rounds: int = Field(7, ge=0)
     portion: Portion = Portion()
     fidelity: Literal["paper", "released"] = "paper"
@@ -169,8 +168,8 @@ class SelfTraining(_Strict):
 
     @property
     def policy(self) -> str:
-        """Return the threshold policy of the method."""
-        return "global" if self.method == "st" else "class-balanced"
+        """Rule of the method's thresholds: "global" for ``st``, "class-balanced" for ``cbst`` and ``cbst-sp``."""
+        return RULES[self.method]
 
     @model_validator(mode="after")
     def _places_for_source(self) -> SelfTraining:
@@ -179,15 +178,13 @@ class SelfTraining(_Strict):
                 f"target_per_batch must be smaller than the batch_size {self.retraining.batch_size}, "
                 f"got {self.target_per_batch}"
             )
-        if self.upsampling == "bicubic" and len(self.scales) > 1:
-            raise ValueError("upsampling must be bilinear with several scales, got bicubic")
         if self.separate_domains and self.target_per_batch is None:
             raise ValueError("separate_domains needs target_per_batch, which says how a batch is divided")
         return self
 
 
-class Evaluation(_Strict):
-    """How the network is evaluated: always at the size of the labels."""
+class Evaluation(StrictModel):
+    """Evaluation of the network, always at the size of the labels."""
 
     flip: bool = True  # average with the mirrored image
     scales: List[Scale] = Field([1.0], min_length=1)  # multi-scale testing
@@ -195,7 +192,7 @@ class Evaluation(_Strict):
     long_side: Optional[int] = Field(None, ge=32)  # pixels of the network's input at scale 1; None = as it is
 
 
-class WarmUp(_Strict):
+class WarmUp(StrictModel):
     """Adversarial adaptation of the source network in output space, before the first round."""
 
     optimiser: Optimiser
@@ -204,7 +201,7 @@ class WarmUp(_Strict):
     discriminator_width: int = Field(64, ge=1)
 
 
-class Paper(_Strict):
+class Paper(StrictModel):
     """The row of the paper's tables that an experiment reproduces."""
 
     table: Literal[1, 2, 3]
@@ -213,8 +210,8 @@ class Paper(_Strict):
     expected: Dict[str, float]  # IoU in % per class, and miou; of SYNTHIA miou_star as well
 
 
-class Experiment(_Strict):
-    """Everything one run needs."""
+class Experiment(StrictModel):
+    """Settings of one run."""
 
     name: str
     seed: int = Field(0, ge=0)
@@ -225,8 +222,6 @@ class Experiment(_Strict):
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
-    # name of the experiment whose last network this one starts from: make trains that one first, --init takes it
-    starts_from: Optional[str] = None
     initial_parameters: Optional[str] = None  # a .params file with its sidecar that takes the source training's place
     self_training: SelfTraining
     pretrained: Optional[str] = None  # parameters the source training starts from, e.g. imported ImageNet weights
@@ -237,6 +232,8 @@ class Experiment(_Strict):
     ctx: str = "cpu"  # or gpu:0; gpu:0,1 spreads every training batch over both, each with its own dropout masks
     amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of convolutions: bfloat16 on CPU, float16 on GPU
     gradient_checkpointing: bool = False  # recompute activations in training instead of keeping them: less memory
+    # the experiment whose source network the rounds start from, where make runs both; a run takes initial_parameters
+    starts_from: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]] = None
     paper: Optional[Paper] = None
     origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "released", "author" or "ours"
     smoke: bool = False  # tiny and meaningless: only to see that every step runs
@@ -259,15 +256,15 @@ class Experiment(_Strict):
         return self
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out; ``starts_from`` only where it names an experiment."""
-        without = {"starts_from"} if self.starts_from is None else None
-        return yaml.safe_dump(self.model_dump(exclude=without), sort_keys=False)
+        """Return the experiment with all defaults written out; `starts_from` only where it is given."""
+        unused = {"starts_from"} if self.starts_from is None else set()
+        return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
 
     @property
     def identity(self) -> Dict[str, Any]:
-        """What makes a run this run: all but the settings that cannot change its numbers."""
-        ignored = ("workers", "ctx", "paper", "origin", "starts_from")
-        return self.model_dump(exclude={**dict.fromkeys(ignored, True), "self_training": {"keep_maps"}})
+        """Settings that tell this run from others: all but those that cannot change its numbers."""
+        beside: Dict[str, Any] = dict.fromkeys(("workers", "ctx", "starts_from", "paper", "origin"), True)
+        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}})
 
     def classes(self) -> LabelSpace:
         """Return the label space.
@@ -290,45 +287,50 @@ class Experiment(_Strict):
         mean, std = tuple(net.mean), tuple(net.std)
         return NetworkSpec(net.name, self.classes().num_classes, dict(net.options), mean, std)  # type: ignore[arg-type]
 
-    def pretrained_path(self) -> Path:
-        """Return the parameters the source training starts from; a relative path is below ``CBST_DATA``."""
-        return below_data_root(str(self.pretrained))
+    # Relative paths are below `data_root`, by default the folder in CBST_DATA.
 
-    def open_source(self) -> LabelledImageSet:
+    def pretrained_path(self, data_root: Optional[Path] = None) -> Path:
+        """Return the parameters the source training starts from."""
+        return below_data_root(str(self.pretrained), data_root)
+
+    def open_source(self, data_root: Optional[Path] = None) -> LabelledImageSet:
         """Open the labelled source images."""
-        return self._labelled(self.source, self.classes())
+        return _open_labelled(self.source, self.classes(), data_root)
 
-    def open_target(self) -> ImageSet:
+    def open_target(self, data_root: Optional[Path] = None) -> ImageSet:
         """Open the target training images: without labels, whatever lies on the disk."""
-        return open_images(self.target.format, below_data_root(self.target.root), **self.target.selection())
+        root = below_data_root(self.target.root, data_root)
+        return open_images(self.target.format, root, **self.target.selection())
 
-    def open_validation(self) -> Dict[str, LabelledImageSet]:
+    def open_validation(self, data_root: Optional[Path] = None) -> Dict[str, LabelledImageSet]:
         """Open the labelled image sets of the evaluation."""
         # networks of SYNTHIA's 16 classes are scored on all 19, from which every published protocol follows
         wider = self.label_space == SYNTHIA_16.name
-        return {
-            name: self._labelled(data, CITYSCAPES_19 if wider and data.format == "cityscapes" else self.classes())
+        spaces = {
+            name: CITYSCAPES_19 if wider and data.format == "cityscapes" else self.classes()
             for name, data in self.validation.items()
         }
-
-    @staticmethod
-    def _labelled(data: Data, label_space: LabelSpace) -> LabelledImageSet:
-        return open_labelled(
-            data.format, below_data_root(data.root), label_space=label_space, labels=data.labels, **data.selection()
-        )
+        return {name: _open_labelled(self.validation[name], space, data_root) for name, space in spaces.items()}
 
 
-def below_data_root(path: str) -> Path:
-    """Return `path`, with variables filled in, below the folder in ``CBST_DATA`` when it is relative.
+def _open_labelled(data: Data, label_space: LabelSpace, data_root: Optional[Path]) -> LabelledImageSet:
+    root = below_data_root(data.root, data_root)
+    return open_labelled(data.format, root, label_space=label_space, labels=data.labels, **data.selection())
+
+
+def below_data_root(path: str, data_root: Optional[Path] = None) -> Path:
+    """Return `path`, with variables filled in; a relative one is below `data_root`, else below ``CBST_DATA``.
 
     Raises
     ------
     ConfigError
-        If it is relative and the variable is not set.
+        If `path` is relative, no `data_root` is given and the variable is not set.
     """
     root = Path(os.path.expandvars(path)).expanduser()
     if root.is_absolute():
         return root
+    if data_root is not None:
+        return data_root / root
     base = os.environ.get(DATA_VARIABLE)
     if not base:
         raise ConfigError(f"path {path} is relative: set the environment variable {DATA_VARIABLE} to the data's folder")
@@ -349,7 +351,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
     Raises
     ------
     ConfigError
-        With one sentence that names the file and the key.
+        If a file cannot be read or a key is wrong; the sentence names both.
     """
     path = Path(path)
     values = _read_with_bases(path)
@@ -440,9 +442,8 @@ def _located(values: Dict[str, Any], base: Path) -> Dict[str, Any]:
 
     result = {**values}
     for key in ("source", "target"):
-        result[key] = located(values.get(key)) if key in values else None
-        if key not in values:
-            del result[key]
+        if key in values:
+            result[key] = located(values[key])
     if isinstance(values.get("validation"), dict):
         result["validation"] = {name: located(data) for name, data in values["validation"].items()}
     return result

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
-from cbst_mx.config import DATA_VARIABLE, Experiment, load_experiment
+from cbst_mx.config import Experiment, load_experiment
 from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_json, write_json
+from cbst_mx.files import read_json, write_json, write_text
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
+from cbst_mx.report.tables import as_markdown
 from cbst_mx.rounds import Run
 from cbst_mx.selftrain.network_maps import predictions
 
-__all__ = ["METHODS", "DemoResult", "run_demo"]
+__all__ = ["METHODS", "DemoResult", "find_experiment", "run_demo"]
 
 #: Run folder of each method to its name in tables.
 METHODS = {"source": "source-only", "st": "ST", "cbst": "CBST", "cbst-sp": "CBST-SP"}
@@ -35,7 +35,7 @@ _PICTURE_ROWS = 4
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo gave.
+    """Results of a demo.
 
     Attributes
     ----------
@@ -44,6 +44,7 @@ class DemoResult:
     source_rows : dict
         The same on held-out source images.
     label_space : LabelSpace
+        Classes of the results.
     results, picture : Path
         ``results.json`` and ``comparison.png``.
     """
@@ -53,6 +54,12 @@ class DemoResult:
     label_space: LabelSpace
     results: Path
     picture: Path
+
+
+def find_experiment() -> Path:
+    """Return the demo's own experiment file: in an installed package, or among the experiments of a checkout."""
+    installed = Path(__file__).with_name("demo.yaml")  # put there by setup.py
+    return installed if installed.is_file() else Path(__file__).parents[1] / "experiments" / "demo.yaml"
 
 
 def run_demo(
@@ -71,11 +78,12 @@ def run_demo(
     experiment : Path
         The experiment file; its method and start are replaced.
     out : Path
-        Gets ``seed-N/data``, ``seed-N/METHOD`` (run folders), ``results.json`` and ``comparison.png``.
+        Gets ``seed-N/data``, ``seed-N/METHOD`` (run folders), ``results.json``, the same as a table in ``results.md``,
+        and ``comparison.png``.
     seeds : sequence of int
         Each seeds scenes, initialisation and training.
     shift_strength, shift_seed
-        Of the target's appearance.
+        Strength and seed of the change of the target's appearance.
     progress : callable
         Called with (what, done, in all).
 
@@ -91,17 +99,18 @@ def run_demo(
         folder = out / f"seed-{seed}"
         _scenes(folder, settings, seed, progress)
         rows[seed], source_rows[seed] = {}, {}
-        with _data_root(folder / "data"):
-            for method in METHODS:
-                run = Run(_variant(experiment, folder, method, seed), folder / method, progress=progress)
-                last = run.run()["stages"][-1]["evaluation"]
-                rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
-    picture = out / "comparison.png"
-    with _data_root(out / f"seed-{seeds[0]}" / "data"):
-        write_rgb_png(picture, _comparison(_variant(experiment, out, "source", seeds[0]), out / f"seed-{seeds[0]}"))
-    results = out / "results.json"
+        for method in METHODS:
+            variant = _variant(experiment, folder, method, seed)
+            run = Run(variant, folder / method, progress=progress, data_root=(folder / "data").absolute())
+            last = run.run()["stages"][-1]["evaluation"]
+            rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
+    picture, results = out / "comparison.png", out / "results.json"
+    first = _variant(experiment, out, "source", seeds[0])
+    write_rgb_png(picture, _comparison(first, out / f"seed-{seeds[0]}"))
     write_json(results, {"settings": settings, "target": _keyed(rows), "source": _keyed(source_rows)})
-    return DemoResult(rows, source_rows, run.label_space, results, picture)
+    columns = {METHODS[method]: [rows[seed][method] for seed in seeds] for method in METHODS}
+    write_text(results.with_suffix(".md"), as_markdown(columns, first.classes()))
+    return DemoResult(rows, source_rows, first.classes(), results, picture)
 
 
 def _keyed(rows: dict[int, Any]) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def _scenes(folder: Path, settings: dict[str, Any], seed: int, progress: Progres
         size=SIZE,
         seed=seed,
         shift=shift,
-        progress=lambda done, total: progress(f"demo, seed {seed}: street scenes", done, total),
+        progress=functools.partial(progress, f"demo, seed {seed}: street scenes"),
     )
 
 
@@ -140,23 +149,9 @@ def _variant(experiment: Path, folder: Path, method: str, seed: int) -> Experime
     return load_experiment(experiment, tuple(changes))
 
 
-@contextmanager
-def _data_root(path: Path) -> Iterator[None]:
-    """Let relative data roots mean `path` while the block runs."""
-    before = os.environ.get(DATA_VARIABLE)
-    os.environ[DATA_VARIABLE] = str(path.absolute())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[DATA_VARIABLE]
-        else:
-            os.environ[DATA_VARIABLE] = before
-
-
 def _comparison(experiment: Experiment, folder: Path) -> np.ndarray:
     """Draw the first target validation images with the truth and every method's last prediction."""
-    images = experiment.open_validation()["target"]
+    images = experiment.open_validation((folder / "data").absolute())["target"]
     images = images.subset(range(min(_PICTURE_ROWS, len(images))))
     space = experiment.classes()
     columns = [

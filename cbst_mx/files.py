@@ -85,8 +85,15 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` when the block ends well and vanishes when it does not.
+
+    Parameters
+    ----------
+    path : Path
+        Its parent is made when it is not there.
+    durable : bool
+        Wait until the disk has the files that lie directly in the folder.
 
     Raises
     ------
@@ -94,11 +101,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         If it cannot be written (no space, no permission); what was at `path` before is then still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
+    whole = path.absolute()  # "." has no name
+    temporary = whole.with_name(f".{whole.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        for file in temporary.iterdir() if durable else ():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
     except OSError as error:
@@ -181,12 +192,12 @@ def read_json(path: Path) -> Any:
 
 
 def check_free_space(path: Path, needed: int) -> None:
-    """Refuse to start when the disk of `path` has fewer than `needed` bytes free.
+    """Refuse to start where the disk of `path` has fewer than `needed` bytes free.
 
     Raises
     ------
     RunError
-        Naming both figures in MB.
+        If it has fewer; the sentence names both figures in MB.
     """
     path = Path(path).absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,13 +1,12 @@
 """What an experiment costs, before it starts: images, iterations, time, memory and disk.
 
-The network, with random parameters, takes a few training steps and labels and evaluates an image on the device at hand;
-the rest is multiplication. What would take too long is measured on fewer crops or a smaller image, to whose number and
+The network, with random parameters, takes a few training steps and labels and evaluates an image on this device; the
+rest is multiplication. What would take too long is measured on fewer crops or a smaller image, to whose number and
 area the time of these networks is proportional. H x W pixels, seconds, bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -22,41 +21,41 @@ from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
 
-from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
+from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
-from cbst_mx.data.published import published
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
-from cbst_mx.rounds import iterations_of, needs, scaled_side, source_of_round, target_maps
 from cbst_mx.selftrain.network_maps import predictions
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS
+from cbst_mx.training.samples import labelled_samples
 from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.training.source import labelled_samples
+from cbst_mx.workload import (
+    Images,
+    ImageSets,
+    count_iterations,
+    estimate_needs,
+    find_image_sets,
+    scale_side,
+    source_indices,
+    target_maps,
+)
 from symbols.backend import gluon, mx
 
-__all__ = ["Images", "Plan", "Stage", "make_plan"]
+__all__ = ["Plan", "Stage", "make_plan"]
 
 _SIDES = (0.25, 1.0)  # of the image in a first and, where that fits into the time, a second measurement
 _MOST = 50  # repetitions of one measurement
 
 
-class Images(NamedTuple):
-    """How many images a set has, and their size, judged by the first."""
-
-    number: int
-    size: tuple[int, int]
-    published: bool  # the publisher's figures, for want of the data
-
-
 @dataclass(frozen=True)
 class Stage:
-    """What the source network or one round costs.
+    """Cost of the source network or of one round.
 
     ``images`` are those trained on, ``iterations`` the training steps over them; the times are seconds.
     """
@@ -70,25 +69,26 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Of all its steps."""
+        """Seconds of all its steps."""
         return self.labelling + self.training + self.evaluation
 
 
 @dataclass
 class Plan:
-    """What a run costs on this device.
+    """Cost of a run on this device.
 
     Attributes
     ----------
     device : str
+        Context and precision.
     stages : list of Stage
-        In their order.
+        The stages in their order.
     memory : int
         Bytes at most: of the GPU, or of this process on a CPU.
     disk : int
         Bytes at most, of the run folder.
     notes : list of str
-        What was measured how, and what is not counted.
+        Sentences on how it was measured, and on what is not counted.
     """
 
     device: str
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of all stages."""
+        """Seconds of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
@@ -138,94 +138,97 @@ def make_plan(
         raise ConfigError(f"seconds must be above 0, got {seconds}")
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
-    source = _images(experiment.source, experiment.open_source)
-    target = _images(experiment.target, experiment.open_target)
-    validation = {
-        name: _images(data, functools.partial(_validation_set, experiment, name))
-        for name, data in experiment.validation.items()
-    }
+    sets = find_image_sets(experiment)
     plan = Plan(device=experiment.ctx + ("" if experiment.amp == "none" else f", {experiment.amp}"))
-    named = {"source": source, "target": target, **{f"validation {name}": v for name, v in validation.items()}}
-    missing = [name for name, images in named.items() if images.published]
+    missing = [name for name, images in sets.named().items() if images.published]
     if missing:
         plan.notes.append(f"the data are not here ({', '.join(missing)}): the publishers' numbers of images are used")
 
     base = _memory_now(contexts[0])
     network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)
-    parameters = parameter_bytes(network)
-    meter = _Meter(contexts[0], base + 3 * parameters)  # parameters, gradients and momentum do not grow with a batch
-    training, settings = experiment.source_training, experiment.self_training
-    looks = 1 if settings.rounds else 0
-    works = [1, looks, looks, 1]  # source training, retraining, labelling, evaluation
-    share = seconds / sum(works)
-    steps: dict[int, float] = {}
-    batches = sorted({o.batch_size for o in (training, settings.retraining if settings.rounds else None) if o})
-    for batch in batches:
-        progress("measuring", len(steps), len(batches) + 1 + looks)
-        steps[batch] = _training_seconds(experiment, network, contexts, batch, share, meter, plan)
-    reading = _reading_seconds(experiment) if not source.published else None
-    if reading is None:
-        plan.notes.append("the time to read images is not counted in training: there are none to read here")
-    label = 0.0
-    if settings.rounds:
-        progress("measuring", len(batches), len(batches) + 2)
-        label = _labelling_seconds(experiment, network, contexts[0], target, share, meter, plan)
-    progress("measuring", len(batches) + looks, len(batches) + 1 + looks)
-    # images of one size, or nearly: measured once, and counted by their area
-    first, *_ = validation.values()
-    evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
-    evaluation *= sum(v.number * v.size[0] * v.size[1] for v in validation.values()) / (first.size[0] * first.size[1])
-    progress("measuring", len(batches) + 1 + looks, len(batches) + 1 + looks)
+    # parameters, gradients and momentum do not grow with a batch
+    meter = _Meter(contexts[0], base + 3 * parameter_bytes(network))
+    times = _measure(experiment, network, contexts, sets, seconds, meter, plan, progress)
 
-    def trained(optimiser: Optimiser, images: int) -> tuple[int, float]:
-        iterations = iterations_of(optimiser, images)
-        step = steps[optimiser.batch_size]
-        if reading is not None:
-            load = reading * optimiser.batch_size
-            # readers work beside the network
-            step = max(step, load / experiment.workers) if experiment.workers else step + load
-        return iterations, iterations * step
-
-    iterations, spent = (0, 0.0) if training is None else trained(training, source.number)
-    plan.stages.append(Stage("source", source.number if training else 0, iterations, 0.0, spent, evaluation))
-    for index in range(1, settings.rounds + 1):
-        images = len(source_of_round(experiment, index, source.number)) + target.number
-        iterations, spent = trained(settings.retraining, images)
-        plan.stages.append(Stage(f"round {index}", images, iterations, target.number * label, spent, evaluation))
+    plan.stages += _stages(experiment, sets, times)
     if experiment.warm_up is not None:
         plan.notes.append("the adversarial warm-up is not counted")
     if experiment.target.fold is not None:
         plan.notes.append(f"one fold of {experiment.target.folds or 10}; the source network is shared")
-    if settings.method == "cbst-sp":
+    if experiment.self_training.method == "cbst-sp":
         plan.notes.append("estimating the spatial prior, once over all source labels, is not counted")
     plan.memory = meter.most
-    total = sum(images.number for images in validation.values())
-    plan.disk = needs(experiment, network, target=target.number, size=target.size, validation=total).disk
+    total = sum(images.number for images in sets.validation.values())
+    needs = estimate_needs(experiment, network, target=sets.target.number, size=sets.target.size, validation=total)
+    plan.disk = needs.disk
     return plan
 
 
-def _validation_set(experiment: Experiment, name: str) -> ImageSet:
-    return experiment.open_validation()[name]
+class _Times(NamedTuple):
+    """Measured seconds."""
+
+    steps: dict[int, float]  # of a training step, by batch size
+    reading: float | None  # of reading a source image; None where there is none to read
+    labelling: float  # of pseudo-labelling an image
+    evaluation: float  # of evaluating all validation images
 
 
-def _images(data: Data, open_set: Callable[[], ImageSet]) -> Images:
-    """Return the facts of an image set, from the publisher where its folder is not there."""
-    root: Path | None = None
-    with contextlib.suppress(ConfigError):  # relative, and there is no data root
-        root = below_data_root(data.root)
-    if root is not None and root.is_dir():
-        images = open_set()
-        height, width = images.image(0).shape[:2]
-        return Images(len(images), (height, width), False)
-    found = None if data.list else published(data.format, data.split)
-    if found is None:
-        what = f"{data.format} with the list {data.list}" if data.list else f"{data.format} data in {data.root}"
-        raise ConfigError(f"the number of images must be known, and the folder of {what} is not there: set CBST_DATA")
-    count, size = found
-    if data.fold is not None:
-        held_out = round(count / (data.folds or 10))
-        count = count - held_out if data.split == "rest" else held_out
-    return Images(count, size, True)
+def _measure(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    contexts: list[mx.Context],
+    sets: ImageSets,
+    seconds: float,
+    meter: _Meter,
+    plan: Plan,
+    progress: Progress,
+) -> _Times:
+    """Measure every kind of work in about `seconds`, and note in `plan` how."""
+    training, settings = experiment.source_training, experiment.self_training
+    phases = [training, settings.retraining if settings.rounds else None]
+    batches = sorted({phase.batch_size for phase in phases if phase is not None})
+    kinds = len(batches) + (2 if settings.rounds else 1)  # training steps, labelling, evaluation
+    share = seconds / (4 if settings.rounds else 2)  # source training, retraining, labelling, evaluation
+    steps: dict[int, float] = {}
+    for batch in batches:
+        progress("measuring", len(steps), kinds)
+        steps[batch] = _training_seconds(experiment, network, contexts, batch, share, meter, plan)
+    reading = None if sets.source.published else _reading_seconds(experiment)
+    if reading is None:
+        plan.notes.append("the time to read images is not counted in training: there are none to read here")
+    labelling = 0.0
+    if settings.rounds:
+        progress("measuring", len(batches), kinds)
+        labelling = _labelling_seconds(experiment, network, contexts[0], sets.target, share, meter, plan)
+    progress("measuring", kinds - 1, kinds)
+    # images of one size, or nearly: measured once, and counted by their area
+    first, *_ = sets.validation.values()
+    evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
+    evaluation *= sum(images.pixels for images in sets.validation.values()) / (first.size[0] * first.size[1])
+    progress("measuring", kinds, kinds)
+    return _Times(steps, reading, labelling, evaluation)
+
+
+def _stages(experiment: Experiment, sets: ImageSets, times: _Times) -> Iterator[Stage]:
+    """Yield the cost of the source network and of every round."""
+
+    def trained(optimiser: Optimiser, images: int) -> tuple[int, float]:
+        iterations = count_iterations(optimiser, images)
+        step = times.steps[optimiser.batch_size]
+        if times.reading is not None:
+            load = times.reading * optimiser.batch_size
+            # readers work beside the network
+            step = max(step, load / experiment.workers) if experiment.workers else step + load
+        return iterations, iterations * step
+
+    training, settings = experiment.source_training, experiment.self_training
+    source, target = sets.source.number, sets.target.number
+    iterations, spent = (0, 0.0) if training is None else trained(training, source)
+    yield Stage("source", source if training else 0, iterations, 0.0, spent, times.evaluation)
+    for index in range(1, settings.rounds + 1):
+        images = len(source_indices(experiment, index, source)) + target
+        iterations, spent = trained(settings.retraining, images)
+        yield Stage(f"round {index}", images, iterations, target * times.labelling, spent, times.evaluation)
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
@@ -336,7 +339,9 @@ def _reading_seconds(experiment: Experiment) -> float:
         std=spec.std,
     )
     start = time.perf_counter()
-    return (sum(1 for _ in loader) and time.perf_counter() - start) / 8
+    for _ in loader:
+        pass
+    return (time.perf_counter() - start) / len(loader)
 
 
 def _scaled(
@@ -405,7 +410,7 @@ def _evaluation_seconds(
     settings = experiment.evaluation.model_dump()
 
     def work(chosen: ImageSet, side: float) -> None:
-        options: dict[str, Any] = {**settings, "long_side": scaled_side(settings["long_side"], side)}
+        options: dict[str, Any] = {**settings, "long_side": scale_side(settings["long_side"], side)}
         for _ in predictions(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
             pass
 

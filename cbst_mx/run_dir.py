@@ -6,12 +6,22 @@
       experiment.yaml            the experiment as it was run (all defaults written out)
       manifest.json              its hash and seed, versions, inputs
       log.txt                    every line the run logged
-      source/                    parameters.params (+ .json), confusion.npz, evaluation.json
-      round-1/                   pseudo_labels/NAME.png, image_statistics.npz, thresholds.json and the source's files
+      spatial_prior.npz          the spatial prior (CBST-SP only)
+      source/
+        checkpoint.params        parameters and momentum while training goes on; removed at its end
+        parameters.params        the network, with its sidecar parameters.params.json
+        training.json            losses and settings of the training, written last
+        confusion.npz            confusion matrices per validation set and image, with the names of classes and images
+        evaluation.json          IoU per class and mIoU per validation set, written last
+      round-1/                   the same, and
+        maps.part/               the network's output while pseudo-labels are made; removed at their end
+        pseudo_labels/NAME.png   trainIds with palette, 255 = not selected
+        image_statistics.npz     predicted pixels and confidences per target image and class
+        thresholds.json          thresholds, counts and kept pixels, written last
       round-2/ ...
       summary.json               IoU per class and mIoU after the source training and after every round
 
-A stage is done when the JSON file it writes last is there, so a killed run starts again at the stage it was in.
+A step is done when the JSON file it writes last is there, so a killed run starts again at the step it was in.
 """
 
 from __future__ import annotations
@@ -19,11 +29,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import platform
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
@@ -53,12 +64,13 @@ class RunDir:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self._logging = False
 
     @classmethod
     def open(
         cls, path: Path, experiment_text: str, *, identity: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> RunDir:
-        """Create the run folder, or go on in it when it is this very run's.
+        """Create the run folder, or go on in it when it is this run's.
 
         Parameters
         ----------
@@ -67,9 +79,9 @@ class RunDir:
         experiment_text : str
             The experiment with all defaults, as YAML.
         identity : mapping
-            What makes the run this run, as JSON values; its hash is kept in the manifest.
+            Settings that tell this run from others, as JSON values; their hash is kept in the manifest.
         inputs : mapping
-            What is known of the inputs (roots, image counts), for the record.
+            Facts about the inputs (such as the numbers of images), for the record.
 
         Raises
         ------
@@ -111,7 +123,7 @@ class RunDir:
 
     @property
     def log(self) -> Path:
-        """The log file."""
+        """Every line the run logged."""
         return self.path / "log.txt"
 
     @property
@@ -128,6 +140,27 @@ class RunDir:
     def config_hash(self) -> str:
         """SHA-256 of the experiment."""
         return str(read_json(self.manifest)["config_sha256"])
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Write what the package logs into the log file while the (outermost) block runs."""
+        if self._logging:
+            yield
+            return
+        self._logging = True
+        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        package = logging.getLogger("cbst_mx")
+        level = package.level
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            self._logging = False
+            package.removeHandler(handler)
+            package.setLevel(level)
+            handler.close()
 
     def stage(self, index: int) -> StageDir:
         """Return the folder of the source network (`index` 0) or of round `index` (1, 2, ...)."""
@@ -177,14 +210,14 @@ class StageDir:
 
     @property
     def confusion(self) -> Path:
-        """int64 confusion matrices, one per evaluated image set."""
+        """Confusion matrices of every validation set, int64 (N, C, C), beside the names of its classes and images."""
         return self.path / "confusion.npz"
 
     @property
     def evaluation(self) -> Path:
-        """IoU per class and mIoU per evaluated image set."""
+        """IoU per class and mIoU per validation set."""
         return self.path / "evaluation.json"
 
     def save_confusion(self, matrices: Mapping[str, np.ndarray]) -> None:
-        """Write the confusion matrices (C, C), int64, atomically."""
+        """Write confusion matrices and names, as `ImageMatrices.arrays` gives them, atomically."""
         save_npz(self.confusion, matrices)

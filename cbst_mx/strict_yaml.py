@@ -8,7 +8,7 @@ import types
 from typing import Any, Literal, NoReturn, Sequence, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cbst_mx.errors import ConfigError
 from cbst_mx.files import read_bounded
@@ -17,12 +17,20 @@ __all__ = [
     "DEEPEST",
     "LARGEST_CONTENT",
     "LARGEST_FILE",
+    "StrictModel",
     "in_one_answer",
     "one_sentence",
     "parse_value",
     "problems",
     "read_yaml",
 ]
+
+
+class StrictModel(BaseModel):
+    """Base of what YAML files hold: unknown keys, other types and infinities are refused; nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
 
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _TYPE_WORDS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from symbols.backend import gluon
+from symbols.blocks import check_choice
 from symbols.fcn8s import FCN8s
 from symbols.resnet38 import ResNet38
 
@@ -38,8 +39,7 @@ def get_network(name: str, num_classes: int, **options: Any) -> gluon.HybridBloc
     ValueError
         If `name` is unknown, `num_classes` is no whole number of at least 2, or the constructor refuses an option.
     """
-    if name not in tuple(NETWORKS):
-        raise ValueError(f"network must be one of {', '.join(sorted(NETWORKS))}, got {name!r}")
+    check_choice("network", name, sorted(NETWORKS))
     if not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes!r}")
     return NETWORKS[name](num_classes=num_classes, **options)

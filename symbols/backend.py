@@ -75,7 +75,7 @@ def check_distributions(builds: Collection[str]) -> None:
     Raises
     ------
     MXNetUnavailableError
-        When there is more than one.
+        If there is more than one.
     """
     if len(builds) > 1:
         keep = "mxnet-cu112" if "mxnet-cu112" in builds else "mxnet"
@@ -91,14 +91,14 @@ def check_numpy(version: str) -> None:
     Raises
     ------
     MXNetUnavailableError
-        When the major version is 2 or higher.
+        If the major version is 2 or higher.
     """
     if int(version.split(".")[0]) >= 2:
         raise MXNetUnavailableError(f"mxnet 1.9.1 does not work with numpy {version}: pip install 'numpy==1.23.5'")
 
 
 def restore_numpy_bool(numpy_module: object, version: str) -> None:
-    """Give NumPy 1.24 to 1.26 the alias ``numpy.bool`` back: the one name mxnet 1.9.1 misses there."""
+    """Restore the alias ``numpy.bool`` of NumPy 1.24 to 1.26: the one name mxnet 1.9.1 misses there."""
     if tuple(int(part) for part in version.split(".")[:2]) >= (1, 24) and "bool" not in vars(numpy_module):
         numpy_module.bool = bool  # type: ignore[attr-defined]
 
@@ -116,7 +116,7 @@ def preload_cuda(folders: Iterable[str], load: Callable[[str], object] = ctypes.
     Returns
     -------
     list of str
-        What was loaded. A library that no wheel brings is left to the system's loader.
+        The paths that were loaded. A library that no wheel brings is left to the system's loader.
     """
     candidates = [Path(folder, library) for library in _CUDA_LIBRARIES for folder in folders]
     present = [str(path) for path in candidates if path.is_file()]

@@ -1,13 +1,62 @@
-"""Checks of what the constructors of the networks are given; the errors are one sentence that names the option."""
+"""Parts that the networks share, and checks of their options: errors are one sentence that names the option.
+
+B images, C channels, h x w pixels.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Sequence
 
-__all__ = ["check_factors", "check_rate", "check_rates", "check_width"]
+from symbols.backend import gluon
+
+nn = gluon.nn
+
+__all__ = [
+    "BATCH_NORM",
+    "check_choice",
+    "check_factors",
+    "check_rate",
+    "check_rates",
+    "check_width",
+    "conv_unit",
+    "scaled",
+]
 
 WIDEST = 8  # the published networks have width 1
+
+# Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
+BATCH_NORM = {"none": None, "batch": False, "frozen": True}
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return the channel count of a layer that has `channels` at width 1."""
+    return max(1, int(round(channels * width)))
+
+
+def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
+    """Return convolution ("same" padding), optional batch norm and ReLU as one block.
+
+    Parameters
+    ----------
+    channels : int
+        Output channels.
+    kernel : int
+        Odd kernel size in pixels.
+    batch_norm : {"none", "batch", "frozen"}
+        No batch norm; batch statistics while training; moving statistics even while training (gamma and beta train).
+    """
+    use_global_stats = BATCH_NORM[batch_norm]
+    unit = nn.HybridSequential()
+    with unit.name_scope():
+        unit.add(nn.Conv2D(channels, kernel, padding=kernel // 2, use_bias=use_global_stats is None))
+        if use_global_stats is not None:
+            unit.add(nn.BatchNorm(use_global_stats=use_global_stats))
+        unit.add(nn.Activation("relu"))
+    return unit
+
+
+# ---------------------------------------------------------------------------------------------------------- options
 
 
 def _is_number(value: Any) -> bool:
@@ -16,6 +65,12 @@ def _is_number(value: Any) -> bool:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
+
+
+def check_choice(option: str, value: Any, allowed: Sequence[str]) -> None:
+    """Refuse a value of `option` that is not one of `allowed`."""
+    if value not in tuple(allowed):  # a tuple: what cannot be hashed, such as a list, is refused as well
+        raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def check_width(width: Any) -> None:

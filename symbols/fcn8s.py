@@ -7,15 +7,19 @@ and an aligned output for any input size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from symbols.backend import gluon, mx
-from symbols.blocks import check_factors, check_rate, check_width
-from symbols.vgg16 import BATCH_NORM, VGG16, conv_unit, scaled
+from symbols.blocks import BATCH_NORM, check_choice, check_factors, check_rate, check_width, conv_unit, scaled
+from symbols.vgg16 import VGG16
 
 nn = gluon.nn
 
 __all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel"]
+
+UPSAMPLING = ("frozen", "learned")
 
 
 def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
@@ -44,7 +48,7 @@ def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
 class BilinearUpsampling(mx.init.Initializer):
     """Initialise a transposed convolution with :func:`bilinear_kernel`."""
 
-    def _init_weight(self, name, array):
+    def _init_weight(self, name: str, array: Any) -> None:
         array[:] = bilinear_kernel(array.shape[0], array.shape[2] // 2)
 
 
@@ -85,15 +89,13 @@ class FCN8s(gluon.HybridBlock):
         dropout: float = 0.5,
         skip_scale: tuple[float, float] = (1.0, 1.0),
         upsampling: str = "frozen",
-        **kwargs,
+        **kwargs: Any,
     ):
-        if batch_norm not in tuple(BATCH_NORM):
-            raise ValueError(f"batch_norm must be one of {', '.join(BATCH_NORM)}, got {batch_norm!r}")
+        check_choice("batch_norm", batch_norm, list(BATCH_NORM))
         check_width(width)
         check_rate(dropout)
         check_factors(skip_scale)
-        if upsampling not in ("frozen", "learned"):
-            raise ValueError(f"upsampling must be frozen or learned, got {upsampling!r}")
+        check_choice("upsampling", upsampling, UPSAMPLING)
         super().__init__(**kwargs)
         self._skip_scale = tuple(skip_scale)
         hidden = scaled(4096, width)
@@ -137,12 +139,12 @@ class FCN8s(gluon.HybridBlock):
         kept = ((trunk.stage1, 1), (trunk.stage2, 1), (trunk.stage3, 1), (trunk.stage4, 2), (trunk.stage5, 3), (top, 3))
         return [*(_Passing(block, count) for block, count in kept), _Skips(self)]
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         pool3, pool4, pool5 = self.trunk(x)
         score = self.score_fr(self.drop(self.fc7(self.drop(self.fc6(pool5)))))
         return self._add_skips(F, x, pool3, pool4, score)
 
-    def _add_skips(self, F, x, pool3, pool4, score):
+    def _add_skips(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any) -> Any:
         scale3, scale4 = self._skip_scale
         score = self.upscore2(score)  # (B, C, >= h/16, >= w/16)
         skip4 = self.score_pool4(pool4 * scale4)
@@ -160,7 +162,7 @@ class _Passing(gluon.HybridBlock):
         self.block = block
         self._count = count
 
-    def hybrid_forward(self, F, *maps):
+    def hybrid_forward(self, F: Any, *maps: Any) -> Any:
         return (*(F.identity(x) for x in maps[: self._count]), self.block(maps[-1]))
 
 
@@ -173,5 +175,5 @@ class _Skips(gluon.HybridBlock):
             self.register_child(getattr(network, name), name)
         self._add_skips = network._add_skips
 
-    def hybrid_forward(self, F, x, pool3, pool4, score):
+    def hybrid_forward(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any) -> Any:
         return self._add_skips(F, x, pool3, pool4, score)

@@ -1,5 +1,6 @@
-"""ResNet-38, model A1 of Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual
-Recognition" (2016), as the paper uses it.
+"""ResNet-38 as the paper uses it.
+
+Model A1 of Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition", 2016.
 
 B images, C classes, h x w pixels. Units are pre-activated: batch norm and ReLU come before every convolution, and
 where the shape changes the shortcut is a convolution of the activated input. Parameter names are those of the released
@@ -8,9 +9,10 @@ files (``bn2a_branch2a_gamma``, ``res2a_branch1_weight``, ...), but for Gluon's 
 
 from __future__ import annotations
 
+from typing import Any
+
 from symbols.backend import gluon, mx
-from symbols.blocks import check_rates, check_width
-from symbols.vgg16 import BATCH_NORM, scaled
+from symbols.blocks import BATCH_NORM, check_choice, check_rates, check_width, scaled
 
 nn = gluon.nn
 
@@ -30,7 +32,7 @@ FORMS = ("segmentation", "classifier")
 _EPSILON = 1e-5
 
 
-def _batch_norm(name: str, channels: int, batch_norm: str) -> nn.BatchNorm:
+def _batch_norm(name: str, channels: int, batch_norm: str) -> gluon.nn.BatchNorm:
     frozen = BATCH_NORM[batch_norm]
     return nn.BatchNorm(epsilon=_EPSILON, use_global_stats=frozen, in_channels=channels, prefix=f"bn{name}_")
 
@@ -47,10 +49,10 @@ class Unit(gluon.HybridBlock):
     in_channels : int
         Channels of the input.
     stride : int
-        Of the first convolution.
+        Stride of the first convolution.
     dilations : (int, int)
-        Of the first convolution and of the later ones: where a stride was replaced by dilation, the convolution that
-        had it still sees undilated input.
+        Dilations of the first convolution and of the later ones: where a stride was replaced by dilation, the
+        convolution that had it still sees undilated input.
     batch_norm : {"frozen", "batch"}
         See :class:`ResNet38`.
     dropout : float, optional
@@ -108,7 +110,7 @@ class Unit(gluon.HybridBlock):
             )
             channels_before = channels
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         active = F.relu(self.entry(x))
         return self.branch(active) + (x if self.shortcut is None else self.shortcut(active))
 
@@ -150,11 +152,9 @@ class ResNet38(gluon.HybridBlock):
         batch_norm: str = "frozen",
         form: str = "segmentation",
     ):
-        if batch_norm not in ("frozen", "batch"):
-            raise ValueError(f"batch_norm must be frozen or batch, got {batch_norm!r}")
+        check_choice("batch_norm", batch_norm, ("frozen", "batch"))
         check_width(width)
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        check_choice("form", form, FORMS)
         check_rates(dropout)
         super().__init__(prefix="")
         if form == "classifier":
@@ -195,7 +195,9 @@ class ResNet38(gluon.HybridBlock):
             self.head.add(nn.GlobalAvgPool2D(prefix=""), nn.Dense(num_classes, in_units=channels, prefix=linear))
 
     @staticmethod
-    def _classifier_convolution(in_channels: int, channels: int, prefix: str, initializer=None) -> nn.Conv2D:
+    def _classifier_convolution(
+        in_channels: int, channels: int, prefix: str, initializer: Any = None
+    ) -> gluon.nn.Conv2D:
         return nn.Conv2D(
             channels,
             3,
@@ -210,5 +212,5 @@ class ResNet38(gluon.HybridBlock):
         """Return the blocks whose composition is the network, for gradient checkpointing."""
         return [self.stem, *self.units, self.head]
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         return self.head(self.units(self.stem(x)))

@@ -1,5 +1,7 @@
-"""VGG-16 convolution stages (Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", ICLR 2015, configuration D), as the trunk of FCN8s.
+"""VGG-16's convolution stages, as the trunk of FCN8s.
+
+Configuration D of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+2015.
 
 B images, h x w pixels. Every stage ends in a 2 x 2 max pooling that rounds sizes up, so that stage i has
 ceil(h / 2^i) rows for any input size.
@@ -7,44 +9,17 @@ ceil(h / 2^i) rows for any input size.
 
 from __future__ import annotations
 
+from typing import Any
+
 from symbols.backend import gluon
+from symbols.blocks import conv_unit, scaled
 
 nn = gluon.nn
 
-__all__ = ["STAGES", "VGG16", "conv_unit", "scaled"]
+__all__ = ["STAGES", "VGG16"]
 
 # (number of 3 x 3 convolutions, channels) of each stage at width 1
 STAGES: tuple[tuple[int, int], ...] = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-
-# Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
-BATCH_NORM = {"none": None, "batch": False, "frozen": True}
-
-
-def scaled(channels: int, width: float) -> int:
-    """Return the channel count of a layer that has `channels` at width 1."""
-    return max(1, int(round(channels * width)))
-
-
-def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
-    """Return convolution ("same" padding), optional batch norm and ReLU as one block.
-
-    Parameters
-    ----------
-    channels : int
-        Output channels.
-    kernel : int
-        Odd kernel size in pixels.
-    batch_norm : {"none", "batch", "frozen"}
-        No batch norm; batch statistics while training; moving statistics even while training (gamma and beta train).
-    """
-    use_global_stats = BATCH_NORM[batch_norm]
-    unit = nn.HybridSequential()
-    with unit.name_scope():
-        unit.add(nn.Conv2D(channels, kernel, padding=kernel // 2, use_bias=use_global_stats is None))
-        if use_global_stats is not None:
-            unit.add(nn.BatchNorm(use_global_stats=use_global_stats))
-        unit.add(nn.Activation("relu"))
-    return unit
 
 
 class VGG16(gluon.HybridBlock):
@@ -55,7 +30,7 @@ class VGG16(gluon.HybridBlock):
     width : float
         Multiplier of all channel counts; 1 is the published network.
     batch_norm : {"none", "batch", "frozen"}
-        See :func:`conv_unit`; the published network has none.
+        See :func:`.blocks.conv_unit`; the published network has none.
 
     Inputs:
         - **x**: images, float32 (B, 3, h, w).
@@ -66,7 +41,7 @@ class VGG16(gluon.HybridBlock):
         - **pool5**: (B, 512 * width, ceil(h/32), ceil(w/32)).
     """
 
-    def __init__(self, *, width: float = 1.0, batch_norm: str = "none", **kwargs):
+    def __init__(self, *, width: float = 1.0, batch_norm: str = "none", **kwargs: Any):
         super().__init__(**kwargs)
         with self.name_scope():
             for index, (count, channels) in enumerate(STAGES, start=1):
@@ -77,7 +52,7 @@ class VGG16(gluon.HybridBlock):
                     stage.add(nn.MaxPool2D(pool_size=2, strides=2, ceil_mode=True))
                 setattr(self, f"stage{index}", stage)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         pool3 = self.stage3(self.stage2(self.stage1(x)))
         pool4 = self.stage4(pool3)
         return pool3, pool4, self.stage5(pool4)

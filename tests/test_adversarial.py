@@ -16,9 +16,9 @@ from cbst_mx.training.adversarial import (
     adapt_output_space,
     discriminator_step,
     network_step,
-    unlabelled_samples,
 )
 from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.samples import unlabelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import autograd, gluon, mx
 
@@ -250,16 +250,6 @@ def adapt(iterations=25, crop=(32, 64), learning_rate=0.05, network=None, **chan
     arguments = {"num_classes": CLASSES, "ctx": mx.cpu(), "seed": 7, "weight": 0.1, "discriminator_width": 4, **changes}
     schedule = Schedule(learning_rate, iterations, power=0.9)
     return adapt_output_space(network, *loaders(iterations, crop), schedule, **arguments), values(network)
-
-
-def test_unlabelled_samples_have_no_labels():
-    samples = unlabelled_samples(Images())
-    assert [sample.name for sample in samples] == ["t0", "t1", "t2", "t3"]
-    image, label = samples[1]()
-    np.testing.assert_array_equal(image, Images().image(1))
-    assert label.shape == (32, 64)
-    assert label.dtype == np.uint8
-    assert (label == 255).all()
 
 
 def test_warm_up_is_reproducible_and_follows_the_seed():

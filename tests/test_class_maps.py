@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
+from tests.maps import random_maps
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
 
@@ -27,13 +28,6 @@ SIZES = [
     ((1, 1), (3, 5)),
     ((6, 5), (6, 5)),
 ]
-
-
-def probabilities(seed, classes, size, sharpness=3.0):
-    rng = np.random.default_rng(seed)
-    logits = sharpness * rng.standard_normal((classes, *size)).astype(np.float32)
-    exponentials = np.exp(logits - logits.max(axis=0))
-    return exponentials / exponentials.sum(axis=0)
 
 
 def interpolated(plane, size):
@@ -66,7 +60,7 @@ def test_bilinear_is_the_plain_formula(small, size):
 def test_bilinear_is_the_networks_own_upsampling(small, size):
     from symbols.backend import mx
 
-    maps = probabilities(1, 3, small)
+    maps = random_maps(1, (3, *small))
     theirs = mx.nd.contrib.BilinearResize2D(
         mx.nd.array(maps[None]), height=size[0], width=size[1], align_corners=False
     )[0].asnumpy()
@@ -76,7 +70,7 @@ def test_bilinear_is_the_networks_own_upsampling(small, size):
 @pytest.mark.parametrize(("kind", "theirs"), [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
 @pytest.mark.parametrize(("small", "size"), SIZES)
 def test_both_kinds_are_those_of_opencv(kind, theirs, small, size):
-    maps = probabilities(2, 3, small)
+    maps = random_maps(2, (3, *small))
     expected = np.stack([cv2.resize(plane, size[::-1], interpolation=theirs) for plane in maps])
     found = ClassMaps(maps, size, interpolation=kind).rows(0, size[0])
     # OpenCV computes the positions of the pixels in float32
@@ -87,7 +81,7 @@ def test_both_kinds_are_those_of_opencv(kind, theirs, small, size):
 @given(st.data(), st.sampled_from(INTERPOLATIONS), st.sampled_from([s for s in SIZES if s[1][0] > 3]))
 def test_any_tile_is_bit_by_bit_a_part_of_the_whole(data, kind, sizes):
     small, size = sizes
-    maps = ClassMaps(probabilities(3, 4, small), size, interpolation=kind)
+    maps = ClassMaps(random_maps(3, (4, *small)), size, interpolation=kind)
     whole = maps.rows(0, size[0])
     top, left = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))
     bottom, right = data.draw(st.integers(top + 1, size[0])), data.draw(st.integers(left + 1, size[1]))
@@ -104,7 +98,7 @@ def test_equal_cells_keep_their_value(kind):
 
 
 def test_refusals():
-    maps = probabilities(6, 3, (4, 5))
+    maps = random_maps(6, (3, 4, 5))
     with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
         ClassMaps(maps, (8, 10), interpolation="nearest")
     with pytest.raises(ConfigError, match=r"size must be a height and a width of at least 1 pixel, got \(0, 5\)"):

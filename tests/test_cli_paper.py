@@ -12,12 +12,12 @@ from cbst_mx.cli import paper, results
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.data.image_files import write_label_png
 from cbst_mx.evaluation.confusion import confusion_matrix, summary
-from cbst_mx.evaluation.paper_numbers import expected
+from cbst_mx.evaluation.paper_tables import expected
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.files import write_json
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.run_dir import RunDir
-from tests.test_paper_numbers import exact, make_run
+from tests.test_paper_check import exact, make_run
 
 MAIN = OneSentence("cbst-mx", commands={c.name: c for c in (*paper.COMMANDS, *results.COMMANDS)})
 
@@ -166,15 +166,27 @@ def run(tmp_path):
     matrices = ImageMatrices(CITYSCAPES_19.names, ("good", "bad", "fair"), np.stack(counts))
     for index in (0, 1):
         stage = folder.stage(index)
-        stage.save_confusion({**matrices.arrays("target"), "source": matrices.counts[:1]})
+        first = ImageMatrices(matrices.classes, ("image 0",), matrices.counts[:1])
+        stage.save_confusion({**matrices.arrays("target"), **first.arrays("source")})
         result = {
             "target": summary(matrices.counts.sum(axis=0), CITYSCAPES_19),
             "source": summary(matrices.counts[0], CITYSCAPES_19),
         }
         write_json(stage.evaluation, result)
     settings = {
-        "self_training": {"rounds": 2},
-        "validation": {"target": {"format": "cityscapes", "split": "val"}, "source": {"format": "gta5"}},
+        "name": "x",
+        "source": {"format": "gta5", "root": "gta5"},
+        "target": {"format": "cityscapes", "root": "cityscapes", "split": "train"},
+        "initial_parameters": "source.params",
+        "self_training": {
+            "method": "cbst",
+            "rounds": 2,
+            "retraining": {"iterations": 1, "batch_size": 1, "learning_rate": 0.1},
+        },
+        "validation": {
+            "target": {"format": "cityscapes", "root": "cityscapes", "split": "val"},
+            "source": {"format": "gta5", "root": "gta5"},
+        },
     }
     folder.experiment.write_text(yaml.safe_dump(settings))
     write_json(folder.manifest, {"inputs": {"images": {"validation target": 500, "validation source": 1}}})
@@ -197,6 +209,7 @@ def test_results_by_every_protocol(run, tmp_path):
     assert "Table 2, mIoU*" in text
     assert "bad" in text
     assert "good" not in text.split("source,")[0]
+    assert len(cells(text, "bicycle")) == 2  # its IoU, and the part of its pixels that is right
     assert "19 x 19/16 cannot be computed: only for networks without terrain, truck, train" in text
     # the images of the target are the tables' (as far as the manifest says), those of the source are not
     assert text.count("These are not the images of the paper's tables") == 1
@@ -208,6 +221,28 @@ def test_results_of_one_round_and_set(run):
     assert "target" not in text
     assert "image 0" not in text
     assert "image 0" in call("results", run, "--set", "source", "--samples", 10)
+
+
+def test_results_without_labels_are_one_sentence(run):
+    stage = RunDir(run).stage(1)
+    empty = ImageMatrices(CITYSCAPES_19.names, ("a", "b", "c"), np.zeros((3, 19, 19), np.int64))
+    with np.load(stage.confusion) as stored:
+        stage.save_confusion({**stored, **empty.arrays("target")})
+    text = call("results", run, code=1)
+    assert text == (
+        f"Error: {stage.confusion}, target: protocol 19 needs at least one of its classes in the images, got none\n"
+    )
+    assert call("results", run, "--set", "source").startswith("round 1 of 2, source, 1 images")
+
+
+def test_results_of_an_incomplete_experiment_are_one_sentence(run):
+    path = RunDir(run).experiment
+    settings = yaml.safe_load(path.read_text())
+    del settings["self_training"]
+    path.write_text(yaml.safe_dump(settings))
+    text = call("results", run, code=1)
+    assert text.startswith(f"Error: {path}: key 'self_training' is missing")
+    assert text.count("\n") == 1
 
 
 def test_results_refuse(run, tmp_path):

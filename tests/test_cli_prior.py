@@ -12,9 +12,9 @@ from cbst_mx.cli import prior as commands
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.data import open_labelled
 from cbst_mx.data.image_files import read_rgb
-from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
 from cbst_mx.selftrain import prior_files, spatial_prior
+from tests.tiny import write_scenes
 
 SKY, ROAD = CITYSCAPES_19.names.index("sky"), CITYSCAPES_19.names.index("road")
 
@@ -29,18 +29,7 @@ def call(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "d"
-    write_demo_data(
-        root,
-        source_count=12,
-        source_val_count=0,
-        target_count=1,
-        target_val_count=0,
-        size=(32, 64),
-        seed=0,
-        shift=Shift(),
-    )
-    return root
+    return write_scenes(tmp_path_factory.mktemp("data") / "d", source=12, source_val=0, target=1, target_val=0)
 
 
 def test_build_counts_smooths_and_describes(streets, tmp_path):

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cbst_mx.config import load_experiment
-from cbst_mx.data.street_scenes import Shift, write_demo_data
+from cbst_mx.config import below_data_root, load_experiment
 from cbst_mx.errors import CBSTError, ConfigError, DataError
+from tests.tiny import DEMO, write_scenes
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-DEMO = EXPERIMENTS / "demo.yaml"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,6 @@ def test_changes():
         ("self_training.scales=[-1.0]", "key 'self_training.scales[0]' must be in (0, 100), got -1.0"),
         ("self_training.learning_rate_factor=.inf", "learning_rate_factor' must be a finite number, got inf"),
         ("source_training.learning_rate=.nan", "learning_rate' must be a finite number, got nan"),
-        ("self_training={upsampling: bicubic, scales: [0.5, 1.0]}", "upsampling must be bilinear with several scales"),
     ],
 )
 def test_numbers_that_no_run_can_have_are_refused(change, sentence):
@@ -69,6 +67,26 @@ def test_workers_and_device_do_not_make_another_run():
 @pytest.mark.parametrize("change", ["amp=bfloat16", "gradient_checkpointing=true", "source_training.bias_lr_mult=2.0"])
 def test_what_changes_numbers_makes_another_run(change):
     assert load_experiment(DEMO).identity != load_experiment(DEMO, (change,)).identity
+
+
+def test_the_experiment_that_rounds_start_from_is_a_name_and_no_setting(tmp_path):
+    base, named = load_experiment(DEMO), load_experiment(DEMO, ("starts_from=gta5-source",))
+    assert (base.starts_from, named.starts_from) == (None, "gta5-source")
+    assert base.identity == named.identity
+    assert "starts_from" not in base.to_yaml()
+    (tmp_path / "again.yaml").write_text(named.to_yaml())
+    assert load_experiment(tmp_path / "again.yaml") == named
+    for wrong in ("../gta5-source", "'a b'", "''", "[gta5-source]"):
+        with pytest.raises(ConfigError, match="key 'starts_from' must "):
+            load_experiment(DEMO, (f"starts_from={wrong}",))
+
+
+def test_a_data_root_may_be_given(tmp_path, monkeypatch):
+    monkeypatch.delenv("CBST_DATA", raising=False)
+    assert below_data_root("gta5", tmp_path) == tmp_path / "gta5"
+    assert below_data_root(str(tmp_path / "gta5"), tmp_path / "other") == tmp_path / "gta5"
+    with pytest.raises(DataError, match=f"{tmp_path}/gta5"):
+        load_experiment(DEMO).open_source(tmp_path)
 
 
 def test_multipliers_are_the_released_programs_unless_stated():
@@ -119,16 +137,7 @@ def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("CBST_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match=f"{tmp_path}/none/gta5"):
         experiment.open_source()
-    write_demo_data(
-        tmp_path / "d",
-        source_count=2,
-        source_val_count=1,
-        target_count=3,
-        target_val_count=1,
-        size=(32, 64),
-        seed=0,
-        shift=Shift(),
-    )
+    write_scenes(tmp_path / "d", source=2, source_val=1, target=3, target_val=1)
     monkeypatch.setenv("CBST_DATA", str(tmp_path / "d"))
     assert len(experiment.open_source()) == 2
     assert list(experiment.open_validation()) == ["target", "source"]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cbst_mx.errors import CBSTError, DataError
 from cbst_mx.evaluation.confusion import (
     class_accuracy,
     confusion_matrix,
@@ -13,7 +14,7 @@ from cbst_mx.evaluation.confusion import (
     pixel_accuracy,
     summary,
 )
-from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_13
+from cbst_mx.label_space import CITYSCAPES_19
 
 # Worked by hand: 3 classes, 10 labelled pixels of 12.
 TRUTH = np.array([[0, 0, 0, 0], [1, 1, 1, 255], [2, 2, 255, 2]], np.uint8)
@@ -114,10 +115,10 @@ def test_all_ignored_gives_zeros():
     np.testing.assert_array_equal(confusion, np.zeros((4, 4)))
     assert np.isnan(iou_per_class(confusion)).all()
     with pytest.raises(
-        ValueError, match=r"^mean IoU needs at least one class in the truth or the prediction, got none$"
+        DataError, match=r"^mean IoU needs at least one class in the truth or the prediction, got none$"
     ):
         mean_iou(confusion)
-    with pytest.raises(ValueError, match=r"^pixel accuracy needs at least one labelled pixel, got none$"):
+    with pytest.raises(DataError, match=r"^pixel accuracy needs at least one labelled pixel, got none$"):
         pixel_accuracy(confusion)
 
 
@@ -128,14 +129,6 @@ def test_absent_classes():
     np.testing.assert_array_equal(class_accuracy(confusion), [2 / 3, np.nan, 0, np.nan])
     # 0.5, 0 and 0 count, class 3 does not
     assert mean_iou(confusion) == pytest.approx(0.5 / 3, rel=1e-15)
-
-
-def test_mean_over_a_subset_uses_the_full_matrix():
-    confusion = sum(confusion_matrix(truth, prediction, 16) for truth, prediction in pictures(num_classes=16))
-    iou = iou_per_class(confusion)
-    assert mean_iou(confusion, SYNTHIA_13) == pytest.approx(np.mean([iou[c] for c in SYNTHIA_13]), rel=1e-12)
-    assert mean_iou(confusion, [2]) == iou[2]
-    assert mean_iou(confusion, range(16)) == mean_iou(confusion)
 
 
 def test_counts_beyond_32_bits():
@@ -164,23 +157,19 @@ def test_integer_types(dtype):
     ],
 )
 def test_refused_pictures(truth, prediction, num_classes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(CBSTError, match=sentence):
         confusion_matrix(np.array(truth), np.array(prediction), num_classes)
 
 
 def test_refused_matrices():
-    with pytest.raises(ValueError, match=r"^confusion must be a square matrix of counts, got int64 of shape \(2, 3\)$"):
+    with pytest.raises(DataError, match=r"^confusion must be a square matrix of counts, got int64 of shape \(2, 3\)$"):
         iou_per_class(np.zeros((2, 3), np.int64))
     with pytest.raises(
-        ValueError, match=r"^confusion must be a square matrix of counts, got float64 of shape \(2, 2\)$"
+        DataError, match=r"^confusion must be a square matrix of counts, got float64 of shape \(2, 2\)$"
     ):
         pixel_accuracy(np.eye(2))
-    with pytest.raises(ValueError, match=r"of shape \(1, 1\) with negative entries$"):
+    with pytest.raises(DataError, match=r"of shape \(1, 1\) with negative entries$"):
         class_accuracy(np.array([[-1]]))
-    with pytest.raises(ValueError, match=r"^classes must be different trainIds from 0 to 2, got \[0, 3\]$"):
-        mean_iou(np.array(MATRIX), [0, 3])
-    with pytest.raises(ValueError, match=r"^classes must be different trainIds from 0 to 2, got \[1, 1\]$"):
-        mean_iou(np.array(MATRIX), [1, 1])
 
 
 def test_summary_survives_json():
@@ -197,7 +186,7 @@ def test_summary_survives_json():
 
 
 def test_summary_refuses():
-    with pytest.raises(ValueError, match=r"^confusion must have the 19 classes of cityscapes-19, got 3$"):
+    with pytest.raises(DataError, match=r"^confusion must have the 19 classes of cityscapes-19, got 3$"):
         summary(np.array(MATRIX), CITYSCAPES_19)
-    with pytest.raises(ValueError, match=r"^mean IoU needs at least one class"):
+    with pytest.raises(DataError, match=r"^mean IoU needs at least one class"):
         summary(np.zeros((19, 19), np.int64), CITYSCAPES_19)

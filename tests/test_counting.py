@@ -13,6 +13,7 @@ from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.selftrain import counting
 from cbst_mx.selftrain.counting import LOWER, UPPER, StreamingThresholds, keys_of, value_of
 from cbst_mx.selftrain.thresholds import FIDELITIES, POLICIES, keep_none, rank
+from tests.maps import random_maps
 from tests.reference import algorithms
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
@@ -181,9 +182,7 @@ def test_the_sorted_ndarray_form_gives_the_same(fidelity):
     from cbst_mx.selftrain.kc import ConfidencePool
     from symbols.backend import mx
 
-    rng = np.random.default_rng(4)
-    logits = 2 * rng.standard_normal((3, 5, 12, 14)).astype(np.float32)
-    maps = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    maps = random_maps(4, (3, 5, 12, 14), 2.0)
     pool = ConfidencePool(5, fidelity=fidelity)
     for probability in maps:
         pool.add(mx.nd.array(probability))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from PIL import Image
 
 from cbst_mx import demo
 from cbst_mx.cli import main
-
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+from cbst_mx.config import load_experiment
+from cbst_mx.errors import RunError
+from cbst_mx.messages import silent
+from cbst_mx.rounds import Run
+from tests.tiny import DEMO, experiment
 
 
 @pytest.fixture
@@ -20,19 +24,14 @@ def small(tmp_path, monkeypatch):
     counts = {"source_count": 6, "source_val_count": 2, "target_count": 4, "target_val_count": 2}
     monkeypatch.setattr(demo, "SIZE", (32, 64))
     monkeypatch.setattr(demo, "COUNTS", counts)
-    text = EXPERIMENT.read_text()
-    for before, after in (
-        ("width: 0.125", "width: 0.03125"),
-        ("crop: [64, 160]", "crop: [32, 64]"),
-        ("{iterations: 2000, batch_size: 8", "{iterations: 4, batch_size: 4"),
-        ("{iterations: 100, batch_size: 8", "{iterations: 2, batch_size: 4"),
-        ("target_per_batch: 4", "target_per_batch: 2"),
-        ("rounds: 7", "rounds: 1"),
-    ):
-        assert before in text
-        text = text.replace(before, after)
     path = tmp_path / "small.yaml"
-    path.write_text(text)
+    changes = (
+        "network.options={width: 0.03125, batch_norm: batch, dropout: 0.0, upsampling: learned}",
+        "source_training.iterations=4",
+        "self_training.retraining.iterations=2",
+        "self_training.rounds=1",
+    )
+    path.write_text(experiment(*changes).to_yaml())
     return path
 
 
@@ -53,6 +52,10 @@ def test_demo_writes_tables_and_a_picture_and_continues(small, tmp_path):
             assert stored["target"][str(seed)][method] == summary["stages"][-1]["evaluation"]["target"]
             # every method starts from the same source network
             assert summary["stages"][0]["evaluation"]["target"] == stored["target"][str(seed)]["source"]
+    table = (tmp_path / "out" / "results.md").read_text().splitlines()
+    assert table[0] == "| class (IoU in %) | source-only | ST | CBST | CBST-SP |"
+    assert table[-1].startswith("| mIoU | ")
+    assert table[-1].count("±") == 4
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.mode == "RGB"
         assert picture.width > 6 * 64
@@ -62,6 +65,36 @@ def test_demo_writes_tables_and_a_picture_and_continues(small, tmp_path):
     other = CliRunner().invoke(main, [*arguments, "--shift", "0.5"])
     assert other.exit_code == 1
     assert "holds a demo with other settings" in other.output
+
+
+def test_the_demo_finds_its_experiment_from_any_folder(tmp_path, monkeypatch):
+    seen = []
+
+    def stop(experiment, *arguments, **options):
+        seen.append(experiment)
+        raise RunError("seen")
+
+    monkeypatch.setattr(demo, "run_demo", stop)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["demo", "--out", "out"])
+    assert (result.exit_code, result.output) == (1, "Error: seen\n")
+    assert load_experiment(seen[0]) == load_experiment(DEMO)
+
+
+def test_the_data_root_is_no_environment_variable(small, tmp_path, monkeypatch):
+    monkeypatch.delenv("CBST_DATA", raising=False)
+    monkeypatch.setattr(demo, "Run", RunSeeingNoVariable)
+    arguments = {"shift_strength": 0.7, "shift_seed": 0, "progress": silent}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="started"):
+        demo.run_demo(small, Path("out"), [0], **arguments)
+
+
+class RunSeeingNoVariable(Run):
+    def run(self):
+        assert "CBST_DATA" not in os.environ
+        assert self.target.image(0).shape == (32, 64, 3)
+        raise RunError("started")
 
 
 def test_wrong_seeds_are_wrong_usage(tmp_path):

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cbst_mx.run_dir import RunDir
+from tests.fake_run import write_run
+
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = re.compile(r"^\s*>>> ", re.MULTILINE)
 MODULES = [
@@ -24,6 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write
+    write_run(tmp_path / "runs" / "gta5-cbst")  # which some read
     with np.printoptions():  # and set how arrays are printed
         yield
 
@@ -31,6 +35,18 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 def module_name(file):
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def write_parameters(path):
+    """Write the parameters of a tiny network, where an example loads them."""
+    from cbst_mx.label_space import CITYSCAPES_19
+    from cbst_mx.networks.build import build_network
+    from cbst_mx.networks.parameters import save_parameters
+    from cbst_mx.networks.spec import NetworkSpec
+    from symbols.backend import mx
+
+    spec = NetworkSpec("fcn8s", 19, {"width": 1 / 32})
+    save_parameters(path, build_network(spec, mx.cpu(), seed=0), spec, CITYSCAPES_19)
 
 
 def without_fences(text):
@@ -58,6 +74,8 @@ def test_the_examples_of_a_page_run(page):
     text = page.read_text("utf-8")
     test = doctest.DocTestParser().get_doctest(without_fences(text), {}, page.name, str(page), 0)
     assert len(test.examples) == len(PROMPT.findall(text))
+    if "load_network" in text:
+        write_parameters(RunDir("runs/gta5-cbst").stage(1).parameters)
     if test.examples:
         run(test)
 

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
-from cbst_mx.evaluation import paper_numbers
+from cbst_mx.evaluation import paper_tables
 from cbst_mx.strict_yaml import read_yaml
 from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-ROWS = paper_numbers.experiments()
+ROWS = paper_tables.experiments()
 RELEASED = sorted(path.stem for path in FOLDER.glob("*-released.yaml"))
 # Not settings: what an experiment is called, what make trains before it, and the numbers it is compared with.
 NAMES = {"name", "paper", "origin", "extends", "seed", "smoke", "starts_from"}
@@ -56,7 +56,7 @@ def test_expected_numbers_are_the_tables(name):
     paper = experiment.paper
     assert (experiment.name, paper.table, paper.network, experiment.network.name) == (name, table, network, network)
     assert experiment.target.city == experiment.validation["target"].city == (city or None)
-    expected = paper_numbers.expected(paper.table, paper.row, network=paper.network, city=city)
+    expected = paper_tables.expected(paper.table, paper.row, network=paper.network, city=city)
     assert expected.key == row
     assert paper.expected == expected.to_json()
     assert set(paper.expected) - {"miou", "miou_star"} == set(experiment.classes().names)

@@ -166,8 +166,8 @@ def test_an_operator_without_onnx_form_is_named(tmp_path, monkeypatch):
     ("version", "sentence"),
     [
         (None, "the ONNX export needs the package onnx, which is not installed: pip install 'cbst_mx\\[onnx\\]'"),
-        ("1.19.0", "the ONNX export of mxnet 1.9.1 works with onnx 1.14 to 1.18, this is 1.19.0"),
-        ("1.13.1", "the ONNX export of mxnet 1.9.1 works with onnx 1.14 to 1.18, this is 1.13.1"),
+        ("1.19.0", "the ONNX export of mxnet 1.9.1 works with onnx from 1.14 to below 1.19, this is 1.19.0"),
+        ("1.13.1", "the ONNX export of mxnet 1.9.1 works with onnx from 1.14 to below 1.19, this is 1.13.1"),
     ],
 )
 def test_a_missing_or_unfit_onnx_is_one_sentence(version, sentence, tmp_path, monkeypatch):
@@ -214,9 +214,17 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         Path(f"{path}-symbol.json").write_text("{}")
 
     monkeypatch.setattr(gluon.HybridBlock, "export", full)
-    with pytest.raises(RunError, match="cannot write .*out: MXNet could not write the whole file"):
+    with pytest.raises(RunError, match="cannot write .*out: no space left on the disk"):
         exported("fcn8s", tmp_path / "out")
     assert left_in(tmp_path) == []
+
+
+def test_the_present_folder_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(RunError, match=r"^cannot write \.: "):  # a folder that processes work in cannot be replaced
+        exported("fcn8s", Path("."))
+    assert left_in(tmp_path) == ["here"]
 
 
 def test_a_size_too_small_is_refused(tmp_path):

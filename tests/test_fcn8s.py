@@ -53,7 +53,7 @@ def test_only_learned_upsampling_is_trained():
         parameters = small(upsampling=setting)._collect_params_with_prefix()
         requests = {parameters[f"{name}.weight"].grad_req for name in ("upscore2", "upscore_pool4", "upscore8")}
         assert requests == {"write" if trained else "null"}
-    with pytest.raises(ValueError, match="upsampling must be frozen or learned, got 'free'"):
+    with pytest.raises(ValueError, match="upsampling must be one of frozen, learned, got 'free'"):
         small(upsampling="free")
 
 

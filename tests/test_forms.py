@@ -15,7 +15,7 @@ from cbst_mx.data.image_files import read_label, write_label_png, write_rgb_png
 from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import CITYSCAPES_19
-from cbst_mx.networks.forms import BandedNetwork, check_form, folded, network_graph, quantised, with_form
+from cbst_mx.networks.forms import BandedNetwork, check_form, exact_form, folded, network_graph, quantised
 from cbst_mx.networks.parameters import save_parameters
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.network_maps import probabilities
@@ -73,15 +73,15 @@ def difference(form, network, images):
 @pytest.mark.parametrize("size", [(203, 61), (37, 45)])
 def test_fused_and_banded_forms_equal_the_network(network, size):
     images = random_images(1, 3, *size)
-    assert difference(with_form(network, ctx=mx.cpu(), form="fused"), network, images) < ROUNDING
+    assert difference(exact_form(network, ctx=mx.cpu(), form="fused"), network, images) < ROUNDING
     for rows in (1, 40):
         for form in ("plain", "fused"):
-            banded = with_form(network, ctx=mx.cpu(), form=form, band_rows=rows)
+            banded = exact_form(network, ctx=mx.cpu(), form=form, band_rows=rows)
             assert difference(banded, network, images) < ROUNDING, (rows, form)
 
 
 def test_one_form_takes_images_of_several_sizes(network):
-    forms = [with_form(network, ctx=mx.cpu(), form="fused"), BandedNetwork(network, 32)]
+    forms = [exact_form(network, ctx=mx.cpu(), form="fused"), BandedNetwork(network, 32)]
     for shape in ((1, 3, 64, 96), (3, 3, 45, 37), (1, 3, 64, 96)):
         for form in forms:
             assert difference(form, network, random_images(*shape)) < ROUNDING
@@ -97,11 +97,11 @@ def test_mirrored_images_and_averages_are_right_in_bands(network):
 
 
 def test_the_plain_form_is_the_network_itself_and_other_forms_leave_it_alone(network):
-    assert with_form(network, ctx=mx.cpu()) is network
+    assert exact_form(network, ctx=mx.cpu()) is network
     images = random_images(1, 3, 64, 96)
     before = network(images).asnumpy()
     for form in (
-        with_form(network, ctx=mx.cpu(), form="fused"),
+        exact_form(network, ctx=mx.cpu(), form="fused"),
         BandedNetwork(network, 32),
         folded(network, mx.cpu())[0],
         quantised(network, [np.zeros((64, 96, 3), np.uint8)], ctx=mx.cpu(), **LOOKS)[0],
@@ -150,13 +150,13 @@ def test_bands_keep_the_process_in_mixed_precision():
 import numpy as np
 from symbols.backend import enable_amp, mx
 enable_amp("bfloat16")
-from tests.test_forms import BandedNetwork, random_images, random_network, with_form
+from tests.test_forms import BandedNetwork, random_images, random_network, exact_form
 for name in ("fcn8s", "resnet38"):
     network = random_network(name, width=0.0625)
     images = random_images(1, 3, 203, 61)
     expected = network(images).astype("float32").asnumpy()
     for form in ("plain", "fused"):
-        got = with_form(network, ctx=mx.cpu(), form=form, band_rows=40)(images)
+        got = exact_form(network, ctx=mx.cpu(), form=form, band_rows=40)(images)
         assert got.dtype == np.float32
         assert np.abs(got.asnumpy() - expected).max() < 0.05 * np.abs(expected).max(), (name, form)
     assert any(node.op == "amp_cast" for piece, _ in BandedNetwork(network, 40)._parts for node in piece.graph.nodes)
@@ -284,7 +284,7 @@ def test_int8_needs_images():
     with pytest.raises(ConfigError, match="needs at least one image to calibrate on, got none"):
         quantised(network, [], ctx=mx.cpu(), **LOOKS)
     with pytest.raises(ConfigError, match="inference int8 needs images to calibrate on"):
-        with_form(network, ctx=mx.cpu(), form="int8")
+        exact_form(network, ctx=mx.cpu(), form="int8")
 
 
 # -------------------------------------------------------------------------------------------------- command line

@@ -14,6 +14,7 @@ from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import mx
+from tests.maps import random_maps
 from tests.reference import algorithms
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
@@ -26,14 +27,10 @@ def pool_of(maps, ctx=None, fidelity="paper"):
     return pool
 
 
-def random_maps(seed, classes=5, images=3, size=(6, 9), levels=None):
-    """Probability maps; with `levels`, coarsely quantised so that many values are equal."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(images, classes, *size)) * 2
-    maps = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    if levels:
-        maps = np.round(maps * levels) / levels
-    return list(maps.astype(np.float32))
+def some_maps(seed, classes=5, images=3, size=(6, 9), levels=None):
+    """Return probability maps; with `levels`, coarsely quantised so that many values are equal."""
+    made = random_maps(seed, (images, classes, *size), 2.0)
+    return list(np.round(made * levels) / np.float32(levels) if levels else made)
 
 
 def reference_labels(maps, limits):
@@ -52,7 +49,7 @@ def expected(limits):
     classes=st.integers(2, 6),
 )
 def test_both_policies_equal_the_literal_algorithms(seed, portion, levels, classes):
-    maps = random_maps(seed, classes=classes, levels=levels)
+    maps = some_maps(seed, classes=classes, levels=levels)
     pool = pool_of(maps)
     k = algorithms.algorithm_1(maps, portion)
     limits, counts = algorithms.algorithm_2(maps, portion)
@@ -95,7 +92,7 @@ def test_the_winner_can_differ_from_the_plain_argmax():
 
 @pytest.mark.parametrize("portion", [0.2, 0.35, 0.5, 1.0])
 def test_distinct_confidences_keep_exactly_the_ranked_number(portion):
-    maps = random_maps(3, classes=4, images=2, size=(16, 16))
+    maps = some_maps(3, classes=4, images=2, size=(16, 16))
     pool = pool_of(maps)
     thresholds = pool.thresholds("class-balanced", portion)
     confidences = np.concatenate([m.max(axis=0).ravel() for m in maps])
@@ -114,7 +111,7 @@ def test_saturated_confidences_are_all_kept():
 
 
 def test_a_class_never_predicted_keeps_nothing():
-    maps = random_maps(1, classes=3)
+    maps = some_maps(1, classes=3)
     for m in maps:
         m[2] = 0
     thresholds = pool_of(maps).thresholds("class-balanced", 1.0)
@@ -125,7 +122,7 @@ def test_a_class_never_predicted_keeps_nothing():
 
 
 def test_more_portion_keeps_more_pixels():
-    maps = random_maps(5, size=(20, 20))
+    maps = some_maps(5, size=(20, 20))
     pool = pool_of(maps)
     for policy in ("global", "class-balanced"):
         kept = []
@@ -137,7 +134,7 @@ def test_more_portion_keeps_more_pixels():
 
 
 def test_order_of_images_and_context_change_nothing():
-    maps = random_maps(6)
+    maps = some_maps(6)
     first = pool_of(maps).thresholds("class-balanced", 0.3)
     second = pool_of(maps[::-1], ctx=mx.cpu(1)).thresholds("class-balanced", 0.3)
     np.testing.assert_array_equal(first.values, second.values)
@@ -146,7 +143,7 @@ def test_order_of_images_and_context_change_nothing():
 def test_a_constant_factor_per_class_cancels_in_cbst():
     # powers of two are exact in float32, so the labels must agree everywhere; the predicted classes do change with the
     # factor, so it is applied to pools built per class from the same predictions
-    maps = random_maps(7, classes=4, size=(12, 12))
+    maps = some_maps(7, classes=4, size=(12, 12))
     thresholds = pool_of(maps).thresholds("class-balanced", 0.3)
     factors = np.float32([1, 4, 0.5, 2])
     scaled = type(thresholds)("class-balanced", "paper", 0.3, thresholds.values * factors, thresholds.counts)
@@ -176,7 +173,7 @@ def test_released_rules_reproduce_the_measured_pass(policy, run):
 
 @pytest.mark.parametrize("policy", ["global", "class-balanced"])
 def test_released_rules_turn_a_threshold_of_zero_into_one(policy):
-    maps = random_maps(9, classes=3, images=1)
+    maps = some_maps(9, classes=3, images=1)
     thresholds = pool_of(maps, fidelity="released").thresholds(policy, 1.0)  # the rank is that of an extra zero
     assert thresholds.values.tolist() == [1, 1, 1]
     assert (select(mx.nd.array(maps[0]), thresholds) == 255).all()
@@ -192,7 +189,7 @@ def test_a_class_that_may_not_be_kept_does_not_win_where_all_values_are_negative
 
 
 def test_paper_and_released_rules_differ():
-    maps = random_maps(8, size=(20, 20))
+    maps = some_maps(8, size=(20, 20))
     paper = pool_of(maps).thresholds("class-balanced", 0.2)
     released = pool_of(maps, fidelity="released").thresholds("class-balanced", 0.2)
     assert (paper.values != released.values).any()
@@ -202,19 +199,19 @@ def test_paper_and_released_rules_differ():
 @pytest.mark.parametrize("portion", [0, -0.1, 1.2, float("nan")])
 def test_portion_outside_its_range_is_refused(portion):
     with pytest.raises(ConfigError, match=r"portion must be in \(0, 1\], got"):
-        pool_of(random_maps(1)).thresholds("global", portion)
+        pool_of(some_maps(1)).thresholds("global", portion)
 
 
 def test_other_refusals():
     with pytest.raises(ConfigError, match="policy must be one of global, class-balanced, got 'best'"):
-        pool_of(random_maps(1)).thresholds("best", 0.2)
+        pool_of(some_maps(1)).thresholds("best", 0.2)
     with pytest.raises(ConfigError, match="fidelity must be one of paper, released, got 'mine'"):
         ConfidencePool(3, fidelity="mine")
     with pytest.raises(DataError, match="target set is empty"):
         ConfidencePool(3).thresholds("global", 0.2)
     with pytest.raises(DataError, match=r"probability must have shape \(3, H, W\), got \(5, 6, 9\)"):
-        ConfidencePool(3).add(mx.nd.array(random_maps(1)[0]))
+        ConfidencePool(3).add(mx.nd.array(some_maps(1)[0]))
     with pytest.raises(DataError, match="must be finite"):
         ConfidencePool(2).add(mx.nd.array([[[np.nan]], [[0.5]]]))
     with pytest.raises(DataError, match=r"probability must have shape \(5, H, W\), got \(4, 2, 2\)"):
-        select(mx.nd.zeros((4, 2, 2)), pool_of(random_maps(1)).thresholds("global", 0.2))
+        select(mx.nd.zeros((4, 2, 2)), pool_of(some_maps(1)).thresholds("global", 0.2))

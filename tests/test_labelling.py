@@ -27,6 +27,7 @@ from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.pseudo_labels import confidence, select
+from tests.maps import random_maps, write_maps
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,18 +52,8 @@ def refused(*arguments):
     return result.output
 
 
-def probabilities(seed, count=5, classes=13, size=(6, 8), sharpness=3.0):
-    rng = np.random.default_rng(seed)
-    logits = sharpness * rng.standard_normal((count, classes, *size)).astype(np.float32)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def write_maps(folder, maps, dtype=np.float32):
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, array in enumerate(maps):
-        np.save(folder / f"image-{index}.npy", array.astype(dtype))
-    return folder
+def probabilities(seed, count=5, classes=13, size=(6, 8)):
+    return random_maps(seed, (count, classes, *size))
 
 
 def contents(folder):

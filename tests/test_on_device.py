@@ -10,7 +10,7 @@ from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.on_device import count_on_device, full_size
 from cbst_mx.selftrain.thresholds import FIDELITIES, POLICIES
 from symbols.backend import mx
-from tests.test_class_maps import probabilities
+from tests.maps import random_maps
 from tests.test_counting import PORTIONS, SPECIAL, assert_same, random_images
 
 
@@ -27,7 +27,7 @@ from tests.test_counting import PORTIONS, SPECIAL, assert_same, random_images
     ],
 )
 def test_maps_at_full_size_are_those_of_class_maps(kind, small, size, extent):
-    maps = np.stack([probabilities(seed, 4, small) for seed in range(2)])
+    maps = np.stack([random_maps(seed, (4, *small)) for seed in range(2)])
     for ctx in (mx.cpu(0), mx.cpu(1)):
         whole = full_size(mx.nd.array(maps, ctx=ctx), size, extent=extent, interpolation=kind)
         assert whole.context == ctx

@@ -130,9 +130,10 @@ def test_the_versions_of_python_have_one_home(packaging):
 
 
 def test_the_remedy_for_missing_onnx_is_what_setup_asks_for(packaging):
-    export = (ROOT / "cbst_mx/networks/export.py").read_text("utf-8")
-    for requirement in packaging["extras_require"]["onnx"]:
-        assert f"'{requirement}'" in export
+    from cbst_mx.networks.export import _INSTALL, ONNX
+
+    assert packaging["extras_require"]["onnx"] == ONNX
+    assert all(f"'{requirement}'" in _INSTALL for requirement in ONNX)
 
 
 def test_modules_without_type_check_are_on_mxnet():
@@ -142,6 +143,30 @@ def test_modules_without_type_check_are_on_mxnet():
         package = name[:-2] if name.endswith(".*") else name
         assert (ROOT / package.replace(".", "/")).is_dir() or (ROOT / f"{package.replace('.', '/')}.py").is_file()
         assert package == "symbols" or package in ON_MXNET
+
+
+def test_a_built_package_carries_the_demos_experiment(tmp_path):
+    tree, built = tmp_path / "tree", tmp_path / "built"
+    for name in ("cbst_mx", "symbols", "experiments"):
+        shutil.copytree(str(ROOT / name), str(tree / name), ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
+    shutil.copy(str(ROOT / "experiments" / "demo.yaml"), str(tree / "experiments"))
+    shutil.copy(str(ROOT / "setup.py"), str(tree))
+    # what a wheel holds, without the network that making one would need
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(built)]
+    done = subprocess.run(command, cwd=str(tree), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in built.iterdir()) == ["cbst_mx", "symbols"]
+    assert (built / "cbst_mx" / "demo.yaml").read_bytes() == (ROOT / "experiments" / "demo.yaml").read_bytes()
+    assert (built / "cbst_mx" / "evaluation" / "paper_tables" / "table1.csv").is_file()
+    shutil.rmtree(str(tree))
+    code = (
+        "from cbst_mx import demo; from cbst_mx.config import load_experiment\n"
+        "print(demo.find_experiment()); print(load_experiment(demo.find_experiment()).name)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(built)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [str(built / "cbst_mx" / "demo.yaml"), "demo"], done.stderr
 
 
 @pytest.mark.parametrize("version", [(3, 7, 16), (3, 12, 1)])

@@ -10,12 +10,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from cbst_mx import planning, rounds
+from cbst_mx import planning
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import ConfigError
-from cbst_mx.networks.build import build_network
-from cbst_mx.networks.devices import parse_context
 from cbst_mx.report.tables import plan_table
 from tests import dataset_fixtures
 
@@ -120,21 +118,3 @@ def test_the_table_fits_a_terminal(constant):
     assert lines[0] == ["stage", "images", "iterations", "labels", "training", "test", "all"]
     assert ["source", "24,966", "46,800", "\N{EN DASH}", "26.0", "h", "41.7", "min", "26.7", "h"] in lines
     assert len(lines) == 2 + 8 + 1  # no cell wraps
-
-
-def test_what_a_run_needs_beside_its_network():
-    network = build_network(load("gta5-cbst").network_spec(), parse_context("cpu"), seed=0)
-    sets = {"target": 2975, "size": (1024, 2048), "validation": 500}
-    maps = 2975 * 19 * 4 * 116 * 232
-    on_disk, in_memory, again = (
-        rounds.needs(load("gta5-cbst", f"self_training.keep_maps={keep}"), network, **sets)
-        for keep in ("auto", "memory", "recompute")
-    )
-    assert (on_disk.disk - again.disk, on_disk.memory) == (maps, again.memory)  # auto: too much for memory
-    assert (in_memory.disk, in_memory.memory - again.memory) == (again.disk, maps)
-    assert again.memory == 40 * 1024 * 2048  # counted, not sorted
-    few = rounds.needs(load("gta5-cbst"), network, target=4, size=(64, 128), validation=1)
-    assert few.memory == (40 + 4 * 20) * 64 * 128 + 4 * 19 * 4 * 116 * 232  # sorted, and the maps in memory
-    none = rounds.needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
-    assert none.memory == 0
-    assert none.disk < 20e6

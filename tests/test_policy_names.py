@@ -12,21 +12,16 @@ from cbst_mx.cli import main
 from cbst_mx.config import SelfTraining
 from cbst_mx.errors import ConfigError
 from cbst_mx.selftrain.thresholds import threshold_rule
+from tests.maps import random_maps, write_maps
 
 RULES = {"st": "global", "cbst": "class-balanced", "cbst-sp": "class-balanced"}
 
 
 @pytest.fixture
 def maps(tmp_path):
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "maps"
-    folder.mkdir()
-    for index in range(2):
-        values = np.exp(rng.standard_normal((19, 4, 8))).astype(np.float32)
-        np.save(folder / f"{index}.npy", values / values.sum(axis=0))
-    prior = rng.random((19, 4, 8)).astype(np.float32)
+    prior = np.random.default_rng(0).random((19, 4, 8)).astype(np.float32)
     np.savez(tmp_path / "prior.npz", prior=prior / prior.mean(axis=(1, 2), keepdims=True))
-    return folder
+    return write_maps(tmp_path / "maps", random_maps(0, (2, 19, 4, 8)))
 
 
 def label(*arguments):
@@ -57,7 +52,10 @@ def test_both_names_of_a_policy_write_the_same_bytes(maps, tmp_path, name, rule)
         assert result.exit_code == 0, result.output
         assert f"{'ST' if rule == 'global' else 'CBST'}, p = 0.3" in result.output
         written.append(
-            [(out / file).read_bytes() for file in ("kc.json", "pseudo_labels/0.png", "pseudo_labels/1.png")]
+            [
+                (out / file).read_bytes()
+                for file in ("kc.json", "pseudo_labels/image-0.png", "pseudo_labels/image-1.png")
+            ]
         )
         assert json.loads((out / "kc.json").read_text())["policy"] == rule
     assert written[0] == written[1]

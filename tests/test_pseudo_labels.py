@@ -18,8 +18,8 @@ from cbst_mx.selftrain import class_maps
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.pseudo_labels import _candidates, confidence, select
 from cbst_mx.selftrain.thresholds import Thresholds
+from tests.maps import random_maps
 from tests.reference import algorithms
-from tests.test_class_maps import probabilities
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def test_selection_is_that_of_the_ndarray_form_and_of_the_paper():
     from symbols.backend import mx
 
     for seed, values in enumerate(([0.3, 0.9, 0.5], [np.inf, 0.4, 0.4], [0.0, 0.5, 0.5], [1e-42, 0.6, np.inf])):
-        maps = probabilities(seed, 3, (9, 11), sharpness=1.0)
+        maps = random_maps(seed, (3, 9, 11), sharpness=1.0)
         maps[:, 0, 0] = 0
         (label,) = select(ClassMaps(maps), [thresholds(values)])
         np.testing.assert_array_equal(label, select_on_ndarray(mx.nd.array(maps), thresholds(values)))
@@ -112,7 +112,7 @@ def test_a_threshold_of_zero_keeps_every_pixel():
 
 
 def test_several_thresholds_at_once_are_each_by_itself():
-    maps = ClassMaps(probabilities(4, 5, (8, 9), 1.0), (64, 72))
+    maps = ClassMaps(random_maps(4, (5, 8, 9), 1.0), (64, 72))
     chosen = [thresholds([0.5] * 5), thresholds([0.9, 0.1, 0.3, np.inf, 0.2]), thresholds([0, 0.5, 0.5, 0.5, 0.5])]
     for label, single in zip(select(maps, chosen), chosen):
         np.testing.assert_array_equal(label, select(maps, [single])[0])
@@ -131,7 +131,7 @@ def test_released_labels_are_reproduced_from_the_measured_thresholds(run):
 
 
 def test_maps_of_float16_are_those_of_their_values_in_float32():
-    maps = probabilities(5, 4, (6, 7)).astype(np.float16)
+    maps = random_maps(5, (4, 6, 7)).astype(np.float16)
     for size in ((6, 7), (48, 56)):
         half, single = ClassMaps(maps, size), ClassMaps(maps.astype(np.float32), size)
         for ours, theirs in zip(confidence(half), confidence(single)):
@@ -139,7 +139,7 @@ def test_maps_of_float16_are_those_of_their_values_in_float32():
 
 
 def test_refusals():
-    maps = probabilities(6, 3, (4, 5))
+    maps = random_maps(6, (3, 4, 5))
     with pytest.raises(DataError, match=r"prior must be of 3 classes and size \(8, 10\), got 3 and \(4, 5\)"):
         confidence(ClassMaps(maps, (8, 10)), ClassMaps(maps))
     with pytest.raises(DataError, match="thresholds must be of 3 classes, got 2"):

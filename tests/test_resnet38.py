@@ -214,7 +214,7 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"batch_norm": "none"}, "batch_norm must be frozen or batch, got 'none'"),
+        ({"batch_norm": "none"}, "batch_norm must be one of frozen, batch, got 'none'"),
         ({"width": -1}, "width must be greater than 0 and at most 8, got -1"),
         ({"width": 1e9}, "width must be greater than 0 and at most 8, got 1000000000.0"),
         ({"width": float("nan")}, "width must be greater than 0 and at most 8, got nan"),
@@ -224,7 +224,7 @@ def test_save_and_load(tmp_path):
             ({"dropout": rates}, "dropout must hold the rates of the last two units, each in .0, 1., got")
             for rates in ((0.5,), 0.5, ["a", "b"], [2, 2], [0.5, 1.0], [-0.1, 0], [True, False], {}, None)
         ),
-        ({"batch_norm": []}, r"batch_norm must be frozen or batch, got \[\]"),
+        ({"batch_norm": []}, r"batch_norm must be one of frozen, batch, got \[\]"),
     ],
 )
 def test_refusals(options, sentence):

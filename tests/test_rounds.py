@@ -6,56 +6,30 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cbst_mx import phases
 from cbst_mx.cli import main
 from cbst_mx.cli.experiments import _print_stages
-from cbst_mx.config import load_experiment
-from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import CheckpointError, ConfigError, RunError
 from cbst_mx.evaluation.confusion import mean_iou
+from cbst_mx.networks.build import build_network
 from cbst_mx.rounds import Run
-
-DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"
-SMALL = (
-    "network.options={width: 0.03125, batch_norm: batch, dropout: 0.1}",
-    "augmentation.crop=[32, 64]",
-    "source_training={iterations: 12, batch_size: 4, learning_rate: 0.05, checkpoint_every: 5}",
-    "self_training.retraining={iterations: 4, batch_size: 4, learning_rate: 0.01}",
-    "self_training.target_per_batch=2",
-    "self_training.rounds=2",
-    "self_training.spatial_prior={grid: [16, 32]}",
-)
+from tests.tiny import DEMO, experiment, options, write_scenes
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scenes") / "data"
-    write_demo_data(
-        path,
-        source_count=8,
-        source_val_count=2,
-        target_count=5,
-        target_val_count=3,
-        size=(32, 64),
-        seed=0,
-        shift=Shift(),
-    )
-    return path
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "data")
 
 
 @pytest.fixture(autouse=True)
 def _root(data, monkeypatch):
     monkeypatch.setenv("CBST_DATA", str(data))
-
-
-def experiment(*changes):
-    return load_experiment(DEMO, (*SMALL, *changes))
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +121,43 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     # what round 2 counts is of the network that round 1 made
     sentence = "on the target's images, road is predicted at 100 % of the pixels, at first 5.26 %: "
     sentence += "its pseudo-labels may be wrong"
-    assert sentence in again.warnings(1)
+    assert sentence in again.results.warnings(1)
     again.dir.stage(2).evaluation.unlink()  # else there is nothing left to do, and to print
-    arguments = [part for change in SMALL for part in ("--set", change)]
-    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *arguments])
+    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *options()])
     assert result.exit_code == 0
     assert "warning: after round 2, on validation set target, " in result.output
     summary = json.loads(again.dir.summary.read_text())
     assert summary["stages"][0]["warnings"] == []
     assert sentence in summary["stages"][1]["warnings"]
+
+
+def test_a_set_without_labelled_pixels_is_one_sentence_after_the_training(data, tmp_path, monkeypatch):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    for path in (broken / "gta5_val" / "labels").iterdir():
+        Image.new("L", (64, 32), 0).save(path)  # 0 is no class of GTA5's 19
+    monkeypatch.setenv("CBST_DATA", str(broken))
+    changes = options("self_training.rounds=0")
+    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *changes])
+    assert result.exit_code == 1, result.output
+    assert result.output.splitlines()[-1] == (
+        "Error: validation set source cannot be evaluated: mean IoU needs at least one class in the truth or the "
+        "prediction, got none"
+    )
+    assert (tmp_path / "run" / "source" / "parameters.params").is_file()
+
+
+def test_the_start_network_is_built_once(tmp_path, monkeypatch):
+    built = []
+
+    def build(*arguments, **options):
+        built.append(arguments)
+        return build_network(*arguments, **options)
+
+    monkeypatch.setattr(phases, "build_network", build)
+    run = Run(experiment("self_training.rounds=0"), tmp_path / "run")
+    run.train_source()
+    assert len(built) == 1
 
 
 def test_cli_a_table_of_many_rounds_is_not_cut(capsys):
@@ -278,7 +280,7 @@ def cli(*arguments):
 
 
 def test_cli_single_steps_evaluate_and_predict(finished, data, tmp_path):
-    changes = [part for change in SMALL for part in ("--set", change)]
+    changes = options()
     out = tmp_path / "run"
     for step in (
         ["source"],
@@ -356,7 +358,7 @@ def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
 
 def test_a_round_takes_over_initial_parameters_itself(finished, tmp_path):
     parameters = finished[0].dir.stage(0).parameters
-    changes = [part for change in SMALL for part in ("--set", change)]
+    changes = options()
     result = cli("pseudo-label", DEMO, "--out", tmp_path / "r", *changes, "--init", parameters, "--round", 1)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "r/source/parameters.params").read_bytes() == parameters.read_bytes()
@@ -446,10 +448,12 @@ def test_cli_damaged_data_is_one_sentence_and_can_be_mended(data, tmp_path, monk
     shutil.copytree(data, broken)
     monkeypatch.setenv("CBST_DATA", str(broken))
     expected = fault(broken)
-    changes = [part for change in (*SMALL, "self_training.rounds=0") for part in ("--set", change)]
+    changes = options("self_training.rounds=0")
     result = cli("run", DEMO, "--out", tmp_path / "run", *changes)
     sentence = result.output.splitlines()[-1]
-    assert result.exit_code == 1 and sentence.startswith("Error: ") and expected in sentence, result.output
+    assert result.exit_code == 1, result.output
+    assert sentence.startswith("Error: ")
+    assert expected in sentence
     assert not list((tmp_path / "run").rglob("*.params"))
     assert not list((tmp_path / "run").rglob(".*"))
     shutil.rmtree(broken)
@@ -466,10 +470,11 @@ def test_cli_a_full_disk_is_one_sentence(tmp_path):
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "main(sys.argv[1:])\n"
     )
-    changes = [part for change in (*SMALL, "self_training.rounds=0") for part in ("--set", change)]
+    changes = options("self_training.rounds=0")
     command = [sys.executable, "-c", code, "run", str(DEMO), "--out", str(tmp_path / "run"), *changes]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("Error: cannot write ")
     assert "no space left on the disk" in done.stderr
     assert not list((tmp_path / "run").rglob("*.params*"))

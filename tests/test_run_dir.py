@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -33,6 +34,20 @@ def test_a_folder_is_made_and_continued(tmp_path):
     assert run.manifest.read_bytes() == before
     assert run.stage(0).parameters.name == "parameters.params"
     assert run.stage(3).path.name == "round-3"
+
+
+def test_the_log_file_has_what_the_package_says_once(tmp_path):
+    run = opened(tmp_path / "run")
+    package = logging.getLogger("cbst_mx")
+    before = package.level, list(package.handlers)
+    with run.logging(), run.logging():  # a step inside a run
+        logging.getLogger("cbst_mx.rounds").info("inside")
+        logging.getLogger("other").warning("of another package")
+    logging.getLogger("cbst_mx.rounds").warning("after")
+    lines = run.log.read_text().splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith(" INFO inside")
+    assert (package.level, package.handlers) == before
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -78,11 +93,16 @@ def test_another_runs_folder_and_foreign_folders_are_refused(tmp_path):
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     files.write_json(path, {"a": 1})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         files.write_json(path, {"a": float("nan")})
-    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def stop_half_way():
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stop_half_way()
     assert files.read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["x.json"]
 

@@ -12,7 +12,7 @@ from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.selection import Kept, label, label_set, passes
 from cbst_mx.selftrain.views import HostMap
-from tests.test_class_maps import probabilities
+from tests.maps import random_maps
 
 CLASSES = 4
 
@@ -29,7 +29,7 @@ class Views(list):
 
 def views(count=3, dtype=np.float32):
     return Views(
-        (str(seed), HostMap(ClassMaps(probabilities(seed, CLASSES, (9, 11)).astype(dtype)))) for seed in range(count)
+        (str(seed), HostMap(ClassMaps(random_maps(seed, (CLASSES, 9, 11)).astype(dtype)))) for seed in range(count)
     )
 
 
@@ -109,7 +109,7 @@ def test_passes_come_one_by_one():
 
 
 def test_errors_name_the_image():
-    broken = probabilities(0, CLASSES, (9, 11))
+    broken = random_maps(0, (CLASSES, 9, 11))
     broken[0, 0, 0] = np.nan
     images = Views([("a.png", HostMap(ClassMaps(broken), origin="a.png"))])
     with pytest.raises(DataError, match="^a.png: probabilities must be finite, got NaN or infinity$"):

@@ -12,13 +12,13 @@ import pytest
 from cbst_mx import selftrain
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.labelling import MapFolder, run
-from tests.test_class_maps import probabilities
+from tests.maps import random_maps
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def maps_of(count=3, classes=5, size=(12, 17)):
-    return [probabilities(seed, classes, size) for seed in range(count)]
+    return [random_maps(seed, (classes, *size)) for seed in range(count)]
 
 
 def assert_equal(found, expected):
@@ -57,7 +57,7 @@ def test_maps_at_a_stride_with_a_prior_are_those_of_the_labelling_job(tmp_path, 
     from cbst_mx.selftrain import prior_files
 
     sizes = [(46, 62), (46, 62), (41, 64), (48, 57)]
-    maps = [probabilities(seed, 5, (-(-h // 8), -(-w // 8))) for seed, (h, w) in enumerate(sizes)]
+    maps = [random_maps(seed, (5, -(-h // 8), -(-w // 8))) for seed, (h, w) in enumerate(sizes)]
     prior = np.random.default_rng(9).random((5, 4, 6))
     (tmp_path / "maps").mkdir()
     for index, array in enumerate(maps):
@@ -99,12 +99,12 @@ def test_any_float_type_and_anything_that_can_be_read_twice_will_do():
 
 def test_the_number_of_images_is_free_but_not_their_classes():
     assert selftrain.thresholds(maps_of(count=1)).counts.sum() == 12 * 17
-    assert selftrain.thresholds([probabilities(0, 3, (1, 1))]).counts.sum() == 1
+    assert selftrain.thresholds([random_maps(0, (3, 1, 1))]).counts.sum() == 1
     with pytest.raises(DataError, match=r"^map 1 must have 5 classes, got shape \(4, 12, 17\)$"):
         selftrain.thresholds([*maps_of(1), *maps_of(1, classes=4)])
 
 
-ONE = probabilities(0, 3, (4, 5))
+ONE = random_maps(0, (3, 4, 5))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from scipy import io
 
 from cbst_mx.data import open_labelled
-from cbst_mx.data.street_scenes import Shift, render_scene, write_demo_data
+from cbst_mx.data.street_scenes import render_scene
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.selftrain import prior_files, spatial_prior
@@ -18,6 +18,8 @@ from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import mx
+from tests.maps import softmax
+from tests.tiny import write_scenes
 
 
 class Labels:
@@ -56,16 +58,7 @@ def test_smoothing_spreads_by_the_scaled_kernel():
 
 
 def test_generated_streets_have_sky_above_and_road_below(tmp_path):
-    write_demo_data(
-        tmp_path / "d",
-        source_count=30,
-        source_val_count=0,
-        target_count=0,
-        target_val_count=0,
-        size=(64, 128),
-        seed=0,
-        shift=Shift(),
-    )
+    write_scenes(tmp_path / "d", source=30, source_val=0, target=0, target_val=0, size=(64, 128))
     source = open_labelled("gta5", tmp_path / "d" / "gta5", label_space=CITYSCAPES_19)
     prior = spatial_prior.estimate(source, (32, 64))
     sky, road = prior[CITYSCAPES_19.names.index("sky")], prior[CITYSCAPES_19.names.index("road")]
@@ -188,8 +181,7 @@ def scenes(count=3, size=(32, 64)):
     rng = np.random.default_rng(0)
     logits = 6.0 * np.stack([np.arange(19)[:, None, None] == label for label in labels])
     logits += 0.5 * rng.standard_normal(logits.shape)
-    odds = np.exp(logits)
-    probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities = softmax(logits).astype(np.float32)
     source = Labels(*(render_scene(0, index, domain="source", size=size)[1] for index in range(20)))
     return probabilities, np.float32(0.2) + np.float32(0.8) * spatial_prior.estimate(source, size)
 

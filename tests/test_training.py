@@ -7,12 +7,10 @@ import pytest
 
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform
-from cbst_mx.errors import CheckpointError, RunError, TrainingError
-from cbst_mx.label_space import CITYSCAPES_19
+from cbst_mx.errors import CheckpointError, TrainingError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.training.losses import SegmentationLoss
-from cbst_mx.training.retraining import pseudo_labelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import autograd, mx
 
@@ -95,12 +93,12 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
             start=start,
         )
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def progress(done, total):
         if done == stop:
-            raise Stop
+            raise StopError
 
     try:
         record = train(
@@ -113,7 +111,7 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
             checkpoint_every=every,
             progress=progress,
         )
-    except Stop:
+    except StopError:
         record = None
     return record, {k: p.data().asnumpy() for k, p in network._collect_params_with_prefix().items()}
 
@@ -180,16 +178,3 @@ def test_divergence_and_foreign_checkpoint_are_refused(tmp_path):
     (tmp_path / "c.params").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="is not a readable MXNet .params file"):
         run_training(2, tmp_path / "c.params", every=1)
-
-
-def test_a_missing_pseudo_label_is_refused(tmp_path):
-    class Images:
-        names = ("a", "b")
-
-        def __len__(self):
-            return 2
-
-    with pytest.raises(
-        RunError, match="2 of 2 pseudo-labels are missing, the first is .*a.png: run pseudo-label again"
-    ):
-        pseudo_labelled_samples(Images(), tmp_path, CITYSCAPES_19)

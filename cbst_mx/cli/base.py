@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -56,7 +56,8 @@ class _Rate(TextColumn):
     def __init__(self) -> None:
         super().__init__("")
 
-    def render(self, task: Any) -> Text:
+    def render(self, task: Task) -> Text:
+        """Return the speed, as soon as there is one."""
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
 
@@ -72,10 +73,11 @@ class Bars:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, transient=not console.is_terminal)
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._messages = RichHandler(console=console, show_level=False, show_path=False, highlighter=NullHighlighter())
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of `what` are done."""
         if what not in self._tasks:
             self._progress.start()  # not before there is something to show: errors come without a blank line
             self._tasks[what] = self._progress.add_task(what, total=total)
@@ -87,7 +89,7 @@ class Bars:
         logging.getLogger("cbst_mx").addHandler(self._messages)
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         logging.getLogger("cbst_mx").removeHandler(self._messages)
         if self._progress.live.is_started:
             self._progress.stop()
@@ -104,6 +106,7 @@ class OneSentence(click.Group):
     """A group that turns errors a user can mend into one sentence and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; end with a sentence where its user can mend what is wrong."""
         try:
             return super().invoke(ctx)
         except CBSTError as error:

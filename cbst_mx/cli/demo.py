@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -50,7 +51,7 @@ def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_s
             size=size,
             seed=seed,
             shift=Shift(strength=shift, seed=shift_seed),
-            progress=lambda done, total: bars("street scenes", done, total),
+            progress=functools.partial(bars, "street scenes"),
             **counts,
         )
     click.echo(f"street scenes in {out}")
@@ -61,20 +62,14 @@ def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_s
 @click.option("--seeds", default="0", show_default=True, help="Comma-separated seeds; each is a whole repetition.")
 @_SHIFT
 @_SHIFT_SEED
-@click.option(
-    "--experiment",
-    type=FILE,
-    default=Path("experiments/demo.yaml"),
-    show_default=True,
-    help="The experiment repeated.",
-)
-def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path) -> None:
-    """The whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
+@click.option("--experiment", type=FILE, help="Another experiment to repeat. Default: the demo's own.")
+def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path | None) -> None:
+    """Do the whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
 
-    Reads the experiment file. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method,
-    OUT/results.json and OUT/comparison.png. Goes on where an earlier call was stopped.
+    Runs from any folder. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method, OUT/results.json and
+    OUT/results.md (the table) and OUT/comparison.png. Goes on where an earlier call was stopped.
     """
-    from cbst_mx.demo import METHODS, run_demo  # imports mxnet
+    from cbst_mx.demo import METHODS, find_experiment, run_demo  # imports mxnet
     from cbst_mx.report.tables import iou_table, mean_std_table
 
     try:
@@ -85,7 +80,9 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path)
         ) from None
     console = Console()
     with Bars(console) as bars:
-        result = run_demo(experiment, out, numbers, shift_strength=shift, shift_seed=shift_seed, progress=bars)
+        result = run_demo(
+            experiment or find_experiment(), out, numbers, shift_strength=shift, shift_seed=shift_seed, progress=bars
+        )
     first = result.rows[numbers[0]]
     console.print(iou_table({METHODS[name]: first[name] for name in first}, result.label_space))
     if len(numbers) > 1:

@@ -4,46 +4,56 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, print_table
 
+if TYPE_CHECKING:
+    from cbst_mx.config import Data, Experiment
+    from cbst_mx.label_space import LabelSpace
+    from cbst_mx.rounds import Run
+
 __all__ = ["COMMANDS"]
 
 
-def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command on an experiment file takes; the function gets the loaded Experiment first."""
-
-    @click.argument("experiment", type=FILE)
-    @click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's.")
-    @click.option(
+#: What every command on an experiment file takes, in the order of the help.
+_EXPERIMENT_OPTIONS = (
+    click.argument("experiment", type=FILE),
+    click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's."),
+    click.option(
         "--amp",
         type=click.Choice(["none", "bfloat16", "float16"]),
         help="Mixed precision: bfloat16 on CPUs with AVX512_BF16, float16 on GPUs. Default: the experiment's.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--init",
         type=FILE,
         help="Start from these parameters instead of training a source network: any made or imported by cbst-mx.",
-    )
-    @click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's.")
-    @click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU).")
-    @click.option(
+    ),
+    click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's."),
+    click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU)."),
+    click.option(
         "--recompute",
         is_flag=True,
         help="Keep no network output while pseudo-labelling: run the network again for every look at the images.",
-    )
-    @click.option("--smoke", is_flag=True, help="Tiny network, one iteration a phase: only shows that every step runs.")
-    @click.option(
+    ),
+    click.option("--smoke", is_flag=True, help="Tiny network, one iteration a phase: only shows that every step runs."),
+    click.option(
         "--set",
         "changes",
         multiple=True,
         metavar="KEY=VALUE",
         help="Change a key of the experiment, e.g. --set self_training.rounds=2. May be repeated.",
-    )
+    ),
+)
+
+
+def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every command on an experiment file; the function gets the loaded Experiment first."""
+
     @functools.wraps(function)
     def command(
         experiment: Path,
@@ -57,8 +67,6 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         changes: tuple[str, ...],
         **options: Any,
     ) -> None:
-        from cbst_mx.config import load_experiment
-
         given: dict[str, Any] = {
             "ctx": ctx,
             "amp": amp,
@@ -69,35 +77,45 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        loaded = load_experiment(experiment, changes)
-        if fold is not None:
-            folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
-            if not folded:
-                raise click.UsageError("--fold needs an experiment with folds (NTHU)")
-            loaded = load_experiment(experiment, changes + tuple(f"{key}.fold={fold}" for key in folded))
-        function(loaded, **options)
+        function(_load(experiment, changes, fold), **options)
 
+    for option in reversed(_EXPERIMENT_OPTIONS):
+        command = option(command)
     return command
 
 
-def _validation(experiment: Any) -> Any:
-    return ((f"validation.{name}", data) for name, data in experiment.validation.items())
+def _load(path: Path, changes: tuple[str, ...], fold: int | None) -> Experiment:
+    """Load an experiment with the changes of the command line; `fold` changes every image set that has folds."""
+    from cbst_mx.config import load_experiment
+
+    loaded = load_experiment(path, changes)
+    if fold is None:
+        return loaded
+    folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
+    if not folded:
+        raise click.UsageError("--fold needs an experiment with folds (NTHU)")
+    return load_experiment(path, changes + tuple(f"{key}.fold={fold}" for key in folded))
+
+
+def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
+    for name, data in experiment.validation.items():
+        yield f"validation.{name}", data
 
 
 def _run_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command that works in a run folder takes; the function gets the open Run."""
+    """Add the options of every command that works in a run folder; the function gets the open Run."""
 
     @_experiment_options
     @click.option(
         "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
     )
     @functools.wraps(function)
-    def command(experiment: Any, out: Path, **options: Any) -> None:
+    def command(experiment: Experiment, out: Path, **options: Any) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
 
         with Bars(Console()) as bars:
             run = Run(experiment, out, progress=bars)
-            with run.logging():
+            with run.dir.logging():
                 function(run, **options)
 
     return command
@@ -108,7 +126,7 @@ _ROUND = click.option("--round", "index", required=True, type=click.IntRange(1),
 
 @click.command()
 @_run_command
-def run(run: Any) -> None:
+def run(run: Run) -> None:
     """Run EXPERIMENT: source training, all rounds, evaluation.
 
     Reads the experiment file and the images it names (relative data roots are below the folder in CBST_DATA). Writes
@@ -122,7 +140,7 @@ def run(run: Any) -> None:
 
 @click.command()
 @_run_command
-def source(run: Any) -> None:
+def source(run: Run) -> None:
     """Train the source network of EXPERIMENT and evaluate it.
 
     Reads the labelled source images; writes OUT/source/parameters.params with its sidecar, training.json, confusion.npz
@@ -135,7 +153,7 @@ def source(run: Any) -> None:
 @click.command("pseudo-label")
 @_ROUND
 @_run_command
-def pseudo_label(run: Any, index: int) -> None:
+def pseudo_label(run: Run, index: int) -> None:
     """Step a) of one round: label the target images with the network of the round before.
 
     Reads OUT/source or OUT/round-(N-1); writes OUT/round-N/pseudo_labels/NAME.png (trainIds with palette, 255 = not
@@ -150,7 +168,7 @@ def pseudo_label(run: Any, index: int) -> None:
 @click.command()
 @_ROUND
 @_run_command
-def retrain(run: Any, index: int) -> None:
+def retrain(run: Run, index: int) -> None:
     """Step b) of one round: retrain on source labels and pseudo-labels together.
 
     Reads OUT/round-N/pseudo_labels and the parameters of the round before; writes OUT/round-N/parameters.params with
@@ -163,7 +181,7 @@ def retrain(run: Any, index: int) -> None:
 @click.command("round")
 @_ROUND
 @_run_command
-def round_(run: Any, index: int) -> None:
+def round_(run: Run, index: int) -> None:
     """One round: pseudo-label, retrain, evaluate.
 
     Reads the parameters of the round before; writes OUT/round-N.
@@ -182,7 +200,7 @@ def round_(run: Any, index: int) -> None:
     help="About how long to measure.",
 )
 @click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
-def plan(experiment: Any, seconds: float, out: Path | None) -> None:
+def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
 
     Measures the network with random parameters on the chosen device. Reads the experiment file and looks at the image
@@ -206,7 +224,7 @@ def plan(experiment: Any, seconds: float, out: Path | None) -> None:
         click.echo(f"plan in {out}")
 
 
-def _print_evaluation(run: Any, index: int) -> None:
+def _print_evaluation(run: Run, index: int) -> None:
     from cbst_mx.report.tables import iou_table
 
     results = run.evaluate(index)
@@ -215,7 +233,7 @@ def _print_evaluation(run: Any, index: int) -> None:
     _print_warnings([stage for stage in summary["stages"] if stage["round"] == index])
 
 
-def _print_stages(summary: dict[str, Any], label_space: Any) -> None:
+def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
     from cbst_mx.report.tables import iou_table
 
     leading = summary["leading"]

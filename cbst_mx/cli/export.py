@@ -37,7 +37,7 @@ def export(parameters: Path, out: Path, onnx: bool, size: tuple[int, int] | None
     """
     if size and not onnx:
         raise click.UsageError("--size is that of the ONNX file: give --onnx too")
-    from cbst_mx.networks.export import export_network
+    from cbst_mx.networks.export import ONNX, export_network
     from cbst_mx.networks.parameters import load_network
     from symbols.backend import mx
 
@@ -51,7 +51,7 @@ def export(parameters: Path, out: Path, onnx: bool, size: tuple[int, int] | None
     if result.onnx_difference is not None:
         click.echo(f"largest difference of a logit, onnxruntime: {result.onnx_difference:.2g}")
     elif onnx:
-        click.echo("the ONNX file was not run: pip install 'onnxruntime>=1.15' to compare it")
+        click.echo(f"the ONNX file was not run: pip install {ONNX[1]!r} to compare it")
 
 
 COMMANDS = (export,)

@@ -219,7 +219,7 @@ def _sweep_table(rows: Sequence[Any], portions: Sequence[float]) -> Table:
 @_POLICY
 @_PORTION
 @_PORTIONS
-@click.option("--out", type=FOLDER, help="Output folder; new, or of this very job, which then goes on.")
+@click.option("--out", type=FOLDER, help="Output folder; new, or of this job, which then goes on.")
 @click.pass_context
 def label(
     ctx: click.Context,
@@ -267,7 +267,7 @@ def label(
 @_POLICY
 @_PORTION
 @_PORTIONS
-@click.option("--out", required=True, type=FILE, help="State file (.npz); goes on where it is this very count's.")
+@click.option("--out", required=True, type=FILE, help="State file (.npz); goes on where this count wrote it.")
 def count_(
     probabilities: Path,
     shard: tuple[int, int],
@@ -343,7 +343,7 @@ def merge(states: tuple[Path, ...], out: Path) -> None:
 @_POLICY
 @_PORTION
 @_PORTIONS
-@click.option("--out", required=True, type=FOLDER, help="Output folder; new, or of this very job, which then goes on.")
+@click.option("--out", required=True, type=FOLDER, help="Output folder; new, or of this job, which then goes on.")
 def select_(
     state_path: Path,
     probabilities: Path,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 from cbst_mx.errors import CBSTError
+
+if TYPE_CHECKING:
+    from cbst_mx.data import ImageSet
+    from cbst_mx.networks.forms import Agreement
 
 __all__ = ["COMMANDS"]
 
@@ -44,41 +49,18 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _formed(
-    network: Any,
-    images: Any,
-    spec: Any,
-    ctx: Any,
-    inference: str,
-    tile: int | None,
-    calibration_images: int,
-    **options: Any,
-) -> Any:
-    """Return the network in the form asked for; of int8, which is for images run with `options`, say how near it is."""
-    from cbst_mx.networks.forms import quantised, with_form
-    from cbst_mx.selftrain.network_maps import probabilities
-
-    network.collect_params().setattr("grad_req", "null")  # gives back the memory of the gradients
-    if inference != "int8":
-        return with_form(network, ctx=ctx, form=inference, band_rows=tile)
-    chosen = [images.image(index) for index in range(min(calibration_images, len(images)))]
-
-    def run(net: Any, image: Any) -> Any:
-        return probabilities(net, [image], mean=spec.mean, std=spec.std, ctx=ctx, **options)
-
-    network, near = quantised(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, run=run)
-    click.echo(
-        f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % of "
-        f"the positions, relative error of the logits {100 * near.relative_error:.2f} %"
-    )
-    return network
+def _say_agreement(near: Agreement | None) -> None:
+    if near is not None:
+        click.echo(
+            f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % "
+            f"of the positions, relative error of the logits {100 * near.relative_error:.2f} %"
+        )
 
 
 @click.command()
 @_device
 @click.option(
     "--format",
-    "format_",
     required=True,
     type=FORMAT,
     help="Layout of the images.",
@@ -87,7 +69,7 @@ def _formed(
 @click.option("--split", help="Split (cityscapes, nthu, folder).")
 @click.option("--labels", help="Which label files: labelIds, labelTrainIds (cityscapes), raw, ids, trainIds (synthia).")
 @click.option("--description", type=FILE, help="YAML description (folder).")
-@click.option("--list", "list_", help="A text file that names the images to use; below the root when relative.")
+@click.option("--list", help="A text file that names the images to use; below the root when relative.")
 @click.option("--city", help="City (nthu).")
 @click.option("--fold", type=click.IntRange(0), help="Which of the ten folds (nthu).")
 @click.option("--scales", help="Multi-scale testing: comma-separated factors, for example 0.5,0.75,1.")
@@ -103,34 +85,49 @@ def evaluate(
     inference: str,
     tile: int | None,
     calibration_images: int,
-    format_: str,
-    root: Path,
-    split: str | None,
-    labels: str | None,
-    description: Path | None,
-    list_: str | None,
-    city: str | None,
-    fold: int | None,
     scales: str | None,
     combine: str,
     long_side: int | None,
     out: Path | None,
+    **data: Any,
 ) -> None:
     """Evaluate parameters on labelled images and print IoU per class and mIoU.
 
     Reads the parameter file, its sidecar and the images; writes nothing, or with --out a JSON file.
     """
-    from cbst_mx.data import folder, open_labelled
-    from cbst_mx.evaluation.confusion import summary
-    from cbst_mx.evaluation.protocols import protocols_of
+    from cbst_mx.evaluation.evaluate import evaluate_parameters
     from cbst_mx.files import write_json
-    from cbst_mx.label_space import LABEL_SPACES
-    from cbst_mx.networks.devices import parse_context
-    from cbst_mx.networks.forms import check_form
-    from cbst_mx.networks.parameters import load_network
     from cbst_mx.report.tables import iou_table
-    from cbst_mx.rounds import evaluate_network
 
+    factors = _factors(scales)
+    with Bars(Console()) as bars:
+        evaluation = evaluate_parameters(
+            parameters,
+            data,
+            ctx=ctx,
+            inference=inference,
+            tile=tile,
+            calibration_images=calibration_images,
+            flip=flip,
+            scales=factors,
+            combine=combine,
+            long_side=long_side,
+            progress=partial(bars, "evaluation"),
+        )
+    _say_agreement(evaluation.agreement)
+    Console().print(iou_table({parameters.parent.name: evaluation.result}, evaluation.label_space))
+    protocol = evaluation.protocol
+    comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
+    combined = f" combined by {combine}" if len(factors) > 1 else ""
+    click.echo(
+        f"{evaluation.images} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
+        f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
+    )
+    if out:
+        write_json(out, {**evaluation.to_json(), "parameters": str(parameters)})
+
+
+def _factors(scales: str | None) -> list[float]:
     try:
         factors = [float(text) for text in ("1" if scales is None else scales).split(",")]
     except ValueError:
@@ -139,61 +136,7 @@ def evaluate(
         raise click.BadParameter(
             f"must be numbers above 0 with commas between them, got {scales!r}", param_hint="--scales"
         )
-    device = parse_context(ctx)
-    check_form(inference, device, tile)
-    network, spec, space = load_network(parameters, device)
-    if description is not None:
-        described = folder.label_space(folder.read_description(description))
-        if described.names != space.names:
-            raise CBSTError(f"{parameters} was trained for the classes of {space.name}, not for those of {description}")
-        space = described
-    else:
-        space = LABEL_SPACES.get(space.name, space)
-    images = open_labelled(
-        format_,
-        root,
-        label_space=space,
-        split=split,
-        labels=labels,
-        description=description,
-        list=list_,
-        city=city,
-        fold=fold,
-    )
-    looks = {"flip": flip, "scales": factors, "combine": combine, "long_side": long_side}
-    network = _formed(network, images, spec, device, inference, tile, calibration_images, **looks)
-    with Bars(Console()) as bars:
-        matrices = evaluate_network(
-            network,
-            images,
-            classes=space.names,
-            mean=spec.mean,
-            std=spec.std,
-            ctx=device,
-            **looks,
-            batch_size=1 if tile else 8,
-            progress=lambda done, total: bars("evaluation", done, total),
-        )
-    result = summary(matrices.sum(axis=0), space)
-    Console().print(iou_table({parameters.parent.name: result}, space))
-    protocol = protocols_of(space.names)[0]
-    comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
-    combined = f" combined by {combine}" if len(factors) > 1 else ""
-    click.echo(
-        f"{len(images)} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
-        f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
-    )
-    if out:
-        settings = {**looks, "inference": inference}
-        data = {"format": format_, "root": str(root), "split": split, "list": list_ and str(list_), "city": city}
-        record = {
-            **result,
-            "protocol": vars(protocol),
-            "settings": settings,
-            "data": {**data, "fold": fold, "images": len(images)},
-            "parameters": str(parameters),
-        }
-        write_json(out, record)
+    return factors
 
 
 @click.command()
@@ -215,40 +158,35 @@ def predict(
     Reads PNG or JPEG images; writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
     (the image under the class colours). An existing result is not overwritten.
     """
+    from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
-    from cbst_mx.networks.devices import parse_context
-    from cbst_mx.networks.forms import check_form
-    from cbst_mx.networks.parameters import load_network
     from cbst_mx.report.figures import overlay
-    from cbst_mx.selftrain.network_maps import predictions
 
-    device = parse_context(ctx)
-    check_form(inference, device, tile)
     chosen = _image_set(images)
     for name in chosen.names:
         for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
             if result.exists():
                 raise CBSTError(f"{result} exists already: give another folder with --out")
-    network, spec, space = load_network(parameters, device)
-    network = _formed(network, chosen, spec, device, inference, tile, calibration_images, flip=flip)
+    predictor = load_network(
+        parameters,
+        ctx,
+        flip=flip,
+        inference=inference,
+        tile=tile,
+        batch_size=1 if tile else 8,
+        calibration=chosen.subset(range(min(calibration_images, len(chosen)))),
+    )
+    _say_agreement(predictor.agreement)
+    space = predictor.label_space
     with Bars(Console()) as bars:
-        found = predictions(
-            network,
-            chosen,
-            batch_size=1 if tile else 8,
-            mean=spec.mean,
-            std=spec.std,
-            ctx=device,
-            flip=flip,
-        )
-        for index, label in found:
+        for index, label in enumerate(predictor.labels(chosen)):
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(chosen.image(index), label, space))
             bars("prediction", index + 1, len(chosen))
     click.echo(f"{len(chosen)} images segmented into {out}")
 
 
-def _image_set(paths: tuple[Path, ...]) -> Any:
+def _image_set(paths: tuple[Path, ...]) -> ImageSet:
     from cbst_mx.data import ImageSet
     from cbst_mx.errors import DataError
 

@@ -16,7 +16,7 @@ _TABLE = click.IntRange(1, 3)
 
 @click.group()
 def paper() -> None:
-    """The published numbers."""
+    """Print the published numbers."""
 
 
 @paper.command()
@@ -27,7 +27,7 @@ def table(number: int, everything: bool) -> None:
 
     Says below where each row was copied from and which means its cells do not give.
     """
-    from cbst_mx.evaluation.paper_numbers import EVIDENCE, TABLES, PaperRow, rows
+    from cbst_mx.evaluation.paper_tables import EVIDENCE, TABLES, PaperRow, rows
     from cbst_mx.report.tables import paper_table
 
     groups: dict[tuple[str, str, bool], list[PaperRow]] = {}
@@ -73,11 +73,12 @@ def check_paper(
     self-training its source network. A missing number counts as off. Where a row's cells do not give the mean it
     states, only means are judged. Smoke tests are not judged.
     """
-    from cbst_mx.evaluation.paper_numbers import TOLERANCE, check, class_tolerance, row_of_run, runs_below
+    from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
+    from cbst_mx.evaluation.run_results import find_runs
     from cbst_mx.report.tables import check_table
 
-    folders = [folder for path in runs for folder in runs_below(path)]
-    wanted = row_of_run(folders[0], table=number, row=row, network=network)
+    folders = [folder for path in runs for folder in find_runs(path)]
+    wanted = find_run_row(folders[0], table=number, row=row, network=network)
     result = check(wanted, folders, tolerance=TOLERANCE if tolerance is None else tolerance)
     name = ", ".join(filter(None, (f"table {wanted.table}", wanted.city, wanted.network, wanted.method)))
     click.echo(f"{name}: {', '.join(str(folder) for folder in folders)}, {result.stage}")

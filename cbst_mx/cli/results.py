@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.errors import ConfigError, DataError, RunError
+
+if TYPE_CHECKING:
+    from cbst_mx.evaluation.protocols import ImageMatrices
+    from cbst_mx.evaluation.run_results import RunResults
 
 __all__ = ["COMMANDS"]
 
@@ -30,61 +36,67 @@ def results(
 ) -> None:
     """Score a round of RUN by every protocol, with an interval over images, and list the worst images.
 
-    Reads confusion.npz and evaluation.json of the round; no network and no image is needed. Each protocol names the
-    table of the paper it belongs to: numbers of different protocols cannot be compared. The interval is where the mean
-    falls for 95 % of bootstrap samples of the images; it says nothing of another training run.
+    Reads experiment.yaml, manifest.json, and confusion.npz and evaluation.json of the round; no network and no image is
+    needed, and the run may still be going. Each protocol names the table of the paper it belongs to: numbers of
+    different protocols cannot be compared. The interval is where the mean falls for 95 % of bootstrap samples of the
+    images; it says nothing of another training run.
     """
-    from cbst_mx.errors import ConfigError, RunError
-    from cbst_mx.evaluation import protocols
-    from cbst_mx.evaluation.paper_numbers import TABLES, is_of_table
-    from cbst_mx.files import read_json, write_json
-    from cbst_mx.report.tables import protocol_table, worst_images_table
-    from cbst_mx.run_dir import RunDir
-    from cbst_mx.strict_yaml import read_yaml
+    from cbst_mx.evaluation.run_results import RunResults
+    from cbst_mx.files import write_json
 
-    folder = RunDir(run)
-    settings = read_yaml(folder.experiment)
-    rounds = settings["self_training"]["rounds"]
-    done = [number for number in range(rounds + 1) if folder.stage(number).evaluation.is_file()]
-    if not done:
+    opened = RunResults(run)
+    if not opened.evaluated:
         raise RunError(f"{run} has no results yet: no stage has been evaluated")
-    chosen = done[-1] if index is None else index
-    sets = protocols.read_matrices(folder.stage(chosen))
+    chosen = opened.evaluated[-1] if index is None else index
+    sets = opened.matrices(chosen)
     if name is not None and name not in sets:
         raise ConfigError(f"set must be one of {', '.join(sets)}, got {name!r}")
-    images = read_json(folder.manifest).get("inputs", {}).get("images", {})
-    console = Console()
-    record: list[Any] = []
-    for title in [name] if name else sets:
-        matrices = sets[title]
-        scored, refused = protocols.evaluate(matrices, samples=samples, seed=seed)
-        bad = protocols.worst_images(matrices, worst)
-        stage = "source" if chosen == 0 else f"round {chosen} of {rounds}"
-        click.echo(f"{stage}, {title}, {len(matrices.images)} images; {samples} bootstrap samples, seed {seed}")
-        console.print(protocol_table(scored))
-        for protocol, reason in refused.items():
-            click.echo(f"{protocol} cannot be computed: {reason}")
-        data = settings["validation"].get(title, {})
-        tables = [number for number in TABLES if is_of_table(number, data, images.get(f"validation {title}", 0))]
-        if not tables or settings.get("smoke"):
-            click.echo("These are not the images of the paper's tables, or a smoke test: compare no number with them.")
-        if bad:
-            console.print(worst_images_table(bad))
-        record.append(
-            {
-                "round": chosen,
-                "set": title,
-                "images": len(matrices.images),
-                "bootstrap": {"samples": samples, "seed": seed, "level": 0.95},
-                "protocols": [result.to_json() for result in scored],
-                "not_computed": refused,
-                "tables": tables,
-                "worst_images": [vars(image) for image in bad],
-            }
-        )
+    record = [
+        _show_set(opened, chosen, title, sets[title], samples=samples, seed=seed, worst=worst)
+        for title in ([name] if name else sets)
+    ]
     if out:
         write_json(out, record)
         click.echo(f"results in {out}")
+
+
+def _show_set(
+    run: RunResults, index: int, name: str, matrices: ImageMatrices, *, samples: int, seed: int, worst: int
+) -> dict[str, Any]:
+    """Print the scores of one validation set and return them as JSON values."""
+    from cbst_mx.evaluation import protocols
+    from cbst_mx.evaluation.paper_tables import TABLES, matches_table
+    from cbst_mx.report.tables import class_table, protocol_table, worst_images_table
+
+    console = Console()
+    try:
+        scored, refused = protocols.evaluate(matrices, samples=samples, seed=seed)
+    except DataError as error:
+        raise DataError(f"{run.folder.stage(index).confusion}, {name}: {error}") from error
+    bad = protocols.worst_images(matrices, worst)
+    stage = "source" if index == 0 else f"round {index} of {run.rounds}"
+    click.echo(f"{stage}, {name}, {len(matrices.images)} images; {samples} bootstrap samples, seed {seed}")
+    console.print(protocol_table(scored))
+    for protocol, reason in refused.items():
+        click.echo(f"{protocol} cannot be computed: {reason}")
+    data, images = run.validation(name), run.images(name)
+    described = {} if data is None else data.model_dump()
+    tables = [number for number in TABLES if matches_table(number, described, images)]
+    if not tables or run.settings.smoke:
+        click.echo("These are not the images of the paper's tables, or a smoke test: compare no number with them.")
+    console.print(class_table(matrices))
+    if bad:
+        console.print(worst_images_table(bad))
+    return {
+        "round": index,
+        "set": name,
+        "images": len(matrices.images),
+        "bootstrap": {"samples": samples, "seed": seed, "level": protocols.LEVEL},
+        "protocols": [result.to_json() for result in scored],
+        "not_computed": refused,
+        "tables": tables,
+        "worst_images": [vars(image) for image in bad],
+    }
 
 
 @click.command("export-server")
@@ -110,9 +122,7 @@ def export_server(predictions: Path, out: Path, space_name: str, split: str) -> 
 
     found = find_predictions(predictions)
     with Bars(Console()) as bars:
-        export(
-            found, out, label_space=get_label_space(space_name), progress=lambda done, total: bars("pack", done, total)
-        )
+        export(found, out, label_space=get_label_space(space_name), progress=functools.partial(bars, "pack"))
     click.echo(f"{len(found)} images in {out}")
     _check(out, split)
 
@@ -132,7 +142,7 @@ def _check(archive: Path, split: str) -> None:
     from cbst_mx.evaluation.server_export import problems
 
     with Bars(Console()) as bars:
-        found = problems(archive, split=split, progress=lambda done, total: bars("check", done, total))
+        found = problems(archive, split=split, progress=functools.partial(bars, "check"))
     for problem in found:
         click.echo(problem)
     if found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.cli.base import FILE
+
+if TYPE_CHECKING:
+    from cbst_mx.networks.matching import Comparison, Row
 
 __all__ = ["COMMANDS"]
 
@@ -72,7 +75,7 @@ def import_weights(
     """
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.label_space import find
-    from cbst_mx.networks.weights import SEED, Comparison, read_weights
+    from cbst_mx.networks.weights import SEED, read_weights
     from cbst_mx.networks.weights import import_weights as write
 
     space = None if label_space is None else find(label_space, read=read_label_space)
@@ -122,8 +125,8 @@ def _options(pairs: tuple[str, ...], width: float | None, batch_norm: str | None
     return options
 
 
-def _table(rows: Any) -> Table:
-    from cbst_mx.networks.weights import shown
+def _table(rows: Sequence[Row]) -> Table:
+    from cbst_mx.networks.matching import shown
 
     table = Table(box=SIMPLE_HEAD)
     for title in ("status", "tensor", "shape", "in the file", "shape there, if other"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from typing_extensions import Literal
 
 from cbst_mx.data.colour_masks import ColourMasks
@@ -16,7 +16,7 @@ from cbst_mx.data.label_files import LabelPaths, check_below_root, check_express
 from cbst_mx.errors import CBSTError, ConfigError
 from cbst_mx.files import reading
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
-from cbst_mx.strict_yaml import one_sentence, read_yaml
+from cbst_mx.strict_yaml import StrictModel, one_sentence, read_yaml
 
 __all__ = ["FolderDescription", "FolderSplit", "label_space", "read_description", "read_label_space"]
 
@@ -28,11 +28,7 @@ _IGNORE = "ignore"
 _Ids = Dict[int, Union[int, str]]  # id in the label files -> trainId, name of a class, or "ignore"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class LabelRule(_Strict):
+class LabelRule(StrictModel):
     """Where the label of an image is: a pattern, or replacements in the image's path."""
 
     pattern: Optional[str] = None
@@ -66,7 +62,7 @@ class LabelRule(_Strict):
         return LabelPaths(self.pattern, self.replace or (), self.ignore_case)
 
 
-class FolderSplit(_Strict):
+class FolderSplit(StrictModel):
     """One split: globs of its images and, where it has labels, where they are."""
 
     images: List[str] = Field(min_length=1)
@@ -87,7 +83,7 @@ class FolderSplit(_Strict):
         return {"pattern": labels} if isinstance(labels, str) else labels
 
 
-class FolderDescription(_Strict):
+class FolderDescription(StrictModel):
     """A data description as an object; made by `read_description`."""
 
     splits: Dict[str, FolderSplit] = Field(min_length=1)
@@ -132,7 +128,7 @@ class FolderDescription(_Strict):
             raise ValueError(str(error)) from error
 
 
-class _OwnLabelSpace(_Strict):
+class _OwnLabelSpace(StrictModel):
     name: str = Field(min_length=1)
     names: List[str] = Field(min_length=1)
     palette: List[List[int]]

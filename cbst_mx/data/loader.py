@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Iterator, Sequence, Tuple
+from typing import Callable, Generator, Iterator, Sequence, Tuple
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from cbst_mx import seeding
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from cbst_mx.errors import CBSTError, ConfigError, DataError
 
-__all__ = ["BatchLoader", "Sample", "Transform"]
+__all__ = ["BatchLoader", "Reader", "Transform"]
 
 #: Reads one training sample: image uint8 (H, W, 3) RGB and label uint8 (H, W) trainId. Called from several threads.
-Sample = Callable[[], Tuple[np.ndarray, np.ndarray]]
+Reader = Callable[[], Tuple[np.ndarray, np.ndarray]]
 #: Changes one sample with a generator, as `TrainTransform` does; every result must have the same size.
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
 
@@ -43,7 +43,7 @@ class BatchLoader:
 
     Parameters
     ----------
-    samples : sequence of Sample
+    samples : sequence of Reader
         Functions that read one sample each and may be called from any thread. A function's `name` attribute, where it
         has one, is used in error messages.
     transform : Transform
@@ -75,7 +75,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[Reader],
         transform: Transform,
         *,
         batch_size: int,
@@ -118,7 +118,7 @@ class BatchLoader:
     def __len__(self) -> int:
         return self.iterations - self.start
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         plans = self.plans()
         if self.workers == 0:
             for plan in plans:

@@ -103,14 +103,14 @@ def label_at_stride(label: np.ndarray, stride: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (B, ceil(H / stride), ceil(W / stride))
-        Of the type of `label`. A 504 x 504 crop gives 63 x 63 at stride 8.
+        Labels of the type of `label`. A 504 x 504 crop gives 63 x 63 at stride 8.
 
     Raises
     ------
     ConfigError
-        When `stride` is not an integer above 0.
+        If `stride` is not an integer above 0.
     DataError
-        When `label` has fewer than two axes.
+        If `label` has fewer than two axes.
     """
     if not isinstance(stride, (int, np.integer)) or isinstance(stride, bool) or stride < 1:
         raise ConfigError(f"stride must be an integer of at least 1, got {stride!r}")

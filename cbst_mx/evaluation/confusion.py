@@ -11,10 +11,11 @@ IoU 0 and counts in the mean. (Over a whole validation set with all classes pres
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
+from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LabelSpace
 
 __all__ = ["class_accuracy", "confusion_matrix", "iou_per_class", "mean_iou", "pixel_accuracy", "summary"]
@@ -39,23 +40,25 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
     Raises
     ------
-    ValueError
-        When shapes differ, an array is not integer, or a counted value is not a class.
+    DataError
+        If shapes differ, an array is not integer, or a counted value is not a class.
+    ConfigError
+        If `num_classes` is not such a number.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or not 1 <= num_classes <= 255:
-        raise ValueError(f"num_classes must be an integer from 1 to 255, got {num_classes!r}")
+        raise ConfigError(f"num_classes must be an integer from 1 to 255, got {num_classes!r}")
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     for name, array in (("truth", truth), ("prediction", prediction)):
         if array.dtype.kind not in "iu":
-            raise ValueError(f"{name} must hold integer trainIds, got {array.dtype}")
+            raise DataError(f"{name} must hold integer trainIds, got {array.dtype}")
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}")
+        raise DataError(f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}")
     valid = truth != IGNORE
     rows, columns = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, ids, also in (("truth", rows, f" or {IGNORE}"), ("prediction", columns, " where truth is valid")):
         wrong = ids[(ids < 0) | (ids >= num_classes)]
         if wrong.size:
-            raise ValueError(f"{name} must be from 0 to {num_classes - 1}{also}, got {wrong[0]}")
+            raise DataError(f"{name} must be from 0 to {num_classes - 1}{also}, got {wrong[0]}")
     counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
@@ -66,6 +69,7 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     confusion : ndarray of shape (C, C), integer
+        Rows truth, columns prediction.
 
     Returns
     -------
@@ -74,39 +78,31 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        When `confusion` is not a square matrix of counts.
+    DataError
+        If `confusion` is not a square matrix of counts.
     """
     confusion = _checked(confusion)
     hits = np.diag(confusion)
     return _ratio(hits, confusion.sum(axis=0) + confusion.sum(axis=1) - hits)
 
 
-def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
-    """Return the mean IoU over the classes that have one.
+def mean_iou(confusion: np.ndarray) -> float:
+    """Return the mean IoU over the classes that have one; means over some classes are those of `protocols`.
 
     Parameters
     ----------
     confusion : ndarray of shape (C, C), integer
-        Always the full matrix.
-    classes : sequence of int, optional
-        trainIds to average over, for a published subset such as the 13 of SYNTHIA's 16 classes: the IoU of these
-        classes within the full matrix. All classes by default.
+        Rows truth, columns prediction.
 
     Raises
     ------
-    ValueError
-        When none of the classes has an IoU, or `classes` names one twice or one that does not exist.
+    DataError
+        If no class has an IoU.
     """
     iou = iou_per_class(confusion)
-    if classes is not None:
-        chosen = list(classes)
-        if len(set(chosen)) != len(chosen) or not all(0 <= c < len(iou) for c in chosen):
-            raise ValueError(f"classes must be different trainIds from 0 to {len(iou) - 1}, got {chosen}")
-        iou = iou[chosen]
     present = iou[~np.isnan(iou)]
     if present.size == 0:
-        raise ValueError("mean IoU needs at least one class in the truth or the prediction, got none")
+        raise DataError("mean IoU needs at least one class in the truth or the prediction, got none")
     return float(present.mean())
 
 
@@ -117,11 +113,17 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
-    """Return the part of all labelled pixels that is predicted right; ValueError when there is none."""
+    """Return the part of all labelled pixels that is predicted right.
+
+    Raises
+    ------
+    DataError
+        If no pixel is labelled.
+    """
     confusion = _checked(confusion)
     pixels = int(confusion.sum())
     if pixels == 0:
-        raise ValueError("pixel accuracy needs at least one labelled pixel, got none")
+        raise DataError("pixel accuracy needs at least one labelled pixel, got none")
     return float(np.trace(confusion) / pixels)
 
 
@@ -131,8 +133,9 @@ def summary(confusion: np.ndarray, label_space: LabelSpace) -> dict[str, Any]:
     Parameters
     ----------
     confusion : ndarray of shape (C, C), integer
+        Rows truth, columns prediction.
     label_space : LabelSpace
-        Of the same C classes.
+        The same C classes.
 
     Returns
     -------
@@ -142,12 +145,12 @@ def summary(confusion: np.ndarray, label_space: LabelSpace) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError
-        When the number of classes differs, or no pixel was labelled.
+    DataError
+        If the number of classes differs, or no pixel was labelled.
     """
     iou = iou_per_class(confusion)
     if len(iou) != label_space.num_classes:
-        raise ValueError(
+        raise DataError(
             f"confusion must have the {label_space.num_classes} classes of {label_space.name}, got {len(iou)}"
         )
     return {
@@ -163,7 +166,7 @@ def _checked(confusion: np.ndarray) -> np.ndarray:
     confusion = np.asarray(confusion)
     square = confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1] and confusion.size > 0
     if not square or confusion.dtype.kind not in "iu" or (confusion < 0).any():
-        raise ValueError(
+        raise DataError(
             f"confusion must be a square matrix of counts, got {confusion.dtype} of shape {confusion.shape}"
             + (" with negative entries" if square and confusion.dtype.kind in "iu" else "")
         )

@@ -23,35 +23,38 @@ positives of what they are taken for.
 
 from __future__ import annotations
 
-import zipfile
+import math
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from cbst_mx.errors import RunError
-from cbst_mx.files import read_json
+from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_13, SYNTHIA_16
-from cbst_mx.run_dir import StageDir
 from cbst_mx.seeding import generator
 
 __all__ = [
+    "LEVEL",
     "PROTOCOLS",
+    "THIRTEEN",
     "ImageMatrices",
     "Protocol",
     "Result",
     "WorstImage",
     "evaluate",
+    "find_protocols",
+    "mean_over",
     "narrow",
-    "protocols_of",
-    "read_matrices",
     "widen",
     "worst_images",
 ]
 
+LEVEL = 0.95  #: part of the bootstrap means inside an interval
+
 _ALL = CITYSCAPES_19.names
 _SIXTEEN = SYNTHIA_16.names
-_THIRTEEN = tuple(SYNTHIA_16.names[index] for index in SYNTHIA_13)
+#: The 13 of SYNTHIA's 16 classes that mIoU* of Table 2 is the mean over: without wall, fence and pole.
+THIRTEEN = tuple(SYNTHIA_16.names[index] for index in SYNTHIA_13)
 _OTHERS = tuple(name for name in _ALL if name not in _SIXTEEN)
 
 
@@ -62,8 +65,9 @@ class Protocol:
     Parameters
     ----------
     name : str
+        As in the table above.
     meaning : str
-        What is averaged.
+        What is averaged, in words.
     table : str
         The table of the paper whose numbers follow this protocol; empty when there is none.
     truth : tuple of str
@@ -71,7 +75,7 @@ class Protocol:
     averaged : tuple of str
         Those of `truth` in the mean.
     factor : float
-        What the mean is multiplied by.
+        Factor of the mean.
     never : tuple of str
         Classes that the network must not know for the number to make sense.
     """
@@ -87,7 +91,7 @@ class Protocol:
 
 _NINETEEN = Protocol("19", "all 19 classes", "Table 3", _ALL, _ALL)
 _AUTHORS_16 = Protocol("16", f"16 classes, truth of {', '.join(_OTHERS)} ignored", "Table 2, mIoU", _SIXTEEN, _SIXTEEN)
-_AUTHORS_13 = Protocol("13 of 16", "13 of the IoUs of protocol 16", "Table 2, mIoU*", _SIXTEEN, _THIRTEEN)
+_AUTHORS_13 = Protocol("13 of 16", "13 of the IoUs of protocol 16", "Table 2, mIoU*", _SIXTEEN, THIRTEEN)
 # What matrices are scored by, by their classes in the order of trainIds; another protocol is one more entry.
 PROTOCOLS: dict[tuple[str, ...], tuple[Protocol, ...]] = {
     _ALL: (
@@ -95,7 +99,7 @@ PROTOCOLS: dict[tuple[str, ...], tuple[Protocol, ...]] = {
         _AUTHORS_16,
         _AUTHORS_13,
         Protocol("16 of 19", "16 of the IoUs of protocol 19", "", _ALL, _SIXTEEN),
-        Protocol("13 of 19", "13 of the IoUs of protocol 19", "", _ALL, _THIRTEEN),
+        Protocol("13 of 19", "13 of the IoUs of protocol 19", "", _ALL, THIRTEEN),
         Protocol("19 x 19/16", "mean of protocol 19 times 19/16", "", _ALL, _ALL, 19 / 16, _OTHERS),
     ),
     _SIXTEEN: (_AUTHORS_16, _AUTHORS_13),
@@ -103,15 +107,25 @@ PROTOCOLS: dict[tuple[str, ...], tuple[Protocol, ...]] = {
 }
 
 
-def protocols_of(classes: Sequence[str]) -> tuple[Protocol, ...]:
+def find_protocols(classes: Sequence[str]) -> tuple[Protocol, ...]:
     """Return the protocols that matrices of these classes allow; for classes of no table, their plain mean."""
     names = tuple(classes)
     return PROTOCOLS.get(names, (Protocol("all", f"all {len(names)} classes", "", names, names),))
 
 
-@dataclass(frozen=True)
+def mean_over(iou: Mapping[str, float | None], classes: Sequence[str]) -> float | None:
+    """Return the mean of the listed IoUs of `classes`, in their unit; None if one of them is missing.
+
+    For numbers that are known by class only, such as the paper's; of matrices, :func:`evaluate` gives the mean.
+    """
+    values = [iou.get(name) for name in classes]
+    there = [value for value in values if value is not None]
+    return math.fsum(there) / len(there) if there and len(there) == len(values) else None
+
+
+@dataclass(frozen=True, eq=False)
 class ImageMatrices:
-    """The confusion matrices of an image set.
+    """The confusion matrices of an image set; two of them are equal only if they are the same object.
 
     Parameters
     ----------
@@ -124,8 +138,8 @@ class ImageMatrices:
 
     Raises
     ------
-    ValueError
-        When the parts do not fit together.
+    DataError
+        If the parts do not fit together, or `counts` holds no pixel counts.
     """
 
     classes: tuple[str, ...]
@@ -135,7 +149,7 @@ class ImageMatrices:
     def __post_init__(self) -> None:
         expected = (len(self.images), len(self.classes), len(self.classes))
         if self.counts.shape != expected or self.counts.dtype.kind not in "iu" or (self.counts < 0).any():
-            raise ValueError(
+            raise DataError(
                 f"counts must be pixel counts of shape {expected}, got {self.counts.dtype} of shape "
                 f"{self.counts.shape}" + (", some negative" if self.counts.shape == expected else "")
             )
@@ -145,45 +159,14 @@ class ImageMatrices:
         return {name: self.counts, f"{name}.classes": np.array(self.classes), f"{name}.images": np.array(self.images)}
 
 
-def read_matrices(stage: StageDir) -> dict[str, ImageMatrices]:
-    """Read a stage's confusion matrices, by image set in the order of their evaluation.
-
-    Class names come from ``evaluation.json`` and images are called by their number where ``confusion.npz`` does not
-    name them.
-
-    Raises
-    ------
-    RunError
-        If a file is missing, damaged or does not fit the other.
-    """
-    results = read_json(stage.evaluation)
-    try:
-        # numpy leaves a file that it opens itself open when it cannot read it
-        with open(stage.confusion, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except FileNotFoundError as error:
-        raise RunError(f"{stage.confusion} does not exist: the stage has not been evaluated") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{stage.confusion} cannot be read: {error}") from error
-    sets = {}
-    try:
-        for name, result in results.items():
-            counts = arrays[name]
-            classes = arrays.get(f"{name}.classes", list(result["iou"]))
-            images = arrays.get(f"{name}.images", [f"image {index}" for index in range(len(counts))])
-            sets[name] = ImageMatrices(tuple(map(str, classes)), tuple(map(str, images)), counts)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{stage.confusion} and {stage.evaluation} do not fit together: {error}") from error
-    return sets
-
-
 @dataclass(frozen=True)
 class Result:
-    """What one protocol gives.
+    """Score by one protocol.
 
     Parameters
     ----------
     protocol : Protocol
+        How it was scored.
     iou : dict of str to (float or None)
         In [0, 1] by class; None for a class in neither truth nor prediction.
     miou : float
@@ -210,44 +193,44 @@ class Result:
         }
 
 
-def evaluate(
-    matrices: ImageMatrices, *, samples: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[list[Result], dict[str, str]]:
+def evaluate(matrices: ImageMatrices, *, samples: int = 1000, seed: int = 0) -> tuple[list[Result], dict[str, str]]:
     """Score by every protocol the matrices allow.
 
     The interval answers how much the mean depends on which images happen to be in the set: images are drawn with
-    replacement, as many as there are, `samples` times, and the interval holds the middle `level` of the means. It says
+    replacement, as many as there are, `samples` times, and the interval holds the middle `LEVEL` of the means. It says
     nothing of another training run. All protocols see the same samples.
 
     Parameters
     ----------
     matrices : ImageMatrices
+        Matrices of at least one image.
     samples : int
         Bootstrap samples, at least 1.
-    level : float
-        In (0, 1).
     seed : int
-        Of the samples.
+        Seed of the samples.
 
     Returns
     -------
     results : list of Result
+        Scores, in the order of the table above.
     refused : dict of str to str
         Why a protocol cannot be computed, by its name.
 
     Raises
     ------
-    ValueError
-        When an argument is outside its range, or no class of a protocol occurs in the images.
+    DataError
+        If there is no image, or no class of a protocol occurs in the images.
+    ConfigError
+        If `samples` is below 1.
     """
-    if samples < 1 or not 0 < level < 1:
-        raise ValueError(f"samples must be at least 1 and level in (0, 1), got {samples} and {level}")
+    if samples < 1:
+        raise ConfigError(f"samples must be at least 1, got {samples}")
     count = len(matrices.images)
     if count == 0:
-        raise ValueError("matrices must be of at least one image, got none")
+        raise DataError("matrices must be of at least one image, got none")
     draws = generator(seed, purpose="bootstrap").multinomial(count, np.full(count, 1 / count), size=samples)
     results, refused = [], {}
-    for protocol in protocols_of(matrices.classes):
+    for protocol in find_protocols(matrices.classes):
         predicted = [name for name in protocol.never if matrices.counts[:, :, matrices.classes.index(name)].any()]
         if predicted:
             refused[protocol.name] = f"only for networks without {', '.join(protocol.never)}; predicted: {predicted[0]}"
@@ -259,9 +242,9 @@ def evaluate(
         resampled = _ratio(draws @ hits.astype(np.float64), draws @ unions.astype(np.float64))  # (samples, K)
         miou = protocol.factor * _mean(iou[averaged])
         if np.isnan(miou):
-            raise ValueError(f"protocol {protocol.name} needs at least one of its classes in the images, got none")
+            raise DataError(f"protocol {protocol.name} needs at least one of its classes in the images, got none")
         means = protocol.factor * _mean(resampled[:, averaged])
-        low, high = np.nanpercentile(means, [50 * (1 - level), 50 * (1 + level)])
+        low, high = np.nanpercentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
         listed = {name: None if np.isnan(value) else float(value) for name, value in zip(protocol.truth, iou)}
         results.append(Result(protocol, listed, float(miou), float(low), float(high)))
     if matrices.classes == _SIXTEEN:
@@ -316,17 +299,19 @@ def widen(train_ids: np.ndarray, classes: Sequence[str], wider: Sequence[str]) -
 
     Raises
     ------
-    ValueError
-        When a class is missing in `wider`, or a value is no trainId.
+    ConfigError
+        If a class is missing in `wider`.
+    DataError
+        If a value is no trainId.
     """
     missing = [name for name in classes if name not in wider]
     if missing:
-        raise ValueError(f"wider must have all of the classes, {missing[0]!r} is missing")
+        raise ConfigError(f"wider must have all of the classes, {missing[0]!r} is missing")
     table = np.full(256, IGNORE, dtype=np.uint8)
     table[: len(classes)] = [list(wider).index(name) for name in classes]
     wrong = (train_ids >= len(classes)) & (train_ids != IGNORE)
     if wrong.any():
-        raise ValueError(
+        raise DataError(
             f"train_ids must be from 0 to {len(classes) - 1} or {IGNORE}, got {train_ids[wrong].reshape(-1)[0]}"
         )
     return table[train_ids]
@@ -337,17 +322,19 @@ def narrow(matrices: ImageMatrices, classes: Sequence[str]) -> ImageMatrices:
 
     Raises
     ------
-    ValueError
-        When a class is unknown, or pixels of these classes were predicted as another: no smaller matrix holds them.
+    ConfigError
+        If a class is unknown.
+    DataError
+        If pixels of these classes were predicted as another: no smaller matrix holds them.
     """
     unknown = [name for name in classes if name not in matrices.classes]
     if unknown:
-        raise ValueError(f"classes must be among those of the matrices, got {unknown[0]!r}")
+        raise ConfigError(f"classes must be among those of the matrices, got {unknown[0]!r}")
     kept = [matrices.classes.index(name) for name in classes]
     rows = matrices.counts[:, kept, :]
     result = rows[:, :, kept]
     if rows.sum() != result.sum():
-        raise ValueError(f"pixels of the {len(kept)} classes were predicted as other classes")
+        raise DataError(f"pixels of the {len(kept)} classes were predicted as other classes")
     return ImageMatrices(tuple(classes), matrices.images, result)
 
 

@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import atomic_path
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
+from cbst_mx.messages import Counter, silent
 
 __all__ = ["SPLITS", "export", "find_predictions", "problems"]
 
@@ -69,7 +70,7 @@ def export(
     out: Path,
     *,
     label_space: LabelSpace,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Counter = silent,
 ) -> None:
     """Write predictions as an archive for the server, whole or not at all.
 
@@ -80,7 +81,7 @@ def export(
     out : Path
         The zip file.
     label_space : LabelSpace
-        What the trainIds mean; one of Cityscapes' classes.
+        Meaning of the trainIds; one of Cityscapes' classes.
     progress : callable
         Called with (done, in all).
 
@@ -118,9 +119,7 @@ def _label_ids_png(path: Path, label_space: LabelSpace) -> bytes:
     return stream.getvalue()
 
 
-def problems(
-    path: Path, *, split: str = "test", progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[str]:
+def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> list[str]:
     """Say what is wrong with an archive for the server, a line for each problem; none when all is well.
 
     Looks at the names, the number of images of each city, and each image's format, size and values. Values other than
@@ -131,6 +130,7 @@ def problems(
     path : Path
         The zip file.
     split : {"test", "val"}
+        Images that must be there.
     progress : callable
         Called with (done, in all).
 

@@ -215,7 +215,7 @@ def run(
     folder : MapFolder
         The maps.
     out : Path
-        New, empty, or of this very job.
+        New, empty, or of this job.
     policy : {"global", "class-balanced"}
         ST or CBST.
     portion : float, optional
@@ -352,7 +352,7 @@ def _check_counted(folder: MapFolder, state: State, fidelity: str, policy: str, 
 
 
 def _open(out: Path, identity: Mapping[str, Any]) -> None:
-    """Make the output folder, or go on in it when it is this very job's."""
+    """Make the output folder, or go on in it when this job wrote it."""
     path = out / "job.json"
     identity = json.loads(json.dumps(identity))
     if path.is_file():

@@ -69,6 +69,7 @@ class State:
         Raises
         ------
         RunError
+            If they do not fit.
         """
         self._check({**folder.settings(), "fidelity": fidelity}, self.origin)
         for name, path, version in zip(folder.names, folder.paths, folder.versions):
@@ -84,6 +85,7 @@ class State:
         Raises
         ------
         RunError
+            If there are such images.
         """
         missing = len(self.counts.pending(self.own_images))
         if missing:

@@ -7,8 +7,7 @@ pixels.
 from __future__ import annotations
 
 import errno
-import os
-import shutil
+import re
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -17,26 +16,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cbst_mx.errors import CBSTError, ConfigError, RunError
-from cbst_mx.files import write_json
+from cbst_mx.files import atomic_folder, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.forms import folded, network_graph, to_block
 from cbst_mx.networks.spec import NetworkSpec
 from symbols.backend import gluon, mx
 
-__all__ = ["TOLERANCE", "Exported", "export_network"]
+__all__ = ["ONNX", "TOLERANCE", "Exported", "export_network"]
 
 TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest logit
 _OUTPUT = "logits"
-_ONNX = "'onnx>=1.14,<1.19' 'onnxruntime>=1.15'"  # from 1.19 on onnx lacks a module that mxnet 1.9.1 imports
-_INSTALL = f"pip install 'cbst_mx[onnx]' (or {_ONNX})"
+# What the extra onnx installs: setup.py reads this line. From 1.19 on onnx lacks a module that mxnet 1.9.1 imports.
+ONNX = ["onnx>=1.14,<1.19", "onnxruntime>=1.15"]
+_INSTALL = f"pip install 'cbst_mx[onnx]' (or {' '.join(map(repr, ONNX))})"
 
 
 class Exported(NamedTuple):
-    """What an export wrote.
+    """Files of an export and how near they come to the network.
 
     Attributes
     ----------
     files : list of Path
+        The files in the folder.
     symbol_difference : float
         Largest absolute difference between the logits of the symbol read back and those of the network.
     onnx_difference : float or None
@@ -107,10 +108,8 @@ def export_network(
     rng = np.random.default_rng(0)
     checks = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     expected = [network(mx.nd.array(images, ctx=ctx)).asnumpy() for images in checks]
-    partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
-    path = str(partial / spec.name)
-    try:
-        partial.mkdir(parents=True)
+    with atomic_folder(out, durable=True) as partial:
+        path = str(partial / spec.name)
         block.hybridize()
         block(mx.nd.array(checks[0], ctx=ctx))
         again = _write_symbol(block, path, ctx)
@@ -122,14 +121,6 @@ def export_network(
         if onnx:
             _write_onnx(path, shapes[0], size is None, description)
             onnx_difference = _run_onnx(f"{path}.onnx", checks, expected)
-        for file in partial.iterdir():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        os.replace(partial, out)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Exported(sorted(out.iterdir()), symbol_difference, onnx_difference, count)
 
 
@@ -144,7 +135,7 @@ def _write_symbol(block: gluon.SymbolBlock, path: str, ctx: mx.Context) -> gluon
             return gluon.SymbolBlock.imports(f"{path}-symbol.json", ["data"], f"{path}-0000.params", ctx=ctx)
     except (mx.MXNetError, UnicodeDecodeError) as error:
         # a small file on a full disk is reported as written by MXNet: only reading it back tells
-        raise OSError(errno.ENOSPC, "MXNet could not write the whole file (no space left?)") from error
+        raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
 
 
 def _description(spec: NetworkSpec, label_space: LabelSpace) -> dict[str, Any]:
@@ -168,8 +159,15 @@ def _check_onnx() -> None:
         version = metadata.version("onnx")
     except metadata.PackageNotFoundError as error:
         raise ConfigError(f"the ONNX export needs the package onnx, which is not installed: {_INSTALL}") from error
-    if not (1, 14) <= tuple(int(part) for part in version.split(".")[:2]) < (1, 19):
-        raise ConfigError(f"the ONNX export of mxnet 1.9.1 works with onnx 1.14 to 1.18, this is {version}: {_INSTALL}")
+    first, end = re.findall(r"\d+\.\d+", ONNX[0])
+    if not _release(first) <= _release(version) < _release(end):
+        raise ConfigError(
+            f"the ONNX export of mxnet 1.9.1 works with onnx from {first} to below {end}, this is {version}: {_INSTALL}"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _write_onnx(path: str, shape: tuple[int, ...], free: bool, description: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ network as it is: parameters are shared where they are the same. A form is for i
 parameters make a new one. B images, C classes, h x w pixels.
 
 A whole network cannot be cut into tiles cheaply: an output row of FCN8s depends on 491 rows of the image, one of
-ResNet-38 on 941 (:func:`.graph.receptive_field`). What takes memory are few maps near the image and near the
+ResNet-38 on 941 (:func:`.graph.extents`). What takes memory are few maps near the image and near the
 classifier, so :class:`BandedNetwork` runs only those in bands, each band with the margin its piece needs.
 """
 
@@ -32,7 +32,7 @@ __all__ = [
     "network_graph",
     "quantised",
     "to_block",
-    "with_form",
+    "exact_form",
 ]
 
 FORMS = ("plain", "fused", "int8")
@@ -45,6 +45,7 @@ class Agreement(NamedTuple):
     Attributes
     ----------
     images : int
+        Number of images.
     same_class : float
         Share of the positions of the output where both give the same class.
     relative_error : float
@@ -62,6 +63,7 @@ def check_form(form: str, ctx: mx.Context, band_rows: int | None = None) -> None
     Raises
     ------
     ConfigError
+        If `form` is unknown, `ctx` cannot compute it, or `band_rows` is below 1 or given with int8.
     """
     if form not in FORMS:
         raise ConfigError(f"inference must be one of {', '.join(FORMS)}, got {form!r}")
@@ -109,7 +111,7 @@ def folded(network: gluon.HybridBlock, ctx: mx.Context) -> tuple[gluon.SymbolBlo
     return to_block(graph, parameters), count
 
 
-def with_form(
+def exact_form(
     network: gluon.HybridBlock, *, ctx: mx.Context, form: str = "plain", band_rows: int | None = None
 ) -> Callable[[mx.nd.NDArray], mx.nd.NDArray]:
     """Return `network` in a form that needs no images: for int8 see :func:`quantised`.
@@ -241,24 +243,25 @@ def quantised(
     Returns
     -------
     network : SymbolBlock
-        Of any image size; logits are float32.
+        The network for images of any size; logits are float32.
     agreement : Agreement
+        How near it comes to `network` on `images`.
 
     Raises
     ------
     ConfigError
-        On another device, or without images.
+        If the device is another, or there are no images.
     """
     check_form("int8", ctx)
     if not images:
         raise ConfigError("inference int8 needs at least one image to calibrate on, got none")
 
-    def whole(net: Any, image: np.ndarray) -> None:
+    def run_whole(net: Any, image: np.ndarray) -> None:
         net(mx.nd.array(normalise(image, mean, std)[np.newaxis], ctx=ctx))
 
     def run_all(call: Callable[[mx.nd.NDArray], mx.nd.NDArray]) -> None:
         for image in images:
-            (run or whole)(_Called(network, call), image)
+            (run or run_whole)(_Called(network, call), image)
 
     block = _calibrated(network, run_all, ctx)
     same = difference = norm = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 
 from cbst_mx.errors import ConfigError
 
-__all__ = ["Extent", "Graph", "Node", "Piece", "fold_batch_norms", "pieces", "receptive_field"]
+__all__ = ["Extent", "Graph", "Node", "Piece", "extents", "fold_batch_norms", "pieces"]
 
 _INPUT = "data"
 _SAME_PLACE = (
@@ -31,6 +31,7 @@ class Node(NamedTuple):
     Attributes
     ----------
     op, name : str
+        Operator, and the node's name.
     attrs : dict of str to str
         The operator's settings, as MXNet writes them.
     inputs : tuple of (int, int)
@@ -118,14 +119,14 @@ class Graph(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """What a row of a map depends on: row o on the input's rows stride * o + first to stride * o + last.
+    """Input rows that a row of a map depends on: row o on rows stride * o + first to stride * o + last.
 
     Attributes
     ----------
     stride : Fraction
         Input rows per row of the map; below 1 behind an upsampling.
     first, last : Fraction
-        Inclusive; only whole rows between them count.
+        First and last of these rows, inclusive; only whole rows between them count.
     """
 
     stride: Fraction
@@ -136,53 +137,44 @@ class Extent(NamedTuple):
         """Return the input's rows [start, end) that rows [`start`, `end`) of the map depend on, borders ignored."""
         return math.ceil(self.stride * start + self.first), math.floor(self.stride * (end - 1) + self.last) + 1
 
-    @property
-    def size(self) -> int:
-        """Largest number of input rows that one row depends on."""
-        return math.floor(self.last - self.first) + 1
 
-
-def _extents(graph: Graph, axis: int) -> dict[int, Extent]:
-    """Return the extent of every node that depends on the images."""
-    flow = graph.flow()
-    extents = {flow[0]: Extent(Fraction(1), Fraction(0), Fraction(0))}
-    for index in flow[1:]:
-        node = graph.nodes[index]
-        below = [extents[source] for source, _ in node.inputs if source in extents]
-        stride, first, last = below[0]
-        if node.op in ("Convolution", "Pooling") and node.attrs.get("global_pool", "False") == "False":
-            step, pad = node.pair("stride", axis, 1), node.pair("pad", axis, 0)
-            reach = (node.pair("kernel", axis, 1) - 1) * node.pair("dilate", axis, 1) - pad
-            extents[index] = Extent(stride * step, first - stride * pad, last + stride * reach)
-        elif node.op == "Deconvolution":
-            step, pad = node.pair("stride", axis, 1), node.pair("pad", axis, 0)
-            reach = (node.pair("kernel", axis, 1) - 1) * node.pair("dilate", axis, 1) - pad
-            # input row i adds to the rows i * step - pad + tap
-            extents[index] = Extent(stride / step, first - stride * reach / step, last + stride * pad / step)
-        elif node.op == "slice_like":
-            extents[index] = below[0]  # of the second input only the shape is used
-        elif node.op in _SAME_PLACE and len({extent.stride for extent in below}) == 1:
-            extents[index] = Extent(stride, min(e.first for e in below), max(e.last for e in below))
-        else:
-            raise ConfigError(f"the receptive field of operator {node.op} ({node.name}) is not known")
-    return extents
-
-
-def receptive_field(graph: Graph, axis: int = 0) -> Extent:
-    """Return which rows of the images a row of the output depends on.
+def extents(graph: Graph, axis: int) -> dict[int, Extent]:
+    """Return what every map depends on, by the index of its node: the receptive fields.
 
     Parameters
     ----------
     graph : Graph
+        The network; its nodes that do not depend on the images are left out.
     axis : {0, 1}
         Rows or columns.
 
     Raises
     ------
     ConfigError
-        If the graph has an operator whose reach is not known.
+        If an operator's reach is not known.
     """
-    return _extents(graph, axis)[graph.head]
+    flow = graph.flow()
+    found = {flow[0]: Extent(Fraction(1), Fraction(0), Fraction(0))}
+    for index in flow[1:]:
+        node = graph.nodes[index]
+        below = [found[source] for source, _ in node.inputs if source in found]
+        stride, first, last = below[0]
+        if node.op in ("Convolution", "Pooling") and node.attrs.get("global_pool", "False") == "False":
+            step, pad = node.pair("stride", axis, 1), node.pair("pad", axis, 0)
+            reach = (node.pair("kernel", axis, 1) - 1) * node.pair("dilate", axis, 1) - pad
+            found[index] = Extent(stride * step, first - stride * pad, last + stride * reach)
+        elif node.op == "Deconvolution":
+            step, pad = node.pair("stride", axis, 1), node.pair("pad", axis, 0)
+            reach = (node.pair("kernel", axis, 1) - 1) * node.pair("dilate", axis, 1) - pad
+            # input row i adds to the rows i * step - pad + tap
+            found[index] = Extent(stride / step, first - stride * reach / step, last + stride * pad / step)
+        elif node.op == "slice_like":
+            found[index] = below[0]  # of the second input only the shape is used
+        elif node.op in _SAME_PLACE and len({extent.stride for extent in below}) == 1:
+            found[index] = Extent(stride, min(e.first for e in below), max(e.last for e in below))
+        else:
+            raise ConfigError(f"the receptive field of operator {node.op} ({node.name}) is not known")
+    return found
 
 
 class Piece(NamedTuple):
@@ -219,7 +211,7 @@ def pieces(graph: Graph) -> list[Piece]:
     last = graph.nodes[graph.head]
     if last.op == "slice_like" and last.inputs[1][0] == graph.input:
         graph = graph.between(graph.input, last.inputs[0][0])
-    extents = [_extents(graph, axis) for axis in (0, 1)]
+    rows, columns = (extents(graph, axis) for axis in (0, 1))
     flow = graph.flow()
     channels: dict[int, int] = {flow[0]: 3}
     numbers: dict[int, Fraction] = {}  # per pixel of the images
@@ -227,7 +219,7 @@ def pieces(graph: Graph) -> list[Piece]:
         node = graph.nodes[index]
         below = next(source for source, _ in node.inputs if source in channels)
         channels[index] = int(node.attrs.get("num_filter", channels[below]))
-        numbers[index] = channels[index] / (extents[0][index].stride * extents[1][index].stride)
+        numbers[index] = channels[index] / (rows[index].stride * columns[index].stride)
     limit = max((numbers[index] for index in flow[1:-1]), default=Fraction(0)) / 4
     several = {source for node in graph.nodes for source, output in node.inputs if output}  # more than one output used
     last_use = {source: index for index in flow[1:] for source, _ in graph.nodes[index].inputs}
@@ -243,9 +235,9 @@ def pieces(graph: Graph) -> list[Piece]:
         else:
             whole_from = start
         part = graph.between(whole_from, end)
-        inside = _extents(part, 0)
+        inside = extents(part, 0)
         align = max(extent.stride.numerator for extent in inside.values())
-        found.append(Piece(part, inside[part.head], extents[0][end].stride, align, large))
+        found.append(Piece(part, inside[part.head], rows[end].stride, align, large))
         start = end
     return found
 
@@ -260,17 +252,18 @@ def fold_batch_norms(graph: Graph, parameters: Mapping[str, np.ndarray]) -> tupl
     Parameters
     ----------
     graph : Graph
+        The network.
     parameters : mapping of str to ndarray
-        By the names of the graph's variables.
+        Values by the names of the graph's variables.
 
     Returns
     -------
     graph : Graph
-        Without the folded batch norms.
+        The network without the folded batch norms.
     parameters : dict of str to ndarray
-        What the new graph needs; arrays that did not change are the given ones.
+        Values that the new graph needs; arrays that did not change are the given ones.
     folded : int
-        How many batch norms were folded.
+        Number of batch norms that were folded.
     """
     nodes = list(graph.nodes)
     values = dict(parameters)

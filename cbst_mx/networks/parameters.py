@@ -70,7 +70,7 @@ def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
 
 @contextlib.contextmanager
 def _restored(path: Path) -> Iterator[None]:
-    """Give the small file `path` its content back, or remove it, when the block fails."""
+    """Restore the content of the small file `path`, or remove it, when the block fails."""
     before = path.read_bytes() if path.is_file() else None
     try:
         yield
@@ -127,7 +127,7 @@ def save_parameters(
     network : HybridBlock
         An initialised network.
     spec : NetworkSpec
-        What `network` was built from.
+        Description from which `network` was built.
     label_space : LabelSpace or None
         The meaning of its classes; None for a classifier of whole images.
     config_hash : str, optional
@@ -168,9 +168,9 @@ def read_sidecar(path: Path) -> tuple[NetworkSpec, LabelSpace | None, str]:
     Returns
     -------
     spec : NetworkSpec
+        Description of the network.
     label_space : LabelSpace or None
-        Without raw-id conventions other than trainIds when it is not one of the built-in label spaces; None for a
-        classifier of whole images.
+        Its classes, with trainIds as the only convention of ids; None for a classifier of whole images.
     sha256 : str
         Expected SHA-256 of the parameter file.
 
@@ -195,14 +195,14 @@ def read_sidecar(path: Path) -> tuple[NetworkSpec, LabelSpace | None, str]:
         if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
             raise ValueError("sha256 must be 64 hexadecimal digits")
         space = values["label_space"]
-        return spec, None if space is None else _label_space_of(space, spec.num_classes), values["sha256"]
+        return spec, None if space is None else _parse_label_space(space, spec.num_classes), values["sha256"]
     except OSError as error:
         raise CheckpointError(f"sidecar {side} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"sidecar {side} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _label_space_of(values: dict[str, Any], num_classes: int) -> LabelSpace:
+def _parse_label_space(values: dict[str, Any], num_classes: int) -> LabelSpace:
     names, palette = tuple(values["names"]), tuple(tuple(colour) for colour in values["palette"])
     if not all(type(text) is str and text.isprintable() for text in (values["name"], *names)):
         raise ValueError("label_space must have names that can be printed")
@@ -281,7 +281,8 @@ def load_network(path: Path, ctx: mx.Context) -> tuple[gluon.HybridBlock, Networ
     Raises
     ------
     CheckpointError
-        As :func:`load_parameters`, and if the sidecar describes no network that labels pixels.
+        If the file cannot be used, as for :func:`load_parameters`, or the sidecar describes no network that labels
+        pixels.
     """
     spec, label_space, _ = read_sidecar(path)
     try:

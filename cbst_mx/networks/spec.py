@@ -1,4 +1,4 @@
-"""What has to be known of a network to build it again; known without MXNet."""
+"""Description from which a network is rebuilt; needs no MXNet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NetworkSpec:
         Raises
         ------
         ValueError, KeyError, TypeError
-            If `values` are none.
+            If `values` describe no network.
         """
         spec = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         if type(spec.name) is not str or type(spec.num_classes) is not int or spec.num_classes < 2:

@@ -53,7 +53,7 @@ _UNREADABLE = (
 )
 
 
-class _Damaged(ValueError):
+class _DamagedError(ValueError):
     """The file is not what the format asks for; the message completes "FILE is damaged: "."""
 
 
@@ -110,18 +110,18 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             is_zip = stream.read(len(_ZIP)) == _ZIP
             content, storages = _read_zip(path) if is_zip else _read_stream(stream)
         if not isinstance(content, dict):
-            raise _Damaged("it holds no dictionary of tensors")
+            raise _DamagedError("it holds no dictionary of tensors")
         if isinstance(content.get("state_dict"), dict):
             content = content["state_dict"]
         tensors = {_text(name): value for name, value in content.items() if isinstance(value, _Tensor)}
         _check_total(tensors.values(), storages)
         return {name: _array(tensor, storages) for name, tensor in tensors.items()}
-    except _Forbidden as error:
+    except _ForbiddenError as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except _UNREADABLE as error:
-        what = error if isinstance(error, _Damaged) else f"{type(error).__name__}: {error}"
+        what = error if isinstance(error, _DamagedError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path} is damaged or no PyTorch file of tensors: {what}") from error
 
 
@@ -134,7 +134,7 @@ def _read_zip(path: Path) -> tuple[Any, _Storages]:
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise _Damaged("the zip archive has no data.pkl (NumPy's .npz and other archives are not read)")
+            raise _DamagedError("the zip archive has no data.pkl (NumPy's .npz and other archives are not read)")
         folder = pickles[0][: -len("data.pkl")]
 
         left = path.stat().st_size
@@ -143,14 +143,14 @@ def _read_zip(path: Path) -> tuple[Any, _Storages]:
             nonlocal left
             entry = archive.getinfo(folder + name)
             if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch never compresses, and a bomb would
-                raise _Damaged(f"record {name!r} is compressed")
+                raise _DamagedError(f"record {name!r} is compressed")
             left -= entry.file_size
             if left < 0:
-                raise _Damaged("its records overlap")
+                raise _DamagedError("its records overlap")
             return archive.read(entry)
 
         if folder + "byteorder" in archive.namelist() and record("byteorder") != b"little":
-            raise _Damaged("its numbers are big-endian")
+            raise _DamagedError("its numbers are big-endian")
         found: dict[str, _Storage] = {}
         content = _run(io.BytesIO(record("data.pkl")), found)
         return content, {key: record(f"data/{key}") for key in found}
@@ -161,9 +161,9 @@ def _read_stream(stream: IO[bytes]) -> tuple[Any, _Storages]:
     data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     found: dict[str, _Storage] = {}
     if _run(data, found) != _MAGIC:
-        raise _Damaged("it is a Python pickle of something else")
+        raise _DamagedError("it is a Python pickle of something else")
     if _run(data, found) != _PROTOCOL or _run(data, found)["little_endian"] is not True:
-        raise _Damaged("it is of an unknown protocol or big-endian")
+        raise _DamagedError("it is of an unknown protocol or big-endian")
     content = _run(data, found)
     keys = _run(data, found)
     view, position, storages = memoryview(data), data.tell(), {}
@@ -172,7 +172,7 @@ def _read_stream(stream: IO[bytes]) -> tuple[Any, _Storages]:
         length = int.from_bytes(view[position : position + 8], "little")
         end = position + 8 + length * storage.dtype.itemsize
         if length != storage.length or end > len(view):
-            raise _Damaged(f"storage {key!r} is cut off or not of the stated {storage.length} elements")
+            raise _DamagedError(f"storage {key!r} is cut off or not of the stated {storage.length} elements")
         storages[storage.key] = view[position + 8 : end]
         position = end
     return content, storages
@@ -185,19 +185,19 @@ def _check_total(tensors: Collection[_Tensor], storages: _Storages) -> None:
     for tensor in tensors:
         asked += math.prod(tensor.size)
     if asked > _MOST_SHARED * sum(there.values()):
-        raise _Damaged(f"its tensors have more than {_MOST_SHARED} times as many elements as its storages")
+        raise _DamagedError(f"its tensors have more than {_MOST_SHARED} times as many elements as its storages")
 
 
 def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
     dtype, numbers = tensor.storage.dtype, np.frombuffer(storages[tensor.storage.key], np.uint8)
     if numbers.size != tensor.storage.length * dtype.itemsize:
-        raise _Damaged(f"storage {tensor.storage.key!r} has not the stated {tensor.storage.length} elements")
+        raise _DamagedError(f"storage {tensor.storage.key!r} has not the stated {tensor.storage.length} elements")
     first = tensor.offset + tensor.storage.start
     last = first + sum((size - 1) * stride for size, stride in zip(tensor.size, tensor.stride))
     count = math.prod(tensor.size)
     # a stride of 0 can claim more elements than there are: no weight does
     if count and (last >= tensor.storage.length or count > tensor.storage.length):
-        raise _Damaged("a tensor reaches beyond its storage")
+        raise _DamagedError("a tensor reaches beyond its storage")
     if not count:
         return np.zeros(tensor.size, np.float32)
     strides = [stride * dtype.itemsize for stride in tensor.stride]
@@ -209,29 +209,29 @@ def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ the pickle machine
 
 
-class _Forbidden(ValueError):
+class _ForbiddenError(ValueError):
     """The pickle asks for something that is not needed to describe tensors."""
 
 
 def _text(value: Any) -> str:
     """Return a name, after checking that it is one: anything else might take for ever to be written into a message."""
     if type(value) is not str and type(value) is not int:
-        raise _Damaged("a name is no text")
+        raise _DamagedError("a name is no text")
     text = str(value)
     if len(text) > LONGEST_NAME:
-        raise _Damaged(f"a name is longer than {LONGEST_NAME} characters")
+        raise _DamagedError(f"a name is longer than {LONGEST_NAME} characters")
     return text
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
-        raise _Damaged("a tensor has no storage")
+        raise _DamagedError("a tensor has no storage")
     tensor = _Tensor(storage, offset, tuple(size), tuple(stride))
     numbers = (*tensor.size, *tensor.stride, offset, storage.start)
     if len(tensor.size) != len(tensor.stride) or any(type(number) is not int or number < 0 for number in numbers):
-        raise _Damaged("a tensor's sizes, strides or offset are no natural numbers")
+        raise _DamagedError("a tensor's sizes, strides or offset are no natural numbers")
     if len(tensor.size) > _MOST_AXES:
-        raise _Damaged(f"a tensor has more than {_MOST_AXES} axes")
+        raise _DamagedError(f"a tensor has more than {_MOST_AXES} axes")
     return tensor
 
 
@@ -244,7 +244,7 @@ def _fill(target: Any, parts: list[Any]) -> dict[str | int, Any]:
     for key, value in zip(parts[::2], parts[1::2]):
         # the hash of nested tuples recurses in C, as deep as the file likes
         if not isinstance(target, dict) or not isinstance(key, (str, int)):
-            raise _Damaged("a dictionary has a key that is neither text nor number")
+            raise _DamagedError("a dictionary has a key that is neither text nor number")
         target[key] = value
     return target
 
@@ -268,7 +268,7 @@ def _name(module: Any, name: Any) -> _Name:
     full = f"{_text(module)}.{_text(name)}".replace("torch.cuda.", "torch.")  # where a storage lived does not matter
     if full not in _CALLS and full not in _STORAGES:
         asked = full if full.isprintable() else repr(full)
-        raise _Forbidden(
+        raise _ForbiddenError(
             f"its pickle asks for {asked}, which tensors do not need and which could run code; nothing was run"
         )
     return _Name(full)
@@ -278,20 +278,22 @@ def _storage(identity: Any, found: dict[str, _Storage]) -> _Storage:
     """Note the storage that a persistent id ("storage", type, key, location, elements[, view]) stands for."""
     kind, storage_type, key, _, length, *view = identity
     if kind != "storage" or not isinstance(storage_type, _Name) or storage_type.name not in _STORAGES:
-        raise _Damaged("it has an unknown persistent id")
+        raise _DamagedError("it has an unknown persistent id")
     key = _text(key)
     if type(length) is not int or not 0 <= length < 2**48:
-        raise _Damaged(f"storage {key!r} has no number of elements, or too many")
+        raise _DamagedError(f"storage {key!r} has no number of elements, or too many")
     start = view[0][1] if view and view[0] is not None else 0  # view: (key, start, length)
     storage = _Storage(key, _STORAGES[storage_type.name], length, start)
     before = found.setdefault(storage.key, storage)
     if (before.dtype, before.length) != (storage.dtype, storage.length):
-        raise _Damaged(f"storage {key!r} is stated twice, differently")
+        raise _DamagedError(f"storage {key!r} is stated twice, differently")
     return storage
 
 
 def _run(stream: Any, found: dict[str, _Storage]) -> Any:
     """Carry out one pickle and return the object it describes.
+
+    Longer than other functions: one branch per instruction of the format, in one loop over the stack.
 
     Parameters
     ----------
@@ -339,7 +341,7 @@ def _run(stream: Any, found: dict[str, _Storage]) -> Any:
         elif code in ("APPEND", "APPENDS"):
             values = [stack.pop()] if code == "APPEND" else since_mark()
             if not isinstance(stack[-1], list):
-                raise _Damaged("something is appended to what is no list")
+                raise _DamagedError("something is appended to what is no list")
             stack[-1].extend(values)
         elif code == "TUPLE":
             stack.append(tuple(since_mark()))
@@ -354,10 +356,10 @@ def _run(stream: Any, found: dict[str, _Storage]) -> Any:
         elif code in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
             if not isinstance(function, _Name) or function.name not in _CALLS:
-                raise _Damaged("something is called that is no function")
+                raise _DamagedError("something is called that is no function")
             parts += sum(len(part) for part in (arguments, *arguments) if isinstance(part, (list, tuple, dict)))
             if parts > _MOST_PARTS:
-                raise _Damaged(f"its functions are given more than {_MOST_PARTS} parts")
+                raise _DamagedError(f"its functions are given more than {_MOST_PARTS} parts")
             stack.append(_CALLS[function.name](*arguments))
         elif code == "BUILD":
             stack.pop()  # attributes of dictionaries and parameters: versions, hooks
@@ -366,5 +368,5 @@ def _run(stream: Any, found: dict[str, _Storage]) -> Any:
         elif code == "STOP":
             return stack.pop()
         else:
-            raise _Forbidden(f"its pickle has the instruction {code}, which tensors do not need")
-    raise _Damaged("its pickle does not end")
+            raise _ForbiddenError(f"its pickle has the instruction {code}, which tensors do not need")
+    raise _DamagedError("its pickle does not end")

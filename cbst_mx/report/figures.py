@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import IGNORE, LabelSpace
 
 __all__ = ["comparison_sheet", "heat_map_sheet", "overlay"]
 
-_CELL_WIDTH = 320  # aimed at when no scale is given
+_ALPHA = 0.5  # weight of the class colours over a photograph
+_CELL_WIDTH = 320  # pixels of a column, about
 _GAP = 8
 _MARGIN = 20
 _INK = (32, 33, 36)
@@ -26,17 +28,17 @@ _PALE_INK = (95, 99, 104)
 _HEAT = cv2.COLORMAP_INFERNO  # grows lighter with the value, so that it reads in grey print as well
 
 
-def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5) -> np.ndarray:
-    """Lay the class colours over a photograph; pixels labelled 255 keep the photograph.
+def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """Lay the class colours over a photograph, half and half; pixels labelled 255 keep the photograph.
 
     Parameters
     ----------
     image : ndarray of shape (H, W, 3), uint8
+        The photograph, RGB.
     train_ids : ndarray of shape (H, W), uint8
+        Its labels.
     label_space : LabelSpace
         Colours of the classes.
-    alpha : float
-        Weight of the class colours in [0, 1].
 
     Returns
     -------
@@ -44,24 +46,20 @@ def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, a
 
     Raises
     ------
-    ValueError
-        When an argument does not fit.
+    DataError
+        If an argument has another shape or type.
     """
     _check_picture("image", image)
     if train_ids.shape != image.shape[:2]:
-        raise ValueError(f"train_ids must have the image's size {image.shape[:2]}, got {train_ids.shape}")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    mixed = cv2.addWeighted(image, 1 - alpha, label_space.colorize(train_ids), alpha, 0)
+        raise DataError(f"train_ids must have the image's size {image.shape[:2]}, got {train_ids.shape}")
+    mixed = cv2.addWeighted(image, 1 - _ALPHA, label_space.colorize(train_ids), _ALPHA, 0)
     return np.where((train_ids == IGNORE)[..., None], image, mixed)
 
 
 def comparison_sheet(
     rows: Sequence[Sequence[np.ndarray | None]],
     titles: Sequence[str],
-    row_titles: Sequence[str] | None = None,
     legend: LabelSpace | None = None,
-    scale: float | None = None,
 ) -> np.ndarray:
     """Draw a grid of pictures with column titles and, below it, the colours of the classes.
 
@@ -75,30 +73,25 @@ def comparison_sheet(
         keep their proportions.
     titles : sequence of str
         One per column.
-    row_titles : sequence of str, optional
-        One per row, written upwards along it.
     legend : LabelSpace, optional
         Names and colours to explain.
-    scale : float, optional
-        Enlargement of the widest picture, which sets the width of a column. By default, the whole number (or for large
-        pictures the fraction) that makes it about 320 pixels wide.
 
     Returns
     -------
     ndarray of shape (H, W, 3), uint8
-        On white.
+        On white. The widest picture is enlarged by the whole number, or shrunk by the fraction, that makes it about 320
+        pixels wide, and sets the width of a column.
 
     Raises
     ------
-    ValueError
-        When there is no picture, or titles and cells do not fit together.
+    DataError
+        If there is no picture, or a cell is no picture.
+    ConfigError
+        If titles and cells do not fit together.
     """
-    pictures = _check_grid(rows, titles, row_titles)
+    pictures = _check_grid(rows, titles)
     widest = max(picture.shape[1] for picture in pictures)
-    if scale is None:
-        scale = max(1, round(_CELL_WIDTH / widest)) if widest <= _CELL_WIDTH else _CELL_WIDTH / widest
-    elif not 0 < scale < float("inf"):
-        raise ValueError(f"scale must be above 0, got {scale}")
+    scale = max(1, round(_CELL_WIDTH / widest)) if widest <= _CELL_WIDTH else _CELL_WIDTH / widest
     column = max(1, round(widest * scale))
 
     heights = []
@@ -109,7 +102,7 @@ def comparison_sheet(
     # Larger sheets get larger letters: they are looked at from further away, or shrunk to fit a screen.
     size = min(max(round(column * len(titles) / 100), 14), 26)
     text_font, title_font = _font(size), _fitting_font(titles, column, size + 4)
-    left = _MARGIN + (size + 2 * _GAP if row_titles else 0)
+    left = _MARGIN
     top = _MARGIN + size + 2 * _GAP
     width = left + len(titles) * (column + _GAP) - _GAP + _MARGIN
     bottom = top + sum(heights) + _GAP * (len(heights) - 1)
@@ -123,7 +116,7 @@ def comparison_sheet(
         place = (left + number * (column + _GAP) + column / 2, top - _GAP - 1)
         draw.text(place, _shortened(title, column, title_font), _INK, title_font, anchor="ms")
     y = top
-    for number, (row, row_height) in enumerate(zip(rows, heights)):
+    for row, row_height in zip(rows, heights):
         for slot, cell in enumerate(row):
             x = left + slot * (column + _GAP)
             if cell is None:
@@ -131,12 +124,6 @@ def comparison_sheet(
             else:
                 shown = _resized(cell, column, legend)
                 sheet.paste(Image.fromarray(shown), (x, y + (row_height - shown.shape[0]) // 2))
-        if row_titles:
-            font = _fitting_font(row_titles, min(heights), size)
-            text = _shortened(row_titles[number], row_height, font)
-            strip = Image.new("RGB", (row_height, size + _GAP), "white")
-            ImageDraw.Draw(strip).text((row_height / 2, strip.height / 2), text, _INK, font, anchor="mm")
-            sheet.paste(strip.rotate(90, expand=True), (left - strip.height - _GAP // 2, y))
         y += row_height + _GAP
     for (x, line), (name, colour) in zip(places, entries):
         corner = (left + x, bottom + 2 * _GAP + line)
@@ -164,13 +151,15 @@ def heat_map_sheet(maps: np.ndarray, titles: Sequence[str], caption: str = "") -
 
     Raises
     ------
-    ValueError
-        When the maps have another shape or values, or there is not one title for each.
+    DataError
+        If the maps have another shape or values.
+    ConfigError
+        If there is not one title for each map.
     """
     if maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all() or (maps < 0).any():
-        raise ValueError(f"maps must be finite values of at least 0 of shape (C, H, W), got shape {maps.shape}")
+        raise DataError(f"maps must be finite values of at least 0 of shape (C, H, W), got shape {maps.shape}")
     if len(titles) != len(maps):
-        raise ValueError(f"titles must have one entry for each of the {len(maps)} maps, got {len(titles)}")
+        raise ConfigError(f"titles must have one entry for each of the {len(maps)} maps, got {len(titles)}")
     columns = math.ceil(math.sqrt(len(maps)))
     rows = -(-len(maps) // columns)
     cell = (_CELL_WIDTH, max(1, round(_CELL_WIDTH * maps.shape[1] / maps.shape[2])))
@@ -220,23 +209,19 @@ def _heat(share: np.ndarray) -> np.ndarray:
 
 def _check_picture(name: str, picture: np.ndarray) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-        raise ValueError(f"{name} must be uint8 of shape (H, W, 3), got {picture.dtype} of shape {picture.shape}")
+        raise DataError(f"{name} must be uint8 of shape (H, W, 3), got {picture.dtype} of shape {picture.shape}")
 
 
-def _check_grid(
-    rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], row_titles: Sequence[str] | None
-) -> list[np.ndarray]:
+def _check_grid(rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str]) -> list[np.ndarray]:
     for number, row in enumerate(rows):
         if len(row) != len(titles):
-            raise ValueError(f"row {number} must have {len(titles)} cells, one per title, got {len(row)}")
+            raise ConfigError(f"row {number} must have {len(titles)} cells, one per title, got {len(row)}")
         for cell in row:
             if cell is not None:
                 _check_picture(f"every cell of row {number}", cell)
-    if row_titles is not None and len(row_titles) != len(rows):
-        raise ValueError(f"row_titles must have one entry for each of the {len(rows)} rows, got {len(row_titles)}")
     pictures = [cell for row in rows for cell in row if cell is not None]
     if not pictures:
-        raise ValueError("rows must hold at least one picture, got none")
+        raise DataError("rows must hold at least one picture, got none")
     return pictures
 
 

@@ -1,14 +1,14 @@
 """Tables of IoU: methods against classes, protocols, rows of the paper; in percent with one decimal.
 
 A result is what `cbst_mx.evaluation.confusion.summary` returns (or what was read back from its JSON): a mapping with
-``iou`` (class name to a number in [0, 1] or None) and ``miou``. A class without IoU is shown as an en dash. By default
-classes run down the table and methods across it, which fits a terminal; ``layout="methods"`` gives the usual layout of
-papers, one line per method, and needs about 180 columns for 19 classes
-(rich cuts off at the right what a narrower terminal cannot hold).
+``iou`` (class name to a number in [0, 1] or None) and ``miou``. A class without IoU is shown as an en dash. Classes run
+down the table and methods across it, which fits a terminal (rich cuts off at the right what a narrower one cannot
+hold).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import textwrap
 from typing import Any, Mapping, Sequence
@@ -17,14 +17,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cbst_mx.evaluation.paper_numbers import Check, PaperRow
+from cbst_mx.errors import DataError
+from cbst_mx.evaluation.confusion import class_accuracy, iou_per_class
+from cbst_mx.evaluation.paper_check import Check
+from cbst_mx.evaluation.paper_tables import PaperRow
+from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, WorstImage
 from cbst_mx.evaluation.protocols import Result as ProtocolResult
-from cbst_mx.evaluation.protocols import WorstImage
 from cbst_mx.label_space import LabelSpace
 
 __all__ = [
     "as_markdown",
     "check_table",
+    "class_table",
     "iou_table",
     "mean_std_table",
     "paper_table",
@@ -39,9 +43,7 @@ _DASH = "\N{EN DASH}"
 _MEAN = "mIoU"
 
 
-def iou_table(
-    rows: Mapping[str, Result], label_space: LabelSpace, *, layout: str = "classes", title: str | None = None
-) -> Table:
+def iou_table(rows: Mapping[str, Result], label_space: LabelSpace) -> Table:
     """Return a table of one result per method, the mean last.
 
     Parameters
@@ -50,16 +52,13 @@ def iou_table(
         Method name to result, in the order of display.
     label_space : LabelSpace
         Classes and their order.
-    layout : {"classes", "methods"}
-        What the lines of the table are.
-    title : str, optional
 
     Raises
     ------
-    ValueError
-        When there is no method, a result lacks a class of `label_space`, or `layout` is unknown.
+    DataError
+        If there is no method, or a result lacks a class of `label_space`.
     """
-    return _table({method: [result] for method, result in rows.items()}, label_space, layout, title)
+    return _table({method: [result] for method, result in rows.items()}, label_space)
 
 
 def plan_table(stages: Sequence[Any]) -> Table:
@@ -68,7 +67,7 @@ def plan_table(stages: Sequence[Any]) -> Table:
     Parameters
     ----------
     stages : sequence
-        With the attributes of `cbst_mx.planning.Stage`.
+        Stages with the attributes of `cbst_mx.planning.Stage`.
     """
     table = Table(box=SIMPLE_HEAD)
     table.add_column("stage")
@@ -93,13 +92,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} d"
 
 
-def mean_std_table(
-    runs: Mapping[str, Sequence[Result]],
-    label_space: LabelSpace,
-    *,
-    layout: str = "classes",
-    title: str | None = None,
-) -> Table:
+def mean_std_table(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace) -> Table:
     """Return a table of the mean and the sample standard deviation over several seeds per method.
 
     The standard deviation (divided by the number of seeds - 1) is left out where there is one value only. A class that
@@ -109,44 +102,55 @@ def mean_std_table(
     ----------
     runs : mapping
         Method name to its results, one per seed.
-    label_space, layout, title
-        As in `iou_table`.
+    label_space : LabelSpace
+        Classes and their order.
 
     Raises
     ------
-    ValueError
-        As in `iou_table`, or when a method has no result.
+    DataError
+        If there is no method, a method has no result, or a result lacks a class of `label_space`.
     """
-    return _table(runs, label_space, layout, title)
+    return _table(runs, label_space)
 
 
-def as_markdown(
-    rows: Mapping[str, Result | Sequence[Result]], label_space: LabelSpace, *, layout: str = "classes"
-) -> str:
-    """Return the same table as Markdown text, for one result or a sequence of results (seeds) per method."""
-    runs = {method: [result] if isinstance(result, Mapping) else result for method, result in rows.items()}
-    header, lines = _cells(runs, label_space, layout)
+def as_markdown(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace) -> str:
+    """Return the table of `mean_std_table` as Markdown text."""
+    header, lines = _cells(runs, label_space)
     rule = ["---"] + ["---:"] * (len(header) - 1)
     cells = [[text.replace("|", "\\|") for text in line] for line in [header, rule, *lines]]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
 
 
-def protocol_table(results: Sequence[ProtocolResult], *, level: float = 0.95) -> Table:
+def protocol_table(results: Sequence[ProtocolResult]) -> Table:
     """Return a table of one protocol per line: its mean, interval and the table of the paper it belongs to.
 
     Parameters
     ----------
     results : sequence of cbst_mx.evaluation.protocols.Result
-    level : float
-        Of the intervals, for the header.
+        Scores by each protocol, their intervals holding `LEVEL` of the samples.
     """
-    table = _plain("protocol", "mIoU in %", f"{100 * level:g} % interval", "mean of", "protocol of")
+    table = _plain("protocol", "mIoU in %", f"{100 * LEVEL:g} % interval", "mean of", "protocol of")
     for result in results:
         interval = f"{100 * result.low:.1f} to {100 * result.high:.1f}"
         protocol = result.protocol
         table.add_row(
             protocol.name, f"{100 * result.miou:.1f}", interval, protocol.meaning, protocol.table or "no table"
         )
+    return table
+
+
+def class_table(matrices: ImageMatrices) -> Table:
+    """Return a table of one class per line: its IoU, and the part of its pixels that is predicted right.
+
+    Parameters
+    ----------
+    matrices : ImageMatrices
+        The confusion matrices of an image set; all its truth counts.
+    """
+    table = _plain("class", "IoU in %", "accuracy in %")
+    total = matrices.counts.sum(axis=0)
+    for name, *values in zip(matrices.classes, iou_per_class(total), class_accuracy(total)):
+        table.add_row(Text(name), *(_points(None if math.isnan(value) else 100 * float(value)) for value in values))
     return table
 
 
@@ -166,11 +170,11 @@ def paper_table(rows: Sequence[PaperRow], *, title: str) -> Table:
 
     Raises
     ------
-    ValueError
-        When there is no row.
+    DataError
+        If there is no row.
     """
     if not rows:
-        raise ValueError("a table needs at least one row, got none")
+        raise DataError("a table needs at least one row, got none")
     # Six methods fit into 80 columns, however long their names.
     table = _plain("IoU in %", *(_narrow(row.method) for row in rows), title=title)
     for name in rows[0].iou:
@@ -223,47 +227,38 @@ def _points(value: float | None) -> str:
     return _DASH if value is None else f"{value:.1f}"
 
 
-def _table(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace, layout: str, title: str | None) -> Table:
-    header, lines = _cells(runs, label_space, layout)
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", show_edge=False)
+def _table(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace) -> Table:
+    header, lines = _cells(runs, label_space)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", show_edge=False)
     for number, text in enumerate(header):
         # Where the terminal is narrow, lines may break between words; a number cut short would be a wrong number.
         longest = max(len(word) for line in lines for word in line[number].split())
-        mean = layout == "methods" and text == _MEAN and number == len(header) - 1
         # Text, not str: a method's name may hold brackets, which rich would read as markup.
-        table.add_column(
-            Text(text), justify="right" if number else "left", min_width=longest, style="bold" if mean else ""
-        )
+        table.add_column(Text(text), justify="right" if number else "left", min_width=longest)
     for line in lines:
-        mean = layout == "classes" and line is lines[-1]
+        mean = line is lines[-1]
         if mean:
             table.add_section()
         table.add_row(*(Text(text) for text in line), style="bold" if mean else "")
     return table
 
 
-def _cells(
-    runs: Mapping[str, Sequence[Result]], label_space: LabelSpace, layout: str
-) -> tuple[list[str], list[list[str]]]:
+def _cells(runs: Mapping[str, Sequence[Result]], label_space: LabelSpace) -> tuple[list[str], list[list[str]]]:
     """Return the header and the lines of the table as text."""
-    if layout not in ("classes", "methods"):
-        raise ValueError(f"layout must be 'classes' or 'methods', got {layout!r}")
     if not runs:
-        raise ValueError("a table needs at least one method, got none")
-    first = "class (IoU in %)" if layout == "classes" else "method (IoU in %)"
-    grid = [[first, *label_space.names, _MEAN]]
+        raise DataError("a table needs at least one method, got none")
+    columns = [["class (IoU in %)", *label_space.names, _MEAN]]
     for method, results in runs.items():
         if not results:
-            raise ValueError(f"method {method} needs at least one result, got none")
+            raise DataError(f"method {method} needs at least one result, got none")
         for result in results:
             missing = [name for name in label_space.names if name not in result["iou"]]
             if missing:
-                raise ValueError(f"a result of method {method} has no entry for class {missing[0]}")
+                raise DataError(f"a result of method {method} has no entry for class {missing[0]}")
         values = [[result["iou"][name] for result in results] for name in label_space.names]
-        grid.append([method, *(_cell(v) for v in values), _cell([result["miou"] for result in results])])
-    if layout == "classes":
-        grid = [list(line) for line in zip(*grid)]
-    return grid[0], grid[1:]
+        columns.append([method, *(_cell(v) for v in values), _cell([result["miou"] for result in results])])
+    header, *lines = (list(line) for line in zip(*columns))
+    return header, lines
 
 
 def _cell(values: Sequence[float | None]) -> str:

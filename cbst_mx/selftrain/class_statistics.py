@@ -14,8 +14,9 @@ train, were their target set; the threshold's value is not known, so the number 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -326,13 +327,26 @@ def _per_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> tup
     return counts.reshape(-1, 8).sum(axis=1), sums.reshape(-1, 8).sum(axis=1)
 
 
-class Selection(NamedTuple):
-    """Images chosen by their scores."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+    """Images chosen by their scores.
 
-    names: tuple[str, ...]  # of the chosen images, sorted
-    threshold: float  # the lowest score among them
-    scores: dict[str, float]  # of every image
-    counts: np.ndarray  # int64 (C,), pixels predicted as each class in the chosen images
+    Attributes
+    ----------
+    names : tuple of str
+        Names of the chosen images, sorted.
+    threshold : float
+        Lowest score among them.
+    scores : dict of str to float
+        Scores of all images.
+    counts : ndarray of shape (C,), int64
+        Pixels predicted as each class in the chosen images.
+    """
+
+    names: tuple[str, ...]
+    threshold: float
+    scores: dict[str, float]
+    counts: np.ndarray
 
 
 def select_images(statistics: ImageStatistics, keep: int, method: str = "class-balanced") -> Selection:

@@ -13,18 +13,16 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 
 from cbst_mx import seeding
-from cbst_mx.data.datasets import ImageSet
-from cbst_mx.data.loader import BatchLoader, Sample
+from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, TrainingError
-from cbst_mx.label_space import IGNORE
+from cbst_mx.messages import Counter, silent
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.sgd import Schedule, _place, _set_multipliers, adding_gradients
-from cbst_mx.training.source import named
+from cbst_mx.training.sgd import CHECK_EVERY, Schedule, adding_gradients, place, set_multipliers
 from symbols.backend import autograd, gluon, mx
 
 __all__ = [
@@ -34,12 +32,10 @@ __all__ = [
     "adapt_output_space",
     "discriminator_step",
     "network_step",
-    "unlabelled_samples",
 ]
 
 nn = gluon.nn
 
-_CHECK_EVERY = 20  # iterations between looks at the losses: a look waits for the device
 _SMALLEST = 32  # pixels: five halvings
 
 
@@ -51,7 +47,7 @@ class OutputDiscriminator(gluon.HybridBlock):
     Parameters
     ----------
     num_classes : int
-        C.
+        Number of classes C.
     width : int
         Channels behind the first convolution; they double behind each of the next three.
 
@@ -62,7 +58,7 @@ class OutputDiscriminator(gluon.HybridBlock):
         - **logits**: of being source, float32 (B, 1, h // 32, w // 32).
     """
 
-    def __init__(self, num_classes: int, *, width: int = 64, **kwargs):
+    def __init__(self, num_classes: int, *, width: int = 64, **kwargs: Any):
         if width < 1:
             raise ConfigError(f"discriminator width must be at least 1 channel, got {width}")
         super().__init__(**kwargs)
@@ -73,12 +69,13 @@ class OutputDiscriminator(gluon.HybridBlock):
                 self.body.add(nn.Conv2D(after, 4, strides=2, padding=1, in_channels=before), nn.LeakyReLU(0.2))
             self.body.add(nn.Conv2D(1, 4, strides=2, padding=1, in_channels=channels[-1]))
 
-    def hybrid_forward(self, F, maps):
+    def hybrid_forward(self, F: Any, maps: Any) -> Any:
         return self.body(maps)
 
 
-class NetworkStep(NamedTuple):
-    """What :func:`network_step` has computed; the losses are NDArrays of shape (1,), in nats."""
+@dataclass(frozen=True, eq=False)  # NDArrays have no truth value
+class NetworkStep:
+    """Result of :func:`network_step`; the losses are NDArrays of shape (1,), in nats."""
 
     segmentation: mx.nd.NDArray  # of the source images
     adversarial: mx.nd.NDArray  # of the target images, not weighted
@@ -88,7 +85,7 @@ class NetworkStep(NamedTuple):
 
 @dataclass
 class AdversarialRecord:
-    """What happened: iterations done and the losses at every 20th of them and the last.
+    """Record of the warm-up: iterations done and the losses at every 20th of them and the last.
 
     A discriminator that guesses has the losses log 2 = 0.69, as has the network that deceives it perfectly.
     """
@@ -102,21 +99,11 @@ class AdversarialRecord:
         """Return plain JSON values."""
         return {
             "iterations": self.iterations,
-            "loss_every": _CHECK_EVERY,
+            "loss_every": CHECK_EVERY,
             "loss": self.segmentation,
             "adversarial_loss": self.adversarial,
             "discriminator_loss": self.discriminator,
         }
-
-
-def unlabelled_samples(images: ImageSet) -> list[Sample]:
-    """Return one training sample per image of a set without labels: all its pixels are labelled 255."""
-
-    def read(index: int):
-        image = images.image(index)
-        return image, np.full(image.shape[:2], IGNORE, np.uint8)
-
-    return [named(lambda index=index: read(index), images.names[index]) for index in range(len(images))]
 
 
 def network_step(
@@ -150,7 +137,7 @@ def network_step(
     loss_of : BatchLoss
         The loss of the source images.
     weight : float
-        Of the adversarial term.
+        Weight of the adversarial term.
     """
     with autograd.record():
         logits = network(source)
@@ -206,7 +193,7 @@ def adapt_output_space(
     weight_decay: float = 5e-4,
     bias_lr_mult: float = 2.0,
     bias_wd_mult: float = 0.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counter = silent,
 ) -> AdversarialRecord:
     """Adapt a source network to unlabelled target images in output space.
 
@@ -222,19 +209,20 @@ def adapt_output_space(
         Its parameters are changed in place.
     make_source_loader, make_target_loader : callable
         Given the first iteration to run (0), return a loader of ``schedule.iterations`` batches of equal crops, at
-        least 32 x 32. The labels of the target batches are not looked at: see :func:`unlabelled_samples`.
+        least 32 x 32. The labels of the target batches are not looked at: see :func:`.samples.unlabelled_samples`.
     schedule : Schedule
         Learning rate of the network and number of iterations.
     num_classes : int
-        C.
+        Number of classes C.
     ctx : mx.Context
         Where to compute.
     seed : int
         Fixes the discriminator's initial parameters and dropout.
     weight : float
-        Of the adversarial term; 0 leaves plain training on the source, but for the moving statistics of batch norm.
+        Weight of the adversarial term; 0 leaves plain training on the source, but for the moving statistics of batch
+        norm.
     discriminator_learning_rate : float
-        Of Adam, before the shape of `schedule`.
+        Learning rate of Adam, which then follows the shape of `schedule`.
     discriminator_width : int
         See :class:`OutputDiscriminator`.
     momentum, weight_decay, bias_lr_mult, bias_wd_mult : float
@@ -253,28 +241,14 @@ def adapt_output_space(
     TrainingError
         If a loss is not finite.
     """
-    if not 0 <= weight < math.inf:
-        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
-    if not 0 < discriminator_learning_rate < math.inf:
-        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
-    _place(network, [ctx])
-    _set_multipliers(network, bias_lr_mult, bias_wd_mult)
-    discriminator = OutputDiscriminator(num_classes, width=discriminator_width)
-    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
-    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
-    discriminator.hybridize(static_alloc=True, static_shape=True)
-    trainer = gluon.Trainer(
-        network.collect_params(),
-        "sgd",
-        {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay},
-        kvstore=None,
-    )
-    judge = gluon.Trainer(
-        discriminator.collect_params(),
-        "adam",
-        {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99},
-        kvstore=None,
-    )
+    _check_arguments(weight, discriminator_learning_rate)
+    place(network, [ctx])
+    set_multipliers(network, bias_lr_mult, bias_wd_mult)
+    discriminator = _initialised_discriminator(num_classes, discriminator_width, seed, ctx)
+    sgd = {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay}
+    trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
+    adam = {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99}
+    judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
     loss_of = BatchLoss()
     record = AdversarialRecord()
     with contextlib.ExitStack() as stack:
@@ -286,7 +260,7 @@ def adapt_output_space(
             iteration = record.iterations
             _check_crops(source, target)
             rng = seeding.generator(seed, index=iteration, purpose="adversarial")
-            mx.random.seed(int(rng.integers(2**31)))  # of dropout
+            mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
             network.collect_params().zero_grad()
             step = network_step(
                 network,
@@ -303,11 +277,25 @@ def adapt_output_space(
             trainer.step(1)
             judge.step(1)
             record.iterations = iteration + 1
-            if record.iterations % _CHECK_EVERY == 0 or record.iterations == schedule.iterations:
+            if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_losses(record, step, loss, schedule)
-            if progress:
-                progress(record.iterations, schedule.iterations)
+            progress(record.iterations, schedule.iterations)
     return record
+
+
+def _check_arguments(weight: float, discriminator_learning_rate: float) -> None:
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"weight of the adversarial loss must be at least 0, got {weight}")
+    if not 0 < discriminator_learning_rate < math.inf:
+        raise ConfigError(f"discriminator_learning_rate must be above 0, got {discriminator_learning_rate}")
+
+
+def _initialised_discriminator(num_classes: int, width: int, seed: int, ctx: mx.Context) -> OutputDiscriminator:
+    discriminator = OutputDiscriminator(num_classes, width=width)
+    mx.random.seed(int(seeding.generator(seed, purpose="discriminator").integers(2**31)))
+    discriminator.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
+    discriminator.hybridize(static_alloc=True, static_shape=True)
+    return discriminator
 
 
 def _maps(logits: mx.nd.NDArray, images: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -5,10 +5,11 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
+from cbst_mx.data.transforms import label_at_stride
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import IGNORE
 from symbols.backend import gluon, mx
@@ -21,11 +22,6 @@ class SegmentationLoss(gluon.loss.Loss):
 
     A pixel labelled 255 is ignored: the 0 vector of the paper's pseudo-label. Without any valid pixel the loss is 0.
 
-    Parameters
-    ----------
-    ignore : int
-        Label of ignored pixels.
-
     Inputs:
         - **logits**: float32 (B, C, h, w).
         - **label**: float32 (B, h, w), trainIds.
@@ -35,12 +31,11 @@ class SegmentationLoss(gluon.loss.Loss):
         - **loss**: float32 (1,), in nats.
     """
 
-    def __init__(self, ignore: int = IGNORE, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(weight=None, batch_axis=0, **kwargs)
-        self._ignore = ignore
 
-    def hybrid_forward(self, F, logits, label, count=None):
-        valid = label != self._ignore
+    def hybrid_forward(self, F: Any, logits: Any, label: Any, count: Any = None) -> Any:
+        valid = label != IGNORE
         picked = F.pick(F.log_softmax(logits, axis=1), label * valid, axis=1)  # (B, h, w)
         # a sum over many pixels loses digits in float32 when done in one go: sum every image first
         total = F.sum(F.sum(picked * valid, axis=(1, 2)))
@@ -88,10 +83,9 @@ class BatchLoss:
         ConfigError
             If the labels cannot be sampled at the network's stride.
         """
-        stride = label_stride(labels.shape[1:], logits[0].shape[2:])
-        middles = slice(stride // 2, None, stride)
-        count = np.count_nonzero((labels if batch is None else batch)[:, middles, middles] != IGNORE)
-        labels = labels[:, middles, middles]  # (B, h / s, w / s)
+        stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:])
+        count = np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE)
+        labels = label_at_stride(labels, stride)  # (B, h / s, w / s)
         losses = []
         first = 0
         for part in logits:

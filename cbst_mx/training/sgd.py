@@ -19,16 +19,26 @@ import numpy as np
 from cbst_mx import seeding
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import CheckpointError, ConfigError, TrainingError
+from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.parameters import load_arrays, save_arrays
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx
 
-__all__ = ["Schedule", "TrainingRecord", "spread", "train"]
+__all__ = [
+    "CHECK_EVERY",
+    "Schedule",
+    "TrainingRecord",
+    "adding_gradients",
+    "place",
+    "set_multipliers",
+    "spread",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
-_CHECK_EVERY = 20  # iterations between looks at the loss: a look waits for the device
+CHECK_EVERY = 20  # iterations between looks at the loss: a look waits for the device
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,14 @@ class Schedule:
 
 @dataclass
 class TrainingRecord:
-    """What happened in a training phase: iterations done and the loss at every 20th of them."""
+    """Record of a training phase: iterations done and the loss at every 20th of them."""
 
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"iterations": self.iterations, "loss_every": _CHECK_EVERY, "loss": self.losses}
+        return {"iterations": self.iterations, "loss_every": CHECK_EVERY, "loss": self.losses}
 
 
 def train(
@@ -87,7 +97,7 @@ def train(
     loss_scaling: bool = False,
     checkpoint: Path | None = None,
     checkpoint_every: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counter = silent,
 ) -> TrainingRecord:
     """Train `network` by SGD with momentum on the batches of a loader.
 
@@ -105,7 +115,7 @@ def train(
     seed, round : int
         Fix the random state of dropout.
     momentum, weight_decay : float
-        Of SGD; the paper's program uses 0.9 and 5e-4.
+        Momentum and weight decay of SGD; the paper's program uses 0.9 and 5e-4.
     bias_lr_mult, bias_wd_mult : float
         Multiply the learning rate and the weight decay of all biases and batch-norm betas; the paper's program uses 2
         and 0.
@@ -138,8 +148,8 @@ def train(
         If a batch has fewer images than there are contexts, or the network cannot be trained as asked.
     """
     contexts = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
-    _place(network, contexts)
-    _set_multipliers(network, bias_lr_mult, bias_wd_mult)
+    place(network, contexts)
+    set_multipliers(network, bias_lr_mult, bias_wd_mult)
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
     backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
     if gradient_checkpointing:
@@ -168,12 +178,11 @@ def train(
             trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
             record.iterations = iteration + 1
-            if record.iterations % _CHECK_EVERY == 0 or record.iterations == schedule.iterations:
+            if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
             if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
                 _save(checkpoint, network, trainer, record)
-            if progress:
-                progress(record.iterations, schedule.iterations)
+            progress(record.iterations, schedule.iterations)
     _unify_statistics(network)
     return record
 
@@ -223,14 +232,14 @@ def spread(images: np.ndarray, contexts: Sequence[mx.Context]) -> list[mx.nd.NDA
     return [mx.nd.array(part, ctx=c) for part, c in zip(np.array_split(images, len(contexts)), contexts)]
 
 
-def _place(network: gluon.HybridBlock, contexts: list[mx.Context]) -> None:
+def place(network: gluon.HybridBlock, contexts: list[mx.Context]) -> None:
     """Copy the parameters to the contexts, where they are not there yet."""
     parameters = network.collect_params()
     if any(parameter.list_ctx() != contexts for parameter in parameters.values()):
         parameters.reset_ctx(contexts)
 
 
-def _set_multipliers(network: gluon.HybridBlock, learning_rate: float, weight_decay: float) -> None:
+def set_multipliers(network: gluon.HybridBlock, learning_rate: float, weight_decay: float) -> None:
     """Set the multipliers of all biases and batch-norm betas."""
     for name, parameter in network.collect_params().items():
         if name.endswith(("bias", "beta")):
@@ -264,7 +273,7 @@ def _scaled_backward(trainer: gluon.Trainer) -> Callable[[list[mx.nd.NDArray]], 
 
 
 def _unify_statistics(network: gluon.HybridBlock) -> None:
-    """Give all contexts the mean of their moving statistics: each has seen its own part of the batches only.
+    """Set the moving statistics of all contexts to their mean: each has seen its own part of the batches only.
 
     Waits for the devices before and after: in hybridised networks with static memory MXNet 1.9.1 neither lets a reader
     wait for the moving statistics that a backward pass is still writing, nor the backward pass for who writes them.
@@ -327,7 +336,7 @@ def _restore(path: Path, network: gluon.HybridBlock, trainer: gluon.Trainer, rec
             for name, value in zip(_LOSS_SCALE, arrays["loss_scale"].asnumpy().tolist()):
                 setattr(scaler, name, type(getattr(scaler, name))(value))
         record.iterations = int(arrays["iterations"].asscalar())
-        record.losses = arrays["losses"].asnumpy().tolist()[: record.iterations // _CHECK_EVERY]
+        record.losses = arrays["losses"].asnumpy().tolist()[: record.iterations // CHECK_EVERY]
         mx.nd.waitall()  # for the moving statistics, see _unify_statistics
     except (KeyError, AssertionError) as error:
         raise CheckpointError(f"checkpoint {path} is not this network's: delete it to start the phase again") from error

@@ -12,7 +12,6 @@ from typing import Callable, Iterable, List, Sequence, Tuple
 import numpy as np
 
 from cbst_mx.errors import ConfigError
-from cbst_mx.training.losses import BatchLoss
 from symbols.backend import autograd, gluon, mx
 
 __all__ = ["checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
@@ -21,13 +20,15 @@ __all__ = ["checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
 Maps = Tuple[mx.nd.NDArray, ...]
 #: Starts the backward pass at the losses of all parts; scaling them, where that is wanted, happens inside.
 Backward = Callable[[List[mx.nd.NDArray]], None]
+#: Gives the losses of all parts for their logits and labels: a :class:`.losses.BatchLoss`.
+LossOf = Callable[[List[mx.nd.NDArray], np.ndarray], List[mx.nd.NDArray]]
 
 
 def plain_step(
     network: gluon.HybridBlock,
     images: Sequence[mx.nd.NDArray],
     labels: np.ndarray,
-    loss_of: BatchLoss,
+    loss_of: LossOf,
     *,
     rng: np.random.Generator,
     backward: Backward = autograd.backward,
@@ -42,7 +43,7 @@ def plain_step(
         One per context.
     labels : ndarray of shape (B, h, w), float32
         TrainIds of all images.
-    loss_of : BatchLoss
+    loss_of : callable
         The loss.
     rng : Generator
         Seeds dropout. The contexts draw differently from each other, so a batch spread over more of them meets other
@@ -66,7 +67,7 @@ def checkpointed_step(
     segments: Sequence[gluon.HybridBlock],
     images: Sequence[mx.nd.NDArray],
     labels: np.ndarray,
-    loss_of: BatchLoss,
+    loss_of: LossOf,
     *,
     rng: np.random.Generator,
     backward: Backward = autograd.backward,
@@ -112,7 +113,7 @@ def checkpointed_step(
 
 
 def _loss_and_gradients(
-    logits: list[mx.nd.NDArray], labels: np.ndarray, loss_of: BatchLoss, backward: Backward
+    logits: list[mx.nd.NDArray], labels: np.ndarray, loss_of: LossOf, backward: Backward
 ) -> tuple[list[mx.nd.NDArray], list[mx.nd.NDArray]]:
     """Return the losses and their gradients with respect to the logits, which are not kept."""
     _ask_for_gradients(logits)

@@ -88,7 +88,7 @@ def mxnet_inference(spec: dict[str, Any]) -> Callable[[], None]:
     """Return one forward pass."""
     import numpy as np
 
-    from cbst_mx.networks.forms import quantised, with_form
+    from cbst_mx.networks.forms import exact_form, quantised
     from symbols.backend import mx
 
     network, form = mxnet_network(spec), spec["form"]
@@ -98,7 +98,7 @@ def mxnet_inference(spec: dict[str, Any]) -> Callable[[], None]:
     else:
         rows = int(form.split("bands of ")[1].split()[0]) if "bands" in form else None
         kind = "fused" if "fused" in form else "plain"
-        network = with_form(network, ctx=mx.cpu(), form=kind, band_rows=rows)
+        network = exact_form(network, ctx=mx.cpu(), form=kind, band_rows=rows)
     images = mx.nd.random.normal(shape=(1, 3, *spec["size"]))
     return lambda: network(images).wait_to_read()
 

@@ -43,7 +43,7 @@ class Remedy:
     many: str
 
 
-# A sentence, a sentence each for one and for several, or the command that brings back the very files it is given.
+# A sentence, a sentence each for one and for several, or the command that brings back the files it is given.
 Mend = Union[str, Remedy, Callable[[Sequence[Path]], str]]
 _UNPACK = "unpack them again"
 

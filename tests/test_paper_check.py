@@ -1,172 +1,18 @@
+"""A run against a row of the paper: tolerances, folds, and runs that cannot be compared."""
+
 from __future__ import annotations
 
-import csv
 import json
 import math
-from pathlib import Path
 
 import pytest
 import yaml
 
-import cbst_mx
 from cbst_mx.errors import ConfigError, RunError
-from cbst_mx.evaluation import paper_numbers
-from cbst_mx.evaluation.paper_numbers import (
-    EVIDENCE,
-    TABLES,
-    TOLERANCE,
-    RowKey,
-    check,
-    class_tolerance,
-    expected,
-    experiments,
-    is_of_table,
-    row_of,
-    row_of_run,
-    rows,
-    runs_below,
-)
-from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_13, SYNTHIA_16
-
-FOLDER = Path(cbst_mx.__file__).parent / "evaluation" / "paper_tables"
-CITIES = ("rome", "rio", "tokyo", "taipei")
-NAMES = [
-    *(f"gta5-{method}" for method in ("source", "st", "cbst", "cbst-sp", "cbst-sp-mst")),
-    *(f"gta5-fcn8s-{method}" for method in ("source", "st", "cbst", "cbst-sp")),
-    *(f"synthia-{method}" for method in ("source", "st", "cbst")),
-    *(f"synthia-fcn8s-{method}" for method in ("source", "st", "cbst")),
-    *(f"nthu-{city}-{method}" for city in CITIES for method in ("source", "st", "cbst")),
-]
-
-
-def lines_of(table):
-    with open(FOLDER / f"table{table}.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-# ---------------------------------------------------------------------------------------------------------- the tables
-
-
-@pytest.mark.parametrize(("table", "own", "all_"), [(1, 12, 28), (2, 6, 14), (3, 10, 24)])
-def test_every_row_is_there(table, own, all_):
-    # table 3 has one of the authors' nine rows in two versions
-    assert (len(rows(table)), len(rows(table, own=False))) == (own, all_)
-    assert all(row.own for row in rows(table))
-
-
-@pytest.mark.parametrize("table", [1, 2, 3])
-def test_cells_are_those_of_the_files(table):
-    for row, line in zip(rows(table, own=False), lines_of(table)):
-        cells = [value for name, value in line.items() if name.replace("*", "").replace("_", " ") in row.iou]
-        assert ["" if value is None else f"{value:g}" for value in row.iou.values()] == [
-            f"{float(cell):g}" if cell else "" for cell in cells
-        ]
-        assert tuple(row.iou) == TABLES[table].names
-        assert {code.rstrip("123") for code in row.evidence.split("+")} <= {*EVIDENCE, "R"}
-
-
-@pytest.mark.parametrize(
-    ("table", "columns"),
-    [
-        (1, [("mean_of_13", "verdict")]),
-        (2, [("mean_of_16", "verdict16"), ("mean_of_13", "verdict13")]),
-        (3, [("mean_of_19", "verdict")]),
-    ],
-)
-def test_sums_agree_with_those_done_elsewhere(table, columns):
-    seen = set()
-    for row, line in zip(rows(table, own=False), lines_of(table)):
-        theirs = [(line[mean], line[verdict]) for mean, verdict in columns if line[mean]]
-        assert len(theirs) == len(row.means)
-        for mean, (value, verdict) in zip(row.means, theirs):
-            assert mean.of_cells == pytest.approx(float(value), abs=0.0051)  # rounded to 0.01 there
-            assert mean.adds_up == (not verdict.startswith("MISMATCH")), row
-            seen.add(verdict)
-    assert {"equal"} < seen
-
-
-def test_rows_that_do_not_add_up():
-    found = {(row.table, row.network, row.method): row.notes for t in TABLES for row in rows(t) if not row.adds_up}
-    assert found == {
-        (2, "FCN8s-VGG16", "CBST"): ("mIoU* is stated as 36.1, but the row's cells average 40.73",),
-        (3, "ResNet-38", "ST (paper row)"): ("mIoU is stated as 41.5, but the row's cells average 48.36",),
-        (3, "ResNet-38", "ST (README row since 67aaee9, 2018-11-20)"): (
-            "mIoU is stated as 41.5, but the row's cells average 40.00",
-        ),
-    }
-
-
-def test_numbers_known_from_the_paper():
-    sp = expected(3, "CBST-SP", network="fcn8s")
-    assert (sp.miou, sp.iou["road"], sp.iou["bicycle"]) == (36.1, 90.4, 28.6)
-    assert expected(3, "cbst-sp+mst").miou == expected(3, "cbst-sp-mst").miou == 47.0
-    synthia = expected(2, "CBST")
-    assert (synthia.miou, synthia.miou_star, synthia.iou["traffic light"]) == (42.5, 48.4, 23.5)
-    assert [expected(1, "CBST", city=city).miou for city in CITIES] == [53.6, 52.2, 48.8, 50.3]
-    assert expected(3, "Source").miou == expected(3, "source only").miou == 35.4
-
-
-def test_label_spaces_have_the_tables_classes():
-    for table, space in ((1, NTHU_13), (2, SYNTHIA_16), (3, CITYSCAPES_19)):
-        assert (TABLES[table].label_space, TABLES[table].names) == (space.name, space.names)
-    assert tuple(SYNTHIA_16.names[index] for index in SYNTHIA_13) == NTHU_13.names
-
-
-def test_st_of_resnet38_is_the_corrected_row():
-    corrected, printed = expected(3, "ST"), expected(3, "ST (paper row)")
-    assert corrected.iou["train"] == 0.6
-    assert printed.iou["train"] == 20.9
-    assert corrected.miou == printed.miou == 41.5
-    assert corrected.key == printed.key == "st"
-
-
-def test_numbers_for_experiment_files():
-    values = expected(2, "ST", network="fcn8s").to_json()
-    assert list(values) == [*SYNTHIA_16.names, "miou", "miou_star"]
-    assert values["miou_star"] == 27.8
-    assert list(expected(1, "ST", city="Rio").to_json())[-1] == "miou"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"table": 4, "row": "ST"}, r"^table must be 1, 2 or 3, got 4$"),
-        (
-            {"table": 2, "row": "CBST-SP"},
-            r"^row must be one of 'Source only', 'ST', 'CBST' for ResNet-38 in table 2, got 'CBST-SP'$",
-        ),
-        ({"table": 3, "row": "ST", "network": "vgg"}, r"^network must be one of resnet38, fcn8s, got 'vgg'$"),
-        ({"table": 1, "row": "ST"}, r"^city must be one of Rome, Rio, Tokyo, Taipei for a row of table 1, got ''$"),
-        ({"table": 1, "row": "ST", "network": "fcn8s", "city": "Rio"}, r"^city must be one of none with this network"),
-    ],
-)
-def test_unknown_rows_are_refused(arguments, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        expected(**arguments)
-
-
-# ------------------------------------------------------------------------------------------------------ the experiments
-
-
-def test_there_are_27_experiments():
-    assert len(NAMES) == 27
-    assert sorted(experiments()) == sorted(NAMES)
-
-
-def test_experiments_and_rows_are_one_to_one():
-    assert row_of("gta5-fcn8s-cbst-sp") == RowKey(3, "cbst-sp", "fcn8s")
-    assert row_of("nthu-taipei-st") == RowKey(1, "st", "resnet38", "Taipei")
-    assert row_of("synthia-cbst-released") == row_of("synthia-cbst")
-    found = {
-        expected(key.table, key.row, network=key.network, city=key.city).method
-        for key in map(row_of, NAMES)
-        if key.table == 3
-    }
-    assert found == {row.method for row in rows(3)} - {"ST (paper row)"}
-    assert len({row_of(name) for name in NAMES}) == 27
-    with pytest.raises(ConfigError, match=r"^experiment 'demo' is of no row of the paper: they are gta5-"):
-        row_of("demo")
-
+from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
+from cbst_mx.evaluation.paper_tables import TABLES, expected, experiments, find_row
+from cbst_mx.evaluation.run_results import find_runs
+from cbst_mx.label_space import CITYSCAPES_19
 
 # -------------------------------------------------------------------------------------------------------------- a check
 
@@ -179,20 +25,25 @@ def exact(row):
 
 def make_run(folder, name, result, *, rounds=7, smoke=False, images=None, fold=None, changes=(), other=None):
     """Write what `check` reads of a run of the experiment `name` whose result is `result`."""
-    key = row_of(name)
+    key = find_row(name)
     table = TABLES[key.table]
     method = key.row.replace("-mst", "")
-    target = {"format": table.target, "split": table.split}
+    target = {"format": table.target, "root": table.target, "split": table.split}
     if key.city:
         target.update({"city": key.city, "fold": fold})
     settings = {
         "name": name,
         "label_space": table.label_space,
-        "source": {"format": table.source},
-        "target": {"format": table.target},
-        "validation": {"target": target, "source": {"format": table.source}},
+        "source": {"format": table.source, "root": table.source},
+        "target": {"format": table.target, "root": table.target},
+        "validation": {"target": target, "source": {"format": table.source, "root": table.source}},
         "network": {"name": key.network},
-        "self_training": {"method": "cbst" if method == "source" else method, "rounds": rounds},
+        "initial_parameters": "source.params",
+        "self_training": {
+            "method": "cbst" if method == "source" else method,
+            "rounds": rounds,
+            "retraining": {"iterations": 1, "batch_size": 1, "learning_rate": 0.1},
+        },
         "evaluation": {"scales": [0.5, 0.75, 1.0] if key.row.endswith("mst") else [1.0]},
         "smoke": smoke,
     }
@@ -217,7 +68,7 @@ def make_run(folder, name, result, *, rounds=7, smoke=False, images=None, fold=N
 
 
 def checked(tmp_path, name, result=None, tolerance=TOLERANCE, **options):
-    key = row_of(name)
+    key = find_row(name)
     row = expected(key.table, key.row, network=key.network, city=key.city)
     return check(row, [make_run(tmp_path / "run", name, result or exact(row), **options)], tolerance=tolerance)
 
@@ -226,7 +77,9 @@ def verdicts(result):
     return {line.name: line.verdict for line in result.lines}
 
 
-SOUND = [name for name in NAMES if name not in ("gta5-st", "synthia-fcn8s-cbst") and not name.startswith("nthu")]
+SOUND = [
+    name for name in experiments() if name not in ("gta5-st", "synthia-fcn8s-cbst") and not name.startswith("nthu")
+]
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -237,7 +90,7 @@ def test_the_papers_own_numbers_are_within(tmp_path, name):
     assert result.notes == ()
     assert set(verdicts(result).values()) == {"within"}
     means = ["mIoU", "mIoU*"] if name.startswith("synthia") else ["mIoU"]
-    assert [line.name for line in result.lines] == [*TABLES[row_of(name).table].names, *means]
+    assert [line.name for line in result.lines] == [*TABLES[find_row(name).table].names, *means]
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(2.0, "within"), (-2.0, "within"), (2.01, "off"), (-2.01, "off")])
@@ -418,8 +271,8 @@ def test_the_mean_over_folds_counts(tmp_path):
     assert "mean over 10 folds" in result.notes
     for line in result.lines:
         assert line.ours - line.paper == pytest.approx(0.5)
-    assert runs_below(tmp_path) == folders
-    assert runs_below(folders[0]) == folders[:1]
+    assert find_runs(tmp_path) == folders
+    assert find_runs(folders[0]) == folders[:1]
 
 
 def test_a_class_may_be_absent_from_a_fold_but_not_from_all(tmp_path):
@@ -460,36 +313,18 @@ def test_a_city_without_folds_is_compared_with_a_note(tmp_path):
 
 def test_a_run_knows_its_row(tmp_path):
     run = make_run(tmp_path / "a", "nthu-tokyo-st", {})
-    assert row_of_run(run) == expected(1, "ST", city="Tokyo")
-    assert row_of_run(run, row="Source") == expected(1, "Source", city="Tokyo")
+    assert find_run_row(run) == expected(1, "ST", city="Tokyo")
+    assert find_run_row(run, row="Source") == expected(1, "Source", city="Tokyo")
     paper = {"table": 3, "row": "CBST-SP+MST", "network": "resnet38", "expected": {}}
     run = make_run(tmp_path / "b", "gta5-cbst-sp-mst", {}, changes=[("paper", paper), ("name", "mine")])
-    assert row_of_run(run) == expected(3, "CBST-SP+MST")
-    assert row_of_run(run, table=3, row="ST", network="fcn8s") == expected(3, "ST", network="fcn8s")
+    assert find_run_row(run) == expected(3, "CBST-SP+MST")
+    assert find_run_row(run, table=3, row="ST", network="fcn8s") == expected(3, "ST", network="fcn8s")
     run = make_run(tmp_path / "c", "gta5-st", {}, changes=[("name", "mine")])
     with pytest.raises(ConfigError, match=r"^experiment 'mine' is of no row of the paper"):
-        row_of_run(run)
+        find_run_row(run)
 
 
 def test_folders_without_runs_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunError, match=r"is no run folder and holds none"):
-            runs_below(path)
-
-
-def test_images_of_the_tables():
-    val = {"format": "cityscapes", "split": "val"}
-    assert is_of_table(3, val, 500)
-    assert is_of_table(2, val, 500)
-    assert not is_of_table(1, val, 500)
-    assert not is_of_table(3, val, 12)
-    assert not is_of_table(3, {"format": "gta5", "split": None}, 500)
-    city = {"format": "nthu", "split": "test", "fold": None}
-    assert is_of_table(1, city, 100)
-    assert not is_of_table(1, city, 10)
-    assert is_of_table(1, {**city, "fold": 3}, 10)
-
-
-def test_the_files_travel_with_the_package():
-    assert paper_numbers._FOLDER == FOLDER
-    assert sorted(path.name for path in FOLDER.iterdir()) == ["README.md", "table1.csv", "table2.csv", "table3.csv"]
+            find_runs(path)

@@ -1,0 +1,192 @@
+"""A network on labelled images: confusion matrices, and the whole evaluation of a parameter file.
+
+N images, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from cbst_mx.data import LabelledImageSet, folder, open_labelled
+from cbst_mx.errors import CheckpointError
+from cbst_mx.evaluation import confusion, protocols
+from cbst_mx.evaluation.predictor import choose_form
+from cbst_mx.label_space import LABEL_SPACES, LabelSpace
+from cbst_mx.messages import Counter, silent
+from cbst_mx.networks.devices import parse_context
+from cbst_mx.networks.forms import Agreement, check_form
+from cbst_mx.networks.parameters import load_network
+from cbst_mx.selftrain.network_maps import predictions
+from symbols.backend import gluon, mx
+
+__all__ = ["Evaluation", "evaluate_network", "evaluate_parameters"]
+
+
+def evaluate_network(
+    network: gluon.HybridBlock,
+    images: LabelledImageSet,
+    *,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    ctx: mx.Context,
+    batch_size: int,
+    progress: Counter = silent,
+    **options: Any,
+) -> np.ndarray:
+    """Return the confusion matrix of every image.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        Maps images to logits, as for :func:`.network_maps.probabilities`.
+    images : LabelledImageSet
+        Images with labels.
+    classes : sequence of str
+        Names of the network's classes, all among those of the images' labels, which may be more.
+    mean, std : sequence of 3 float
+        Normalisation, RGB in [0, 1].
+    ctx : mx.Context
+        The network's context.
+    batch_size : int
+        Images per forward pass at most.
+    progress : callable
+        Called with (images done, images in all).
+    **options
+        Keyword arguments of :func:`.network_maps.probabilities`.
+
+    Returns
+    -------
+    ndarray of shape (N, C, C), int64
+        Over the C classes of the labels: rows truth, columns prediction; pixels without truth are not counted.
+    """
+    truth = images.label_space.names
+    matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
+    found = predictions(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
+    for index, predicted in found:
+        widened = protocols.widen(predicted, classes, truth)
+        matrices[index] = confusion.confusion_matrix(images.label(index), widened, len(truth))
+        progress(index + 1, len(images))
+    return matrices
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of :func:`evaluate_parameters`.
+
+    Attributes
+    ----------
+    result : dict
+        See :func:`.confusion.summary`.
+    label_space : LabelSpace
+        The classes.
+    protocol : Protocol
+        The way of scoring that gives the result's mean.
+    images : int
+        Number of images.
+    settings, data : dict
+        How the network was run and on what, as JSON values.
+    agreement : Agreement or None
+        How near the network in int8 comes to the original; None for the other forms.
+    """
+
+    result: dict[str, Any]
+    label_space: LabelSpace
+    protocol: protocols.Protocol
+    images: int
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    agreement: Agreement | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return result, protocol, settings and data as JSON values."""
+        return {**self.result, "protocol": vars(self.protocol), "settings": self.settings, "data": self.data}
+
+
+def evaluate_parameters(
+    parameters: Path,
+    data: Mapping[str, Any],
+    *,
+    ctx: str = "cpu",
+    inference: str = "plain",
+    tile: int | None = None,
+    calibration_images: int = 8,
+    flip: bool = True,
+    scales: Sequence[float] = (1.0,),
+    combine: str = "mean",
+    long_side: int | None = None,
+    progress: Counter = silent,
+) -> Evaluation:
+    """Evaluate a parameter file on labelled images.
+
+    Parameters
+    ----------
+    parameters : Path
+        The ``.params`` file.
+    data : mapping
+        Which images: ``format``, ``root`` and other keyword arguments of :func:`cbst_mx.data.open_labelled`, without
+        the label space, which is the network's or that of ``description``.
+    ctx, inference, tile, flip, scales, combine, long_side
+        As for :func:`cbst_mx.load_network`.
+    calibration_images : int
+        How many of the images, from the first, give the value ranges of int8.
+    progress : callable
+        Called with (images done, images in all).
+
+    Raises
+    ------
+    CheckpointError
+        If the file or its sidecar cannot be used, or the network's classes are not those of ``description``.
+    ConfigError
+        If an option is wrong.
+    DataError
+        If the images or labels cannot be used.
+    """
+    device = parse_context(ctx)
+    check_form(inference, device, tile)
+    network, spec, space = load_network(parameters, device)
+    space = _data_label_space(parameters, space, data.get("description"))
+    images = open_labelled(**data, label_space=space)
+    options = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
+    calibration = images.subset(range(min(calibration_images, len(images))))
+    formed, agreement = choose_form(network, spec, calibration, ctx=device, inference=inference, tile=tile, **options)
+    matrices = evaluate_network(
+        formed,
+        images,
+        classes=space.names,
+        mean=spec.mean,
+        std=spec.std,
+        ctx=device,
+        batch_size=1 if tile else 8,
+        progress=progress,
+        **options,
+    )
+    named = {key: data.get(key) for key in ("format", "root", "split", "list", "city", "fold")}
+    return Evaluation(
+        result=confusion.summary(matrices.sum(axis=0), space),
+        label_space=space,
+        protocol=protocols.find_protocols(space.names)[0],
+        images=len(images),
+        settings={**options, "inference": inference},
+        data={
+            **{key: str(value) if isinstance(value, Path) else value for key, value in named.items()},
+            "images": len(images),
+        },
+        agreement=agreement,
+    )
+
+
+def _data_label_space(parameters: Path, space: LabelSpace, description: Path | None) -> LabelSpace:
+    """Return the network's label space with the raw ids that the data's labels hold."""
+    if description is None:
+        return LABEL_SPACES.get(space.name, space)
+    described = folder.label_space(folder.read_description(description))
+    if described.names != space.names:
+        raise CheckpointError(
+            f"{parameters} was trained for the classes of {space.name}, not for those of {description}"
+        )
+    return described

@@ -1,0 +1,334 @@
+"""Read the results of a run folder: experiment, thresholds, IoU, confusion matrices, and signs of a collapse.
+
+C classes, N images of a validation set. Stage 0 is the source network, stage r the network after round r. Everything
+comes from the files that the stages leave when they are done, so a run that is still going, or was stopped, is read as
+a finished one is; no network is needed, nor mxnet.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cbst_mx.config import Data, load_experiment
+from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.evaluation.protocols import ImageMatrices
+from cbst_mx.files import open_npz, read_json
+from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.selftrain import guard
+from cbst_mx.selftrain.thresholds import Thresholds
+
+__all__ = ["RunResults", "find_runs", "open_run"]
+
+_RUN_PATHS = ("experiment", "manifest", "log", "summary", "spatial_prior")
+_STAGE_PATHS = (
+    *("parameters", "training", "pseudo_labels", "thresholds"),
+    *("image_statistics", "confusion", "evaluation"),
+)
+
+
+def open_run(folder: Path | str) -> RunResults:
+    """Open the folder of a finished or running run.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The run folder, as given to ``cbst-mx run --out``.
+
+    Returns
+    -------
+    RunResults
+        Reads what the run has written so far, whenever it is asked.
+
+    Raises
+    ------
+    ConfigError
+        If the folder has no ``experiment.yaml``, or that is no experiment.
+
+    Examples
+    --------
+    >>> import cbst_mx
+    >>> run = cbst_mx.open_run("runs/gta5-cbst")
+    >>> run.experiment["self_training"]["method"], run.finished, run.evaluated
+    ('cbst', False, [0, 1])
+    >>> thresholds = run.thresholds(1)
+    >>> thresholds["portion"], thresholds["policy"], thresholds["k"].shape
+    (0.2, 'cbst', (19,))
+    >>> round(run.miou(1), 3), round(run.iou(1)["road"], 3)  # of the validation set the experiment names first
+    (0.583, 0.667)
+    >>> run.confusion(1).shape  # images, truth, prediction
+    (2, 19, 19)
+    >>> run.paths(1)["pseudo_labels"].name
+    'pseudo_labels'
+    """
+    return RunResults(folder)
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the folder itself where it is a run, else the runs directly inside it (the folds of a city), by name.
+
+    Raises
+    ------
+    RunError
+        If there is none.
+    """
+    if RunDir(path).manifest.is_file():
+        return [path]
+    inside = sorted(child for child in path.iterdir() if RunDir(child).manifest.is_file()) if path.is_dir() else []
+    if not inside:
+        raise RunError(f"{path} is no run folder and holds none (a run folder has a manifest.json)")
+    return inside
+
+
+class RunResults:
+    """Results of one run folder, read when they are asked for.
+
+    Methods that take `stage` read the last evaluated stage by default; `name` is a validation set, by default the one
+    that the experiment names first. Reading raises RunError or DataError if a file is missing or damaged, with a
+    sentence that names it.
+
+    Parameters
+    ----------
+    path : Path or str
+        The run folder.
+
+    Attributes
+    ----------
+    folder : RunDir
+        The names of its files.
+    settings : Experiment
+        The experiment as it was run.
+
+    Raises
+    ------
+    ConfigError
+        If the folder has no ``experiment.yaml``, or that is no experiment.
+    """
+
+    def __init__(self, path: Path | str):
+        self.folder = RunDir(Path(path))
+        self.settings = load_experiment(self.folder.experiment)
+
+    def __repr__(self) -> str:
+        return f"RunResults({str(self.folder.path)!r})"
+
+    # -- the run -------------------------------------------------------------------------------------------------
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The experiment as plain values, with all defaults."""
+        return self.settings.model_dump()
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds that the experiment asks for."""
+        return self.settings.self_training.rounds
+
+    @property
+    def leading(self) -> str:
+        """Name of the validation set that summaries lead with: the first."""
+        return next(iter(self.settings.validation))
+
+    @property
+    def evaluated(self) -> list[int]:
+        """Stages that have been evaluated, in their order."""
+        return [stage for stage in range(self.rounds + 1) if self.folder.stage(stage).evaluation.is_file()]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all stages are evaluated and the summary is written."""
+        return self.folder.summary.is_file() and len(self.evaluated) == self.rounds + 1
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Hash, versions and inputs of the run."""
+        return _read_mapping(self.folder.manifest)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Results of all stages, as the run wrote them at its end."""
+        return _read_mapping(self.folder.summary)
+
+    def paths(self, stage: int | None = None) -> dict[str, Path]:
+        """Return the files and folders that exist, by what they are: those of the run, or those of one stage."""
+        if stage is None:
+            named = {key: getattr(self.folder, key) for key in _RUN_PATHS}
+        else:
+            named = {key: getattr(self._stage(stage), key) for key in _STAGE_PATHS}
+        return {key: path for key, path in named.items() if path.exists()}
+
+    # -- one stage -----------------------------------------------------------------------------------------------
+
+    def thresholds(self, stage: int) -> dict[str, Any]:
+        """Return the thresholds of round `stage` and what they kept.
+
+        Returns
+        -------
+        dict
+            ``portion`` (p), ``policy`` ("st", "cbst" or "cbst-sp"), ``fidelity``, ``names`` (C class names),
+            ``values`` (float32 (C,), exp(-k_c); infinity for a class of which nothing may be kept), ``k`` (float64
+            (C,), k_c in nats), ``counts`` (int64 (C,), N_c), ``kept`` and ``predicted`` (int64 (C,), pixels of the
+            pseudo-labels, and pixels predicted as each class).
+        """
+        path = self._stage(stage, first=1).thresholds
+        record = _read_mapping(path)
+        try:
+            values = [math.inf if value is None else value for value in record["threshold"]]
+            found = Thresholds(
+                record["policy"],
+                record["fidelity"],
+                float(record["portion"]),
+                np.array(values, dtype=np.float32),
+                np.array(record["count"], dtype=np.int64),
+            )
+            return {
+                "portion": found.portion,
+                "policy": record["method"],
+                "fidelity": found.fidelity,
+                "names": tuple(record["names"]),
+                "values": found.values,
+                "k": found.k,
+                "counts": found.counts,
+                "kept": np.array(record["kept"], dtype=np.int64),
+                "predicted": np.array(record["predicted"], dtype=np.int64),
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is no record of pseudo-labels: {error!r}") from error
+
+    def evaluation(self, stage: int | None = None) -> dict[str, Any]:
+        """Return the results of a stage by validation set, as ``confusion.summary`` gives them."""
+        return _read_mapping(self._stage(self._last(stage)).evaluation)
+
+    def iou(self, stage: int | None = None, name: str | None = None) -> dict[str, float]:
+        """Return the IoU of each class, in [0, 1]; NaN for a class in neither truth nor prediction."""
+        values = self._result(stage, name, "iou")
+        return {key: math.nan if value is None else float(value) for key, value in values.items()}
+
+    def miou(self, stage: int | None = None, name: str | None = None) -> float:
+        """Return the mean IoU, in [0, 1]."""
+        return float(self._result(stage, name, "miou"))
+
+    def confusion(self, stage: int | None = None, name: str | None = None) -> np.ndarray:
+        """Return the confusion matrix of each image, int64 (N, C, C): rows truth, columns prediction, in pixels.
+
+        The classes are those of the labels, which may be more than the network's; :meth:`matrices` names them.
+        """
+        return self._chosen(self.matrices(stage), name).counts
+
+    def matrices(self, stage: int | None = None) -> dict[str, ImageMatrices]:
+        """Return the confusion matrices with their classes and images, by validation set in the order of evaluation.
+
+        Raises
+        ------
+        RunError
+            If a file is missing or does not fit the other.
+        DataError
+            If ``confusion.npz`` is damaged.
+        """
+        folder = self._stage(self._last(stage))
+        results = _read_mapping(folder.evaluation)
+        if not folder.confusion.is_file():
+            raise RunError(f"{folder.confusion} does not exist: the stage has not been evaluated")
+        with open_npz(folder.confusion, "file of confusion matrices") as stored:
+            arrays = dict(stored)
+        sets = {}
+        try:
+            for name in results:
+                classes, images = (tuple(map(str, arrays[f"{name}.{key}"])) for key in ("classes", "images"))
+                sets[name] = ImageMatrices(classes, images, arrays[name])
+        except (KeyError, TypeError, DataError) as error:
+            raise RunError(f"{folder.confusion} and {folder.evaluation} do not fit together: {error}") from error
+        return sets
+
+    # -- signs of a collapse -------------------------------------------------------------------------------------
+
+    def warnings(self, stage: int) -> list[str]:
+        """Return what speaks for a collapse of a stage, as far as its files tell; see `selftrain.guard`."""
+        return [*self.target_signs(stage), *self.validation_signs(stage)]
+
+    def target_signs(self, stage: int) -> list[str]:
+        """Return the signs on the target's training images, whose predictions the next round counts."""
+        if not 1 <= stage < self.rounds:
+            return []
+        if not all(self.folder.stage(index).thresholds.is_file() for index in (stage + 1, 1)):
+            return []
+        now, first = (self.thresholds(index) for index in (stage + 1, 1))
+        found = guard.signs(now["predicted"], first["predicted"], now["names"])
+        return [f"on the target's images, {sentence}" for sentence in found]
+
+    def validation_signs(self, stage: int) -> list[str]:
+        """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
+        if stage == 0 or not all(self.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
+            return []
+        now, first = (self.matrices(index) for index in (stage, 0))
+        found = []
+        for name, matrices in now.items():
+            predicted, before = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
+            signs = guard.signs(predicted, before, matrices.classes)
+            found += [f"on validation set {name}, {sentence}" for sentence in signs]
+        return found
+
+    def summarise(self) -> dict[str, Any]:
+        """Return the results of all stages that have been evaluated; the last one is the run's result."""
+        training = self.settings.self_training
+        return {
+            "name": self.settings.name,
+            "method": training.method,
+            "seed": self.settings.seed,
+            "leading": self.leading,
+            "stages": [
+                {"round": stage, "evaluation": self.evaluation(stage), "warnings": self.warnings(stage)}
+                for stage in self.evaluated
+            ],
+        }
+
+    # -- a validation set ----------------------------------------------------------------------------------------
+
+    def validation(self, name: str) -> Data | None:
+        """Return a validation set as the experiment describes it; None where it has none of this name."""
+        return self.settings.validation.get(name)
+
+    def images(self, name: str) -> int:
+        """Return the number of images of a validation set that the manifest states, 0 where it states none."""
+        value: Any = self.manifest
+        for key in ("inputs", "images", f"validation {name}"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, int) else 0
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _stage(self, stage: int, first: int = 0) -> StageDir:
+        if not first <= stage <= self.rounds:
+            raise ConfigError(f"stage must be from {first} to {self.rounds} (self_training.rounds), got {stage}")
+        return self.folder.stage(stage)
+
+    def _last(self, stage: int | None) -> int:
+        if stage is not None:
+            return stage
+        if not self.evaluated:
+            raise RunError(f"{self.folder.path} has no results yet: no stage has been evaluated")
+        return self.evaluated[-1]
+
+    def _chosen(self, sets: dict[str, Any], name: str | None) -> Any:
+        name = self.leading if name is None else name
+        if name not in sets:
+            raise ConfigError(f"set must be one of {', '.join(sets)}, got {name!r}")
+        return sets[name]
+
+    def _result(self, stage: int | None, name: str | None, key: str) -> Any:
+        result = self._chosen(self.evaluation(stage), name)
+        wanted = dict if key == "iou" else (int, float)
+        if not isinstance(result, dict) or not isinstance(result.get(key), wanted):
+            path = self._stage(self._last(stage)).evaluation
+            raise RunError(f"{path} is no evaluation: a validation set must have {key}")
+        return result[key]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
+    return value

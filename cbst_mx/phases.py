@@ -1,0 +1,293 @@
+"""The phases of a run, from the settings of an experiment to the arguments of training and evaluation.
+
+C classes. Each function does one phase and knows nothing of run folders: which phases are due, and where their results
+go, is the matter of `rounds`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from cbst_mx.config import Experiment, Optimiser
+from cbst_mx.data import ImageSet, LabelledImageSet
+from cbst_mx.data.class_mining import ClassMining
+from cbst_mx.data.loader import BatchLoader
+from cbst_mx.errors import ConfigError
+from cbst_mx.messages import Counter, silent
+from cbst_mx.networks.build import build_network, output_size
+from cbst_mx.networks.parameters import load_parameters
+from cbst_mx.selftrain import class_statistics, prior_files, spatial_prior
+from cbst_mx.training.adversarial import adapt_output_space
+from cbst_mx.training.losses import label_stride
+from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
+from cbst_mx.training.sgd import Schedule, TrainingRecord, train
+from cbst_mx.training.steps import segments_of
+from cbst_mx.workload import count_iterations
+from symbols.backend import gluon, mx
+
+__all__ = ["load_prior", "mine_classes", "start_network", "train_phase", "warm_up"]
+
+logger = logging.getLogger(__name__)
+
+
+def start_network(
+    experiment: Experiment, contexts: Sequence[mx.Context], *, data_root: Path | None = None
+) -> gluon.HybridBlock:
+    """Build the network of an experiment with the parameters it starts from: given, pretrained or random ones.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    contexts : sequence of mx.Context
+        Devices of its training; the network lives on the first.
+    data_root : Path, optional
+        Folder that relative paths of pretrained parameters are in, instead of the one in ``CBST_DATA``.
+
+    Raises
+    ------
+    ConfigError
+        If a training phase could not work, which may be hours away, or pretrained parameters do not exist.
+    CheckpointError
+        If the parameters cannot be used.
+    """
+    spec = experiment.network_spec()
+    network = build_network(spec, contexts[0], seed=experiment.seed)
+    _check_training(experiment, network, len(contexts))
+    if experiment.initial_parameters is not None:
+        path = Path(experiment.initial_parameters)
+    elif experiment.pretrained is not None:
+        path = experiment.pretrained_path(data_root)
+        if not path.is_file():
+            raise ConfigError(
+                f"pretrained weights {path} do not exist: make them with cbst-mx import-weights FILE "
+                f"--network {spec.name} --num-classes {spec.num_classes} --out {path}"
+            )
+    else:
+        return network
+    with contexts[0]:
+        load_parameters(network, path, spec, experiment.classes())
+    return network
+
+
+def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices: int) -> None:
+    """Refuse now what would stop a training phase."""
+    for phase in (experiment.source_training, experiment.self_training.retraining):
+        if phase is not None and phase.batch_size < devices:
+            raise ConfigError(
+                f"batch_size must be at least the number of devices in ctx {experiment.ctx}, got {phase.batch_size}"
+            )
+    crop = (experiment.augmentation.crop[0], experiment.augmentation.crop[1])
+    label_stride(crop, output_size(network, crop))
+    if experiment.gradient_checkpointing:
+        segments_of(network)
+    if experiment.warm_up is not None and (devices > 1 or experiment.amp == "float16"):
+        raise ConfigError(f"warm_up runs on one device without float16, got ctx {experiment.ctx}, amp {experiment.amp}")
+
+
+def train_phase(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    optimiser: Optimiser,
+    samples: list[Sample],
+    *,
+    index: int,
+    contexts: Sequence[mx.Context],
+    checkpoint: Path,
+    progress: Counter,
+    groups: Sequence[tuple[int, int]] = (),
+    parts: Sequence[int] = (),
+    factor: float = 1.0,
+    mining: ClassMining | None = None,
+) -> TrainingRecord:
+    """Train the network in place by SGD, from the checkpoint where there is one.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    network : HybridBlock
+        The network to train.
+    optimiser : Optimiser
+        Settings of the phase.
+    samples : list of Sample
+        Images with their labels.
+    index : int
+        Stage: 0 for the source training, else the round; it seeds the order of the samples and their changes.
+    contexts : sequence of mx.Context
+        Devices.
+    checkpoint : Path
+        File of parameters and momentum within the phase.
+    progress : callable
+        Called with (done, in all).
+    groups, parts
+        Composition of batches, as for :class:`.BatchLoader` and :func:`.train`.
+    factor : float
+        Factor of the learning rate.
+    mining : ClassMining, optional
+        Rare-class mining of crops.
+    """
+    iterations = count_iterations(optimiser, len(samples))
+    return train(
+        network,
+        functools.partial(
+            _batches, experiment, samples, optimiser, iterations, index=index, groups=groups or None, mining=mining
+        ),
+        Schedule(optimiser.learning_rate * factor, iterations, optimiser.warmup, optimiser.power),
+        ctx=list(contexts),
+        seed=experiment.seed,
+        round=index,
+        momentum=optimiser.momentum,
+        weight_decay=optimiser.weight_decay,
+        bias_lr_mult=optimiser.bias_lr_mult,
+        bias_wd_mult=optimiser.bias_wd_mult,
+        parts=parts,
+        gradient_checkpointing=experiment.gradient_checkpointing,
+        loss_scaling=experiment.amp == "float16",
+        checkpoint=checkpoint,
+        checkpoint_every=optimiser.checkpoint_every,
+        progress=progress,
+    )
+
+
+def _batches(
+    experiment: Experiment,
+    samples: list[Sample],
+    optimiser: Optimiser,
+    iterations: int,
+    start: int,
+    *,
+    index: int = 0,
+    groups: Sequence[tuple[int, int]] | None = None,
+    mining: ClassMining | None = None,
+) -> BatchLoader:
+    """Return the batches of a phase from iteration `start` on."""
+    spec = experiment.network_spec()
+    return BatchLoader(
+        samples,
+        experiment.augmentation.transform(mining=mining),
+        batch_size=optimiser.batch_size,
+        seed=experiment.seed,
+        round=index,
+        iterations=iterations,
+        start=start,
+        workers=experiment.workers,
+        mean=spec.mean,
+        std=spec.std,
+        groups=groups,
+    )
+
+
+def warm_up(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    source: LabelledImageSet,
+    target: ImageSet,
+    *,
+    ctx: mx.Context,
+    progress: Counter,
+) -> dict[str, Any]:
+    """Adapt the source network adversarially, where the experiment asks for it.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    network : HybridBlock
+        The source network, adapted in place.
+    source, target : image sets
+        Labelled images, and images without labels.
+    ctx : mx.Context
+        Device.
+    progress : callable
+        Called with (done, in all).
+
+    Returns
+    -------
+    dict
+        Its record under the key ``warm_up``, as JSON values; empty where the experiment asks for none.
+    """
+    settings = experiment.warm_up
+    if settings is None:
+        return {}
+    optimiser = settings.optimiser
+    iterations = count_iterations(optimiser, len(source) + len(target))
+    adapted = adapt_output_space(
+        network,
+        functools.partial(_batches, experiment, labelled_samples(source), optimiser, iterations),
+        functools.partial(_batches, experiment, unlabelled_samples(target), optimiser, iterations),
+        Schedule(optimiser.learning_rate, iterations, optimiser.warmup, optimiser.power),
+        num_classes=experiment.classes().num_classes,
+        ctx=ctx,
+        seed=experiment.seed,
+        weight=settings.weight,
+        discriminator_learning_rate=settings.discriminator_learning_rate,
+        discriminator_width=settings.discriminator_width,
+        momentum=optimiser.momentum,
+        weight_decay=optimiser.weight_decay,
+        bias_lr_mult=optimiser.bias_lr_mult,
+        bias_wd_mult=optimiser.bias_wd_mult,
+        progress=progress,
+    )
+    return {"warm_up": adapted.to_json()}
+
+
+def load_prior(
+    experiment: Experiment, source: LabelledImageSet, path: Path, *, progress: Counter = silent
+) -> np.ndarray:
+    """Return the spatial prior q_n(c) of CBST-SP; it is estimated and written where `path` does not exist.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    source : LabelledImageSet
+        The images from whose labels it is estimated.
+    path : Path
+        File of the prior.
+    progress : callable
+        Called with (done, in all) as labels are read.
+
+    Returns
+    -------
+    ndarray of shape (C, h, w), float32
+        At the experiment's grid of h x w cells.
+
+    Raises
+    ------
+    CBSTError
+        If a label or the file cannot be used.
+    """
+    names = experiment.classes().names
+    if not path.is_file():
+        settings = experiment.self_training.spatial_prior
+        grid = (settings.grid[0], settings.grid[1])
+        prior = spatial_prior.estimate(source, grid, kernel=settings.kernel, progress=progress)
+        prior_files.save(path, prior, {"names": list(names), "kernel": settings.kernel})
+    return prior_files.load(path, len(names), names)
+
+
+def mine_classes(experiment: Experiment, record: Mapping[str, Any]) -> ClassMining | None:
+    """Return the rare-class mining of a round; None where the experiment has none, and for ST.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    record : mapping
+        Record of the round's pseudo-labels; its ``predicted`` has the pixels predicted as each class.
+    """
+    settings = experiment.self_training.mining
+    if settings is None or experiment.self_training.method == "st":
+        return None
+    predicted = np.array(record["predicted"], dtype=np.int64)
+    worst = class_statistics.worst_classes(predicted, min(settings.worst, len(predicted)))
+    priority = class_statistics.priority_classes(predicted, settings.priority)
+    names = experiment.classes().names
+    logger.info("mined classes: %s", ", ".join(names[c] for c in dict.fromkeys([*priority, *worst])))
+    return ClassMining(worst, priority, probability=settings.probability)

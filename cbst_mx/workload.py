@@ -1,0 +1,218 @@
+"""What the stages of an experiment take: numbers of images and iterations, disk space and memory.
+
+H x W pixels, C classes, N images; bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
+from cbst_mx.data import ImageSet
+from cbst_mx.data.published import published
+from cbst_mx.errors import ConfigError
+from cbst_mx.networks.build import parameter_bytes
+from cbst_mx.selftrain.portion import iterations_of_epochs, portion, select_source
+from cbst_mx.selftrain.selection import PIXEL_BYTES, Needs
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, maps_needed
+from symbols.backend import gluon, mx
+
+__all__ = [
+    "ImageSets",
+    "Images",
+    "count_iterations",
+    "estimate_needs",
+    "find_image_sets",
+    "scale_side",
+    "source_indices",
+    "target_maps",
+]
+
+
+class Images(NamedTuple):
+    """Number of images of a set, and the size of the first of them."""
+
+    number: int
+    size: tuple[int, int]
+    published: bool  # the publisher's figures, for want of the data
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all images."""
+        return self.number * self.size[0] * self.size[1]
+
+
+class ImageSets(NamedTuple):
+    """Facts of the image sets of an experiment."""
+
+    source: Images
+    target: Images
+    validation: dict[str, Images]
+
+    def named(self) -> dict[str, Images]:
+        """Return all sets by their names in sentences."""
+        validation = {f"validation {name}": images for name, images in self.validation.items()}
+        return {"source": self.source, "target": self.target, **validation}
+
+
+def find_image_sets(experiment: Experiment) -> ImageSets:
+    """Return the facts of an experiment's image sets, from the publishers where their folders are not there.
+
+    Raises
+    ------
+    ConfigError
+        If a folder is not there and no publisher states the number of its images.
+    DataError
+        If a folder cannot be used.
+    """
+    source = _facts(experiment.source, experiment.open_source)
+    target = _facts(experiment.target, experiment.open_target)
+    validation = {
+        name: _facts(data, lambda name=name: experiment.open_validation()[name])  # type: ignore[misc]
+        for name, data in experiment.validation.items()
+    }
+    return ImageSets(source, target, validation)
+
+
+def _facts(data: Data, open_set: Callable[[], ImageSet]) -> Images:
+    """Return the facts of an image set, from the publisher where its folder is not there."""
+    root: Path | None = None
+    with contextlib.suppress(ConfigError):  # relative, and there is no data root
+        root = below_data_root(data.root)
+    if root is not None and root.is_dir():
+        images = open_set()
+        height, width = images.image(0).shape[:2]
+        return Images(len(images), (height, width), False)
+    found = None if data.list else published(data.format, data.split)
+    if found is None:
+        what = f"{data.format} with the list {data.list}" if data.list else f"{data.format} data in {data.root}"
+        raise ConfigError(f"the number of images must be known, and the folder of {what} is not there: set CBST_DATA")
+    count, size = found
+    if data.fold is not None:
+        held_out = round(count / (data.folds or 10))
+        count = count - held_out if data.split == "rest" else held_out
+    return Images(count, size, True)
+
+
+def source_indices(experiment: Experiment, index: int, total: int) -> list[int]:
+    """Return which of `total` source images round `index` trains on; all of them where no portion is given."""
+    schedule, fidelity = experiment.self_training.source_portion, experiment.self_training.fidelity
+    if schedule is None:
+        return list(range(total))
+    values = schedule.model_dump(exclude={"policy"})
+    return select_source(
+        total,
+        portion(index, **values, fidelity=fidelity),
+        round_index=index,
+        seed=experiment.seed,
+        policy=schedule.policy,
+        fidelity=fidelity,
+    )
+
+
+def count_iterations(optimiser: Optimiser, images: int) -> int:
+    """Return the iterations of a training phase over `images` images."""
+    if optimiser.iterations is not None:
+        return optimiser.iterations
+    return iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
+
+
+def scale_side(long_side: int | None, side: float) -> int | None:
+    """Return `long_side` (pixels) times the factor `side`, at least the 32 pixels of the smallest input; None stays."""
+    return None if long_side is None else max(32, round(side * long_side))
+
+
+def estimate_needs(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    *,
+    target: int,
+    size: tuple[int, int],
+    validation: int,
+) -> Needs:
+    """Estimate the run's disk space, and the memory that pseudo-labelling needs in addition to the network.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    network : HybridBlock
+        Its network, with known shapes.
+    target, validation : int
+        Number of target and of all validation images.
+    size : tuple of int
+        Height and width of a target image.
+    """
+    training = experiment.self_training
+    parameters = parameter_bytes(network)
+    pixels = size[0] * size[1]
+    labels = target * (pixels // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
+    matrices = validation * 8 * experiment.classes().num_classes ** 2
+    checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
+    disk = (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint
+    if not training.rounds:
+        return Needs(disk, 0)
+    keep, maps = maps_needed(
+        target,
+        size,
+        num_classes=experiment.classes().num_classes,
+        stride=network.stride,
+        keep=training.keep_maps,
+        scales=training.scales,
+        long_side=training.long_side,
+    )
+    pool = target * pixels if target * pixels <= SORTED_PIXELS else 0  # sorted, or else counted
+    memory = PIXEL_BYTES * pixels + 20 * pool  # sorting copies values and classes
+    return Needs(disk + (maps if keep == "disk" else 0), memory + (maps if keep == "memory" else 0))
+
+
+def target_maps(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    images: ImageSet,
+    *,
+    folder: Path,
+    ctx: mx.Context,
+    prior: np.ndarray | None = None,
+    side: float = 1.0,
+) -> TargetMaps:
+    """Open the maps of target images as the experiment wants them.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    network : HybridBlock
+        The network that labels.
+    images : ImageSet
+        The images to label.
+    folder : Path
+        Where maps are kept that are kept on the disk.
+    ctx : mx.Context
+        Where the network computes.
+    prior : ndarray of shape (C, h, w), float32, optional
+        The spatial prior q_n(c).
+    side : float
+        Factor of the experiment's `long_side`, for images that are smaller than its own.
+    """
+    training = experiment.self_training
+    spec = experiment.network_spec()
+    return TargetMaps(
+        network,
+        images,
+        num_classes=spec.num_classes,
+        folder=folder,
+        ctx=ctx,
+        prior=prior,
+        keep=training.keep_maps,
+        scales=training.scales,
+        interpolation=training.upsampling,
+        mean=spec.mean,
+        std=spec.std,
+        flip=training.flip,
+        long_side=scale_side(training.long_side, side),
+    )

@@ -1,0 +1,193 @@
+"""Run folders read back: finished, still running, damaged; signs of a collapse; and the front door's example."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import cbst_mx
+from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.evaluation import run_results
+from cbst_mx.evaluation.run_results import RunResults, find_runs
+from cbst_mx.files import write_json
+from tests.fake_run import NAMES, write_run, write_thresholds
+
+ROAD, SKY = NAMES.index("road"), NAMES.index("sky")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_run(tmp_path / "run")
+
+
+def test_the_front_doors_example_runs(tmp_path, monkeypatch):
+    write_run(tmp_path / "runs" / "gta5-cbst")
+    monkeypatch.chdir(tmp_path)
+    outcome = doctest.testmod(run_results)
+    assert outcome.failed == 0
+    assert outcome.attempted >= 7
+
+
+def test_the_public_names_are_those_of_the_table():
+    assert "open_run" in cbst_mx.__all__
+    assert set(cbst_mx.__all__) <= set(dir(cbst_mx))
+    assert cbst_mx.open_run is run_results.open_run
+    with pytest.raises(AttributeError, match="module 'cbst_mx' has no attribute 'open_runs'"):
+        cbst_mx.open_runs  # noqa: B018
+
+
+def test_the_package_alone_imports_neither_mxnet_nor_numpy():
+    code = "import sys, cbst_mx; print(sorted({'mxnet', 'numpy', 'cbst_mx.config'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_running_run_is_read_as_far_as_it_is(folder):
+    run = cbst_mx.open_run(str(folder.path))
+    assert (run.rounds, run.evaluated, run.finished, run.leading) == (2, [0, 1], False, "target")
+    assert run.miou() == run.miou(1) == pytest.approx((4 / 6 + 2 / 4) / 2)
+    assert run.miou(0) == pytest.approx((4 / 8 + 0) / 2)
+    iou = run.iou(1, "target")
+    assert list(iou) == list(NAMES)
+    assert (iou["road"], iou["sky"]) == (pytest.approx(4 / 6), 0.5)
+    assert np.isnan(iou["train"])
+    assert run.confusion(1).dtype == np.int64
+    assert run.confusion(1)[:, SKY, ROAD].tolist() == [1, 1]
+    assert run.matrices(1)["target"].images == ("frame 0", "frame 1")
+    with pytest.raises(RunError, match=r"round-2/evaluation.json does not exist"):
+        run.iou(2)
+    with pytest.raises(ConfigError, match=r"^stage must be from 0 to 2 \(self_training.rounds\), got 3$"):
+        run.iou(3)
+    with pytest.raises(ConfigError, match=r"^set must be one of target, got 'val'$"):
+        run.confusion(1, "val")
+
+
+def test_a_finished_run_is_read_whole(tmp_path):
+    folder = write_run(tmp_path / "run", done=2)
+    run = RunResults(folder.path)
+    assert not run.finished  # its last file is the summary
+    write_json(folder.summary, run.summarise())
+    assert run.finished
+    assert [stage["round"] for stage in run.summary["stages"]] == [0, 1, 2]
+    assert run.summary["stages"][2]["evaluation"] == run.evaluation() == run.evaluation(2)
+    assert (run.summary["leading"], run.summary["method"], run.summary["seed"]) == ("target", "cbst", 0)
+
+
+def test_nothing_is_evaluated_yet(tmp_path):
+    run = RunResults(write_run(tmp_path / "run", done=-1).path)
+    assert run.evaluated == []
+    with pytest.raises(RunError, match=r"run has no results yet: no stage has been evaluated$"):
+        run.miou()
+    assert list(run.paths()) == ["experiment", "manifest"]
+    assert run.paths(1) == {}
+
+
+def test_thresholds_are_arrays(folder):
+    found = RunResults(folder.path).thresholds(1)
+    assert (found["portion"], found["policy"], found["fidelity"], found["names"]) == (0.2, "cbst", "paper", NAMES)
+    assert found["values"].dtype == np.float32
+    assert found["k"].dtype == np.float64
+    assert found["values"][[ROAD, SKY]].tolist() == [0.5, 0.25]
+    np.testing.assert_allclose(found["k"][[ROAD, SKY]], np.log([2, 4]), rtol=1e-12)
+    # a class that is never predicted keeps nothing
+    assert np.isinf(found["values"]).sum() == np.isneginf(found["k"]).sum() == 17
+    assert found["counts"].sum() == found["predicted"].sum() == 20
+    assert found["kept"][SKY] == 2
+    with pytest.raises(ConfigError, match=r"^stage must be from 1 to 2"):
+        RunResults(folder.path).thresholds(0)
+
+
+def test_paths_are_those_that_are_there(folder):
+    run = RunResults(folder.path)
+    assert run.paths()["experiment"] == folder.experiment
+    assert set(run.paths(1)) == {"pseudo_labels", "thresholds", "confusion", "evaluation"}
+    assert set(run.paths(0)) == {"confusion", "evaluation"}
+
+
+def test_the_experiment_is_plain_values_with_defaults(folder):
+    experiment = RunResults(folder.path).experiment
+    assert experiment["self_training"]["portion"] == {"initial": 0.2, "step": 0.05, "maximum": 0.5}
+    assert json.loads(json.dumps(experiment)) == experiment
+
+
+def test_signs_need_no_network(tmp_path):
+    folder = write_run(tmp_path / "run", rounds=3, done=2)
+    for round_, values in ((1, {c: 0.5 for c in range(19)}), (2, {ROAD: 0.5})):
+        write_thresholds(folder.stage(round_), values)
+    run = RunResults(folder.path)
+    # what round 2 counts is of the network that round 1 made
+    assert run.target_signs(1)[0] == (
+        "on the target's images, road is predicted at 100 % of the pixels, at first 5.26 %: "
+        "its pseudo-labels may be wrong"
+    )
+    assert run.target_signs(0) == run.target_signs(2) == run.target_signs(3) == []
+    # everything was road at first; a quarter of it is sky now
+    assert run.validation_signs(1) == [
+        "on validation set target, sky is predicted at 25 % of the pixels, at first 0 %: its pseudo-labels may be "
+        "wrong",
+        "on validation set target, 25 % of the pixels have moved to other classes since before round 1",
+    ]
+    assert run.validation_signs(0) == run.validation_signs(3) == []
+    assert run.warnings(1) == run.target_signs(1) + run.validation_signs(1)
+
+
+def test_unusable_matrices_are_refused(folder):
+    run, stage = RunResults(folder.path), folder.stage(1)
+    matrices = run.matrices(1)["target"]
+    stage.save_confusion(matrices.arrays("other"))
+    with pytest.raises(RunError, match=r"confusion.npz and .*evaluation.json do not fit together: 'target.classes'$"):
+        run.matrices(1)
+    # no names are invented for classes and images
+    stage.save_confusion({"target": matrices.counts})
+    with pytest.raises(RunError, match=r"do not fit together: 'target.classes'$"):
+        run.matrices(1)
+    stage.save_confusion({**matrices.arrays("target"), "target": matrices.counts[:, :3, :3]})
+    with pytest.raises(RunError, match=r"do not fit together: counts must be pixel counts of shape \(2, 19, 19\)"):
+        run.matrices(1)
+    stage.confusion.write_bytes(stage.confusion.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"confusion.npz is not a readable file of confusion matrices: "):
+        run.matrices(1)
+    stage.confusion.unlink()
+    with pytest.raises(RunError, match=r"confusion.npz does not exist: the stage has not been evaluated$"):
+        run.matrices(1)
+    stage.evaluation.unlink()
+    with pytest.raises(RunError, match=r"evaluation.json does not exist"):
+        run.matrices(1)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("evaluation", "[]", "evaluation.json must hold names and values, got list"),
+        ("evaluation", '{"target": {"miou": "high"}}', "evaluation.json is no evaluation: a validation set must have"),
+        ("evaluation", '{"target": 3}', "evaluation.json is no evaluation: a validation set must have"),
+        ("evaluation", "{", "evaluation.json cannot be read"),
+        ("thresholds", "{}", "thresholds.json is no record of pseudo-labels: KeyError"),
+        ("thresholds", '{"threshold": ["a"], "policy": "", "fidelity": "", "portion": 1}', "is no record of pseudo-la"),
+    ],
+)
+def test_damaged_files_are_one_sentence(folder, file, text, sentence):
+    getattr(folder.stage(1), file).write_text(text)
+    run = RunResults(folder.path)
+    with pytest.raises(RunError, match=sentence) as error:
+        run.miou(1) if file == "evaluation" else run.thresholds(1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"experiment.yaml does not exist"):
+        cbst_mx.open_run(tmp_path)
+    with pytest.raises(RunError, match=r"is no run folder and holds none"):
+        find_runs(tmp_path)
+
+
+def test_images_are_those_of_the_manifest(folder):
+    run = RunResults(folder.path)
+    assert (run.images("target"), run.images("other")) == (2, 0)
+    assert run.validation("target").split == "val"
+    assert run.validation("other") is None

@@ -1,0 +1,78 @@
+"""What the stages of an experiment take, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cbst_mx import workload
+from cbst_mx.config import load_experiment
+from cbst_mx.errors import ConfigError
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.devices import parse_context
+from tests import dataset_fixtures
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+
+
+def load(name, *changes):
+    return load_experiment(FOLDER / f"{name}.yaml", ("network.options.width=0.03125", *changes))
+
+
+def test_source_images_of_a_round():
+    experiment = load("gta5-cbst", "self_training.source_portion={initial: 0.2, step: 0.1, maximum: 0.4}")
+    first, third, tenth = (workload.source_indices(experiment, index, 50) for index in (1, 3, 10))
+    assert [len(set(chosen)) for chosen in (first, third, tenth)] == [10, 20, 20]
+    assert third[:10] == first  # "cumulative": the images of earlier rounds stay
+    other = load("gta5-cbst", "seed=1", "self_training.source_portion={initial: 0.2, step: 0.1, maximum: 0.4}")
+    assert workload.source_indices(other, 1, 50) != first
+    every = load("gta5-cbst", "self_training.source_portion=null")
+    assert workload.source_indices(every, 1, 50) == list(range(50))
+
+
+def test_iterations_are_given_or_follow_from_epochs():
+    retraining = load("gta5-cbst").self_training.retraining
+    assert (retraining.epochs, retraining.batch_size) == (2, 2)
+    assert workload.count_iterations(retraining, 3723) == 2 * 1861
+    fixed = load("demo").self_training.retraining
+    assert workload.count_iterations(fixed, 3723) == workload.count_iterations(fixed, 1) == 100
+
+
+@pytest.mark.parametrize(("long_side", "side", "scaled"), [(None, 0.25, None), (1850, 0.25, 462), (64, 0.25, 32)])
+def test_a_side_is_scaled_but_no_input_is_too_small(long_side, side, scaled):
+    assert workload.scale_side(long_side, side) == scaled
+
+
+def test_image_sets_are_the_publishers_where_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.delenv("CBST_DATA", raising=False)
+    sets = workload.find_image_sets(load("gta5-cbst"))
+    assert list(sets.named()) == ["source", "target", "validation target"]
+    assert sets.source.number == 24_966
+    assert sets.target == (2975, (1024, 2048), True)
+    assert sets.validation["target"].pixels == 500 * 1024 * 2048
+    dataset_fixtures.write_gta5(tmp_path / "gta5")
+    monkeypatch.setenv("CBST_DATA", str(tmp_path))
+    sets = workload.find_image_sets(load("gta5-cbst"))
+    assert not sets.source.published
+    assert sets.target.published
+    with pytest.raises(ConfigError, match="the number of images must be known, and the folder of cityscapes with the"):
+        workload.find_image_sets(load("gta5-cbst-released"))
+
+
+def test_what_a_run_needs_beside_its_network():
+    network = build_network(load("gta5-cbst").network_spec(), parse_context("cpu"), seed=0)
+    sets = {"target": 2975, "size": (1024, 2048), "validation": 500}
+    maps = 2975 * 19 * 4 * 116 * 232
+    on_disk, in_memory, again = (
+        workload.estimate_needs(load("gta5-cbst", f"self_training.keep_maps={keep}"), network, **sets)
+        for keep in ("auto", "memory", "recompute")
+    )
+    assert (on_disk.disk - again.disk, on_disk.memory) == (maps, again.memory)  # auto: too much for memory
+    assert (in_memory.disk, in_memory.memory - again.memory) == (again.disk, maps)
+    assert again.memory == 40 * 1024 * 2048  # counted, not sorted
+    few = workload.estimate_needs(load("gta5-cbst"), network, target=4, size=(64, 128), validation=1)
+    assert few.memory == (40 + 4 * 20) * 64 * 128 + 4 * 19 * 4 * 116 * 232  # sorted, and the maps in memory
+    none = workload.estimate_needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
+    assert none.memory == 0
+    assert none.disk < 20e6
