@@ -39,6 +39,12 @@ def _printable(name: str) -> str:
     return name
 
 
+def _key(name: str) -> str:
+    if name.endswith(".npy"):  # a name in .npz files, which find "a.npy" where "a" is meant
+        raise ValueError(f"must not end with .npy, got {name!r}")
+    return _printable(name)
+
+
 def _path(text: str) -> str:
     if not text or "\0" in text or len(text) > 4096:
         raise ValueError(f"must be a path, got {text[:60]!r}")
@@ -58,6 +64,7 @@ _Rate = Annotated[float, Field(gt=0, le=1e6)]
 _Seed = Annotated[int, Field(ge=0, lt=2**64)]
 _Fold = Annotated[int, Field(ge=0, le=10**6)]
 _Name = Annotated[str, AfterValidator(_printable)]
+_SetName = Annotated[str, AfterValidator(_key)]
 _Path = Annotated[str, AfterValidator(_path)]
 
 
@@ -267,7 +274,7 @@ class Experiment(StrictModel):
     label_space: _Name = "cityscapes-19"  # a known one, or "folder": the classes of the source's own description
     source: Data
     target: Data  # opened without labels
-    validation: Dict[_Name, Data]  # labelled image sets for evaluation; the first is the one summaries lead with
+    validation: Dict[_SetName, Data]  # labelled image sets for evaluation; the first is the one summaries lead with
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given

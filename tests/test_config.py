@@ -149,6 +149,7 @@ def test_refusals(change, sentence):
         ("name=' '", "key 'name': must have 1 to 100 printable characters, got ' '"),
         ('name="a\\nb"', "key 'name': must have 1 to 100 printable characters"),
         ('validation={"a\\nb": {format: gta5, root: x}}', "must have 1 to 100 printable characters, got 'a\\nb'"),
+        ("validation={a.npy: {format: gta5, root: x}}", "must not end with .npy, got 'a.npy'"),
         ('source.root=""', "key 'source.root': must be a path, got ''"),
         ('target.root="a\\0b"', "key 'target.root': must be a path, got 'a\\x00b'"),
         ("label_space=mine", "label_space must be one of cityscapes-19, synthia-16, nthu-13, folder (with"),

@@ -14,7 +14,7 @@ from cbst_mx.cli import main
 from cbst_mx.data import open_images, open_labelled
 from cbst_mx.data.description import read_description, read_label_space
 from cbst_mx.data.doctor import examine
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import CBSTError, ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE
 
 OWN = {"name": "three", "names": ["sky", "road", "car"], "palette": [[70, 130, 180], [128, 64, 128], [0, 0, 142]]}
@@ -119,6 +119,21 @@ def test_rules_that_are_none_are_refused(tmp_path, labels, sentence):
     with pytest.raises(ConfigError) as error:
         read_description(described(tmp_path, label_space="cityscapes-19", ids="trainId", splits=splits))
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("glob", ["x" * 300 + "/*", "img/" * 2000 + "*", "**x/*", "[", "img/***/*"])
+def test_globs_that_are_none_are_one_sentence(tmp_path, glob):
+    image(tmp_path / "img" / "a.png")
+    path = described(tmp_path, label_space="cityscapes-19", ids="trainId", splits={"all": {"images": [glob]}})
+    with pytest.raises(CBSTError) as error:
+        open_images("folder", tmp_path, split="all", description=path)
+    assert "\n" not in str(error.value)
+
+
+def test_globs_go_through_all_folders_twice_at_most(tmp_path):
+    splits = {"all": {"images": ["**/**/**/*.png"]}}
+    with pytest.raises(ConfigError, match=r"must have \*\* at most 2 times"):
+        read_description(described(tmp_path, label_space="cityscapes-19", ids="trainId", splits=splits))
 
 
 def test_all_problems_are_in_one_answer(tmp_path):

@@ -24,6 +24,7 @@ _OWN_CONVENTION = "folder"
 _COLOURS = "colours"
 _LONGEST_NAME = 100  # characters of a class name
 _IGNORE = "ignore"
+_MOST_DEEP = 2  # ** in a glob
 
 _Ids = Dict[int, Union[int, str]]  # id in the label files -> trainId, name of a class, or "ignore"
 
@@ -75,6 +76,8 @@ class FolderSplit(StrictModel):
     def _images_below_root(cls, patterns: List[str]) -> List[str]:
         for pattern in patterns:
             check_below_root(pattern)
+            if pattern.count("**") > _MOST_DEEP:  # each multiplies the folders that are looked through
+                raise ValueError(f"must have ** at most {_MOST_DEEP} times, got {pattern[:60]!r}")
         return patterns
 
     @field_validator("labels", mode="before")

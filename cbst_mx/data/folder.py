@@ -37,6 +37,7 @@ from cbst_mx.data.image_files import PathLike, read_label
 from cbst_mx.data.label_files import files_below
 from cbst_mx.data.lists import select_listed
 from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import reading
 from cbst_mx.label_space import LabelSpace
 
 __all__ = [
@@ -82,7 +83,8 @@ def open_labelled(
     images = open_images(description, root, split, list)
     rule = described.labels.paths()
     wanted = [rule.of(path.relative_to(root).as_posix()) for path in images.image_paths]
-    labels = files_below(root, wanted, described.labels.ignore_case)
+    with reading(f"the labels of split {split!r} below {root}"):
+        labels = files_below(root, wanted, described.labels.ignore_case)
     missing = [i for i, label in enumerate(labels) if label is None]
     if missing and (described.unlabelled == "refuse" or len(missing) == len(images)):
         raise DataError(
@@ -149,9 +151,10 @@ def _images(description: FolderDescription, root: PathLike, split: str) -> List[
     for pattern in patterns:
         try:
             matches = [path for path in base.glob(pattern) if path.is_file() and not path.name.startswith(".")]
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, RecursionError, OSError) as error:  # no glob; a name too long
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"{description._origin}: images of split {split!r} must be globs, got {pattern!r} ({error})"
+                f"{description._origin}: images of split {split!r} must be globs, got {pattern[:100]!r} ({reason})"
             ) from error
         if not matches:
             raise DataError(f"data root {base} has no image {pattern} (split {split!r} of {description._origin})")
