@@ -40,8 +40,9 @@ def _printable(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    if name.endswith(".npy"):  # a name in .npz files, which find "a.npy" where "a" is meant
-        raise ValueError(f"must not end with .npy, got {name!r}")
+    # In the files of a stage "NAME", "NAME.classes" and "NAME.images" are arrays, and "NAME.npy" is "NAME".
+    if name.endswith((".npy", ".classes", ".images")):
+        raise ValueError(f"must not end with .npy, .classes or .images, got {name[:60]!r}")
     return _printable(name)
 
 

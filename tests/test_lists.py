@@ -265,8 +265,9 @@ def test_usual_names_are_written_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("a\nb", "no control characters"), ("a\udcff", "readable as UTF-8"), ("n" * 241, "at most 240 bytes"),
-     ("é" * 121, "at most 240 bytes"), (" ", "usable as a file name"), ("a\x85", "no control characters")],
+    [("a\nb", "without control characters"), ("a\udcff", "readable as UTF-8"), ("n" * 241, "at most 240 bytes"),
+     ("é" * 121, "at most 240 bytes"), (" ", "usable as a file name"), ("a\x85", "without control characters"),
+     ("a\u2028b", "must be one line")],
 )  # fmt: skip
 def test_names_that_no_file_can_have_after_them_are_refused(name, reason):
     with pytest.raises(DataError, match=reason):

@@ -57,10 +57,10 @@ class ImageSet:
         for name, path in zip(self.names, self.image_paths):
             if not name.strip() or name.startswith(".") or any(character in name for character in "/\\\0"):
                 raise DataError(f"the name of image {path} must be usable as a file name, got {name!r}")
-            if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
                 raise DataError(
-                    f"the name of image {str(path)!r} must have no control characters and be readable as UTF-8, "
-                    f"got {name!r}"
+                    f"the name of image {str(path)!r} must be one line without control characters and readable as "
+                    f"UTF-8, got {name!r}"
                 )
             if len(name) > LONGEST_NAME // 4 and len(name.encode()) > LONGEST_NAME:
                 raise DataError(
