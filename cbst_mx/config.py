@@ -275,7 +275,7 @@ class Experiment(StrictModel):
     label_space: _Name = "cityscapes-19"  # a known one, or "folder": the classes of the source's own description
     source: Data
     target: Data  # opened without labels
-    validation: Dict[_SetName, Data]  # labelled image sets for evaluation; the first is the one summaries lead with
+    validation: Dict[_SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
@@ -332,8 +332,6 @@ class Experiment(StrictModel):
                     f"target and validation.{name} must have the same city, fold, folds and fold_seed, or images of "
                     "the test would be trained on"
                 )
-        if not validation:
-            raise ValueError("validation must name at least one image set")
         return validation
 
     def to_yaml(self) -> str:

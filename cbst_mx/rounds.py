@@ -73,6 +73,8 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
+        if not experiment.validation:
+            raise ConfigError("validation must name at least one image set for a run, got none")
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()

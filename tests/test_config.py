@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,6 @@ def test_multipliers_are_the_released_programs_unless_stated():
         ("amp=int8", "key 'amp' must be 'none', 'bfloat16' or 'float16', got 'int8'"),
         ("source_training.bias_lr_mult=-1", "key 'source_training.bias_lr_mult' must be"),
         ("source_training=null", "exactly one of source_training and initial_parameters must be given"),
-        ("validation={}", "validation must name at least one image set"),
         ("augmentation.scale=[2.0, 1.0]", "scale must be two numbers with 0 < low <= high"),
         ("nonsense", "a change must have the form key=value, got 'nonsense'"),
         ("source.root.x=1", "root is not a mapping"),
@@ -168,7 +168,7 @@ def test_all_problems_of_a_file_and_its_changes_are_in_one_answer():
     changes = (
         "self_training.rounds=two", "source_training.learning_rate=-1", "source_training.epochs=3", "batch=3",
         "augmentation.scale=[2.0, 1.0]", "target.root=''", "nonsense", "seed=0x_",
-        "self_training.target_per_batch=64", "validation={}", "evaluation.combine=min", "source.root.x=1",
+        "self_training.target_per_batch=64", "validation={1: 2}", "evaluation.combine=min", "source.root.x=1",
     )  # fmt: skip
     with pytest.raises(ConfigError) as error:
         load_experiment(DEMO, changes)
@@ -225,6 +225,16 @@ def test_aliases_share_nothing(tmp_path):
 def test_label_space_is_refused_when_unknown():
     with pytest.raises(ConfigError, match="label_space must be one of .*cityscapes-19.*, got 'mine'"):
         load_experiment(DEMO, ("label_space=mine",)).classes()
+
+
+def test_an_experiment_without_validation_is_read():
+    values = yaml.safe_load(DEMO.read_text())
+    assert load_experiment(DEMO, ("validation={}",)).validation == {}
+    del values["validation"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "e.yaml"
+        path.write_text(yaml.safe_dump(values))
+        assert load_experiment(path).open_validation() == {}
 
 
 def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):
