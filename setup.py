@@ -24,7 +24,7 @@ REQUIRED = [
     "opencv-python>=4.5,<4.12",  # image changes in the loader; 4.12 asks for numpy 2
     "scipy>=1.10,<2",  # filters; mx.nd.array() uses scipy.sparse.csr, which scipy 2 removes
     "click>=8",  # the command line
-    "pydantic>=2",  # typed, strict experiment files
+    "pydantic>=2.4",  # typed, strict experiment files
     "rich",  # tables and progress bars
     "PyYAML",  # experiment files
     "Pillow>=10.1",  # PNG with palette; ImageFont.load_default(size) came with 10.1

@@ -25,7 +25,7 @@ from cbst_mx.methods import RULES
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.strict_yaml import StrictModel, in_one_answer, problems
 
-__all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
+__all__ = ["DATA_VARIABLE", "SCALES", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
 
 DATA_VARIABLE = "CBST_DATA"
 

@@ -62,6 +62,14 @@ def test_palettes_that_cannot_be_read_back_are_refused():
         ColourMasks(space((1, 1, 1), (2, 2, 2)), [(2, 2, 2)])
 
 
+def test_transparent_pixels_have_no_colour(tmp_path):
+    image = Image.fromarray(CITYSCAPES_19.colorize(TRAIN_IDS)).convert("RGBA")
+    image.putpixel((3, 2), (128, 64, 128, 254))
+    image.save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="must not be transparent, got 1 transparent pixels"):
+        ColourMasks(CITYSCAPES_19)(tmp_path / "x.png")
+
+
 @pytest.mark.parametrize(("ending", "options"), [("jpg", {}), ("tif", {"compression": "jpeg"}), ("webp", {})])
 def test_what_is_stored_with_loss_is_refused(tmp_path, ending, options):
     Image.fromarray(CITYSCAPES_19.colorize(TRAIN_IDS)).save(tmp_path / f"x.{ending}", **options)

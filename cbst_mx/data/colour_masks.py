@@ -13,6 +13,7 @@ from PIL import Image
 
 from cbst_mx.data.image_files import PathLike, read_header, read_rgb
 from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import reading
 from cbst_mx.label_space import IGNORE, LabelSpace
 from cbst_mx.messages import listed
 
@@ -78,9 +79,9 @@ class ColourMasks:
         UnknownColourError
             If a pixel has a colour of no class; the message counts them and names the most frequent.
         DataError
-            If the file cannot be read, holds no 8-bit colours, or is stored with loss.
+            If the file cannot be read, holds no 8-bit colours, is stored with loss or is transparent.
         """
-        _check_lossless(path)
+        _check_exact(path)
         rgb = read_rgb(path).astype(np.int64)
         codes = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]  # (H, W)
         places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
@@ -106,11 +107,12 @@ def _triple(code: int) -> list[int]:
     return [code >> 16, (code >> 8) & 255, code & 255]
 
 
-def _check_lossless(path: PathLike) -> None:
+def _check_exact(path: PathLike) -> None:
+    """Refuse files whose colours are not those that were painted: lossy, deep or transparent ones."""
     header = read_header(path)
     kind = header.format
     if kind == "TIFF":
-        with Image.open(path) as image:
+        with reading(f"label {path}"), Image.open(path) as image:
             compression = str(image.info.get("compression", "raw"))
         if compression not in _EXACT_TIFF:
             kind = f"TIFF compressed by {compression}"
@@ -118,3 +120,12 @@ def _check_lossless(path: PathLike) -> None:
         raise DataError(f"label {path} must be stored without loss (PNG), got {kind}, whose colours are not reliable")
     if header.bits > 8:
         raise DataError(f"label {path} must have colours of 8 bits per channel, got {header.bits} bits")
+    if header.colour not in ("rgb", "grey"):
+        with reading(f"label {path}"), Image.open(path) as image:
+            alpha = np.array(image.convert("RGBA"))[..., 3]
+        if (alpha < 255).any():
+            count = int((alpha < 255).sum())
+            raise DataError(
+                f"label {path} must not be transparent, got {count:,} transparent pixels, whose colours say nothing: export "
+                "it without transparency"
+            )

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import List, Union
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder
 from cbst_mx.data.description import FolderDescription, FolderSplit, label_space, read_description, read_label_space
@@ -142,7 +141,7 @@ def _below(path: Path, root: PathLike) -> str:
     return "" if folder == "." else folder
 
 
-def _images(description: FolderDescription, root: PathLike, split: str) -> List[Path]:
+def _images(description: FolderDescription, root: PathLike, split: str) -> list[Path]:
     patterns = _split(description, split).images
     base = existing_folder(
         root, "data root", f"a folder with {', '.join(patterns)} (split {split!r} of {description._origin})"
@@ -162,7 +161,7 @@ def _images(description: FolderDescription, root: PathLike, split: str) -> List[
     return sorted(found)
 
 
-def _names(images: List[Path], root: PathLike) -> List[str]:
+def _names(images: list[Path], root: PathLike) -> list[str]:
     stems = Counter(path.stem for path in images)
     names = []
     for path in images:
@@ -173,7 +172,7 @@ def _names(images: List[Path], root: PathLike) -> List[str]:
 
 
 def _open_described_images(
-    root: PathLike, *, split: str, description: Union[PathLike, FolderDescription], list: PathLike | None = None
+    root: PathLike, *, split: str, description: PathLike | FolderDescription, list: PathLike | None = None
 ) -> ImageSet:
     return open_images(_described(description), root, split, list)
 
@@ -183,7 +182,7 @@ def _open_described_labelled(
     *,
     label_space: LabelSpace,
     split: str,
-    description: Union[PathLike, FolderDescription],
+    description: PathLike | FolderDescription,
     list: PathLike | None = None,
 ) -> LabelledImageSet:
     described = _described(description)
@@ -196,7 +195,7 @@ def _open_described_labelled(
     return open_labelled(described, root, split, list)
 
 
-def _described(description: Union[PathLike, FolderDescription]) -> FolderDescription:
+def _described(description: PathLike | FolderDescription) -> FolderDescription:
     return description if isinstance(description, FolderDescription) else read_description(description)
 
 
