@@ -126,6 +126,6 @@ def _check_exact(path: PathLike) -> None:
         if (alpha < 255).any():
             count = int((alpha < 255).sum())
             raise DataError(
-                f"label {path} must not be transparent, got {count:,} transparent pixels, whose colours say nothing: export "
-                "it without transparency"
+                f"label {path} must not be transparent, got {count:,} transparent pixels, whose colours say nothing: "
+                "export it without transparency"
             )
