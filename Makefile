@@ -3,6 +3,7 @@
 PYTHON ?= python3
 SEEDS ?= 0
 PYTEST_ARGS ?=
+FUZZ ?= 100000
 
 # The extras chosen last are kept until others are asked for.
 INSTALLED := $(patsubst .venv/installed-%,%,$(wildcard .venv/installed-*))
@@ -21,7 +22,7 @@ SMOKE ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean $(EXPERIMENTS)
+.PHONY: help setup demo test fuzz check bench clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -71,6 +72,9 @@ demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 fo
 
 test: $(STAMP) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## mutate the inputs of every reader for longer (FUZZ=100000 inputs each, other ones each time)
+	CBST_FUZZ=$(FUZZ) CBST_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -q tests/fuzz $(PYTEST_ARGS)
 
 check: $(STAMP) ## ruff, formatting, types
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ REQUIRED = [
     "opencv-python>=4.5,<4.12",  # image changes in the loader; 4.12 asks for numpy 2
     "scipy>=1.10,<2",  # filters; mx.nd.array() uses scipy.sparse.csr, which scipy 2 removes
     "click>=8",  # the command line
-    "pydantic>=2",  # typed, strict experiment files
+    "pydantic>=2.4",  # typed, strict experiment files
     "rich",  # tables and progress bars
     "PyYAML",  # experiment files
     "simplejpeg>=1.7,<2",  # libjpeg-turbo that tells of missing parts; 1.7.3 is the last for Python 3.8

@@ -6,29 +6,67 @@ program's, unless its comment says otherwise.
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
 from cbst_mx.data import FORMATS, ImageSet, LabelledImageSet, folder, open_images, open_labelled
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
+from cbst_mx.experiment_files import read_settings
+from cbst_mx.files import reading
 from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSpace
 from cbst_mx.methods import RULES
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.strict_yaml import StrictModel, one_sentence, parse_value, read_yaml
+from cbst_mx.strict_yaml import StrictModel, in_one_answer, problems
 
-__all__ = ["DATA_VARIABLE", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
+__all__ = ["DATA_VARIABLE", "SCALES", "Data", "Experiment", "Optimiser", "below_data_root", "load_experiment"]
 
 DATA_VARIABLE = "CBST_DATA"
 
-Scale = Annotated[float, Field(gt=0, lt=100)]  # a factor of an image's height and width
+#: Smallest and largest factor of an image's height and width.
+SCALES = (0.05, 16.0)
+
+
+def _printable(name: str) -> str:
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        raise ValueError(f"must have 1 to 100 printable characters, got {name[:60]!r}")
+    return name
+
+
+def _key(name: str) -> str:
+    # In the files of a stage "NAME", "NAME.classes" and "NAME.images" are arrays, and "NAME.npy" is "NAME".
+    if name.endswith((".npy", ".classes", ".images")):
+        raise ValueError(f"must not end with .npy, .classes or .images, got {name[:60]!r}")
+    return _printable(name)
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text or len(text) > 4096:
+        raise ValueError(f"must be a path, got {text[:60]!r}")
+    return text
+
+
+# Every number has two limits: what no run can have is refused here, and not after hours of training.
+Scale = Annotated[float, Field(ge=SCALES[0], le=SCALES[1])]
+_Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
+_LongSide = Annotated[int, Field(ge=32, le=16384)]  # pixels
+_Batch = Annotated[int, Field(ge=1, le=4096)]  # images
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Share = Annotated[float, Field(ge=1e-6, le=1)]  # of pixels or images
+_Step = Annotated[float, Field(ge=0, le=1)]
+_Factor = Annotated[float, Field(ge=0, le=1e6)]
+_Rate = Annotated[float, Field(gt=0, le=1e6)]
+_Seed = Annotated[int, Field(ge=0, lt=2**64)]
+_Fold = Annotated[int, Field(ge=0, le=10**6)]
+_Name = Annotated[str, AfterValidator(_printable)]
+_SetName = Annotated[str, AfterValidator(_key)]
+_Path = Annotated[str, AfterValidator(_path)]
 
 
 # mypy takes no names that are computed; pydantic does.
@@ -44,16 +82,16 @@ class Data(StrictModel):
     """One set of images."""
 
     format: _FormatName
-    root: str  # absolute, or below the folder named by the environment variable CBST_DATA
+    root: _Path  # absolute, or below the folder named by the environment variable CBST_DATA
     split: Optional[str] = None
     # Which label files. cityscapes: labelIds (default), labelTrainIds; synthia: raw (default), ids, trainIds.
     labels: Optional[Literal["labelIds", "labelTrainIds", "raw", "ids", "trainIds"]] = None
-    description: Optional[str] = None  # folder: the YAML file, beside the experiment when relative
-    list: Optional[str] = None  # a text file that names the images to use; below the data root when relative
+    description: Optional[_Path] = None  # folder: the YAML file, beside the experiment when relative
+    list: Optional[_Path] = None  # a text file that names the images to use; below the data root when relative
     city: Optional[str] = None  # nthu
-    fold: Optional[int] = Field(None, ge=0)  # nthu: which fold of the labelled images
-    folds: Optional[int] = Field(None, ge=2)  # nthu: of how many; None: 10, as in the paper
-    fold_seed: Optional[int] = Field(None, ge=0)  # nthu: of which assignment to folds; None: 0
+    fold: Optional[_Fold] = None  # nthu: which fold of the labelled images
+    folds: Optional[int] = Field(None, ge=2, le=10**6)  # nthu: of how many; None: 10, as in the paper
+    fold_seed: Optional[_Seed] = None  # nthu: of which assignment to folds; None: 0
 
     def selection(self) -> Dict[str, Any]:
         """Return what chooses the images, besides format and root, as the readers' keyword arguments."""
@@ -65,21 +103,29 @@ class Network(StrictModel):
 
     name: str = "fcn8s"
     options: Dict[str, Any] = {}  # keyword arguments of its constructor
-    mean: List[float] = Field(list(IMAGENET_MEAN), min_length=3, max_length=3)
-    std: List[float] = Field(list(IMAGENET_STD), min_length=3, max_length=3)
+    mean: List[Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(list(IMAGENET_MEAN), min_length=3, max_length=3)
+    std: List[Annotated[float, Field(ge=1e-6, le=1e6)]] = Field(list(IMAGENET_STD), min_length=3, max_length=3)
 
 
 class Augmentation(StrictModel):
     """Joint scale, crop and flip; colour changes are off in the paper's protocol."""
 
-    crop: List[int] = Field([504, 504], min_length=2, max_length=2)  # height, width in pixels
-    scale: List[float] = Field([0.7, 1.3], min_length=2, max_length=2)
+    crop: List[_Side] = Field([504, 504], min_length=2, max_length=2)  # height, width in pixels
+    scale: List[Scale] = Field([0.7, 1.3], min_length=2, max_length=2)
     flip: bool = True
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
     blur: float = 0.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Augmentation:
+        try:
+            self.transform()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     def transform(self, mining: Optional[ClassMining] = None) -> TrainTransform:
         """Return the transform described, with crops by `mining`."""
@@ -91,53 +137,58 @@ class Augmentation(StrictModel):
 class Optimiser(StrictModel):
     """SGD over one training phase."""
 
-    iterations: Optional[int] = Field(None, ge=0)
-    epochs: Optional[int] = Field(None, ge=0)  # in place of iterations: passes over all images of the phase
-    batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    warmup: int = Field(0, ge=0)  # iterations of linear increase
-    power: float = Field(0.0, ge=0)  # of the polynomial decay; 0 = constant
+    iterations: Optional[_Count] = None
+    epochs: Optional[_Count] = Field(
+        None, validate_default=True
+    )  # in place of iterations: passes over all images of the phase
+    batch_size: _Batch
+    learning_rate: _Rate
+    warmup: _Count = 0  # iterations of linear increase
+    power: _Factor = 0.0  # of the polynomial decay; 0 = constant
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    bias_lr_mult: float = Field(2.0, ge=0)  # of the learning rate, for all biases and batch-norm betas
-    bias_wd_mult: float = Field(0.0, ge=0)  # of the weight decay, for the same
-    checkpoint_every: int = Field(500, ge=0)  # iterations; 0 = only at the end of the phase
+    weight_decay: _Factor = 5e-4
+    bias_lr_mult: _Factor = 2.0  # of the learning rate, for all biases and batch-norm betas
+    bias_wd_mult: _Factor = 0.0  # of the weight decay, for the same
+    checkpoint_every: _Count = 500  # iterations; 0 = only at the end of the phase
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Optimiser:
-        if (self.iterations is None) == (self.epochs is None):
+    # On fields, not on the whole: pydantic looks at a whole only once all its fields are right, and a user wants to
+    # hear of everything at once.
+    @field_validator("epochs")
+    @classmethod
+    def _one_length(cls, epochs: Optional[int], info: ValidationInfo) -> Optional[int]:
+        if "iterations" in info.data and (info.data["iterations"] is None) == (epochs is None):
             raise ValueError("exactly one of iterations and epochs must be given")
-        return self
+        return epochs
 
 
 class Portion(StrictModel):
     """The portion p over the rounds."""
 
-    initial: float = Field(0.20, gt=0, le=1)
-    step: float = Field(0.05, ge=0)
-    maximum: float = Field(0.50, gt=0, le=1)
+    initial: _Share = 0.20
+    step: _Step = 0.05
+    maximum: _Share = 0.50
 
 
 class SpatialPrior(StrictModel):
     """The spatial prior of CBST-SP."""
 
-    grid: List[int] = Field([256, 512], min_length=2, max_length=2)  # rows, columns of the stored maps
-    kernel: float = Field(70.0, ge=0)  # pixels at 1024 x 2048
+    grid: List[_Side] = Field([256, 512], min_length=2, max_length=2)  # rows, columns of the stored maps
+    kernel: float = Field(70.0, ge=0, le=2048)  # pixels at 1024 x 2048
 
 
 class SourcePortion(StrictModel):
     """The portion of source images a round trains on; the released program's numbers."""
 
-    initial: float = Field(0.03, gt=0, le=1)
-    step: float = Field(0.0025, ge=0)
-    maximum: float = Field(0.06, gt=0, le=1)
+    initial: _Share = 0.03
+    step: _Step = 0.0025
+    maximum: _Share = 0.06
     policy: Literal["cumulative", "random"] = "cumulative"
 
 
 class Mining(StrictModel):
     """Rare-class mining: training crops centred on classes that are predicted least; not used by ST."""
 
-    worst: int = Field(5, ge=1)  # classes predicted least; the released program takes 3
+    worst: int = Field(5, ge=1, le=253)  # classes predicted least; the released program takes 3
     priority: float = Field(0.001, ge=0, le=1)  # classes with a smaller predicted portion come first
     probability: float = Field(0.8, ge=0, le=1)  # of mining an image
 
@@ -146,12 +197,12 @@ class SelfTraining(StrictModel):
     """The rounds."""
 
     method: _MethodName
-    rounds: int = Field(7, ge=0)
+    rounds: int = Field(7, ge=0, le=1000)
     portion: Portion = Portion()
     fidelity: Literal["paper", "released"] = "paper"
     flip: bool = True  # average with the mirrored image when pseudo-labelling
-    scales: List[Scale] = Field([1.0], min_length=1)  # average over these scales when pseudo-labelling
-    long_side: Optional[int] = Field(None, ge=32)  # pixels of the input when pseudo-labelling; None: as it is
+    scales: List[Scale] = Field([1.0], min_length=1, max_length=32)  # average over these scales when pseudo-labelling
+    long_side: Optional[_LongSide] = None  # pixels of the input when pseudo-labelling; None: as it is
     # of the network's output to the image; the released program's is bicubic
     upsampling: Literal["bilinear", "bicubic"] = "bilinear"
     # where the network's output stays between thresholds and selection; auto: memory up to 256 MB, else disk, but
@@ -160,8 +211,8 @@ class SelfTraining(StrictModel):
     source_portion: Optional[SourcePortion] = None  # None: all source images in every round (eq. 3 and 6)
     mining: Optional[Mining] = None
     retraining: Optimiser
-    learning_rate_factor: float = Field(1.0, gt=0)  # per round
-    target_per_batch: Optional[int] = Field(None, ge=1)  # None: one permutation of source and target together
+    learning_rate_factor: _Rate = 1.0  # per round
+    target_per_batch: Optional[_Batch] = None  # None: one permutation of source and target together
     # source and target part of a batch pass through the network one after the other: batch statistics never mix them
     separate_domains: bool = False
     spatial_prior: SpatialPrior = SpatialPrior()
@@ -171,34 +222,40 @@ class SelfTraining(StrictModel):
         """Rule of the method's thresholds: "global" for ``st``, "class-balanced" for ``cbst`` and ``cbst-sp``."""
         return RULES[self.method]
 
-    @model_validator(mode="after")
-    def _places_for_source(self) -> SelfTraining:
-        if self.target_per_batch is not None and self.target_per_batch >= self.retraining.batch_size:
+    @field_validator("target_per_batch")
+    @classmethod
+    def _places_for_source(cls, number: Optional[int], info: ValidationInfo) -> Optional[int]:
+        retraining = info.data.get("retraining")
+        if number is not None and retraining is not None and number >= retraining.batch_size:
             raise ValueError(
-                f"target_per_batch must be smaller than the batch_size {self.retraining.batch_size}, "
-                f"got {self.target_per_batch}"
+                f"target_per_batch must be smaller than the batch_size {retraining.batch_size}, got {number}"
             )
-        if self.separate_domains and self.target_per_batch is None:
+        return number
+
+    @field_validator("separate_domains")
+    @classmethod
+    def _divided(cls, separate: bool, info: ValidationInfo) -> bool:
+        if separate and info.data.get("target_per_batch", 1) is None:
             raise ValueError("separate_domains needs target_per_batch, which says how a batch is divided")
-        return self
+        return separate
 
 
 class Evaluation(StrictModel):
     """Evaluation of the network, always at the size of the labels."""
 
     flip: bool = True  # average with the mirrored image
-    scales: List[Scale] = Field([1.0], min_length=1)  # multi-scale testing
+    scales: List[Scale] = Field([1.0], min_length=1, max_length=32)  # multi-scale testing
     combine: Literal["mean", "max"] = "mean"  # over the scales; the paper does not say which
-    long_side: Optional[int] = Field(None, ge=32)  # pixels of the network's input at scale 1; None = as it is
+    long_side: Optional[_LongSide] = None  # pixels of the network's input at scale 1; None = as it is
 
 
 class WarmUp(StrictModel):
     """Adversarial adaptation of the source network in output space, before the first round."""
 
     optimiser: Optimiser
-    weight: float = Field(0.001, ge=0)  # of the adversarial loss; 0 is the control without it
-    discriminator_learning_rate: float = Field(1e-4, gt=0)
-    discriminator_width: int = Field(64, ge=1)
+    weight: _Factor = 0.001  # of the adversarial loss; 0 is the control without it
+    discriminator_learning_rate: _Rate = 1e-4
+    discriminator_width: int = Field(64, ge=1, le=4096)
 
 
 class Paper(StrictModel):
@@ -213,22 +270,24 @@ class Paper(StrictModel):
 class Experiment(StrictModel):
     """Settings of one run."""
 
-    name: str
-    seed: int = Field(0, ge=0)
-    label_space: str = "cityscapes-19"  # a known one, or "folder": the classes of the source's own description
+    name: _Name
+    seed: _Seed = 0
+    label_space: _Name = "cityscapes-19"  # a known one, or "folder": the classes of the source's own description
     source: Data
     target: Data  # opened without labels
-    validation: Dict[str, Data]  # labelled image sets for evaluation; the first is the one summaries lead with
+    validation: Dict[_SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
-    initial_parameters: Optional[str] = None  # a .params file with its sidecar that takes the source training's place
+    initial_parameters: Optional[_Path] = Field(
+        None, validate_default=True
+    )  # a .params file with its sidecar that takes the source training's place
     self_training: SelfTraining
-    pretrained: Optional[str] = None  # parameters the source training starts from, e.g. imported ImageNet weights
+    pretrained: Optional[_Path] = None  # parameters the source training starts from, e.g. imported ImageNet weights
     warm_up: Optional[WarmUp] = None
     evaluation: Evaluation = Evaluation()
-    inference_batch: int = Field(8, ge=1)
-    workers: int = Field(2, ge=0)
+    inference_batch: _Batch = 8
+    workers: int = Field(2, ge=0, le=256)
     ctx: str = "cpu"  # or gpu:0; gpu:0,1 spreads every training batch over both, each with its own dropout masks
     amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of convolutions: bfloat16 on CPU, float16 on GPU
     gradient_checkpointing: bool = False  # recompute activations in training instead of keeping them: less memory
@@ -238,22 +297,42 @@ class Experiment(StrictModel):
     origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "released", "author" or "ours"
     smoke: bool = False  # tiny and meaningless: only to see that every step runs
 
-    @model_validator(mode="after")
-    def _one_start(self) -> Experiment:
-        if (self.source_training is None) == (self.initial_parameters is None):
+    @field_validator("source")
+    @classmethod
+    def _known_classes(cls, source: Data, info: ValidationInfo) -> Data:
+        name = info.data.get("label_space")
+        if name not in (None, *LABEL_SPACES) and (name != "folder" or source.description is None):
+            known = ", ".join([*LABEL_SPACES, "folder (with a source of format folder)"])
+            raise ValueError(f"label_space must be one of {known}, got {name!r}")
+        return source
+
+    @field_validator("initial_parameters")
+    @classmethod
+    def _one_start(cls, start: Optional[str], info: ValidationInfo) -> Optional[str]:
+        if "source_training" in info.data and (info.data["source_training"] is None) == (start is None):
             raise ValueError("exactly one of source_training and initial_parameters must be given")
-        if self.pretrained is not None and self.source_training is None:
+        return start
+
+    @field_validator("pretrained")
+    @classmethod
+    def _for_training(cls, pretrained: Optional[str], info: ValidationInfo) -> Optional[str]:
+        if pretrained is not None and info.data.get("source_training", True) is None:
             raise ValueError("pretrained needs source_training, which starts from it")
-        for name, data in self.validation.items():
-            folds = [(d.city, d.fold, d.folds or 10, d.fold_seed or 0) for d in (self.target, data)]
-            if self.target.format == data.format == "nthu" and self.target.split == "rest" and folds[0] != folds[1]:
+        return pretrained
+
+    @field_validator("validation")
+    @classmethod
+    def _not_trained_on(cls, validation: Dict[str, Data], info: ValidationInfo) -> Dict[str, Data]:
+        target = info.data.get("target")
+        for name, data in validation.items():
+            folds = [(d.city, d.fold, d.folds or 10, d.fold_seed or 0) for d in (target, data) if d is not None]
+            nthu = target is not None and target.format == data.format == "nthu" and target.split == "rest"
+            if nthu and folds[0] != folds[1]:
                 raise ValueError(
                     f"target and validation.{name} must have the same city, fold, folds and fold_seed, or images of "
                     "the test would be trained on"
                 )
-        if not self.validation:
-            raise ValueError("validation must name at least one image set")
-        return self
+        return validation
 
     def to_yaml(self) -> str:
         """Return the experiment with all defaults written out; `starts_from` only where it is given."""
@@ -272,14 +351,11 @@ class Experiment(StrictModel):
         Raises
         ------
         ConfigError
-            If it is unknown.
+            If the source's description cannot be used.
         """
         if self.label_space in LABEL_SPACES:
             return LABEL_SPACES[self.label_space]
-        if self.label_space == "folder" and self.source.description:
-            return folder.label_space(folder.read_description(self.source.description))
-        known = ", ".join([*LABEL_SPACES, "folder (with a source of format folder)"])
-        raise ConfigError(f"label_space must be one of {known}, got {self.label_space!r}")
+        return folder.label_space(folder.read_description(str(self.source.description)))
 
     def network_spec(self) -> NetworkSpec:
         """Return the network's specification."""
@@ -326,15 +402,20 @@ def below_data_root(path: str, data_root: Optional[Path] = None) -> Path:
     ConfigError
         If `path` is relative, no `data_root` is given and the variable is not set.
     """
-    root = Path(os.path.expandvars(path)).expanduser()
-    if root.is_absolute():
-        return root
-    if data_root is not None:
-        return data_root / root
     base = os.environ.get(DATA_VARIABLE)
-    if not base:
-        raise ConfigError(f"path {path} is relative: set the environment variable {DATA_VARIABLE} to the data's folder")
-    return Path(base).expanduser() / root
+    try:
+        root = Path(os.path.expandvars(path)).expanduser()
+        if root.is_absolute():
+            return root
+        if data_root is not None:
+            return data_root / root
+        if base:
+            return Path(base).expanduser() / root
+    except RuntimeError as error:  # ~name of no user
+        raise ConfigError(
+            f"path {path} or {DATA_VARIABLE} names the home folder of a user there is not: {error}"
+        ) from error
+    raise ConfigError(f"path {path} is relative: set the environment variable {DATA_VARIABLE} to the data's folder")
 
 
 def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
@@ -351,99 +432,15 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
     Raises
     ------
     ConfigError
-        If a file cannot be read or a key is wrong; the sentence names both.
+        If a file cannot be read or keys are wrong; the message names the file and every such key.
     """
     path = Path(path)
-    values = _read_with_bases(path)
-    for change in changes:
-        key, sign, text = change.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"a change must have the form key=value, got {change!r}")
-        level = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            if level.get(parent) is None:
-                level[parent] = {}
-            level = level[parent]
-            if not isinstance(level, dict):
-                raise ConfigError(f"change {change!r}: {parent} is not a mapping in {path}")
-        level[last] = parse_value(text)
-    if values.get("smoke") is True:
-        _make_smoke(values)
-    try:
-        experiment = Experiment.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(one_sentence(error, str(path), Experiment)) from error
-    experiment.augmentation.transform()  # refuses bad numbers now and not hours later
+    with reading(path, ConfigError):
+        values, wrong = read_settings(path, changes)
+        try:
+            experiment = Experiment.model_validate(values)
+        except ValidationError as error:
+            wrong += problems(error, Experiment)
+        if wrong:
+            raise ConfigError(in_one_answer(str(path), wrong))
     return experiment
-
-
-# What makes an experiment a smoke test; everything else stays, so that every step of it runs.
-_SMOKE = {
-    "pretrained": None,
-    "network": {"options": {"width": 1 / 32}},
-    "augmentation": {"crop": [64, 64]},
-    "evaluation": {"long_side": None},
-    "self_training": {
-        "long_side": None,
-        "target_per_batch": None,
-        "spatial_prior": {"grid": [32, 64]},
-    },
-    "inference_batch": 1,
-    "workers": 0,
-}
-
-
-def _make_smoke(values: Dict[str, Any]) -> None:
-    _merge(values, _SMOKE)
-    training = values["self_training"]
-    training["rounds"] = min(training.get("rounds", 7), 2)
-    for phase in (
-        values.get("source_training"),
-        training.get("retraining"),
-        (values.get("warm_up") or {}).get("optimiser"),
-    ):
-        if phase:
-            _merge(phase, {"iterations": 1, "epochs": None, "batch_size": 2})
-
-
-def _merge(values: Dict[str, Any], changes: Dict[str, Any]) -> None:
-    """Put `changes` into `values`, mapping by mapping; anything but a mapping replaces what was there."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = copy.deepcopy(value)
-
-
-def _read_with_bases(path: Path, below: Tuple[Path, ...] = ()) -> Dict[str, Any]:
-    """Read an experiment over the one it ``extends``, if any, whose path is relative to its own."""
-    values = _located(read_yaml(path), path.parent)
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: extends must be the path of an experiment file, got {base!r}")
-    base_path = (path.parent / base).resolve()
-    if base_path in (path.resolve(), *below):
-        raise ConfigError(f"{path}: extends {base} leads back to itself")
-    merged = _read_with_bases(base_path, (*below, path.resolve()))
-    _merge(merged, values)
-    return merged
-
-
-def _located(values: Dict[str, Any], base: Path) -> Dict[str, Any]:
-    """Turn the descriptions' paths, relative to the experiment file, into absolute ones."""
-
-    def located(data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("description"), str):
-            return {**data, "description": str((base / data["description"]).resolve())}
-        return data
-
-    result = {**values}
-    for key in ("source", "target"):
-        if key in values:
-            result[key] = located(values[key])
-    if isinstance(values.get("validation"), dict):
-        result["validation"] = {name: located(data) for name, data in values["validation"].items()}
-    return result

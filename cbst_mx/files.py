@@ -9,6 +9,8 @@ import io
 import json
 import os
 import shutil
+import stat
+import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -22,11 +24,15 @@ __all__ = [
     "check_free_space",
     "file_digest",
     "open_npz",
+    "read_bounded",
     "read_json",
+    "reading",
     "save_npz",
     "write_json",
     "write_text",
 ]
+
+_LONGEST_NAME = 255  # bytes of a file's name
 
 
 def _reason(error: OSError) -> str:
@@ -53,6 +59,9 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if len(os.fsencode(temporary.name)) > _LONGEST_NAME:  # a legal name may leave no room for what is put around it
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
+        temporary = path.with_name(f".{digest}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -110,6 +119,52 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write `values` to `path` as JSON, atomically; NaN and infinity are refused, since JSON has none."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def reading(what: object, error_type: type[CBSTError] = DataError) -> Iterator[None]:
+    """Turn whatever goes wrong in the block into one sentence: the boundary between the program and foreign files.
+
+    Parameters
+    ----------
+    what : object
+        Name of the file, with which the sentence begins.
+    error_type : type of CBSTError
+        Error that is raised in the place of any other exception; a `CBSTError` passes as it is.
+
+    Raises
+    ------
+    CBSTError
+        If the block raises anything, memory and recursion errors included.
+    """
+    try:
+        yield
+    except CBSTError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise error_type(f"{what} cannot be read: {reason}") from error
+
+
+def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, it cannot be opened, is a named pipe, which would be waited for, or is larger (also
+        if it has no end, as /dev/zero).
+    """
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode) and not os.fspath(path).startswith("/dev/"):
+            raise OSError(errno.EINVAL, "it is a named pipe and no file")
+        with open(path, "rb") as stream:
+            content = stream.read(limit + 1)
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error)) from error
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes")
+    return content
 
 
 def read_json(path: Path) -> Any:
@@ -180,6 +235,11 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as a compressed ``.npz``, atomically."""
     archive = io.BytesIO()  # zipfile, when a write fails, tries again while it is taken apart and prints a traceback
-    np.savez_compressed(archive, **arrays)
+    # Not np.savez_compressed(archive, **arrays), whose own arguments have names that users may give as well; the bytes
+    # are the same.
+    with zipfile.ZipFile(archive, "w", compression=zipfile.ZIP_DEFLATED) as members:
+        for name, array in arrays.items():
+            with members.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     with atomic_path(path) as temporary:
         temporary.write_bytes(archive.getbuffer())

@@ -203,9 +203,11 @@ def _measure(
         labelling = _labelling_seconds(experiment, network, contexts[0], sets.target, share, meter, plan)
     progress("measuring", kinds - 1, kinds)
     # images of one size, or nearly: measured once, and counted by their area
-    first, *_ = sets.validation.values()
-    evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
-    evaluation *= sum(images.pixels for images in sets.validation.values()) / (first.size[0] * first.size[1])
+    evaluation = 0.0
+    if sets.validation:
+        first, *_ = sets.validation.values()
+        evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
+        evaluation *= sum(images.pixels for images in sets.validation.values()) / (first.size[0] * first.size[1])
     progress("measuring", kinds, kinds)
     return _Times(steps, reading, labelling, evaluation)
 

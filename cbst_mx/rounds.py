@@ -73,6 +73,8 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
+        if not experiment.validation:
+            raise ConfigError("validation must name at least one image set for a run, got none")
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -97,6 +99,12 @@ class Run:
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
         self.results = RunResults(out)
+        with self.dir.logging():
+            for name, images in {"source": self.source, **self.validation}.items():
+                if images.left_out:
+                    logger.info(
+                        "%s: %d images have no label and are left out (unlabelled: skip)", name, images.left_out
+                    )
         # kept for the source training, where that is still due
         self._start = None if self.dir.stage(0).training.is_file() else start
 

@@ -1,19 +1,29 @@
-"""Read YAML strictly, and say in one sentence what is wrong with it."""
+"""Read YAML strictly, at a bounded cost, and say in one answer all that is wrong with it."""
 
 from __future__ import annotations
 
 import os
 import re
 import types
-from pathlib import Path
-from typing import Any, Literal, Sequence, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Sequence, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cbst_mx.errors import ConfigError
+from cbst_mx.files import read_bounded
 
-__all__ = ["StrictModel", "one_sentence", "parse_value", "read_yaml"]
+__all__ = [
+    "DEEPEST",
+    "LARGEST_CONTENT",
+    "LARGEST_FILE",
+    "StrictModel",
+    "in_one_answer",
+    "one_sentence",
+    "parse_value",
+    "problems",
+    "read_yaml",
+]
 
 
 class StrictModel(BaseModel):
@@ -48,32 +58,46 @@ _KIND_WORDS = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+# Names of YAML's scalars in our words.
+_SCALARS = {
+    "tag:yaml.org,2002:int": "integer that can be read",
+    "tag:yaml.org,2002:float": "number",
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:timestamp": "date: put it in quotes if it is a text",
+}
 _LONGEST_VALUE = 60
+_LONGEST_PATH = 300
+_LONGEST_REASON = 150
+_LONGEST_INTEGER = 100  # characters
+_SHOWN_PROBLEMS = 20
+
+LARGEST_FILE = 1_000_000  # bytes of a YAML file
+DEEPEST = 50  # levels of nesting
+LARGEST_CONTENT = 2_000_000  # characters and values once every alias is written out
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
-    Unlike plain YAML 1.1, a key given twice is refused, and ``1e-4`` is a number.
+    Unlike plain YAML 1.1, a key given twice is refused, and ``1e-4`` is a number. The cost is bounded before the work:
+    see `LARGEST_FILE`, `DEEPEST` and `LARGEST_CONTENT`.
 
     Raises
     ------
     ConfigError
-        If the file is missing, no YAML, or holds no mapping with text keys.
+        If the file is missing, no YAML, too large, or holds no mapping with text keys.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+        raw = read_bounded(path, LARGEST_FILE)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist") from error
+        raise ConfigError(f"{_cut(str(path), _LONGEST_PATH)} does not exist") from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{_cut(str(path), _LONGEST_PATH)} cannot be read: {error.strerror or error}") from error
+    try:
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} must be text in UTF-8: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path} is not valid YAML{line}: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} must be text in UTF-8: {error.reason} at byte {error.start}") from error
+    content = _load(text, f"{path} is not valid YAML", str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path} must hold a mapping of keys to values, got {_shown(content)}")
     return content
@@ -87,44 +111,95 @@ def parse_value(text: str) -> Any:
     ConfigError
         If it is no YAML.
     """
+    what = f"{_shown(text)} is not a YAML value"
+    if len(text) > LARGEST_FILE:
+        raise ConfigError(f"{what}: it is longer than {LARGEST_FILE:,} characters")
+    return _load(text, what, what)
+
+
+def _load(text: str, wrong: str, origin: str) -> Any:
+    """Return the content of YAML text; `wrong` begins the sentence if it cannot be read."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r} is not a YAML value: {' '.join(str(error).split())}") from error
+        loader = _StrictLoader(text)
+        content = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{wrong}{line}: {_cut(error.problem or error.context or '', _LONGEST_REASON)}") from error
+    except Exception as error:  # whatever text does to the parser or to Python's own types
+        raise ConfigError(
+            f"{wrong}: {_cut(' '.join(str(error).split()), _LONGEST_REASON) or type(error).__name__}"
+        ) from error
+    if len(loader.problems) == 1:
+        raise ConfigError(f"{wrong}, {loader.problems[0]}")
+    if loader.problems:
+        raise ConfigError(in_one_answer(origin, loader.problems))
+    return content
 
 
 def one_sentence(error: ValidationError, origin: str, model: type[BaseModel] | None = None) -> str:
-    """Turn pydantic's report into one sentence naming the file and the key.
+    """Turn pydantic's report into one answer naming the file and every key: a sentence, or numbered lines for several.
 
     Parameters
     ----------
     error : ValidationError
         Error that pydantic raised.
     origin : str
-        The file's name, for the sentence.
+        The file's name, for the answer.
     model : type of BaseModel, optional
-        The model that was validated; with it the sentence lists the keys or values that are allowed.
+        The model that was validated; with it the answer lists the keys or values that are allowed.
+    """
+    return in_one_answer(origin, problems(error, model))
+
+
+def problems(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
+    """Turn pydantic's report into a sentence for each key that is wrong.
+
+    Parameters
+    ----------
+    error : ValidationError
+        Error that pydantic raised.
+    model : type of BaseModel, optional
+        The model that was validated.
 
     Returns
     -------
-    str
-        On the first problem, unknown keys before others (a misspelt key is also a missing one), and the number of
-        further ones.
+    list of str
+        Unknown keys before others: a misspelt key is also a missing one.
     """
-    problems: dict[str, list[tuple[str, str]]] = {}
-    for problem in sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden"):
+    by_key: dict[str, list[tuple[str, str]]] = {}
+    # The inputs can be large; each is shown cut.
+    found = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    for problem in found:
         keys, annotation, limits = _follow(model, problem["loc"])
-        problems.setdefault(_dotted(keys), []).append(_requirement(problem, keys, annotation, limits, model))
-    # The members of a union complain one by one about the same key.
-    complaints = next(iter(problems.values()))
-    texts = list(dict.fromkeys(text for text, _ in complaints))
-    sentence = " or ".join(
-        [texts[0], *(text[text.rindex("must be") + len("must be ") :] for text in texts[1:] if "must be" in text)]
-    )
-    more = len(problems) - 1
-    return f"{origin}: {sentence}{complaints[0][1]}" + (
-        f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-    )
+        by_key.setdefault(_dotted(keys), []).append(_requirement(problem, keys, annotation, limits, model))
+    sentences = []
+    for complaints in by_key.values():
+        # The members of a union complain one by one about the same key.
+        texts = list(dict.fromkeys(text for text, _ in complaints))
+        sentence = " or ".join(
+            [texts[0], *(text[text.rindex("must be") + len("must be ") :] for text in texts[1:] if "must be" in text)]
+        )
+        sentences.append(f"{sentence}{complaints[0][1]}")
+    return sentences
+
+
+def in_one_answer(origin: str, sentences: Sequence[str]) -> str:
+    """Return one problem as a sentence, several as numbered lines, of many the first.
+
+    Parameters
+    ----------
+    origin : str
+        Name of the file they are in.
+    sentences : sequence of str
+        One for each problem, at least one.
+    """
+    if len(sentences) == 1:
+        return f"{origin}: {sentences[0]}"
+    lines = [f"{number}. {sentence}" for number, sentence in enumerate(sentences[:_SHOWN_PROBLEMS], start=1)]
+    rest = len(sentences) - _SHOWN_PROBLEMS
+    if rest > 0:
+        lines.append(f"and {rest:,} more")
+    return f"{origin} has {len(sentences):,} problems:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _requirement(
@@ -222,28 +297,108 @@ def _expected(annotation: Any) -> str:
 def _dotted(keys: Sequence[Any]) -> str:
     text = ""
     for key in keys:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+        name = key if isinstance(key, int) else _cut(str(key))
+        name = name if not isinstance(name, str) or name.isprintable() else repr(name)[1:-1]
+        text += f"[{name}]" if isinstance(key, int) else f".{name}" if text else str(name)
     return text
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    try:
+        return _cut(repr(value))
+    except Exception:  # an integer with more digits than Python writes
+        return f"a value of type {type(value).__name__}"
+
+
+def _cut(text: str, longest: int | None = None) -> str:
+    longest = longest or _LONGEST_VALUE
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.1 with two traps removed: repeated keys and ``1e-4`` read as text."""
+    """YAML 1.1 with three traps removed: repeated keys, ``1e-4`` read as text, and content that has no end.
+
+    Repeated keys and values that are not what they look like (dates, numbers) are gathered in ``problems``.
+    """
+
+    def __init__(self, stream: str) -> None:
+        self.problems: list[str] = []
+        self._depth = 0
+        super().__init__(stream)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"it is nested more than {DEEPEST} levels deep", mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _LONGEST_INTEGER:
+                raise ValueError("too many digits")
+            return super().construct_object(node, deep=deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            if not isinstance(node, yaml.ScalarNode):
+                raise
+            kind = _SCALARS.get(node.tag, node.tag.rpartition(":")[2])
+            self.problems.append(
+                f"line {node.start_mark.line + 1}: {_shown(node.value)} is no {kind} ({_cut(str(error))})"
+            )
+            return None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                self.problems.append(f"line {key_node.start_mark.line + 1}: key {_shown(key)} is given twice")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse content that is too large or too deep once every alias is written out, or that contains itself."""
+    measures: dict[int, tuple[int, int]] = {}
+    unfinished: set[int] = set()
+
+    def refuse(text: str, node: yaml.Node) -> NoReturn:
+        raise yaml.composer.ComposerError(None, None, text, node.start_mark)
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """Return characters and values, and levels, below and with `node`."""
+        if id(node) in measures:
+            return measures[id(node)]
+        if id(node) in unfinished:
+            refuse("an alias leads back into itself", node)
+        if isinstance(node, yaml.ScalarNode):
+            return 1 + len(node.value), 1
+        unfinished.add(id(node))
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        below = [measure(part) for part in parts]
+        size, depth = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
+        if size > LARGEST_CONTENT:
+            refuse(f"it has more than {LARGEST_CONTENT:,} characters once every alias is written out", node)
+        if depth > DEEPEST:
+            refuse(f"it is nested more than {DEEPEST} levels deep", node)
+        unfinished.remove(id(node))
+        measures[id(node)] = size, depth
+        return size, depth
+
+    measure(root)
 
 
 _StrictLoader.add_implicit_resolver(

@@ -20,7 +20,7 @@ LAYERS = (
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
     ("cbst_mx.networks",),
-    ("cbst_mx.config",),
+    ("cbst_mx.config", "cbst_mx.experiment_files"),
     ("cbst_mx.run_dir",),
     ("cbst_mx.selftrain",),
     ("cbst_mx.labelling",),

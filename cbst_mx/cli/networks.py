@@ -128,13 +128,16 @@ def evaluate(
 
 
 def _factors(scales: str | None) -> list[float]:
+    from cbst_mx.config import SCALES
+
+    low, high = SCALES
     try:
         factors = [float(text) for text in ("1" if scales is None else scales).split(",")]
     except ValueError:
         factors = []
-    if not factors or not all(0 < factor < 100 for factor in factors):
+    if not factors or not all(low <= factor <= high for factor in factors):
         raise click.BadParameter(
-            f"must be numbers above 0 with commas between them, got {scales!r}", param_hint="--scales"
+            f"must be numbers from {low:g} to {high:g} with commas between them, got {scales!r}", param_hint="--scales"
         )
     return factors
 

@@ -77,6 +77,7 @@ def select_images(file: Path, keep: int, method: str, out: Path, scores: Path | 
     list that an experiment's target takes (`list: ...`), and beside it OUT.json with the score threshold and the
     predicted portions before and after.
     """
+    from cbst_mx.data.lists import write_list
     from cbst_mx.files import write_json, write_text
     from cbst_mx.selftrain import class_statistics as stats
 
@@ -97,7 +98,7 @@ def select_images(file: Path, keep: int, method: str, out: Path, scores: Path | 
         "portion_after": portions[1].tolist(),
     }
     write_json(out.with_name(f"{out.name}.json"), record)
-    write_text(out, "".join(f"{name}\n" for name in selection.names))
+    write_list(out, selection.names, among=statistics.names)
 
     table = Table()
     table.add_column("class")

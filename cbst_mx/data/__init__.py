@@ -60,6 +60,8 @@ def open_labelled(
         If the data cannot be used.
     """
     given = _check_options(format, options)
+    if FORMATS[format].takes_list:
+        return FORMATS[format].open_labelled(root, label_space=label_space, list=list, **given)
     images = FORMATS[format].open_labelled(root, label_space=label_space, **given)
     return select_listed(images, list, root)
 
@@ -84,6 +86,8 @@ def open_images(format: str, root: PathLike, *, list: PathLike | None = None, **
         If the data cannot be used.
     """
     given = _check_options(format, options, without=("labels",))
+    if FORMATS[format].takes_list:
+        return FORMATS[format].open_images(root, list=list, **given)
     return select_listed(FORMATS[format].open_images(root, **given), list, root)
 
 

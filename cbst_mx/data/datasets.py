@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from cbst_mx.data.image_files import PathLike, read_label, read_rgb
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
-__all__ = ["Format", "ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+__all__ = ["LONGEST_NAME", "Format", "ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+
+LONGEST_NAME = 240  # bytes of an image's name; 255 is what file systems take, with endings such as _overlay.png
 
 
 class ImageSet:
@@ -35,7 +38,7 @@ class ImageSet:
     Raises
     ------
     DataError
-        If a name occurs twice or cannot be a file's name.
+        If a name occurs twice, cannot be a file's name, or leaves no room for the files that are named after it.
     """
 
     # No __dict__: nothing else can be attached to an unlabelled set.
@@ -52,8 +55,18 @@ class ImageSet:
                 f"image_paths must have one file per name, got {len(self.image_paths)} for {len(self.names)} names"
             )
         for name, path in zip(self.names, self.image_paths):
-            if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+            if not name.strip() or name.startswith(".") or any(character in name for character in "/\\\0"):
                 raise DataError(f"the name of image {path} must be usable as a file name, got {name!r}")
+            if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+                raise DataError(
+                    f"the name of image {str(path)!r} must be one line without control characters and readable as "
+                    f"UTF-8, got {name!r}"
+                )
+            if len(name) > LONGEST_NAME // 4 and len(name.encode()) > LONGEST_NAME:
+                raise DataError(
+                    f"the name of image {path} must have at most {LONGEST_NAME} bytes, so that files can be named "
+                    f"after it, got {len(name.encode())}"
+                )
         name, count = Counter(self.names).most_common(1)[0] if self.names else ("", 0)
         if count > 1:
             twice = [str(path) for path, other in zip(self.image_paths, self.names) if other == name]
@@ -112,15 +125,19 @@ class LabelledImageSet(ImageSet):
     convention : str
         Meaning of the raw ids in the label files, one of the label space's conventions.
     read : callable
-        Reads the raw ids (H, W) of a label file. A function of a module, so that the set can travel to workers.
+        Reads the raw ids (H, W) of a label file. A function of a module or an object that can be pickled, so that the
+        set can travel to workers.
+    left_out : int
+        Number of images that were left out because they have no label.
     """
 
-    __slots__ = ("convention", "label_paths", "label_space", "read")
+    __slots__ = ("convention", "label_paths", "label_space", "left_out", "read")
 
     label_paths: tuple[Path, ...]
     label_space: LabelSpace
     convention: str
     read: Callable[[PathLike], np.ndarray]
+    left_out: int
 
     def __init__(
         self,
@@ -130,6 +147,8 @@ class LabelledImageSet(ImageSet):
         label_space: LabelSpace,
         convention: str,
         read: Callable[[PathLike], np.ndarray] = read_label,
+        *,
+        left_out: int = 0,
     ) -> None:
         super().__init__(names, image_paths)
         label_space.check_convention(convention)
@@ -137,6 +156,7 @@ class LabelledImageSet(ImageSet):
         self.label_space = label_space
         self.convention = convention
         self.read = read
+        self.left_out = left_out
         if len(self.label_paths) != len(self.image_paths):
             raise ConfigError(
                 f"label_paths must have one file per image, got {len(self.label_paths)} for {len(self)} images"
@@ -199,6 +219,7 @@ class LabelledImageSet(ImageSet):
             self.label_space,
             self.convention,
             self.read,
+            left_out=self.left_out,
         )
 
 
@@ -218,6 +239,8 @@ class Format:
         Options that may be given besides; "labels" is for `open_labelled` only. A list of images always may.
     label_space : str
         Name of the known label space that its label files are usually read in.
+    takes_list : bool
+        Whether both callables take ``list`` themselves, so that only the images it names are looked at.
     """
 
     open_images: Callable[..., ImageSet]
@@ -225,6 +248,7 @@ class Format:
     needed: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     label_space: str = CITYSCAPES_19.name
+    takes_list: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:

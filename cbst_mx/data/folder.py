@@ -17,29 +17,27 @@
 or, in place of your own classes, those of a known label space and the convention of the ids in the label files::
 
     label_space: cityscapes-19
-    ids: cityscapes                   # or trainId
+    ids: cityscapes                   # or trainId, or a mapping as above, or colours
 
 ``{folder}`` is the image's folder below the root, ``{stem}`` its file name without the ending. An image's name is its
 stem, with the folder in front where two images of a split have the same stem. Images may be of any format Pillow
-reads.
+reads. docs/your-own-data.md has every key: colour masks, labels found by replacing parts of the image's path, images
+without labels, lists.
 """
 
-# pydantic evaluates annotations, and Python 3.8 has no list[str] or X | None there.
-# ruff: noqa: UP006, UP007, UP045
 from __future__ import annotations
 
-import string
 from collections import Counter
-from pathlib import Path, PurePosixPath
-from typing import Dict, List, Literal, Optional, Type, Union
+from pathlib import Path
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
-
-from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
-from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder
+from cbst_mx.data.description import FolderDescription, FolderSplit, label_space, read_description, read_label_space
+from cbst_mx.data.image_files import PathLike, read_label
+from cbst_mx.data.label_files import files_below
+from cbst_mx.data.lists import select_listed
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
-from cbst_mx.strict_yaml import StrictModel, one_sentence, read_yaml
+from cbst_mx.files import reading
+from cbst_mx.label_space import LabelSpace
 
 __all__ = [
     "FORMAT",
@@ -51,130 +49,10 @@ __all__ = [
     "read_label_space",
 ]
 
-_OWN_CONVENTION = "folder"
-_PLACEHOLDERS = ("folder", "stem")
 
-
-class FolderSplit(StrictModel):
-    """One split: globs of its images and, where it has labels, the pattern of their paths."""
-
-    images: List[str] = Field(min_length=1)
-    labels: Optional[str] = None
-
-    @field_validator("images")
-    @classmethod
-    def _images_below_root(cls, patterns: List[str]) -> List[str]:
-        for pattern in patterns:
-            _refuse_outside_root(pattern)
-        return patterns
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_fill_in(cls, pattern: Optional[str]) -> Optional[str]:
-        if pattern is None:
-            return None
-        _refuse_outside_root(pattern)
-        try:
-            used = [
-                (name, spec, conversion)
-                for _, name, spec, conversion in string.Formatter().parse(pattern)
-                if name is not None
-            ]
-        except ValueError as error:
-            raise ValueError(f"must be a pattern with {{folder}} and {{stem}}, got {pattern!r} ({error})") from error
-        if any(name not in _PLACEHOLDERS or spec or conversion for name, spec, conversion in used):
-            raise ValueError(f"must have no placeholders but {{folder}} and {{stem}}, got {pattern!r}")
-        if "stem" not in [name for name, _, _ in used]:
-            raise ValueError(f"must contain {{stem}}, or all images would share one label, got {pattern!r}")
-        return pattern
-
-
-class FolderDescription(StrictModel):
-    """A data description as an object; made by `read_description`."""
-
-    splits: Dict[str, FolderSplit] = Field(min_length=1)
-    _origin: str = PrivateAttr("the data description")
-    _space: LabelSpace = PrivateAttr()
-    _convention: str = PrivateAttr(_OWN_CONVENTION)
-
-
-class _OwnLabelSpace(StrictModel):
-    name: str = Field(min_length=1)
-    names: List[str] = Field(min_length=1)
-    palette: List[List[int]]
-    ids: Dict[int, Union[int, Literal["ignore"]]]
-
-
-class _OwnClasses(FolderDescription):
-    label_space: _OwnLabelSpace
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> _OwnClasses:
-        own = self.label_space
-        if own.name in LABEL_SPACES:
-            raise ValueError(f"the name of your own label space must not be that of a known one, got {own.name!r}")
-        try:
-            self._space = LabelSpace(
-                name=own.name,
-                names=tuple(own.names),
-                palette=tuple(tuple(colour) for colour in own.palette),  # type: ignore[misc]
-                raw_ids={_OWN_CONVENTION: {raw: IGNORE if to == "ignore" else to for raw, to in own.ids.items()}},
-            )
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-
-class _KnownClasses(FolderDescription):
-    label_space: str
-    ids: str
-
-    @model_validator(mode="after")
-    def _known(self) -> _KnownClasses:
-        try:
-            self._space = get_label_space(self.label_space)
-            self._space.check_convention(self.ids)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        self._convention = self.ids
-        return self
-
-
-def read_description(path: PathLike) -> FolderDescription:
-    """Read and check a data description (see the module's text for its form).
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be used; the message names the file, the key and what is allowed.
-    """
-    content = read_yaml(path)
-    model: Type[FolderDescription] = _OwnClasses if isinstance(content.get("label_space"), dict) else _KnownClasses
-    try:
-        description = model.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(one_sentence(error, str(path), model)) from error
-    description._origin = str(path)
-    return description
-
-
-def label_space(description: FolderDescription) -> LabelSpace:
-    """Return the label space of a data description."""
-    return description._space
-
-
-def read_label_space(path: PathLike) -> LabelSpace:
-    """Return the label space of a YAML data description.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be used; the message names the file, the key and what is allowed.
-    """
-    return label_space(read_description(path))
-
-
-def open_labelled(description: FolderDescription, root: PathLike, split: str) -> LabelledImageSet:
+def open_labelled(
+    description: FolderDescription, root: PathLike, split: str, list: PathLike | None = None
+) -> LabelledImageSet:
     """Open a split with its labels.
 
     Parameters
@@ -185,29 +63,47 @@ def open_labelled(description: FolderDescription, root: PathLike, split: str) ->
         The folder its patterns start from.
     split : str
         One of its splits that has labels.
+    list : path, optional
+        Text file that names the images to use; only these need labels.
 
     Raises
     ------
     DataError
-        If the root is missing, a glob matches nothing, or an image has no label.
+        If the root is missing, a glob matches nothing, an image has no label (unless the split says
+        ``unlabelled: skip``) or none has one.
     ConfigError
         If there is no such split or it has no labels.
     """
-    pattern = _split(description, split).labels
-    if pattern is None:
+    described = _split(description, split)
+    if described.labels is None:
         raise ConfigError(
             f"split {split!r} of {description._origin} has no key 'labels': it can only be used without labels"
         )
-    images = _images(description, root, split)
-    # A root-level image has an empty {folder}; the pattern's next slash must not lead to the top of the file system.
-    label_paths = [
-        Path(root) / pattern.format(folder=_below(path, root), stem=path.stem).lstrip("/") for path in images
-    ]
-    check_labels_exist(images, label_paths)
-    return LabelledImageSet(_names(images, root), images, label_paths, description._space, description._convention)
+    images = open_images(description, root, split, list)
+    rule = described.labels.paths()
+    wanted = [rule.of(path.relative_to(root).as_posix()) for path in images.image_paths]
+    with reading(f"the labels of split {split!r} below {root}"):
+        labels = files_below(root, wanted, described.labels.ignore_case)
+    missing = [i for i, label in enumerate(labels) if label is None]
+    if missing and (described.unlabelled == "refuse" or len(missing) == len(images)):
+        raise DataError(
+            f"{len(missing)} of {len(images)} images have no label, the first is {images.image_paths[missing[0]]}: "
+            f"expected {Path(root) / wanted[missing[0]]}"
+            + ("" if described.unlabelled == "skip" else f" (unlabelled: skip in split {split!r} leaves them out)")
+        )
+    kept = [i for i, label in enumerate(labels) if label is not None]
+    return LabelledImageSet(
+        [images.names[i] for i in kept],
+        [images.image_paths[i] for i in kept],
+        [label for label in labels if label is not None],
+        description._coding,
+        description._convention,
+        description._read or read_label,
+        left_out=len(missing),
+    )
 
 
-def open_images(description: FolderDescription, root: PathLike, split: str) -> ImageSet:
+def open_images(description: FolderDescription, root: PathLike, split: str, list: PathLike | None = None) -> ImageSet:
     """Open the images of a split alone.
 
     Parameters
@@ -218,22 +114,19 @@ def open_images(description: FolderDescription, root: PathLike, split: str) -> I
         The folder its patterns start from.
     split : str
         One of its splits.
+    list : path, optional
+        Text file that names the images to use, of those that the split's own list names.
 
     Raises
     ------
     DataError
-        If the root is missing or a glob matches nothing.
+        If the root is missing, a glob matches nothing, or a list names what is not there.
     ConfigError
         If there is no such split.
     """
     images = _images(description, root, split)
-    return ImageSet(_names(images, root), images)
-
-
-def _refuse_outside_root(pattern: str) -> None:
-    parts = PurePosixPath(pattern)
-    if not pattern or parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(f"must be below the data root, got {pattern!r}")
+    named = ImageSet(_names(images, root), images)
+    return select_listed(select_listed(named, _split(description, split).list, root), list, root)
 
 
 def _split(description: FolderDescription, split: str) -> FolderSplit:
@@ -248,7 +141,7 @@ def _below(path: Path, root: PathLike) -> str:
     return "" if folder == "." else folder
 
 
-def _images(description: FolderDescription, root: PathLike, split: str) -> List[Path]:
+def _images(description: FolderDescription, root: PathLike, split: str) -> list[Path]:
     patterns = _split(description, split).images
     base = existing_folder(
         root, "data root", f"a folder with {', '.join(patterns)} (split {split!r} of {description._origin})"
@@ -257,9 +150,10 @@ def _images(description: FolderDescription, root: PathLike, split: str) -> List[
     for pattern in patterns:
         try:
             matches = [path for path in base.glob(pattern) if path.is_file() and not path.name.startswith(".")]
-        except ValueError as error:
+        except (ValueError, NotImplementedError, RecursionError, OSError) as error:  # no glob; a name too long
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"{description._origin}: images of split {split!r} must be globs, got {pattern!r} ({error})"
+                f"{description._origin}: images of split {split!r} must be globs, got {pattern[:100]!r} ({reason})"
             ) from error
         if not matches:
             raise DataError(f"data root {base} has no image {pattern} (split {split!r} of {description._origin})")
@@ -267,7 +161,7 @@ def _images(description: FolderDescription, root: PathLike, split: str) -> List[
     return sorted(found)
 
 
-def _names(images: List[Path], root: PathLike) -> List[str]:
+def _names(images: list[Path], root: PathLike) -> list[str]:
     stems = Counter(path.stem for path in images)
     names = []
     for path in images:
@@ -277,12 +171,19 @@ def _names(images: List[Path], root: PathLike) -> List[str]:
     return names
 
 
-def _open_described_images(root: PathLike, *, split: str, description: Union[PathLike, FolderDescription]) -> ImageSet:
-    return open_images(_described(description), root, split)
+def _open_described_images(
+    root: PathLike, *, split: str, description: PathLike | FolderDescription, list: PathLike | None = None
+) -> ImageSet:
+    return open_images(_described(description), root, split, list)
 
 
 def _open_described_labelled(
-    root: PathLike, *, label_space: LabelSpace, split: str, description: Union[PathLike, FolderDescription]
+    root: PathLike,
+    *,
+    label_space: LabelSpace,
+    split: str,
+    description: PathLike | FolderDescription,
+    list: PathLike | None = None,
 ) -> LabelledImageSet:
     described = _described(description)
     own = described._space
@@ -291,11 +192,11 @@ def _open_described_labelled(
             f"label_space must be {own.name}, as described for the data in {root}, got {label_space.name}"
             + (" with other classes, colours or ids" if own.name == label_space.name else "")
         )
-    return open_labelled(described, root, split)
+    return open_labelled(described, root, split, list)
 
 
-def _described(description: Union[PathLike, FolderDescription]) -> FolderDescription:
+def _described(description: PathLike | FolderDescription) -> FolderDescription:
     return description if isinstance(description, FolderDescription) else read_description(description)
 
 
-FORMAT = Format(_open_described_images, _open_described_labelled, needed=("split", "description"))
+FORMAT = Format(_open_described_images, _open_described_labelled, needed=("split", "description"), takes_list=True)

@@ -15,7 +15,7 @@ from cbst_mx.data.doctor.contents import check_files, check_pixels
 from cbst_mx.data.doctor.findings import Examination, Finding, Report
 from cbst_mx.data.doctor.layouts import LAYOUTS, open_any
 from cbst_mx.data.image_files import PathLike
-from cbst_mx.data.lists import find_listed, list_path, read_list
+from cbst_mx.data.lists import list_path, select_listed
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.messages import Progress, silent
 
@@ -74,13 +74,16 @@ def examine(
         raise ConfigError(f"sample must be 1 or more, got {sample}")
     found = Examination(Path(root), listed=list is not None)
     layout = LAYOUTS.get(dataset)
+    takes_list = FORMATS[dataset].takes_list
+    if takes_list and list is not None:
+        given["list"] = list
     if layout is None:
         open_any(found, dataset, **given)
     else:
         layout.open(found, **given)
-    if list is not None:
+    if list is not None and not takes_list:
         _keep_listed(found, list)
-    elif layout is not None and layout.check_count is not None:
+    elif list is None and layout is not None and layout.check_count is not None:
         for part in found.parts:
             layout.check_count(found, part)
     for part in found.parts:
@@ -97,6 +100,6 @@ def _keep_listed(found: Examination, list: PathLike) -> None:
     for part in found.parts:
         path = list_path(list, found.root)
         try:
-            part.images = part.images.subset(find_listed(part.images.names, read_list(path), str(path)))
+            part.images = select_listed(part.images, path, found.root)
         except DataError as error:
             found.add("error", str(error), path, "correct the list, or unpack the images that it names")

@@ -9,6 +9,7 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
+from cbst_mx.data.colour_masks import UnknownColourError
 from cbst_mx.data.datasets import LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, DO, HAVE, HOLD, Examination, Part, Report, counted, fix_text
 from cbst_mx.data.image_files import Header, read_header, read_label, read_rgb
@@ -186,6 +187,8 @@ class _Seen:
     refused: list[str] = field(default_factory=list)
     with_unknown: list[Path] = field(default_factory=list)
     void: list[Path] = field(default_factory=list)
+    odd_colours: list[Path] = field(default_factory=list)
+    odd_colour: str = ""
 
 
 def check_pixels(found: Examination, dataset: str, sample: int | None, progress: Progress) -> Report:
@@ -253,6 +256,10 @@ def _count_label(images: LabelledImageSet, index: int, seen: _Seen) -> None:
     path, space = images.label_paths[index], images.label_space
     try:
         raw = images.read(path)
+    except UnknownColourError as error:
+        seen.odd_colours.append(path)
+        seen.odd_colour = seen.odd_colour or str(error)
+        return
     except DamagedError:
         seen.bad_labels.append(path)
         return
@@ -282,6 +289,9 @@ def _report_pixels(found: Examination, dataset: str, part: Part, seen: _Seen) ->
         found.add("error", sentence, "")
     if len(seen.refused) > _SHOWN:
         found.add("error", f"{len(seen.refused) - _SHOWN} more files cannot be used for reasons like these", "")
+    what = f"colours of no class: {seen.odd_colour}"
+    mend = "correct the palette, name them under ignore_colours, or export the labels without smoothed borders"
+    found.add_files("error", "label", seen.odd_colours, HAVE, what, mend)
     what = f"unknown ids ({listed(sorted(seen.unknown), _SHOWN)})"
     found.add_files("error", "label", seen.with_unknown, HAVE, what, part.mend_label)
     if (

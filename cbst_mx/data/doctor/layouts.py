@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
 from cbst_mx.data import FORMATS, cityscapes, folder, nthu, published, synthia
+from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
+from cbst_mx.data.lists import list_path
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, get_label_space
 from cbst_mx.messages import listed, ranges
@@ -341,31 +343,47 @@ def _count_nthu(found: Examination, part: Part) -> None:
 # --- one's own ----------------------------------------------------------------------------------------------------
 
 
-def _open_folder(found: Examination, split: str | None = None, description: PathLike | None = None) -> None:
+def _open_folder(
+    found: Examination,
+    split: str | None = None,
+    description: PathLike | None = None,
+    list: PathLike | None = None,
+) -> None:
     if description is None:
         raise ConfigError("description must be given for folder")
     described = folder.read_description(description)
     found.label_space = folder.label_space(described)
     if split is not None and split not in described.splits:
         raise ConfigError(f"split must be one of {', '.join(described.splits)}, got {split!r}")
-    for name in described.splits if split is None else [split]:
+    names = [*described.splits] if split is None else [split]
+    if list is not None and len(names) > 1:
+        raise ConfigError(f"a list chooses among the images of one part, got {', '.join(names)}: give split as well")
+    for name in names:
         mend = f"correct the split {name!r} in {description}, or put the files where it says"
+        if list is not None:
+            mend = f"correct the list {list_path(list, found.root)}; or {mend}"
         images: ImageSet
         try:
-            images = folder.open_images(described, found.root, name)
+            images = folder.open_images(described, found.root, name, list)
             if described.splits[name].labels is not None:
-                images = folder.open_labelled(described, found.root, name)
+                images = folder.open_labelled(described, found.root, name, list)
         except DataError as error:
             found.add("error", str(error), found.root, mend)
             continue
+        if isinstance(images, LabelledImageSet) and images.left_out:
+            text = f"{counted(images.left_out, 'image')} of {name} without a label: left out (unlabelled: skip)"
+            found.add("note", text, found.root)
         found.parts.append(_own_part(name, images))
 
 
 def _own_part(name: str, images: ImageSet) -> Part:
+    ids = tuple((colour, bits) for colour in ("palette", "grey") for bits in (1, 2, 4, 8, 16))
+    colours = (("rgb", 8), ("rgba", 8), *(("palette", bits) for bits in (1, 2, 4, 8)))
+    in_colours = isinstance(images, LabelledImageSet) and isinstance(images.read, ColourMasks)
     return Part(
         name,
         images,
-        label_kinds=tuple((colour, bits) for colour in ("palette", "grey") for bits in (1, 2, 4, 8, 16)),
+        label_kinds=colours if in_colours else ids,
         mend_image="replace the files",
         mend_label="replace the files",
         mend_size="give each label the size of its image",

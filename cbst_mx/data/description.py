@@ -1,0 +1,244 @@
+"""Description of one's own data: the YAML file, typed and strict (its form is in `cbst_mx.data.folder`)."""
+
+# pydantic evaluates annotations, and Python 3.8 has no list[str] or X | None there.
+# ruff: noqa: UP006, UP007, UP045
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
+
+import numpy as np
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from typing_extensions import Literal
+
+from cbst_mx.data.colour_masks import ColourMasks
+from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.label_files import LabelPaths, check_below_root, check_expression, check_pattern
+from cbst_mx.errors import CBSTError, ConfigError
+from cbst_mx.files import reading
+from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
+from cbst_mx.strict_yaml import StrictModel, one_sentence, read_yaml
+
+__all__ = ["FolderDescription", "FolderSplit", "label_space", "read_description", "read_label_space"]
+
+_OWN_CONVENTION = "folder"
+_COLOURS = "colours"
+_LONGEST_NAME = 100  # characters of a class name
+_IGNORE = "ignore"
+_MOST_DEEP = 2  # ** in a glob
+
+_Ids = Dict[int, Union[int, str]]  # id in the label files -> trainId, name of a class, or "ignore"
+
+
+class LabelRule(StrictModel):
+    """Where the label of an image is: a pattern, or replacements in the image's path."""
+
+    pattern: Optional[str] = None
+    replace: Optional[List[List[str]]] = Field(None, min_length=1, max_length=20)
+    ignore_case: bool = False
+
+    @field_validator("pattern")
+    @classmethod
+    def _fills_in(cls, pattern: Optional[str]) -> Optional[str]:
+        if pattern is not None:
+            check_pattern(pattern)
+        return pattern
+
+    @field_validator("replace")
+    @classmethod
+    def _replaces(cls, pairs: Optional[List[List[str]]]) -> Optional[List[List[str]]]:
+        for pair in pairs or ():
+            if len(pair) != 2:
+                raise ValueError(f"must be pairs of an expression and its replacement, got {len(pair)} texts")
+            check_expression(*pair)
+        return pairs
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> LabelRule:
+        if (self.pattern is None) == (self.replace is None):
+            raise ValueError("exactly one of pattern and replace must be given")
+        return self
+
+    def paths(self) -> LabelPaths:
+        """Return the rule as an object that gives paths."""
+        return LabelPaths(self.pattern, self.replace or (), self.ignore_case)
+
+
+class FolderSplit(StrictModel):
+    """One split: globs of its images and, where it has labels, where they are."""
+
+    images: List[str] = Field(min_length=1)
+    labels: Optional[LabelRule] = None
+    unlabelled: Literal["refuse", "skip"] = "refuse"
+    list: Optional[str] = None  # a text file that names the images to use; below the data root when relative
+
+    @field_validator("images")
+    @classmethod
+    def _images_below_root(cls, patterns: List[str]) -> List[str]:
+        for pattern in patterns:
+            check_below_root(pattern)
+            if pattern.count("**") > _MOST_DEEP:  # each multiplies the folders that are looked through
+                raise ValueError(f"must have ** at most {_MOST_DEEP} times, got {pattern[:60]!r}")
+        return patterns
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _pattern_alone(cls, labels: Any) -> Any:
+        return {"pattern": labels} if isinstance(labels, str) else labels
+
+
+class FolderDescription(StrictModel):
+    """A data description as an object; made by `read_description`."""
+
+    splits: Dict[str, FolderSplit] = Field(min_length=1)
+    ignore_colours: List[List[int]] = []  # of colour masks, RGB: pixels that count nowhere
+    _origin: str = PrivateAttr("the data description")
+    _space: LabelSpace = PrivateAttr()  # the classes
+    _coding: LabelSpace = PrivateAttr()  # the same with the ids of the label files
+    _convention: str = PrivateAttr(_OWN_CONVENTION)
+    _read: Optional[Callable[[PathLike], np.ndarray]] = PrivateAttr(None)  # of the label files; None: ids
+
+    @field_validator("splits")
+    @classmethod
+    def _usable_names(cls, splits: Dict[str, FolderSplit]) -> Dict[str, FolderSplit]:
+        for name in splits:
+            _check_name("split", name)
+        return splits
+
+    @field_validator("ignore_colours")
+    @classmethod
+    def _colours(cls, colours: List[List[int]]) -> List[List[int]]:
+        for colour in colours:
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ValueError(f"must be colours of three values from 0 to 255, got {str(colour)[:60]}")
+        return colours
+
+    def _code_by(self, space: LabelSpace, ids: Union[str, _Ids], key: str) -> None:
+        """Set the classes and how label files code them; what is wrong is a ValueError for the schema."""
+        self._space = self._coding = space
+        if ids != _COLOURS and self.ignore_colours:
+            raise ValueError("ignore_colours must not be given without ids: colours")
+        try:
+            if ids == _COLOURS:
+                self._read = ColourMasks(space, [tuple(colour) for colour in self.ignore_colours])
+                self._convention = "trainId"
+            elif isinstance(ids, str):
+                space.check_convention(ids)
+                self._convention = ids
+            else:
+                self._coding = _with_ids(space, ids, key)
+                self._convention = _OWN_CONVENTION
+        except CBSTError as error:
+            raise ValueError(str(error)) from error
+
+
+class _OwnLabelSpace(StrictModel):
+    name: str = Field(min_length=1)
+    names: List[str] = Field(min_length=1)
+    palette: List[List[int]]
+    ids: Union[None, _Ids, Literal["colours"]] = None
+
+    @field_validator("name", "names")
+    @classmethod
+    def _usable(cls, value: Union[str, List[str]]) -> Union[str, List[str]]:
+        for name in [value] if isinstance(value, str) else value:
+            _check_name("class" if isinstance(value, list) else "label space", name)
+        return value
+
+
+class _OwnClasses(FolderDescription):
+    label_space: _OwnLabelSpace
+    ids: Optional[Literal["colours"]] = None  # in place of label_space.ids
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _OwnClasses:
+        own = self.label_space
+        if own.name in LABEL_SPACES:
+            raise ValueError(f"the name of your own label space must not be that of a known one, got {own.name!r}")
+        if (own.ids is None) == (self.ids is None):
+            raise ValueError("exactly one of label_space.ids (a mapping, or colours) and ids: colours must be given")
+        palette: Tuple[Any, ...] = tuple(tuple(colour) for colour in own.palette)
+        try:
+            space = LabelSpace(own.name, tuple(own.names), palette, {})
+            if isinstance(own.ids, dict):
+                space = _with_ids(space, own.ids, "label_space.ids")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        self._code_by(space, _OWN_CONVENTION if isinstance(own.ids, dict) else _COLOURS, "label_space.ids")
+        return self
+
+
+class _KnownClasses(FolderDescription):
+    label_space: str
+    ids: Union[str, _Ids]
+
+    @model_validator(mode="after")
+    def _known(self) -> _KnownClasses:
+        try:
+            space = get_label_space(self.label_space)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        self._code_by(space, self.ids, "ids")
+        return self
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ValueError(
+            f"must give each {what} a name of 1 to {_LONGEST_NAME} printable characters, got {name[:60]!r}"
+        )
+
+
+def _with_ids(space: LabelSpace, ids: _Ids, key: str) -> LabelSpace:
+    """Return the label space with one convention more.
+
+    Raises
+    ------
+    ConfigError
+        If an id stands for no class.
+    """
+    train_ids = {}
+    for raw, to in ids.items():
+        if to == _IGNORE:
+            train_ids[raw] = IGNORE
+        elif isinstance(to, int):
+            train_ids[raw] = to
+        elif to in space.names:
+            train_ids[raw] = space.names.index(to)
+        else:
+            raise ConfigError(f"key '{key}[{raw}]' must be a trainId, the name of a class or 'ignore', got {to[:60]!r}")
+    return LabelSpace(space.name, space.names, space.palette, {**space.raw_ids, _OWN_CONVENTION: train_ids})
+
+
+def read_description(path: PathLike) -> FolderDescription:
+    """Read and check a data description.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be used; the message names the file and, for every problem, the key and what is allowed.
+    """
+    content = read_yaml(path)
+    model: Type[FolderDescription] = _OwnClasses if isinstance(content.get("label_space"), dict) else _KnownClasses
+    with reading(path, ConfigError):
+        try:
+            description = model.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(one_sentence(error, str(path), model)) from error
+    description._origin = str(path)
+    return description
+
+
+def label_space(description: FolderDescription) -> LabelSpace:
+    """Return the label space of a data description."""
+    return description._space
+
+
+def read_label_space(path: PathLike) -> LabelSpace:
+    """Return the label space of a YAML data description.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be used; the message names the file, the key and what is allowed.
+    """
+    return label_space(read_description(path))

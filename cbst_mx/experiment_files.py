@@ -1,0 +1,154 @@
+"""Experiment files as plain values: what they extend, changes from the command line, and the smoke test."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from cbst_mx.errors import ConfigError
+from cbst_mx.strict_yaml import parse_value, read_yaml
+
+__all__ = ["read_settings"]
+
+_LONGEST_SHOWN = 100  # characters of a change in a message
+_MOST_LEVELS = 20  # of keys in a change, and of files that extend one another
+
+# What makes an experiment a smoke test; everything else stays, so that every step of it runs.
+_SMOKE = {
+    "pretrained": None,
+    "network": {"options": {"width": 1 / 32}},
+    "augmentation": {"crop": [64, 64]},
+    "evaluation": {"long_side": None},
+    "self_training": {
+        "long_side": None,
+        "target_per_batch": None,
+        "spatial_prior": {"grid": [32, 64]},
+    },
+    "inference_batch": 1,
+    "workers": 0,
+}
+_SMOKE_PHASE = {"iterations": 1, "epochs": None, "batch_size": 2}
+
+
+def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Read the settings of an experiment, not checked yet.
+
+    Parameters
+    ----------
+    path : Path
+        YAML; the key ``extends`` names another experiment file, relative to this one, whose settings it changes.
+    changes : sequence of str
+        ``key=value`` pairs that override it, with dots between levels; values are YAML.
+
+    Returns
+    -------
+    values : dict
+        Settings by key.
+    problems : list of str
+        A sentence for each change that cannot be made.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be read.
+    """
+    values = _read_with_bases(path)
+    problems = []
+    for change in changes:
+        try:
+            _change(values, change)
+        except ConfigError as error:
+            problems.append(str(error))
+    if values.get("smoke") is True:
+        _make_smoke(values)
+    return values, problems
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    key, sign, text = change.partition("=")
+    shown = repr(change if len(change) <= _LONGEST_SHOWN else change[: _LONGEST_SHOWN - 3] + "...")
+    parts = key.split(".")
+    if not sign or not all(parts) or len(parts) > _MOST_LEVELS:
+        raise ConfigError(f"a change must have the form key=value, got {shown}")
+    value = parse_value(text)
+    level = values
+    for part in parts[:-1]:
+        if level.get(part) is None:
+            level[part] = {}
+        level = level[part]
+        if not isinstance(level, dict):
+            raise ConfigError(f"change {shown}: {part} is not a mapping in the experiment")
+    level[parts[-1]] = value
+
+
+def _make_smoke(values: dict[str, Any]) -> None:
+    """Make the experiment a smoke test; what is not of the right kind stays for the schema to refuse."""
+    _merge(values, _SMOKE)
+    training = values["self_training"]
+    rounds = training.get("rounds", 7)
+    if isinstance(rounds, int) and not isinstance(rounds, bool):
+        training["rounds"] = min(rounds, 2)
+    warm_up = values.get("warm_up")
+    optimiser = warm_up.get("optimiser") if isinstance(warm_up, dict) else None
+    for phase in (values.get("source_training"), training.get("retraining"), optimiser):
+        if isinstance(phase, dict) and phase:
+            _merge(phase, _SMOKE_PHASE)
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put `changes` into `values`, mapping by mapping; anything but a mapping replaces what was there."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = copy.deepcopy(value)
+
+
+def _read_with_bases(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read an experiment over the one it ``extends``, if any, whose path is relative to its own."""
+    # A copy without what aliases share, so that a change of one place is none of another.
+    values = _located(_unshared(read_yaml(path)), path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends must be the path of an experiment file, got {repr(base)[:_LONGEST_SHOWN]}")
+    base_path = _resolved(path, base, "extends")
+    if base_path in (_resolved(path, path.name, "extends"), *below) or len(below) > _MOST_LEVELS:
+        raise ConfigError(f"{path}: extends {base} leads back to itself")
+    merged = _read_with_bases(base_path, (*below, _resolved(path, path.name, "extends")))
+    _merge(merged, values)
+    return merged
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _located(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Turn the descriptions' paths, relative to the experiment file, into absolute ones."""
+
+    def located(data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("description"), str):
+            return {**data, "description": str(_resolved(path, data["description"], "description"))}
+        return data
+
+    result = {**values}
+    for key in ("source", "target"):
+        if key in values:
+            result[key] = located(values[key])
+    if isinstance(values.get("validation"), dict):
+        result["validation"] = {name: located(data) for name, data in values["validation"].items()}
+    return result
+
+
+def _resolved(path: Path, other: str, key: str) -> Path:
+    """Return the path `other`, relative to the folder of `path`, without links."""
+    try:
+        return (path.parent / other).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # links in a circle; a NUL
+        shown = repr(other if len(other) <= _LONGEST_SHOWN else other[: _LONGEST_SHOWN - 3] + "...")
+        raise ConfigError(f"{path}: {key} must be the path of a file, got {shown} ({error})") from error

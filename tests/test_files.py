@@ -1,0 +1,54 @@
+"""Files written whole or not at all, and the boundary to foreign ones."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.files import atomic_path, open_npz, read_bounded, reading, save_npz
+
+
+@pytest.mark.parametrize("name", ["file", "args", "kwds", "self", "arr_0", "allow_pickle", "a b", "Köln"])
+def test_arrays_may_have_any_name(tmp_path, name):
+    save_npz(tmp_path / "x.npz", {name: np.arange(3), "other": np.ones(2)})
+    with open_npz(tmp_path / "x.npz", "archive") as stored:
+        np.testing.assert_array_equal(stored[name], np.arange(3))
+
+
+def test_arrays_are_written_byte_for_byte_as_numpy_writes_them(tmp_path):
+    arrays = {"b": np.arange(5000.0).reshape(50, 100), "a": np.array(["x", "yy"]), "c": np.int64(3)}
+    expected = io.BytesIO()
+    np.savez_compressed(expected, **arrays)
+    save_npz(tmp_path / "x.npz", arrays)
+    assert (tmp_path / "x.npz").read_bytes() == expected.getvalue()
+
+
+@pytest.mark.parametrize("length", [1, 240, 255])
+def test_every_legal_name_can_be_written(tmp_path, length):
+    with atomic_path(tmp_path / ("n" * length)) as temporary:
+        assert temporary.parent == tmp_path
+        assert str(os.getpid()) in temporary.name
+        temporary.write_text("x")
+    assert os.listdir(tmp_path) == ["n" * length]
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError(), RecursionError("deep"), KeyError("k")])
+def test_whatever_goes_wrong_is_one_sentence(error):
+    with pytest.raises(ConfigError, match="^x.yaml cannot be read: "), reading("x.yaml", ConfigError):
+        raise error
+
+
+def test_own_errors_pass_the_boundary_as_they_are():
+    with pytest.raises(DataError, match="^mine$"), reading("x", ConfigError):
+        raise DataError("mine")
+
+
+def test_reading_is_bounded(tmp_path):
+    (tmp_path / "x").write_bytes(b"12345")
+    assert read_bounded(tmp_path / "x", 5) == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        read_bounded(tmp_path / "x", 4)
