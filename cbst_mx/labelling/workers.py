@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +32,7 @@ def _end_with_parent(alive: Connection) -> None:
     """End this process when the one that started the job is gone, however that ended: its end of the pipe closes."""
     with contextlib.suppress(EOFError, OSError):
         alive.recv_bytes()
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _context() -> BaseContext:
