@@ -9,6 +9,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 import pytest
+from scipy import io as matlab_io
 
 from cbst_mx.labelling import MapFolder, State, count
 from cbst_mx.labelling.map_files import array_bytes
@@ -23,7 +24,8 @@ WORDS = [
     b"'descr'", b"'shape'", b"'fortran_order': True", b"<f8", b">f4", b"<f2", b"|O", b"<U9", b"<c8", b"|b1", b"<i8",
     b"|V4", b"<M8[D]", b"(1, 3, 4, 5)", b"(9223372036854775808, 4, 5)", b"(3, 0, 5)", b"(-3, 4, 5)", b"()", b"True",
     b"9" * 5000, b"(" * 300, b"{", b"}", b"\n", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00", b"\x93NUMPY\x03\x00",
-    b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b".npy", b"\xff\xff\xff\xff", b"\x00\x00\xc0\x7f", b"\x08\x00", b"\x0c\x00",
+    b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b".npy", b"\xff\xff\xff\xff", b"\x00\x00\xc0\x7f", b"\x08\x00",
+    b"\x0c\x00",
 ]  # fmt: skip
 
 
@@ -154,12 +156,19 @@ def test_priors(tmp_path):
 
 
 def test_matlab_priors(tmp_path):
-    from scipy import io as matlab
-
     path = tmp_path / "prior.mat"
+    good = [
+        saved(matlab_io.savemat, {"note": "x", "prior_array": MAP.astype(dtype)}, do_compression=compressed)
+        for dtype in (np.float64, np.uint8)
+        for compressed in (False, True)
+    ]
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
         prior_files.read_matlab(path)
 
-    fuzz(read, [saved(matlab.savemat, {"prior_array": MAP.astype(float)})], [b"MATLAB", b"\x0e\x00\x00\x00"])
+    fuzz(
+        read,
+        good,
+        [b"MATLAB", b"\x0e\x00\x00\x00", b"\x0f\x00\x00\x00", b"\x09\x00\x00\x00", b"\xff\xff\xff\x7f", b"MI"],
+    )
