@@ -29,16 +29,12 @@ def test_arrays_of_every_type_are_read_as_scipy_reads_them(tmp_path, dtype, comp
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((1, 1, 1), "u1"), ((1, 1, 3), "u1"), ((1, 1, 2), "u2"), ((1, 1, 5), "u1")]
+    ("shape", "dtype"), [((1, 1, 2), "u1"), ((1, 2, 2), "u1"), ((1, 1, 2), "u2"), ((1, 1, 5), "u1")]
 )
 def test_few_numbers_stand_in_their_tag(tmp_path, shape, dtype):
-    values = np.full(shape, 7, dtype)
-    # scipy leaves out leading axes of nothing; the name "a" is short enough for a tag as well
-    io.savemat(tmp_path / "a.mat", {"a": values.reshape(shape[::-1])})
-    found = read_variable(tmp_path / "a.mat", "a", len(np.squeeze(values).shape) if False else 3)["a"]
-    if found.numbers is not None:
-        np.testing.assert_array_equal(found.numbers, io.loadmat(tmp_path / "a.mat")["a"])
-    assert found.shape == io.loadmat(tmp_path / "a.mat")["a"].shape
+    values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    io.savemat(tmp_path / "a.mat", {"a": values})
+    np.testing.assert_array_equal(read_variable(tmp_path / "a.mat", "a", 3)["a"].numbers, values)
 
 
 def test_other_kinds_are_named_and_not_read(tmp_path):

@@ -3,8 +3,8 @@
 The public reader of such files, scipy's, can end the process when a file is damaged. Here no more memory is asked for
 than the file can fill: zlib makes at most 1,032 bytes of one.
 
-The format is MathWorks' "MAT-File Format": a header of 128 bytes, whose last two tell the byte order, then elements, each
-with a type and a length. A variable is an element of type "matrix", whose parts are flags, dimensions, name, and
+The format is MathWorks' "MAT-File Format": a header of 128 bytes, whose last two tell the byte order, then elements,
+each with a type and a length. A variable is an element of type "matrix", whose parts are flags, dimensions, name, and
 numbers in column order; it may be inside an element of type "compressed". Version 7.3 is HDF5 and another format.
 """
 
