@@ -14,7 +14,7 @@ import numpy as np
 
 from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
-from cbst_mx.files import check_free_space, read_json, write_json, write_text
+from cbst_mx.files import check_free_space, read_json, remove_leftovers, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
@@ -134,6 +134,7 @@ def count(
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
     check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
+    remove_leftovers(path.absolute().parent, path.name)
     with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
 
@@ -275,6 +276,8 @@ def run(
     with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
+        for written in {out, *((out / "pseudo_labels" / name).parent for name in folder.names)}:
+            remove_leftovers(written)
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
