@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -827,6 +829,17 @@ def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
     assert output.count("which origin maximum explains") == 1
     assert json.loads((tmp_path / "again" / "kc.json").read_text())["settings"]["origin"] == "maximum"
     assert "origin must be one of plain, bicubic" in refused(*given[:-1], tmp_path / "third", "--origin", "other")
+
+
+def test_the_commands_for_several_machines_give_what_one_call_gives(tmp_path, monkeypatch):
+    commands = re.findall(r"^    .venv/bin/cbst-mx label (.*)", (ROOT / "docs/labels.md").read_text(), re.MULTILINE)[1:]
+    assert len(commands) == 7
+    monkeypatch.chdir(tmp_path)
+    write_maps(tmp_path / "maps", probabilities(0, 4))
+    for command in commands:
+        succeed(*shlex.split(command))
+    succeed("--probabilities", "maps", "--portion", 0.2, "--out", "whole")
+    assert contents(tmp_path / "labels") == contents(tmp_path / "whole")
 
 
 def dead_process():
