@@ -513,11 +513,14 @@ def broken(array):
     ("content", "sentence"),
     [
         (np.zeros((13, 4), np.float32), r"must hold an array of shape (C, H, W), got (13, 4)"),
-        (np.zeros((1, 13, 4, 4), np.float32), r"must hold an array of shape (C, H, W), got (1, 13, 4, 4)"),
+        (np.zeros((2, 13, 4, 4), np.float32), "must hold the map of one image, got 2 of them (shape (2, 13, 4, 4))"),
+        (np.zeros((1, 1, 13, 4, 4), np.float32), r"must hold an array of shape (C, H, W), got (1, 1, 13, 4, 4)"),
         (np.zeros((19, 6, 8), np.float32), "must have the 13 classes of image-0.npy, got 19"),
         (np.zeros((512, 13, 8), np.float32), "must hold at most 253 classes, got 512"),
-        (np.zeros((13, 6, 8), np.uint8), "must hold float32 or float16 probabilities, got uint8"),
-        (np.zeros((13, 6, 8)), "must hold float32 or float16 probabilities, got float64"),
+        (np.zeros((13, 6, 8), np.uint8), "must hold probabilities as float16, float32 or float64, got uint8; whole"),
+        (np.zeros((13, 6, 8), np.uint16), "converted by m = np.float32(m); np.save(path, m / np.maximum(m.sum(axis"),
+        (np.zeros((13, 6, 8), complex), "must hold probabilities as float16, float32 or float64, got complex128"),
+        (np.full((13, 6, 8), 1e300), "image-9.npy: probabilities must be finite, got NaN or infinity"),
         (np.array([[[{}]]], dtype=object), "is not a readable .npy or .npz file of numbers"),
         (b"\x93NUMPY", "is not a readable .npy or .npz file of numbers"),
         (b"", "is not a readable .npy or .npz file of numbers"),
@@ -625,13 +628,15 @@ def test_arguments_that_cannot_be_used_are_refused(maps, tmp_path):
     np.savez(tmp_path / "prior.npz", prior=np.ones((19, 4, 4), np.float32))
     for changes, sentence in (
         (("--probabilities", tmp_path / "nowhere"), "nowhere does not exist"),
-        (("--probabilities", tmp_path / "empty"), "holds no .npy or .npz file"),
+        (("--probabilities", tmp_path / "empty"), "holds no .npy, .npz or .pt file"),
         (("--portion", 0), "portion must be in (0, 1], got 0"),
         (("--portions", "0.2,1.5"), "portion must be in (0, 1], got 1.5"),
         (("--workers", 0), "workers must be at least 1, got 0"),
         (("--upsample", 0), "upsample must be at least 1, got 0"),
         (("--classes", "19"), "label space cityscapes-19 has 19 classes, but"),
-        (("--classes", "birds"), "label space must be one of cityscapes-19"),
+        (("--label-space", "birds"), "label space must be one of cityscapes-19"),
+        (("--classes", "\N{SUPERSCRIPT TWO}"), "label space must be one of cityscapes-19"),
+        (("--upsample", 2000), "must have at most 178,956,970 pixels, got 12000 x 16000: give a smaller upsample"),
         (("--upsample", 8, "--size", 40, 64), "must have the cells of 40 x 64 pixels at stride 8, got 6 x 8"),
         (("--spatial-prior", tmp_path / "prior.npz"), r"must hold a prior of shape (13, H, W), got (19, 4, 4)"),
         (("--spatial-prior", tmp_path / "none.npz"), "none.npz cannot be read: No such file"),
@@ -705,14 +710,15 @@ def test_label_spaces(tmp_path):
         MapFolder.open(nineteen, classes="16")
 
 
-def test_own_classes_from_a_description(tmp_path):
+@pytest.mark.parametrize("option", ["--label-space", "--classes"])
+def test_own_classes_from_a_description(tmp_path, option):
     description = tmp_path / "own.yaml"
     description.write_text(
         "label_space: {name: two, names: [sky, road], palette: [[70, 130, 180], [128, 64, 128]], ids: {0: 0, 1: 1}}\n"
         "splits: {all: {images: ['*.png']}}\n"
     )
     maps = write_maps(tmp_path / "maps", probabilities(1, 2, 2))
-    succeed("--probabilities", maps, "--classes", description, "--portion", 0.5, "--out", tmp_path / "out")
+    succeed("--probabilities", maps, option, description, "--portion", 0.5, "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out/kc.json").read_text())["names"] == ["sky", "road"]
     prior_files.save(tmp_path / "prior.npz", np.ones((2, 4, 4), np.float32), {"names": ["road", "sky"]})
     with pytest.raises(DataError, match="class 0 is .road., not .sky."):

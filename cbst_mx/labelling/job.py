@@ -43,7 +43,17 @@ def _count_block(
             selection.collect(name, folder.view(index), part, statistics)
         except CBSTError as error:
             return part, statistics, error
+        except MemoryError:
+            return part, statistics, _too_large(folder, index)
     return part, statistics, None
+
+
+def _too_large(folder: MapFolder, index: int) -> RunError:
+    height, width = folder.sizes[index]
+    return RunError(
+        f"{folder.paths[index]} needs more memory than there is: {folder.num_classes} classes of {height} x {width} "
+        "pixels; give fewer workers, a smaller upsample, or cut it into parts"
+    )
 
 
 class _StoredLabel:
@@ -63,9 +73,12 @@ def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Path
     is there already is counted instead of made again: this job wrote it. One that is damaged is made again.
     """
     stored: set[str] = set()
+    current = 0
 
     def views() -> Iterator[tuple[str, Any]]:
+        nonlocal current
         for index, name in enumerate(folder.names):
+            current = index
             label = None
             if out is not None and reuse and len(thresholds) == 1:
                 label = _stored_label(out / f"{name}.png", folder.sizes[index])
@@ -77,7 +90,10 @@ def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Path
         if out is not None and name not in stored:
             write_label_png(out / f"{name}.png", label, folder.label_space)
 
-    return selection.label(views(), thresholds, write)
+    try:
+        return selection.label(views(), thresholds, write)
+    except MemoryError as error:
+        raise _too_large(folder, current) from error
 
 
 def _stored_label(path: Path, size: tuple[int, int]) -> np.ndarray | None:
