@@ -14,7 +14,7 @@ import numpy as np
 
 from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
-from cbst_mx.files import check_free_space, read_json, write_json, write_text
+from cbst_mx.files import check_free_space, read_json, remove_leftovers, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
@@ -379,6 +379,7 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
     """Make the output folder, or go on in it when this job wrote it."""
     path = out / "job.json"
     identity = json.loads(json.dumps(identity))
+    remove_leftovers(out, path.name)  # without it the folder is nobody's
     if path.is_file():
         stored = read_json(path)
         changed = [key for key in identity if not isinstance(stored, dict) or stored.get(key) != identity[key]]
@@ -386,6 +387,8 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
+        for folder in out.glob("**/"):
+            remove_leftovers(folder)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
     else:
