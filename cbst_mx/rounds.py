@@ -102,9 +102,8 @@ class Run:
         with self.dir.logging():
             for name, images in {"source": self.source, **self.validation}.items():
                 if images.left_out:
-                    logger.info(
-                        "%s: %d images have no label and are left out (unlabelled: skip)", name, images.left_out
-                    )
+                    every = len(images) + images.left_out
+                    logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
         # kept for the source training, where that is still due
         self._start = None if self.dir.stage(0).training.is_file() else start
 
