@@ -100,8 +100,8 @@ class Run:
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
         self.results = RunResults(out)
         with self.dir.logging():
-            validation = ((f"validation {name}", images) for name, images in self.validation.items())
-            for name, images in (("source", self.source), *validation):
+            others = ((f"validation {name}", images) for name, images in self.validation.items())
+            for name, images in (("source", self.source), *others):
                 if images.left_out:
                     every = len(images) + images.left_out
                     logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
