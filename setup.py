@@ -27,6 +27,7 @@ REQUIRED = [
     "pydantic>=2.4",  # typed, strict experiment files
     "rich",  # tables and progress bars
     "PyYAML",  # experiment files
+    "simplejpeg>=1.7,<2",  # libjpeg-turbo that tells of missing parts; 1.7.3 is the last for Python 3.8
     "Pillow>=10.1",  # PNG with palette; ImageFont.load_default(size) came with 10.1
     "typing_extensions",  # the Literal pydantic asks for on Python 3.8
 ]

@@ -16,7 +16,7 @@ exception is a defect of this program and keeps its traceback. The library raise
 
 from __future__ import annotations
 
-__all__ = ["CBSTError", "CheckpointError", "ConfigError", "DataError", "RunError", "TrainingError"]
+__all__ = ["CBSTError", "CheckpointError", "ConfigError", "DamagedError", "DataError", "RunError", "TrainingError"]
 
 
 class CBSTError(Exception):
@@ -29,6 +29,10 @@ class ConfigError(CBSTError):
 
 class DataError(CBSTError):
     """A data root, an image or a label cannot be used."""
+
+
+class DamagedError(DataError):
+    """An image file is damaged or truncated, rather than of another kind."""
 
 
 class CheckpointError(CBSTError):

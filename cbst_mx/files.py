@@ -11,7 +11,6 @@ import os
 import shutil
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -20,7 +19,6 @@ import numpy as np
 from cbst_mx.errors import CBSTError, DataError, RunError
 
 __all__ = [
-    "UNREADABLE_ARRAYS",
     "atomic_folder",
     "atomic_path",
     "check_free_space",
@@ -33,12 +31,6 @@ __all__ = [
     "write_json",
     "write_text",
 ]
-
-#: What numpy and zipfile raise for damaged ``.npy`` and ``.npz`` files, depending on where the damage is.
-UNREADABLE_ARRAYS = (
-    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 _LONGEST_NAME = 255  # bytes of a file's name
 
@@ -225,7 +217,7 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
     Raises
     ------
     DataError
-        If the file is missing, damaged or no archive, or the block raises one of `UNREADABLE_ARRAYS`.
+        If the file is missing, damaged or no archive, or the block raises anything but an error of this package.
     """
     try:
         with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
@@ -233,7 +225,9 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
             if isinstance(stored, np.ndarray):
                 raise ValueError("it holds one array without a name")
             yield stored
-    except UNREADABLE_ARRAYS as error:
+    except CBSTError:
+        raise
+    except Exception as error:  # damaged headers make numpy raise whatever they lead to
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} is not a readable {what}: {reason}") from error
 

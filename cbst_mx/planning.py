@@ -30,6 +30,7 @@ from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.network_maps import predictions
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS
@@ -393,6 +394,7 @@ def _labelling_seconds(
                 policy=settings.policy,
                 portion=settings.portion.initial,
                 write=lambda name, label: write_label_png(Path(folder) / f"{name}.png", label, space),
+                statistics=ImageStatistics(space.num_classes),
             )
 
     return _scaled(work, "pseudo-labelling", target.size, budget, meter, plan)

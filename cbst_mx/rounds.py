@@ -21,7 +21,7 @@ from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_label_png
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import confusion, protocols
-from cbst_mx.evaluation.evaluate import evaluate_network
+from cbst_mx.evaluation.evaluate import check_labelled, evaluate_network
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
@@ -31,7 +31,7 @@ from cbst_mx.phases import load_prior, mine_classes, start_network, train_phase,
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.portion import learning_rate, portion
-from cbst_mx.selftrain.selection import label_set
+from cbst_mx.selftrain.selection import label_set, remarks
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
 from cbst_mx.workload import estimate_needs, source_indices, target_maps
 from symbols.backend import gluon
@@ -136,6 +136,8 @@ class Run:
         stage = self.dir.stage(0)
         if stage.training.is_file():
             return
+        for name, images in self.validation.items():
+            check_labelled(images, f"validation set {name}")
         network, self._start = self._start_network() if self._start is None else self._start, None
         if self.experiment.source_training is None:
             self._finish_training(stage, 0, network, {"taken from": str(self.experiment.initial_parameters)})
@@ -176,6 +178,8 @@ class Run:
         record = labelling.to_json(self.label_space.names, method=training.method, predicted=statistics.total())
         write_json(stage.thresholds, record)
         logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * labelling.kept_portion)
+        for sentence in remarks(labelling, statistics.total()):
+            logger.warning("%s: %s", self._title(index), sentence)
         for sentence in self.results.target_signs(index - 1):
             logger.warning("%s: %s", self._title(index - 1), sentence)
 

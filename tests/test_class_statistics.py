@@ -168,7 +168,6 @@ def test_images_are_refused():
         (("a\nb", counts_of(1, 0), [0.5, 0.0]), "must be one line of text"),
         (("y", counts_of(1, 0, 0), [0.5, 0.0]), r"^counts of image y must have shape \(2,\), got \(3,\)$"),
         (("y", counts_of(1, 0), [0.5]), r"^confidence_sums of image y must have shape \(2,\), got \(1,\)$"),
-        (("y", counts_of(0, 0), [0.0, 0.0]), "^counts of image y must be integers of at least 0 and not all 0, got"),
         (("y", counts_of(2, -1), [0.0, 0.0]), "^counts of image y must be integers of at least 0"),
         (("y", np.array([1.5, 0]), [0.5, 0.0]), "^counts of image y must be integers of at least 0"),
         (("y", counts_of(1, 0), [np.nan, 0.0]), "^confidence_sums of image y must be finite, and 0 where"),

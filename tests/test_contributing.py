@@ -114,7 +114,10 @@ def test_the_policies_give_their_thresholds_sorted_and_counted(restored):
     pool = ConfidencePool(3)
     pool.add(mx.nd.array(maps))
     for policy, values in (("fixed", [0.9] * 3), ("at most", [confidence[96], confidence[116], np.inf])):
-        for found in (pool.thresholds(policy, 0.2), selftrain.thresholds([maps], portion=0.2, policy=policy)):
+        for found in (
+            pool.thresholds(policy, 0.2),
+            selftrain.thresholds([maps], portion=0.2, policy=policy, origin="scores"),
+        ):
             assert found.counts.tolist() == [100, 20, 0]
             # the middle one of 100, 20 and 0 pixels is 20: 4 of each are kept
             np.testing.assert_array_equal(found.values, np.float32(values))

@@ -165,6 +165,29 @@ def test_released_rules_turn_a_threshold_of_zero_into_one(policy):
         assert paper.k[0] == np.inf
 
 
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_pixels_of_no_class_are_in_no_pool_but_that_of_the_released_class_0(fidelity):
+    images = random_images(21)
+    masked = []
+    for confidence, predicted in images:
+        confidence, predicted = confidence.copy(), predicted.copy()
+        confidence[5:], predicted[5:] = 0, 255
+        masked.append((confidence, predicted))
+    masked.append((np.zeros((3, 4), np.float32), np.full((3, 4), 255, np.uint8)))
+    expected = [(c[:5], p[:5]) for c, p in images]
+    if fidelity == "released":
+        expected = [(c, np.where(p == 255, 0, p).astype(np.uint8)) for c, p in masked]
+    assert_same(counted(masked, 4, fidelity=fidelity), expected)
+
+
+def test_a_set_without_any_confidence_is_refused():
+    state = StreamingThresholds(4)
+    state.add("a", np.zeros((3, 4), np.float32), np.full((3, 4), 255, np.uint8))
+    assert not state.refine(["global"], [0.2])
+    with pytest.raises(DataError, match="no pixel of the target set has a confidence above 0"):
+        state.thresholds("global", 0.2)
+
+
 def test_values_from_denormal_to_huge_in_one_image():
     values = np.float32(2.0) ** np.arange(-149, 128, dtype=np.float32)
     images = random_images(2, size=(40, 40), values=values)
@@ -313,7 +336,7 @@ def test_refusals():
         state.refine(["global"], [0.2])
     with pytest.raises(DataError, match="confidence of image a must be finite, got NaN or infinity"):
         state.add("a", np.float32([[0.5, np.nan]]), np.uint8([[0, 1]]))
-    with pytest.raises(DataError, match="predicted of image a must be below 4, got 7"):
+    with pytest.raises(DataError, match="predicted of image a must be below 4 or 255, got 7"):
         state.add("a", np.float32([[0.5]]), np.uint8([[7]]))
     with pytest.raises(DataError, match=r"must be uint8 of the confidence's shape \(1, 1\)"):
         state.add("a", np.float32([[0.5]]), np.uint8([[0, 1]]))

@@ -77,7 +77,7 @@ def test_jpeg_images_are_read(tmp_path):
 def test_images_of_16_bits_are_refused(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(GREY.astype(np.uint16)).save(path)
-    with pytest.raises(DataError, match=r"image .*x\.png must have 8 bits per channel, got mode I"):
+    with pytest.raises(DataError, match=r"image .*x\.png must have 8 bits per channel, got PNG grey of 16 bits"):
         read_rgb(path)
 
 
@@ -143,7 +143,7 @@ def test_labels_stored_with_loss_are_refused(tmp_path):
 def test_labels_of_other_modes_are_refused(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(np.dstack([GREY, GREY])).save(path)
-    with pytest.raises(DataError, match=r"label .*x\.png must be a palette or grey PNG, got mode LA"):
+    with pytest.raises(DataError, match=r"label .*x\.png must be a palette or grey PNG, got PNG grey.alpha of 8 bits"):
         read_label(path)
 
 
@@ -156,11 +156,11 @@ def test_missing_foreign_and_unreadable_files_are_named(tmp_path, read, what):
     path.write_bytes(b"")
     with pytest.raises(DataError) as error:
         read(path)
-    assert str(error.value) == f"{what} {path} is no image that can be read"
+    assert str(error.value) == f"{what} {path} is empty (0 bytes)"
     path.write_text("no image at all")
     with pytest.raises(DataError, match="is no image that can be read"):
         read(path)
-    with pytest.raises(DataError, match=f"{what} .* cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=f"{what} .* must be a file, got a folder"):
         read(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_headers(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "rgb.png")
     assert header("rgb.png") == Header("PNG", 9, 14, 8, "rgb", True)
     Image.fromarray(RGB).save(tmp_path / "rgb.jpg")
-    assert header("rgb.jpg") == Header("JPEG", 9, 14, 8, "rgb", True)
+    assert header("rgb.jpg") == Header("JPEG", 9, 14, 8, "rgb", True, "JPEG")
     (tmp_path / "grey16.png").write_bytes(png(GREY.astype(np.uint16)))
     assert header("grey16.png") == Header("PNG", 9, 14, 16, "grey", True)
     (tmp_path / "grey2.png").write_bytes(grey_png(GREY % 4, 2))

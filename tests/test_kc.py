@@ -181,11 +181,25 @@ def test_released_rules_turn_a_threshold_of_zero_into_one(policy):
     assert zeros.values.tolist() == [1, 1, 1]
 
 
-def test_a_class_that_may_not_be_kept_does_not_win_where_all_values_are_negative():
-    maps = np.full((3, 4, 5), -0.01, np.float32)
-    maps[0] = -0.02
-    thresholds = pool_of([maps]).thresholds("class-balanced", 1.0)
-    assert (select(mx.nd.array(maps), thresholds) == 1).all()
+@pytest.mark.parametrize("policy", ["global", "class-balanced"])
+def test_pixels_without_confidence_are_in_no_pool_and_get_no_label(policy):
+    maps = some_maps(3, size=(8, 9))
+    masked = [m.copy() for m in maps]
+    for m in masked:
+        m[:, 5:] = 0  # the own car, say
+    masked[0][:, 4] = -0.01  # what bicubic interpolation may leave beside it
+    masked.append(np.zeros_like(maps[0]))
+    sure = [m[:, :5] for m in maps]
+    sure[0] = sure[0][:, :4]
+    for portion in (0.2, 0.7, 1.0):
+        found, expected = (pool_of(m).thresholds(policy, portion) for m in (masked, sure))
+        np.testing.assert_array_equal(found.values, expected.values)
+        np.testing.assert_array_equal(found.counts, expected.counts)
+        for m in masked:
+            label = select(mx.nd.array(m), found)
+            assert (label[(m <= 0).all(axis=0)] == 255).all()
+    with pytest.raises(DataError, match="no pixel of the target set has a confidence above 0"):
+        pool_of([np.zeros((3, 4, 6), np.float32)]).thresholds(policy, 0.4)
 
 
 def test_paper_and_released_rules_differ():

@@ -523,7 +523,8 @@ def broken(array):
         (b"", "is not a readable .npy or .npz file of numbers"),
         (broken(probabilities(0)[0]), "image-9.npy: probabilities must be finite, got NaN or infinity"),
         (np.full((13, 6, 8), -4, np.float32), "logits have to go through a softmax"),
-        (np.full((13, 6, 8), 1.6, np.float32), "must be at most 1, got 1.6"),
+        (np.full((13, 6, 8), 1.6, np.float32), "must sum to 1 (within 0.01), got 20.8 to 20.8: logits have to go"),
+        (np.full((13, 6, 8), 0.5 / 13, np.float32), "got 0.5 to 0.5: every pixel has the same sum, by which the maps"),
         (np.eye(9, 8, dtype=np.float32)[np.arange(104).reshape(13, 8) % 8][:, :6], "sum to 1 along the last axis"),
     ],
 )
@@ -572,17 +573,38 @@ def test_released_rules_keep_nothing_where_the_threshold_would_be_0(maps, tmp_pa
     assert record["kept_portion"] == 0
 
 
-def test_maps_a_little_below_0_are_labelled(tmp_path):
-    folder = write_maps(tmp_path / "maps", np.full((2, 3, 4, 5), -0.01))
-    record = run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=1.0)
-    assert record["count"] == [40, 0, 0]
-    assert record["kc"] == [None] * 3
-    assert record["kept"] == [40, 0, 0]
-    maps = np.full((3, 4, 5), -0.01, np.float32)
-    maps[0] = -0.02  # class 0 is never predicted: it may not win where all values are negative
-    folder = write_maps(tmp_path / "second", [maps])
+def test_masked_regions_never_become_a_class(tmp_path):
+    whole = probabilities(12, 12, 13)
+    masked = [array.copy() for array in whole]
+    for array in masked:
+        array[:, array.shape[1] * 3 // 4 :] = 0
+    folders = [
+        write_maps(tmp_path / name, arrays)
+        for name, arrays in (("masked", masked), ("cut", [array[:, : array.shape[1] * 3 // 4] for array in whole]))
+    ]
+    for policy in ("global", "class-balanced"):
+        found, expected = (
+            run(MapFolder.open(folder), tmp_path / f"{folder.name}-{policy}", policy=policy, portion=0.5)
+            for folder in folders
+        )
+        for key in ("threshold", "count", "kept"):
+            assert found[key] == expected[key]
+        assert found["without_confidence"] == found["pixels"] - expected["pixels"]
+        assert "without_confidence" not in expected
+        for path in (tmp_path / f"masked-{policy}" / "pseudo_labels").iterdir():
+            label = read_label(path)
+            assert (label[label.shape[0] * 3 // 4 :] == 255).all()
+
+
+def test_maps_of_nothing_but_zeros_are_refused_and_one_of_them_is_not(tmp_path):
+    folder = write_maps(tmp_path / "maps", np.zeros((2, 3, 4, 5)))
+    with pytest.raises(DataError, match="no pixel of the target set has a confidence above 0"):
+        run(MapFolder.open(folder), tmp_path / "out", policy="class-balanced", portion=1.0)
+    first = probabilities(1, 1, 3)[0]
+    folder = write_maps(tmp_path / "second", [first, np.zeros_like(first)])
     record = run(MapFolder.open(folder), tmp_path / "second-out", policy="class-balanced", portion=1.0)
-    assert record["kept"] == [0, 20, 0]
+    assert sum(record["kept"]) == sum(record["count"])  # classes may differ from the plain argmax
+    assert record["without_confidence"] == first[0].size == sum(record["count"])
 
 
 def test_a_truncated_file_and_several_arrays_are_refused(maps, tmp_path):
@@ -770,3 +792,72 @@ def test_thresholds_say_what_may_not_be_kept(tmp_path):
     assert record["kc"] == [0.0, None, None]
     assert record["kept"] == [8, 0, 0]
     assert record["kept_portion"] == 1.0
+
+
+def test_what_is_odd_about_a_result_is_said_in_it(tmp_path):
+    maps = np.zeros((2, 3, 6, 8), np.float32)
+    maps[:, 1] = 1
+    maps[0, :, :2] = 0
+    output = succeed("--probabilities", write_maps(tmp_path / "m", maps), "--portion", 0.2, "--out", tmp_path / "o")
+    record = json.loads((tmp_path / "o" / "kc.json").read_text())
+    sentences = (
+        "all pixels are predicted as one class of 3: the network has collapsed, or the softmax was taken over",
+        "100 % of the pixels are kept where 20 % were asked for: many are exactly as confident as a threshold",
+        "16 of 96 pixels have no confidence (all classes are 0): they are in no pool and get no label",
+    )
+    assert len(record["remarks"]) == 3
+    for sentence, stored in zip(sentences, record["remarks"]):
+        assert stored.startswith(sentence)
+        assert f"warning: {sentence}" in output
+
+
+def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
+    maps = [np.maximum(one, other) for one, other in zip(probabilities(0), probabilities(1))]
+    folder = write_maps(tmp_path / "maps", maps)
+    given = ("--probabilities", folder, "--portion", 0.2, "--out", tmp_path / "out")
+    assert "image-0.npy: the classes of a pixel must sum to 1 (within 0.01), got" in refused(*given)
+    output = succeed(*given[:-1], tmp_path / "again", "--origin", "maximum")
+    assert output.count("which origin maximum explains") == 1
+    assert json.loads((tmp_path / "again" / "kc.json").read_text())["settings"]["origin"] == "maximum"
+    assert "origin must be one of plain, bicubic" in refused(*given[:-1], tmp_path / "third", "--origin", "other")
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    # however it ends: a caller that reads their output would wait for ever
+    write_maps(tmp_path / "maps", probabilities(9, count=60, size=(60, 80)))
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys, time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
+        "original = job._count_block\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = MapFolder.open(Path({str(tmp_path / 'maps')!r}))\n"
+        "    def told(what, done, total):\n"
+        "        print(done, flush=True)\n"
+        "        time.sleep(60)\n"
+        f"    out = Path({str(tmp_path / 'out')!r})\n"
+        "    job.run(folder, out, policy='global', portion=0.2, workers=2, progress=told)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().strip().isdigit()
+        process.kill()
+        # ends when the last process that holds it is gone: the workers, the fork server, the resource tracker
+        process.communicate(timeout=20)
+
+
+def test_every_flipped_bit_of_a_header_is_a_sentence(tmp_path):
+    folder = tmp_path / "maps"
+    write_maps(folder, probabilities(0, count=1))
+    path = folder / "image-0.npy"
+    whole = path.read_bytes()
+    refusals = []
+    for bit in range(8 * 128):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(content))
+        try:
+            MapFolder.open(folder).view(0)
+        except DataError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 300
+    assert not [refusal for refusal in refusals if "\n" in refusal or "image-0.npy" not in refusal]

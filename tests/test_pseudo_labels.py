@@ -73,10 +73,10 @@ def test_leaving_out_hopeless_classes_changes_no_bit(data, classes, sizes):
     finally:
         class_maps._TILE = tile
     np.testing.assert_array_equal(value.view(np.uint32), whole.max(axis=0).view(np.uint32))
-    np.testing.assert_array_equal(predicted, whole.argmax(axis=0))
+    np.testing.assert_array_equal(predicted, np.where(whole.max(axis=0) > 0, whole.argmax(axis=0), 255))
     with np.errstate(over="ignore"):
         winner = (whole / np.maximum(limits, np.finfo(np.float32).tiny)[:, None, None]).argmax(axis=0)
-    kept = (whole >= limits[:, None, None]).any(axis=0)
+    kept = ((whole >= limits[:, None, None]) & (whole > 0)).any(axis=0)
     np.testing.assert_array_equal(label, np.where(kept, winner, 255))
 
 
@@ -104,11 +104,27 @@ def test_selection_is_that_of_the_ndarray_form_and_of_the_paper():
             np.testing.assert_array_equal(label.ravel(), algorithms.solve(maps, limits))
 
 
-def test_a_threshold_of_zero_keeps_every_pixel():
+def test_a_threshold_of_zero_keeps_every_pixel_that_has_a_confidence():
     maps = np.zeros((2, 3, 4), dtype=np.float32)
     maps[1, 1:] = 0.5
-    (label,) = select(ClassMaps(maps), [thresholds([0, 0])])
-    np.testing.assert_array_equal(label, [[0] * 4, [1] * 4, [1] * 4])
+    maps[0, 2] = 1e-40
+    for values in ([0, 0], [-1, -1]):  # set by hand: no rule gives these
+        (label,) = select(ClassMaps(maps), [thresholds(values)])
+        np.testing.assert_array_equal(label, [[255] * 4, [1] * 4, [1] * 4])
+
+
+def test_a_pixel_without_confidence_belongs_to_no_class():
+    maps = random_maps(3, (4, 6, 7))
+    maps[:, 2:4] = 0
+    maps[:, 5] = -0.01
+    for prior in (None, ClassMaps(np.ones_like(maps))):
+        value, predicted = confidence(ClassMaps(maps), prior)
+        assert (predicted[[2, 3, 5]] == 255).all()
+        np.testing.assert_array_equal(predicted[:2], maps[:, :2].argmax(axis=0))
+        np.testing.assert_array_equal(value, maps.max(axis=0))
+    absent = np.ones_like(maps)
+    absent[:, 0] = 0  # where the prior excludes every class
+    assert (confidence(ClassMaps(maps), ClassMaps(absent))[1][0] == 255).all()
 
 
 def test_several_thresholds_at_once_are_each_by_itself():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -147,20 +148,27 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     assert sentence in summary["stages"][1]["warnings"]
 
 
-def test_a_set_without_labelled_pixels_is_one_sentence_after_the_training(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        # 0 is no class of GTA5's 19
+        (Image.new("L", (64, 32), 0), "none of its 2 labels has a labelled pixel, as those of a benchmark's test set"),
+        (Image.new("L", (32, 32), 7), "must have the height and width of image .*, 32 x 64, got 32 x 32"),
+    ],
+    ids=["unlabelled", "size"],
+)
+def test_a_set_that_cannot_be_evaluated_is_refused_before_the_training(data, tmp_path, monkeypatch, label, sentence):
     broken = tmp_path / "data"
     shutil.copytree(data, broken)
     for path in (broken / "gta5_val" / "labels").iterdir():
-        Image.new("L", (64, 32), 0).save(path)  # 0 is no class of GTA5's 19
+        label.save(path)
     monkeypatch.setenv("CBST_DATA", str(broken))
     changes = options("self_training.rounds=0")
     result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *changes])
     assert result.exit_code == 1, result.output
-    assert result.output.splitlines()[-1] == (
-        "Error: validation set source cannot be evaluated: mean IoU needs at least one class in the truth or the "
-        "prediction, got none"
-    )
-    assert (tmp_path / "run" / "source" / "parameters.params").is_file()
+    assert re.search(f"^Error: validation set source cannot be evaluated: .*{sentence}$", result.output, re.MULTILINE)
+    assert not (tmp_path / "run" / "source" / "checkpoint.params").exists()
+    assert not (tmp_path / "run" / "source" / "parameters.params").exists()
 
 
 def test_the_start_network_is_built_once(tmp_path, monkeypatch):

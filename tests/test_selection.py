@@ -35,6 +35,7 @@ def views(count=3, dtype=np.float32):
 
 def everything(collector, images, **options):
     labels, told = {}, []
+    options.setdefault("statistics", ImageStatistics(CLASSES))
     found = label_set(
         images,
         collector,

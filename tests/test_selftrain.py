@@ -157,3 +157,32 @@ print(selftrain.pseudo_labels(maps[0], selftrain.thresholds(maps)).shape)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "(8, 9)\n"), done.stderr
+
+
+def test_one_class_and_ties_are_said():
+    maps = np.zeros((2, 3, 10, 20), np.float32)
+    maps[:, 1] = 1
+    with pytest.warns(UserWarning, match="pixels") as told:
+        selftrain.thresholds(list(maps), portion=0.2)
+    assert [str(one.message).partition(":")[0] for one in told] == [
+        "all pixels are predicted as one class of 3",
+        "100 % of the pixels are kept where 20 % were asked for",
+    ]
+
+
+def test_pixels_that_reach_their_threshold_are_counted():
+    from cbst_mx.selftrain.counting import StreamingThresholds
+
+    for dtype in (np.float32, np.float16):
+        state, arrays = StreamingThresholds(5), [array.astype(dtype) for array in maps_of()]
+        for again in (True, False):
+            for index, array in enumerate(arrays):
+                state.add(str(index), array.max(axis=0), array.argmax(axis=0).astype(np.uint8))
+            if again and not state.refine(["class-balanced"], [0.3]):
+                break
+        found = state.thresholds("class-balanced", 0.3)
+        expected = sum(
+            np.bincount(classes[array.max(axis=0) >= found.values[classes]], minlength=5)
+            for array, classes in ((array, array.argmax(axis=0)) for array in arrays)
+        )
+        np.testing.assert_array_equal(state.reached(found), expected)

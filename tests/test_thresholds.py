@@ -47,7 +47,7 @@ def test_a_policy_is_one_function(monkeypatch):
     rng = np.random.default_rng(0)
     maps = rng.dirichlet([1, 1, 0.1], (20, 30)).transpose(2, 0, 1)
     maps[2, 0] = 0  # class 2 is not predicted in the first row
-    found = front_door(list(maps[None].astype(np.float32)), policy="top ten")
+    found = front_door(list(maps[None].astype(np.float32)), policy="top ten", origin="scores")
     for index, (value, count) in enumerate(zip(found.values, found.counts)):
         own = np.sort(maps.astype(np.float32).max(axis=0)[maps.argmax(axis=0) == index])[::-1]
         assert count == len(own)

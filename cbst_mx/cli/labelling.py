@@ -65,6 +65,14 @@ _MAPS = (
         type=click.Choice(["bilinear", "bicubic"]),
         help="How: bilinear as in this package's networks, bicubic as in the authors' program.",
     ),
+    click.option(
+        "--origin",
+        default="plain",
+        show_default=True,
+        metavar="ORIGIN",
+        help="What the classes of a pixel sum to: plain maps to 1; bicubic: about 1; maximum (over scales): 1 or more; "
+        "prior (already multiplied by one) or scores: any number.",
+    ),
     click.option("--spatial-prior", type=FILE, help="Multiply by this prior (.npz, array prior), resized."),
     click.option(
         "--classes",
@@ -106,6 +114,7 @@ def _folder(
     size: tuple[int, int] | None,
     upsampling: str,
     spatial_prior: Path | None,
+    origin: str,
     classes: str | None,
     shard: tuple[int, int] = (1, 1),
 ) -> Any:
@@ -119,6 +128,7 @@ def _folder(
         stride=upsample,
         size=(size[0], size[1]) if size else None,
         interpolation=upsampling,
+        origin=origin,
         prior=spatial_prior,
         shard=shard,
     )
@@ -135,6 +145,12 @@ def _announce(folder: Any, workers: int, portions: int, labels: bool) -> None:
         f"{len(folder.names)} images of {size}, {folder.num_classes} classes ({folder.label_space.name}); "
         f"needs up to {wanted.disk / 1e6:.0f} MB on the disk and {wanted.memory / 1e6:.0f} MB of memory"
     )
+    if folder.origin != "plain":
+        click.echo(
+            f"warning: the classes of a pixel of {folder.paths[0].name} sum to {folder.sums()}, which origin "
+            f"{folder.origin} explains",
+            err=True,
+        )
 
 
 def _run(
@@ -171,6 +187,8 @@ def _run(
             f"{100 * result['kept_portion']:.2f} % of the pixels kept; labels in {out / 'pseudo_labels'}, "
             f"thresholds in {out / 'kc.json'}"
         )
+        for sentence in result.get("remarks", ()):
+            click.echo(f"warning: {sentence}", err=True)
     if portions:
         console.print(_sweep_table(result["sweep"], portions))
         click.echo(f"sweep in {out / 'sweep.csv'}")
@@ -240,8 +258,12 @@ def label(
     exact over all pixels. The same command continues a job that was stopped, by a damaged map as well once that is
     mended; a map that is counted may not change any more.
 
-    The maps are looked at up to three times: to count, to count in the critical bins (not needed where values have no
-    more bits than float16), to select. N_c, `count` in kc.json, is the number of predicted pixels, without the extra
+    The class of a pixel is argmax p_c / threshold_c, and it is kept where some class reaches its threshold: it may be
+    another class than the most probable one, and more than the portion may be kept. Pixels where all classes are 0, as
+    in a masked region, are in no pool and get no label.
+
+    The maps are read up to three times: to count, to count in the critical bins (not needed where values have no more
+    bits than float16), to select. N_c, `count` in kc.json, is the number of predicted pixels, without the extra
     zeros in the pools of the released program.
 
     On several machines: count a shard each, merge, count again with --refine, merge, select.

@@ -20,8 +20,6 @@ from cbst_mx.messages import listed
 __all__ = ["ColourMasks", "UnknownColourError"]
 
 _BLACK = (0, 0, 0)
-_LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
-_EXACT_TIFF = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zip", "lzma", "zstd")
 _SHOWN = 5
 
 
@@ -110,18 +108,13 @@ def _triple(code: int) -> list[int]:
 def _check_exact(path: PathLike) -> None:
     """Refuse files whose colours are not those that were painted: lossy, deep or transparent ones."""
     header = read_header(path)
-    kind = header.format
-    if kind == "TIFF":
-        with reading(f"label {path}"), Image.open(path) as image:
-            compression = str(image.info.get("compression", "raw"))
-        if compression not in _EXACT_TIFF:
-            kind = f"TIFF compressed by {compression}"
-    if kind not in _LOSSLESS:
+    if header.lossy:
+        kind = header.format if header.format == header.lossy else f"{header.format} ({header.lossy})"
         raise DataError(f"label {path} must be stored without loss (PNG), got {kind}, whose colours are not reliable")
     if header.bits > 8:
         raise DataError(f"label {path} must have colours of 8 bits per channel, got {header.bits} bits")
     if header.colour not in ("rgb", "grey"):
-        with reading(f"label {path}"), Image.open(path) as image:
+        with reading(f"label {path}"), Image.open(path, formats=[header.format]) as image:
             alpha = np.array(image.convert("RGBA"))[..., 3]
         if (alpha < 255).any():
             count = int((alpha < 255).sum())

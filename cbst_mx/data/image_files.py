@@ -1,29 +1,56 @@
 """Images and label maps as files.
 
-Images are uint8 RGB of shape (H, W, 3), label maps are integers of shape (H, W). Pillow reads them: it notices
-truncated files, which OpenCV fills with grey without a word. PNGs of 16 bits per channel are the exception: Pillow
-keeps the upper 8 bits of each value without a word, so OpenCV reads those, after their checksums have been checked
-here. Writing is atomic: a file is either whole or not there.
+Images are uint8 RGB of shape (H, W, 3), label maps are integers of shape (H, W). What a file is decides its header
+(``image_headers``); each format goes to the decoder that says when something is missing: JPEG to libjpeg-turbo, which
+tells of parts that are filled up with grey; colour PNGs to OpenCV's libpng; PNGs of 16 bits per channel too, of which
+Pillow keeps the upper 8 without a word; all others to Pillow, which may only use the decoder of the format that was
+found. Writing is atomic: a file is either whole or not there.
+
+==========  =====================================================  ====================================================
+format      as image                                               as label
+==========  =====================================================  ====================================================
+PNG         grey, palette (1 to 8 bits), RGB, with or without      grey of 1, 2, 4, 8 or 16 bits, palette of 1 to 8 bits
+            transparency (dropped), 8 bits
+JPEG        grey or colour of 8 bits; not CMYK                     refused: lossy
+TIFF        grey, inverted grey, palette, RGB, 8 bits or 1         grey of 1, 8 or 16 bits, palette of 8; lossless, one
+                                                                   page; not inverted, not floating point
+BMP, GIF    all                                                    palettes
+WebP        all                                                    refused: colours
+PPM         grey and colour up to 255                              grey up to 255 or 65535
+JPEG 2000   grey and colour of 8 bits                              refused: whether it is lossless cannot be told
+==========  =====================================================  ====================================================
 """
 
 from __future__ import annotations
 
-import os
+import io
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Callable
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, ImageFile
 
-from cbst_mx.errors import DataError
+from cbst_mx.data.image_headers import (
+    Header,
+    PathLike,
+    open_regular,
+    parse_header,
+    read_header,
+    system_refusal,
+    without_turn,
+)
+from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.files import atomic_path
 from cbst_mx.label_space import LabelSpace
 
 __all__ = [
+    "MOST_PIXELS",
     "Header",
+    "PathLike",
     "read_header",
     "read_label",
     "read_rgb",
@@ -33,70 +60,45 @@ __all__ = [
     "write_rgb_png",
 ]
 
-PathLike = Union[str, "os.PathLike[str]"]
+#: Pixels of the largest image that is read.
+MOST_PIXELS = 178_956_970
 
 # What Pillow raises for damaged files, depending on where the damage is.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+    Image.DecompressionBombError,
+)
+_RGB_COLOURS = ("grey", "inverted grey", "grey+alpha", "palette", "rgb", "rgba", "ycbcr")
+# Depths whose values Pillow gives as they are stored.
+_LABEL_BITS = {
+    ("PNG", "grey"): (1, 2, 4, 8, 16),
+    ("PNG", "palette"): (1, 2, 4, 8),
+    ("TIFF", "grey"): (1, 8, 16),
+    ("TIFF", "palette"): (8,),
+    ("BMP", "palette"): (1, 4, 8),
+    ("GIF", "palette"): (8,),
+    ("PPM", "grey"): (8, 16),
+}
 # Pillow stretches grey values of fewer than 8 bits to 0-255; ids have to be shrunk back.
 _GREY_STRETCH = {2: 85, 4: 17}
 # Photographs are a tenth smaller at zlib level 6, and take four times as long.
 _RGB_COMPRESSION = 1
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOURS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgba"}
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Pillow's modes of other formats, in the same words.
-_MODE_COLOURS = {"L": "grey", "RGB": "rgb", "P": "palette", "LA": "grey+alpha", "RGBA": "rgba"}
-
-
-class Header(NamedTuple):
-    """Form of an image file, as its first and last bytes state it.
-
-    ``format`` is Pillow's name ("PNG", "JPEG"), ``bits`` counts those of one channel, ``colour`` is "grey", "rgb",
-    "palette", "grey+alpha", "rgba" or, in formats other than PNG, Pillow's mode; ``whole`` is False for a PNG that
-    lacks its end.
-    """
-
-    format: str
-    height: int
-    width: int
-    bits: int
-    colour: str
-    whole: bool
-
-
-def read_header(path: PathLike) -> Header:
-    """Read size and colour type of an image without its pixels.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, empty or no image.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(26)
-            if not start:
-                raise DataError(f"{path} is empty (0 bytes)")
-            if start.startswith(_PNG_SIGNATURE) and len(start) == 26:
-                # Signature (8 bytes), length and "IHDR" (8), width and height (8), bits, colour type.
-                width, height, bits, colour = struct.unpack(">IIBB", start[16:])
-                file.seek(-len(_PNG_END), os.SEEK_END)
-                whole = file.read() == _PNG_END
-                return Header("PNG", height, width, bits, _PNG_COLOURS.get(colour, "unknown"), whole)
-        with Image.open(path) as image:
-            bits = 16 if image.mode.startswith("I;16") else 32 if image.mode in ("I", "F") else 8
-            colour = _MODE_COLOURS.get(image.mode, image.mode)
-            return Header(str(image.format), image.height, image.width, bits, colour, True)
-    except _UNREADABLE as error:
-        raise _unreadable("image", path, error) from error
+_PNG_CHANNELS = {"grey": 1, "palette": 1, "grey+alpha": 2, "rgb": 3, "rgba": 4}
 
 
 def read_rgb(path: PathLike) -> np.ndarray:
     """Read an image of 8 bits per channel; grey, palette and transparent images become RGB.
 
-    Rotation marks of cameras (EXIF) are not applied, so that pixels stay in step with their labels.
+    Rotation marks of cameras (EXIF) are not applied, so that pixels stay in step with their labels; ``Header.turn`` has
+    them.
 
     Returns
     -------
@@ -106,16 +108,31 @@ def read_rgb(path: PathLike) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing, truncated, no image, or has more than 8 bits per channel.
+        If the file is missing, no image, damaged, larger than `MOST_PIXELS`, has more than 8 bits per channel, or
+        colours that are not RGB, grey or a palette.
     """
-    try:
-        with Image.open(path) as image:
-            _load_whole(image)
-            if image.mode in _DEEP_MODES:
-                raise DataError(f"image {path} must have 8 bits per channel, got mode {image.mode}")
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except _UNREADABLE as error:
-        raise _unreadable("image", path, error) from error
+    content, header = _read(path, "image")
+    if header.bits > 8 or header.colour.startswith("float"):
+        raise DataError(
+            f"image {path} must have 8 bits per channel, got {header.format} {header.colour} of {header.bits} bits: "
+            "convert it"
+        )
+    if header.colour not in _RGB_COLOURS:
+        raise DataError(
+            f"image {path} must be RGB, grey or of a palette, got {header.format} {header.colour}: convert it"
+        )
+    if header.format == "JPEG":
+        try:
+            # fast variants would give other values than libjpeg's own
+            return simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=False, fastupsample=False)
+        except ValueError as error:
+            raise _damaged("image", path, error) from error
+    if header.format == "PNG" and header.bits == 8 and header.colour in ("rgb", "rgba"):
+        # OpenCV is a third faster than Pillow here, and refuses what ends too early
+        decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is not None:
+            return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return _pillow(content, header, path, "image", lambda image: np.array(image.convert("RGB")))
 
 
 def read_label(path: PathLike) -> np.ndarray:
@@ -129,29 +146,35 @@ def read_label(path: PathLike) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing, truncated, no image, stored with loss (JPEG), or holds colours instead of ids.
+        If the file is missing, no image, damaged, stored with loss, of several pages, holds colours instead of ids, or
+        values that a decoder would change.
     """
-    try:
-        with Image.open(path) as image:
-            _load_whole(image)
-            if image.format == "JPEG":
-                raise DataError(f"label {path} must be stored without loss (PNG), got JPEG, whose ids are not reliable")
-            if image.mode in ("P", "L"):
-                label = np.array(image)
-                return label // _GREY_STRETCH.get(_png_grey_bits(path), 1) if image.mode == "L" else label
-            if image.mode == "1":
-                return np.array(image).astype(np.uint8)
-            if image.mode.startswith("I"):
-                label = np.array(image)
-                return label.astype(label.dtype.newbyteorder("="))
-            if image.mode in ("RGB", "RGBA"):
-                raise DataError(
-                    f"label {path} must hold one class id per pixel (palette or grey PNG), got {image.mode} colours: "
-                    "convert colour labels to ids first"
-                )
-            raise DataError(f"label {path} must be a palette or grey PNG, got mode {image.mode}")
-    except _UNREADABLE as error:
-        raise _unreadable("label", path, error) from error
+    content, header = _read(path, "label")
+    if header.lossy:
+        codec = header.format if header.format == header.lossy else f"{header.format} ({header.lossy})"
+        raise DataError(f"label {path} must be stored without loss (PNG), got {codec}, whose ids are not reliable")
+    if header.pages > 1:
+        raise DataError(f"label {path} must hold one image, got {header.pages} pages")
+    if header.colour in ("rgb", "rgba"):
+        raise DataError(
+            f"label {path} must hold one class id per pixel (palette or grey PNG), got {header.colour.upper()} "
+            "colours: convert colour labels to ids first"
+        )
+    depths = _LABEL_BITS.get((header.format, header.colour), ())
+    if header.bits not in depths:
+        raise DataError(
+            f"label {path} must be a palette or grey PNG, got {header.format} {header.colour} of {header.bits} bits"
+        )
+
+    def values(image: Image.Image) -> np.ndarray:
+        if image.mode == "1":
+            return np.array(image).astype(np.uint8)
+        label = np.array(image)
+        if header.format == "PNG" and header.colour == "grey":
+            label = label // _GREY_STRETCH.get(header.bits, 1)
+        return label.astype(label.dtype.newbyteorder("="), copy=False)
+
+    return _pillow(content, header, path, "label", values)
 
 
 def read_rgb16(path: PathLike) -> np.ndarray:
@@ -182,7 +205,7 @@ def read_rgb16(path: PathLike) -> np.ndarray:
             raise ValueError("OpenCV cannot decode it")
         return decoded[..., 2::-1]
     except (OSError, ValueError, cv2.error) as error:
-        raise _unreadable("image", path, error) from error
+        raise _damaged("image", path, error) from error
 
 
 def write_label_png(path: PathLike, train_ids: np.ndarray, label_space: LabelSpace) -> None:
@@ -258,26 +281,69 @@ def write_rgb_png(path: PathLike, rgb: np.ndarray) -> None:
     _write_png(path, Image.fromarray(rgb), compress_level=_RGB_COMPRESSION)
 
 
-def _load_whole(image: Image.Image) -> None:
+def _read(path: PathLike, what: str) -> tuple[bytes, Header]:
+    """Return the bytes of an image file and what they say of it."""
+    try:
+        with open_regular(path, what) as stream:
+            content = stream.read()
+    except OSError as error:
+        raise system_refusal(what, path, error) from error
+    header = parse_header(io.BytesIO(content), len(content), path, what)
+    if header.height * header.width > MOST_PIXELS:
+        raise DataError(
+            f"{what} {path} must have at most {MOST_PIXELS:,} pixels, got {header.height} x {header.width}: cut it "
+            "into parts, or make it smaller"
+        )
+    return content, header
+
+
+def _pillow(
+    content: bytes, header: Header, path: PathLike, what: str, convert: Callable[[Image.Image], np.ndarray]
+) -> np.ndarray:
+    """Return what `convert` makes of an image, read by Pillow's decoder of its format and no other."""
     # Other packages (gluoncv) switch Pillow's check for truncated files off for the whole process.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    image.load()
+    try:
+        if header.format == "PNG":
+            _check_png_data(content, header)
+        if header.format == "TIFF" and header.turn != 1:
+            content = without_turn(content)  # which Pillow would apply
+        with Image.open(io.BytesIO(content), formats=[header.format]) as image:
+            image.load()
+            if image.size != (header.width, header.height):
+                raise ValueError(f"its header says {header.width} x {header.height}, its pixels are {image.size}")
+            return convert(image)
+    except _UNREADABLE as error:
+        raise _damaged(what, path, error) from error
 
 
-def _unreadable(what: str, path: PathLike, error: BaseException) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{what} {path} does not exist")
-    if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{what} {path} is no image that can be read")
-    if isinstance(error, OSError) and error.strerror:  # the system's refusal, not Pillow's
-        return DataError(f"{what} {path} cannot be read: {error.strerror}")
-    return DataError(f"{what} {path} cannot be read, the file is damaged or truncated ({error})")
+def _damaged(what: str, path: PathLike, error: BaseException) -> DamagedError:
+    return DamagedError(f"{what} {path} cannot be read, the file is damaged or truncated ({error})")
 
 
-def _png_grey_bits(path: PathLike) -> int:
-    """Return the bits per pixel of a grey PNG, 8 for any other file."""
-    header = read_header(path)
-    return header.bits if header.format == "PNG" and header.colour == "grey" else 8
+def _check_png_data(content: bytes, header: Header) -> None:
+    """Refuse a PNG whose data end before its last row (ValueError): Pillow would read zeros in their place."""
+    data = zlib.decompressobj()
+    depth = header.bits * _PNG_CHANNELS.get(header.colour, 1)
+    if len(content) < 29:
+        raise ValueError("it ends in its header")
+    if content[28] == 0:
+        passes = [(header.height, header.width)]
+    else:  # Adam7: seven images of every 8th, 4th, 2nd pixel
+        starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+        passes = [
+            (-(-max(0, header.height - top) // down), -(-max(0, header.width - left) // right))
+            for top, left, down, right in starts
+        ]
+    wanted = sum(rows * (1 + -(-columns * depth // 8)) for rows, columns in passes if rows and columns)
+    found, place = 0, len(_PNG_SIGNATURE)
+    while place + 12 <= len(content) and not data.eof and found < wanted:
+        length = int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] == b"IDAT":
+            found += len(data.decompress(content[place + 8 : place + 8 + length], wanted - found))
+        place += 12 + length
+    if found < wanted:
+        raise ValueError(f"its data hold {found} of {wanted} bytes")
 
 
 def _check_png(content: bytes) -> None:

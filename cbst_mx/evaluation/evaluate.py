@@ -12,10 +12,11 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.data import LabelledImageSet, folder, open_labelled
-from cbst_mx.errors import CheckpointError
+from cbst_mx.data.image_headers import read_header
+from cbst_mx.errors import CheckpointError, DataError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.predictor import choose_form
-from cbst_mx.label_space import LABEL_SPACES, LabelSpace
+from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form
@@ -23,7 +24,7 @@ from cbst_mx.networks.parameters import load_network
 from cbst_mx.selftrain.network_maps import predictions
 from symbols.backend import gluon, mx
 
-__all__ = ["Evaluation", "evaluate_network", "evaluate_parameters"]
+__all__ = ["Evaluation", "check_labelled", "evaluate_network", "evaluate_parameters"]
 
 
 def evaluate_network(
@@ -72,6 +73,37 @@ def evaluate_network(
         matrices[index] = confusion.confusion_matrix(images.label(index), widened, len(truth))
         progress(index + 1, len(images))
     return matrices
+
+
+def check_labelled(images: LabelledImageSet, name: str) -> None:
+    """Refuse an image set that no evaluation can come of, before anything is computed.
+
+    Labels are read until one has a labelled pixel, mostly one; sizes are compared by the files' headers.
+
+    Parameters
+    ----------
+    images : LabelledImageSet
+        Images with labels.
+    name : str
+        Name of the set, for errors.
+
+    Raises
+    ------
+    DataError
+        If a label has not the size of its image, a file cannot be used, or no label has a labelled pixel.
+    """
+    for image, label in zip(images.image_paths, images.label_paths):
+        first, second = read_header(image), read_header(label, "label")
+        if (first.height, first.width) != (second.height, second.width):
+            raise DataError(
+                f"{name} cannot be evaluated: label {label} must have the height and width of image {image}, "
+                f"{first.height} x {first.width}, got {second.height} x {second.width}"
+            )
+    if not any((images.label(index) != IGNORE).any() for index in range(len(images))):
+        raise DataError(
+            f"{name} cannot be evaluated: none of its {len(images)} labels has a labelled pixel, as those of a "
+            "benchmark's test set"
+        )
 
 
 @dataclass(frozen=True)
@@ -151,6 +183,7 @@ def evaluate_parameters(
     network, spec, space = load_network(parameters, device)
     space = _data_label_space(parameters, space, data.get("description"))
     images = open_labelled(**data, label_space=space)
+    check_labelled(images, "the image set")
     options = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
     calibration = images.subset(range(min(calibration_images, len(images))))
     formed, agreement = choose_form(network, spec, calibration, ctx=device, inference=inference, tile=tile, **options)

@@ -283,11 +283,19 @@ def run(
         result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], names)
         write_text(out / "sweep.csv", _to_csv(result["sweep"]))
     if portion is not None:
-        labelling = Labelling(thresholds[0], total.kept[0], total.pixels)
-        record = {**labelling.to_json(names), "images": len(folder.names), "settings": state.settings}
+        record = _record(thresholds[0], total, state, folder)
         write_json(out / "kc.json", record)
         result.update(record)
     return result
+
+
+def _record(thresholds: Thresholds, total: Kept, state: State, folder: MapFolder) -> dict[str, Any]:
+    """Return what ``kc.json`` holds: the record of the pass, and what is odd about it."""
+    predicted = state.statistics.total(folder.names)
+    labelling = Labelling(thresholds, total.kept[0], total.pixels, int(predicted.sum()))
+    record = {**labelling.to_json(folder.label_space.names), "images": len(folder.names), "settings": state.settings}
+    found = selection.remarks(labelling, predicted)
+    return {**record, "remarks": found} if found else record
 
 
 def _is_made(folder: MapFolder, out: Path, portion: float | None, portions: Sequence[float]) -> bool:

@@ -16,10 +16,11 @@ import numpy as np
 
 from cbst_mx.data.folder import read_label_space
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import UNREADABLE_ARRAYS, file_digest
+from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find, numbered
 from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps, size_at_stride
+from cbst_mx.selftrain.map_checks import Sums, check_origin, check_sums
 from cbst_mx.selftrain.views import HostMap
 
 __all__ = ["MapFolder"]
@@ -54,6 +55,8 @@ class MapFolder:
     size : (int, int), optional
         (H, W) of every image, where that was given.
     interpolation : {"bilinear", "bicubic"}
+    origin : {"plain", "bicubic", "maximum", "prior", "scores"}
+        What the classes of a pixel sum to, see ``map_checks.ORIGINS``.
     prior : Path, optional
         Spatial prior.
     prior_sha256 : str, optional
@@ -71,6 +74,7 @@ class MapFolder:
     stride: int = 1
     size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
+    origin: str = "plain"
     prior: Path | None = None
     prior_sha256: str | None = None
 
@@ -83,6 +87,7 @@ class MapFolder:
         stride: int = 1,
         size: tuple[int, int] | Mapping[str, tuple[int, int]] | None = None,
         interpolation: str = "bilinear",
+        origin: str = "plain",
         prior: Path | None = None,
         shard: tuple[int, int] = (1, 1),
     ) -> MapFolder:
@@ -99,7 +104,7 @@ class MapFolder:
             Pixels per cell along each side; 1 for maps at full size.
         size : (int, int) or mapping of str to (int, int), optional
             (H, W) of all images, or by name, where they are not `stride` times the map.
-        interpolation, prior
+        interpolation, origin, prior
             As the attributes.
         shard : (int, int)
             (i, n): the i-th of n parts of the sorted files, every n-th file from the i-th on; (1, 1) is all.
@@ -115,6 +120,7 @@ class MapFolder:
             raise ConfigError(f"upsample must be at least 1, got {stride}")
         if interpolation not in INTERPOLATIONS:
             raise ConfigError(f"upsampling must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+        check_origin(origin)
         part, parts = shard
         if not 1 <= part <= parts:
             raise ConfigError(f"shard must be I/N with I from 1 to N, got {part}/{parts}")
@@ -147,6 +153,7 @@ class MapFolder:
             stride=stride,
             size=size if isinstance(size, tuple) else None,
             interpolation=interpolation,
+            origin=origin,
             prior=prior,
             prior_sha256=None if prior is None else _sha256(prior),
         )
@@ -198,17 +205,24 @@ class MapFolder:
         DataError
             If the file cannot be used, naming it; so do the errors of the view.
         """
-        origin = str(self.paths[index])
+        path = str(self.paths[index])
         try:
             maps = self.maps(index)
-            _check_order(maps)
-            return HostMap(maps, self.prior_maps(index), origin)
+            check_sums(maps.stored, self.origin, release=maps.release)
+            bounded = self.origin not in ("prior", "scores")
+            return HostMap(maps, self.prior_maps(index), path, bounded=bounded)
         except DataError as error:
-            raise error if origin in str(error) else DataError(f"{origin}: {error}") from error
+            raise error if path in str(error) else DataError(f"{path}: {error}") from error
+
+    def sums(self) -> Sums | None:
+        """Return what the classes of the first map sum to."""
+        return check_sums(self.maps(0).stored, self.origin)
 
     def settings(self) -> dict[str, Any]:
         """Return what the counts depend on besides the files, as JSON values."""
+        origin = {} if self.origin == "plain" else {"origin": self.origin}
         return {
+            **origin,
             "classes": self.num_classes,
             "upsample": self.stride,
             "size": None if self.size is None else list(self.size),
@@ -270,15 +284,6 @@ def _version(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _check_order(maps: ClassMaps) -> None:
-    """Refuse maps whose classes come last: there the values of a row sum to 1 along the wrong axis."""
-    row = maps.cells(slice(0, 1), slice(0, maps.size[1]))[:, 0].astype(np.float32)  # (C, w)
-    with np.errstate(all="ignore"):  # NaN and infinity are refused later
-        wrong = np.abs(row.sum(axis=1) - 1).max() < 0.01 and np.abs(row.sum(axis=0) - 1).max() > 0.1
-    if wrong:
-        raise DataError("probabilities must be of shape (C, H, W), they sum to 1 along the last axis instead")
-
-
 def _member(names: Sequence[str]) -> str:
     """Return which array of an ``.npz`` is the map."""
     if "probability" in names:
@@ -320,7 +325,7 @@ def _header(path: Path, member: str | None = None) -> tuple[tuple[int, ...], np.
                 else:
                     shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
                 return shape, dtype
-    except UNREADABLE_ARRAYS as error:
+    except Exception as error:  # damaged headers make numpy raise whatever they lead to
         raise _unusable(path, error) from error
 
 
@@ -335,7 +340,7 @@ def _read(path: Path, *, mapped: bool) -> np.ndarray:
                 if isinstance(stored, np.ndarray):
                     raise ValueError("it is no archive, and must be called .npy")
                 array = stored[_member(stored.files)]
-    except UNREADABLE_ARRAYS as error:
+    except Exception as error:  # damaged headers make numpy raise whatever they lead to
         raise _unusable(path, error) from error
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

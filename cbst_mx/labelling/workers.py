@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterator, Sequence
 
@@ -18,8 +23,16 @@ __all__ = ["Workers", "check_workers"]
 _BLOCK = 16  # images a process is given at a time, at most
 
 
-def _start() -> None:
+def _start(alive: Connection) -> None:
     cv2.setNumThreads(1)  # the processes share the processor already
+    threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
+
+
+def _end_with_parent(alive: Connection) -> None:
+    """End this process when the one that started the job is gone, however that ended: its end of the pipe closes."""
+    with contextlib.suppress(EOFError, OSError):
+        alive.recv_bytes()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _context() -> BaseContext:
@@ -38,6 +51,7 @@ class Workers:
         check_workers(number)
         self._number = number
         self._pool: ProcessPoolExecutor | None = None
+        self._alive: Connection | None = None  # never written to; open as long as this process lives
 
     def __enter__(self) -> Workers:
         return self
@@ -45,6 +59,8 @@ class Workers:
     def __exit__(self, *exception: Any) -> None:
         if self._pool is not None:
             self._pool.shutdown()
+        if self._alive is not None:
+            self._alive.close()
 
     def blocks(
         self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
@@ -62,7 +78,9 @@ class Workers:
                 yield len(block.names), function(block, *arguments)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._number, _context(), initializer=_start)
+            context = _context()
+            watched, self._alive = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(self._number, context, initializer=_start, initargs=(watched,))
         waiting: dict[Future, int] = {}
         try:
             while blocks or waiting:

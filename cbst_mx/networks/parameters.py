@@ -20,6 +20,7 @@ from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import atomic_path, file_digest, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.build import build_network, network_options
+from cbst_mx.networks.params_files import check_structure
 from cbst_mx.networks.spec import NetworkSpec
 from symbols.backend import gluon, mx
 
@@ -91,15 +92,11 @@ def load_arrays(path: Path) -> dict[str, mx.nd.NDArray]:
     CheckpointError
         If the file is missing or damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"parameter file {path} does not exist")
+    check_structure(path)
     try:
-        arrays = mx.nd.load(str(path))
+        arrays: dict[str, mx.nd.NDArray] = mx.nd.load(str(path))
     except (mx.MXNetError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"parameter file {path} is not a readable MXNet .params file (truncated?)") from error
-    if not isinstance(arrays, dict):
-        raise CheckpointError(f"parameter file {path} holds arrays without names; named arrays are needed")
+        raise CheckpointError(f"parameter file {path} is not a readable MXNet .params file") from error
     return arrays
 
 

@@ -19,6 +19,7 @@ array([0.021, 0.022, 0.019])
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any, Iterable, Iterator, Sequence, Tuple
 
 import numpy as np
@@ -26,15 +27,17 @@ import numpy as np
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.selftrain.class_maps import ClassMaps, size_at_stride
 from cbst_mx.selftrain.counting import MOST_CLASSES, StreamingThresholds
+from cbst_mx.selftrain.map_checks import check_origin, check_sums
 from cbst_mx.selftrain.portion import portion
 from cbst_mx.selftrain.pseudo_labels import check_range
-from cbst_mx.selftrain.selection import collect, passes
+from cbst_mx.selftrain.selection import Labelling, collect, passes, remarks
 from cbst_mx.selftrain.thresholds import Thresholds, check_policy, threshold_rule
 from cbst_mx.selftrain.views import HostMap
 
 __all__ = ["Thresholds", "confidence", "portion", "pseudo_labels", "thresholds"]
 
 Size = Tuple[int, int]
+_UNBOUNDED = ("prior", "scores")  # origins whose values may be far above 1
 
 
 def thresholds(
@@ -46,6 +49,7 @@ def thresholds(
     stride: int = 1,
     size: Size | Sequence[Size] | None = None,
     interpolation: str = "bilinear",
+    origin: str = "plain",
     fidelity: str = "paper",
 ) -> Thresholds:
     """Determine the thresholds exp(-k) or exp(-k_c) of a target set, exactly, over all pixels of all images.
@@ -68,6 +72,8 @@ def thresholds(
         (H, W) of all images, or of each one, where they are not `stride` times the map.
     interpolation : {"bilinear", "bicubic"}
         How maps at a stride are upsampled.
+    origin : {"plain", "bicubic", "maximum", "prior", "scores"}
+        What the classes of a pixel sum to: 1 in "plain" maps; see ``cbst_mx.selftrain.map_checks.ORIGINS``.
     fidelity : {"paper", "released"}
         Rules of the paper, or of the authors' released program; see ``cbst_mx.selftrain.thresholds``.
 
@@ -82,6 +88,11 @@ def thresholds(
         If an argument is not allowed.
     DataError
         If a map or the prior cannot be used; the sentence has the map's number.
+
+    Warns
+    -----
+    UserWarning
+        If all pixels are of one class, or far more pixels reach their threshold than were asked for.
     """
     rule = _rule(policy, prior)
     if iter(maps) is maps:
@@ -90,17 +101,24 @@ def thresholds(
             "an object whose __iter__ starts anew"
         )
     check_policy(rule, portion)
+    check_origin(origin)
     first = next(iter(maps), None)
     if first is None:
         raise DataError("maps must hold at least one map, got none")
-    state = StreamingThresholds(len(_probabilities(first, prior, "map 0")), fidelity=fidelity)
+    state = StreamingThresholds(len(_probabilities(first, origin, "map 0")), fidelity=fidelity)
     priors: dict[Size, ClassMaps] = {}
     sizes = itertools.repeat(size) if size is None or isinstance(size[0], int) else size
     for _ in passes(state, [rule], [portion]):
         for index, (array, own_size) in enumerate(_paired(maps, sizes)):
-            view = _view(array, prior, stride, own_size, interpolation, f"map {index}", priors, state.num_classes)
+            view = _view(
+                array, prior, stride, own_size, interpolation, origin, f"map {index}", priors, state.num_classes
+            )
             collect(str(index), view, state)
-    return state.thresholds(rule, portion)
+    found = state.thresholds(rule, portion)
+    reached = Labelling(found, state.reached(found), int(state.counts.sum()), int(state.counts.sum()))
+    for sentence in remarks(reached, state.counts):
+        warnings.warn(sentence, stacklevel=2)
+    return found
 
 
 def confidence(
@@ -110,6 +128,7 @@ def confidence(
     stride: int = 1,
     size: Size | None = None,
     interpolation: str = "bilinear",
+    origin: str = "plain",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return confidence and predicted class of every pixel of an image.
 
@@ -117,7 +136,7 @@ def confidence(
     ----------
     probabilities : ndarray of shape (C, h, w), float
         p_n(c).
-    prior, stride, size, interpolation
+    prior, stride, size, interpolation, origin
         As for :func:`thresholds`.
 
     Returns
@@ -132,7 +151,7 @@ def confidence(
     ConfigError, DataError
         As :func:`thresholds`.
     """
-    return _view(probabilities, prior, stride, size, interpolation).confidence
+    return _view(probabilities, prior, stride, size, interpolation, origin).confidence
 
 
 def pseudo_labels(
@@ -143,6 +162,7 @@ def pseudo_labels(
     stride: int = 1,
     size: Size | None = None,
     interpolation: str = "bilinear",
+    origin: str = "plain",
 ) -> np.ndarray:
     """Return the pseudo-label of every pixel of an image (eq. 8; eq. 5 with one threshold, eq. 9 with a prior).
 
@@ -154,7 +174,7 @@ def pseudo_labels(
         p_n(c).
     thresholds : Thresholds
         What :func:`thresholds` gave, with the same `prior`, `stride` and `interpolation`.
-    prior, stride, size, interpolation
+    prior, stride, size, interpolation, origin
         As for :func:`thresholds`.
 
     Returns
@@ -169,7 +189,7 @@ def pseudo_labels(
     """
     if not isinstance(thresholds, Thresholds):
         raise ConfigError(f"thresholds must be what selftrain.thresholds returns, got {type(thresholds).__name__}")
-    view = _view(probabilities, prior, stride, size, interpolation, num_classes=len(thresholds.values))
+    view = _view(probabilities, prior, stride, size, interpolation, origin, num_classes=len(thresholds.values))
     return view.select([thresholds])[0]
 
 
@@ -198,17 +218,19 @@ def _view(
     stride: int,
     size: Size | None,
     interpolation: str,
+    origin: str,
     what: str = "probabilities",
     priors: dict[Size, ClassMaps] | None = None,
     num_classes: int | None = None,
 ) -> HostMap:
     """Return one image as the pass sees it; `priors` keeps the prior for further images of one size."""
-    values = _probabilities(array, prior, what)
+    values = _probabilities(array, origin, what)
+    bounded = origin not in _UNBOUNDED
     if num_classes is not None and len(values) != num_classes:
         raise DataError(f"{what} must have {num_classes} classes, got shape {values.shape}")
     maps = ClassMaps(values, size_at_stride(values.shape, stride, size, what), interpolation=interpolation)
     if prior is None:
-        return HostMap(maps, None, what)
+        return HostMap(maps, None, what, bounded=bounded)
     kept = {} if priors is None else priors
     if maps.size not in kept:
         from cbst_mx.selftrain import spatial_prior  # scipy and the readers take half a second
@@ -218,10 +240,10 @@ def _view(
             raise DataError(f"prior must have the {len(values)} classes of the maps, got shape {q.shape}")
         kept.clear()
         kept[maps.size] = ClassMaps(q, maps.size)
-    return HostMap(maps, kept[maps.size], what)
+    return HostMap(maps, kept[maps.size], what, bounded=bounded)
 
 
-def _probabilities(array: Any, prior: np.ndarray | None, what: str) -> np.ndarray:
+def _probabilities(array: Any, origin: str, what: str) -> np.ndarray:
     """Return class probabilities as float32 or float16; refuse what cannot be any."""
     values = np.asarray(array)
     if values.dtype.kind != "f":
@@ -233,7 +255,8 @@ def _probabilities(array: Any, prior: np.ndarray | None, what: str) -> np.ndarra
     if values.dtype not in (np.float32, np.float16):
         values = values.astype(np.float32)
     try:
-        check_range(float(values.min()), float(values.max()), bounded=prior is None)
+        check_sums(values, origin)
+        check_range(float(values.min()), float(values.max()), bounded=origin not in _UNBOUNDED)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
     return values

@@ -172,6 +172,8 @@ class ClassMaps:
             raise ConfigError(f"size must be a height and a width of at least 1 pixel, got {wanted}")
         self.size = (wanted[0], wanted[1])
         self.num_classes = maps.shape[0]
+        #: The maps as they were given.
+        self.stored = maps
         covered = extent or maps.shape[1:]
         if not all(0 < part <= cells for part, cells in zip(covered, maps.shape[1:])):
             raise ConfigError(f"extent must be above 0 and at most {maps.shape[1:]} cells, got {extent}")
@@ -230,8 +232,8 @@ class ClassMaps:
         if classes is not None and len(classes) < self.num_classes:
             cells = cells[classes]
         values: np.ndarray = cells.astype(np.float32)  # a copy
-        if self._mapping is not None and rows.stop % _RELEASED == 0:
-            self._mapping.madvise(mmap.MADV_DONTNEED)  # the pages that were read: all of them take 159 MB
+        if rows.stop % _RELEASED == 0:
+            self.release()
         count, height, width = values.shape
         if self._columns is not None:
             left = self._columns.cells(columns)[0]
@@ -242,6 +244,11 @@ class ClassMaps:
         if self._rows is not None:
             values = _interpolated(values, self._rows, rows, self._rows.cells(rows)[0])
         return values
+
+    def release(self) -> None:
+        """Give back the memory of the pages that were read of a mapped file: all of them can take 159 MB."""
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` of the image at full width: float32 (C, stop - start, W)."""

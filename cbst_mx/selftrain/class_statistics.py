@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import open_npz, save_npz
+from cbst_mx.label_space import IGNORE
 
 __all__ = [
     "METHODS",
@@ -191,8 +192,8 @@ class ImageStatistics:
         for what, array in (("counts", counts), ("confidence_sums", sums)):
             if array.shape != (self.num_classes,):
                 raise DataError(f"{what} of image {name} must have shape ({self.num_classes},), got {array.shape}")
-        if counts.dtype.kind not in "iu" or (counts < 0).any() or not counts.any():
-            raise DataError(f"counts of image {name} must be integers of at least 0 and not all 0, got {counts}")
+        if counts.dtype.kind not in "iu" or (counts < 0).any():
+            raise DataError(f"counts of image {name} must be integers of at least 0, got {counts}")
         if not np.isfinite(sums).all() or sums[counts == 0].any():
             raise DataError(f"confidence_sums of image {name} must be finite, and 0 where counts is 0, got {sums}")
         self._images[name] = (counts.astype(np.int64), sums.copy())
@@ -207,14 +208,18 @@ class ImageStatistics:
         confidence : ndarray of shape (H, W), float32
             max_c p_n(c), or of q_n(c) * p_n(c) with a spatial prior.
         predicted : ndarray of shape (H, W), uint8
-            argmax_c of the same.
+            argmax_c of the same; 255, which is not counted, where no class has any confidence.
 
         Raises
         ------
         DataError
             As :meth:`add`.
         """
-        self.add(name, *_per_class(confidence.reshape(-1), predicted.reshape(-1), self.num_classes))
+        values, classes = confidence.reshape(-1), predicted.reshape(-1)
+        sure = classes != IGNORE
+        if not sure.all():
+            values, classes = values[sure], classes[sure]
+        self.add(name, *_per_class(values, classes, self.num_classes))
 
     def merge(self, other: ImageStatistics) -> None:
         """Add the images of `other`.
@@ -234,9 +239,10 @@ class ImageStatistics:
         self.class_names = self.class_names or other.class_names
         self._images.update(other._images)
 
-    def total(self) -> np.ndarray:
-        """Return the pixels predicted as each class in all images, int64 (C,)."""
-        return self.counts.sum(axis=0, dtype=np.int64)
+    def total(self, names: Iterable[str] | None = None) -> np.ndarray:
+        """Return the pixels predicted as each class in the images called `names`, by default in all: int64 (C,)."""
+        chosen = self._images if names is None else names
+        return sum((self._images[name][0] for name in chosen), np.zeros(self.num_classes, dtype=np.int64))
 
     def scores(self, method: str = "class-balanced") -> np.ndarray:
         """Return the score of every image, in the order of `names`.
@@ -245,7 +251,8 @@ class ImageStatistics:
         ----------
         method : {"class-balanced", "confidence"}
             The mean over the classes predicted in the image of the mean confidence of each, which is the authors'
-            measure; or the plain mean confidence of all pixels, where large classes rule.
+            measure; or the plain mean confidence of all pixels, where large classes rule. An image without any
+            confident pixel has the score 0.
 
         Returns
         -------
@@ -260,10 +267,10 @@ class ImageStatistics:
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         counts, sums = self.counts, self.confidence_sums
         if method == "confidence":
-            return sums.sum(axis=1) / counts.sum(axis=1)
+            return sums.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)
         predicted = counts > 0
         means = np.divide(sums, counts, out=np.zeros(sums.shape), where=predicted)  # (N, C)
-        return means.sum(axis=1) / predicted.sum(axis=1)
+        return means.sum(axis=1) / np.maximum(predicted.sum(axis=1), 1)
 
     def save(self, path: Path) -> None:
         """Write the arrays ``names``, ``counts``, ``confidence_sums`` (and ``class_names``) as ``.npz``, atomically."""

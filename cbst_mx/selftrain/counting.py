@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.thresholds import (
     POLICIES,
     RELEASED_STEP,
@@ -163,7 +164,8 @@ class StreamingThresholds:
         confidence : ndarray of shape (H, W), float32
             max_c p_n(c), or of q_n(c) * p_n(c) with a spatial prior.
         predicted : ndarray of shape (H, W), uint8
-            argmax_c of the same.
+            argmax_c of the same; 255 where no class has any confidence. Such pixels are in no pool, but by the released
+            rules in that of class 0, as the program has it.
 
         Raises
         ------
@@ -178,17 +180,24 @@ class StreamingThresholds:
                 f"predicted of image {name} must be uint8 of the confidence's shape {confidence.shape} with at least "
                 f"one pixel, got {predicted.dtype} of shape {predicted.shape}"
             )
+        numbers = values.view(np.uint32)
+        signed = bool(numbers.max() >= _INFINITY)  # or NaN, or infinity
+        if signed and not np.isfinite(values).all():
+            raise DataError(f"confidence of image {name} must be finite, got NaN or infinity")
         if rows.max() >= self.num_classes:
-            raise DataError(f"predicted of image {name} must be below {self.num_classes}, got {rows.max()}")
+            unsure = rows == IGNORE
+            wrong = rows[(rows >= self.num_classes) & ~unsure]
+            if wrong.size:
+                raise DataError(f"predicted of image {name} must be below {self.num_classes} or 255, got {wrong.max()}")
+            if self.fidelity == "released":
+                rows = np.where(unsure, np.uint8(0), rows)
+            else:
+                values, rows = values[~unsure], rows[~unsure]
         if self.fidelity == "released":
             kept = _every_fourth(rows)
             values, rows = values[kept], rows[kept]
-        numbers = values.view(np.uint32)
-        offset = UPPER // 2  # the bins of negative values come first
-        if numbers.max() >= _INFINITY:  # NaN, infinity, or a sign
-            if not np.isfinite(values).all():
-                raise DataError(f"confidence of image {name} must be finite, got NaN or infinity")
-            numbers, offset = keys_of(values), 0
+        # the bins of negative values come first
+        numbers, offset = (keys_of(values), 0) if signed else (values.view(np.uint32), UPPER // 2)
         if self._lower_names is None:
             self._count_upper(rows, numbers, offset)
             self._names[name] = None
@@ -349,6 +358,8 @@ class StreamingThresholds:
             return float(self._value(self._locate(wanted)))
 
         self._check_counted()
+        if not self.counts.any():
+            raise DataError("no pixel of the target set has a confidence above 0: all maps hold zeros only")
         return find_values(policy, portion, self.counts, self.fidelity, value)
 
     def _check_counted(self) -> None:
@@ -399,6 +410,29 @@ class StreamingThresholds:
             bins[members], slots[members] = upper, slot
             if row < self.num_classes:
                 filled[row] += 1
+
+    def reached(self, thresholds: Thresholds) -> np.ndarray:
+        """Return how many pixels of each class are at or above the threshold of their class, int64 (C,).
+
+        Parameters
+        ----------
+        thresholds : Thresholds
+            What :meth:`thresholds` gave.
+        """
+        found = np.zeros(self.num_classes, dtype=np.int64)
+        for row, value in enumerate(thresholds.values):
+            if not np.isfinite(value):
+                continue
+            key = int(keys_of(np.array([value]))[0])
+            upper = key >> LOWER_BITS
+            found[row] = self._bins[row, upper + 1 :].sum()
+            place = row * UPPER + upper
+            slot = int(np.searchsorted(self._critical, place))
+            if self._any_lower and slot < len(self._critical) and self._critical[slot] == place:
+                found[row] += self._lower[slot, key % LOWER :].sum()
+            else:  # all of the bin, at most 1/1024 of an octave below the threshold
+                found[row] += self._bins[row, upper]
+        return found
 
     # -- several processes, files --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Sequence
 import numpy as np
 
 from cbst_mx.errors import DataError
+from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.on_device import confidence
 from cbst_mx.selftrain.thresholds import (
     RELEASED_STEP,
@@ -55,6 +56,7 @@ class ConfidencePool:
         self.num_classes = num_classes
         self.fidelity = fidelity
         self.counts = np.zeros(num_classes, dtype=np.int64)
+        self._images = 0
         self._confidences: list[mx.nd.NDArray] = []
         self._predicted: list[mx.nd.NDArray] = []
 
@@ -84,7 +86,8 @@ class ConfidencePool:
         values : NDArray or ndarray of shape (H, W), float32
             Confidences.
         predicted : NDArray or ndarray of shape (H, W), number
-            Predicted classes.
+            Predicted classes; 255 where no class has any confidence. Such pixels are in no pool, but by the released
+            rules in that of class 0, as the program has it.
 
         Raises
         ------
@@ -96,12 +99,19 @@ class ConfidencePool:
         if not np.isfinite(host).all():
             raise DataError("probability must be finite, got a map with NaN or infinity")
         classes = predicted.asnumpy().astype(np.int64)
+        unsure = classes == IGNORE
         if self.fidelity == "released":
+            classes[unsure] = 0
             # indices of one class after the other, in raster order within each
             kept = [np.flatnonzero(classes == index)[::RELEASED_STEP] for index in range(self.num_classes)]
             chosen = np.concatenate(kept)
             values = mx.nd.array(host[chosen], ctx=values.context)
             classes = classes[chosen]
+        elif unsure.any():
+            values, classes = mx.nd.array(host[~unsure], ctx=values.context), classes[~unsure]
+        self._images += 1
+        if not classes.size:
+            return
         self.counts += np.bincount(classes, minlength=self.num_classes)
         if self.counts.sum() > _LARGEST:
             raise DataError(f"target set has more than {_LARGEST} pixels: more than one MXNet array can hold")
@@ -134,8 +144,10 @@ class ConfidencePool:
             If no image was added.
         """
         check_policy(policy, portion)
-        if not self._confidences:
+        if not self._images:
             raise DataError("no image was added to the pool of confidences: the target set is empty")
+        if not self._confidences:
+            raise DataError("no pixel of the target set has a confidence above 0: all maps hold zeros only")
         pool = mx.nd.concat(*self._confidences, dim=0)
         predicted = mx.nd.concat(*self._predicted, dim=0)
 

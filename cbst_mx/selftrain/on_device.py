@@ -78,9 +78,10 @@ def confidence(probability: mx.nd.NDArray) -> tuple:
     confidence : NDArray of shape (H, W), float32
         max_c p_n(c).
     predicted : NDArray of shape (H, W), float32
-        argmax_c p_n(c); the first class where several are equal.
+        argmax_c p_n(c); the first class where several are equal, 255 where no class is above 0.
     """
-    return probability.max(axis=0), probability.argmax(axis=0)
+    value = probability.max(axis=0)
+    return value, mx.nd.where(value > 0, probability.argmax(axis=0), mx.nd.full(value.shape, IGNORE, ctx=value.context))
 
 
 def count_on_device(state: StreamingThresholds, name: str, confidence: mx.nd.NDArray, predicted: mx.nd.NDArray) -> None:
@@ -151,9 +152,8 @@ def _histogram(numbers: mx.nd.NDArray, end: int) -> np.ndarray:
 def select(probability: mx.nd.NDArray, thresholds: Thresholds) -> np.ndarray:
     """Return the pseudo-label of every pixel.
 
-    The class is argmax_c p_n(c) / exp(-k_c); it is kept where that ratio is at least 1 (eq. 8; with one threshold for
-    all classes this is eq. 5). The equations print a strict inequality; equality is kept so that exactly the stated
-    number of pixels remains and a class whose most confident pixels all saturate at 1 is not emptied.
+    The class is argmax_c p_n(c) / exp(-k_c); it is kept where some class above 0 reaches its threshold (eq. 8; with one
+    threshold for all classes this is eq. 5), as in :func:`.pseudo_labels.select`.
 
     Parameters
     ----------
@@ -179,9 +179,7 @@ def select(probability: mx.nd.NDArray, thresholds: Thresholds) -> np.ndarray:
     limit = mx.nd.array(thresholds.limits, ctx=probability.context).reshape(shape)
     value = mx.nd.array(thresholds.values, ctx=probability.context).reshape(shape)
     ratio = mx.nd.broadcast_div(probability, limit)
-    if (thresholds.values < 0).any():  # negative values let a class win of which nothing may be kept
-        excluded = np.where(np.isinf(thresholds.limits), -np.inf, 0).reshape(shape)
-        ratio = mx.nd.broadcast_add(ratio, mx.nd.array(excluded, ctx=probability.context))
     winner = ratio.argmax(axis=0)  # (H, W)
-    kept = mx.nd.broadcast_greater_equal(probability, value).max(axis=0)  # (H, W), 1 where some class passes
+    passes = mx.nd.broadcast_greater_equal(probability, value) * (probability > 0)
+    kept = passes.max(axis=0)  # (H, W), 1 where some class passes
     return mx.nd.where(kept, winner, mx.nd.full(winner.shape, IGNORE, ctx=winner.context)).asnumpy().astype(np.uint8)

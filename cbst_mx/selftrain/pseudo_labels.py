@@ -89,7 +89,9 @@ def check_range(smallest: float, largest: float, *, bounded: bool = True) -> Non
         raise DataError(f"probabilities must be at most 1, got {largest}: logits have to go through a softmax")
 
 
-def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndarray, np.ndarray]:
+def confidence(
+    maps: ClassMaps, prior: ClassMaps | None = None, *, bounded: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Return confidence and predicted class of every pixel.
 
     Parameters
@@ -98,23 +100,26 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
         Probabilities p_n(c).
     prior : ClassMaps, optional
         q_n(c), of the same size; the probabilities are multiplied by it.
+    bounded : bool
+        Whether values far above 1 are refused.
 
     Returns
     -------
     confidence : ndarray of shape (H, W), float32
         max_c p_n(c), or of q_n(c) * p_n(c).
     predicted : ndarray of shape (H, W), uint8
-        argmax_c of the same; the first class where several are equal.
+        argmax_c of the same; the first class where several are equal, 255 where no class is above 0: a pixel without
+        confidence, as a masked region has them, belongs to no class.
 
     Raises
     ------
     DataError
-        If the prior does not fit, or a probability is not finite, far below 0 or, without a prior, far above 1 (bicubic
-        maps are by a little).
+        If the prior does not fit, or a probability is not finite, far below 0 or far above 1 (bicubic maps are by a
+        little).
     """
     _check_prior(maps, prior)
     if maps.range is not None:
-        check_range(*maps.range, bounded=prior is None)
+        check_range(*maps.range, bounded=bounded)
     value = np.empty(maps.size, dtype=np.float32)
     predicted = np.empty(maps.size, dtype=np.uint8)
     none = [np.ones(maps.num_classes, dtype=np.float32)]
@@ -122,18 +127,22 @@ def confidence(maps: ClassMaps, prior: ClassMaps | None = None) -> tuple[np.ndar
         classes = _candidates(maps, prior, rows, columns, none)
         values = maps.tile(rows, columns, classes)
         if maps.range is None:
-            check_range(float(values.min()), float(values.max()), bounded=prior is None)
+            check_range(float(values.min()), float(values.max()), bounded=bounded)
         if prior is not None:
             values *= prior.tile(rows, columns, classes)
         value[rows, columns], predicted[rows, columns] = _strongest(values, classes)
+    if value.min() <= 0:
+        predicted[value <= 0] = IGNORE
     return value, predicted
 
 
 def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: ClassMaps | None = None) -> list[np.ndarray]:
     """Return the pseudo-label of every pixel, for each of several sets of thresholds.
 
-    The class is argmax_c p_n(c) / exp(-k_c); it is kept where some class reaches its threshold (eq. 8; with one
-    threshold for all classes this is eq. 5; with a prior eq. 9). Equality is kept, see ``pseudo_labels``.
+    The class is argmax_c p_n(c) / exp(-k_c); it is kept where some class above 0 reaches its threshold (eq. 8; with one
+    threshold for all classes this is eq. 5; with a prior eq. 9). The equations print a strict inequality; equality is
+    kept so that exactly the stated number of pixels remains and a class whose most confident pixels all saturate at 1
+    is not emptied.
 
     Parameters
     ----------
@@ -172,11 +181,10 @@ def select(maps: ClassMaps, thresholds: Sequence[Thresholds], prior: ClassMaps |
         for label, chosen, limit in zip(labels, thresholds, limits):
             with np.errstate(over="ignore"):
                 ratios = values / limit[among, None, None]
-                if (chosen.values < 0).any():  # negative values let a class win of which nothing may be kept
-                    ratios[np.isinf(limit[among])] = -np.inf
                 ratio, winner = _strongest(ratios, classes)
             # a float32 quotient reaches 1 exactly when the dividend reaches the divisor
-            kept = ratio >= 1 if plain else (values >= chosen.values[among, None, None]).any(axis=0)
+            passes = (values >= chosen.values[among, None, None]) & (values > 0) if not plain else None
+            kept = ratio >= 1 if passes is None else passes.any(axis=0)
             winner[~kept] = IGNORE
             label[rows, columns] = winner
     return labels

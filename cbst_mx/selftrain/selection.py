@@ -18,8 +18,20 @@ from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.thresholds import Thresholds
 from cbst_mx.selftrain.views import View
 
-__all__ = ["PIXEL_BYTES", "Collector", "Kept", "Labelling", "Needs", "collect", "label", "label_set", "passes"]
+__all__ = [
+    "PIXEL_BYTES",
+    "Collector",
+    "Kept",
+    "Labelling",
+    "Needs",
+    "collect",
+    "label",
+    "label_set",
+    "passes",
+    "remarks",
+]
 
+_FAR_MORE = 1.5  # times the portion asked for
 PIXEL_BYTES = 40  # of memory while an image is labelled, per pixel: the most that was measured
 
 Views = Iterable["tuple[str, View]"]
@@ -82,11 +94,14 @@ class Labelling:
         Selected pixels of every class.
     pixels : int
         All pixels, selected or not.
+    confident : int
+        Pixels that have a confidence: not those of masked regions, where all classes are 0.
     """
 
     thresholds: Thresholds
     kept: np.ndarray
     pixels: int
+    confident: int
 
     @property
     def kept_portion(self) -> float:
@@ -116,7 +131,40 @@ class Labelling:
         record["kept"] = [int(count) for count in self.kept]
         record["pixels"] = self.pixels
         record["kept_portion"] = self.kept_portion
+        if self.confident < self.pixels:
+            record["without_confidence"] = self.pixels - self.confident
         return record
+
+
+def remarks(labelling: Labelling, predicted: np.ndarray) -> list[str]:
+    """Return what is odd about a pass, a sentence each with the likely cause; nothing for most.
+
+    Parameters
+    ----------
+    labelling : Labelling
+        What the pass gave.
+    predicted : ndarray of shape (C,), int64
+        Pixels predicted as each class.
+    """
+    found = []
+    portion, confident, number = labelling.thresholds.portion, labelling.confident, len(predicted)
+    kept = int(labelling.kept.sum())
+    if np.count_nonzero(predicted) == 1 and number > 1 and confident > 2 * number:
+        found.append(
+            f"all pixels are predicted as one class of {number}: the network has collapsed, or the softmax was taken "
+            "over another axis"
+        )
+    if kept > _FAR_MORE * portion * confident + number:  # ranks are rounded once a class
+        found.append(
+            f"{100 * kept / confident:.3g} % of the pixels are kept where {100 * portion:.3g} % were asked for: many "
+            "are exactly as confident as a threshold (all 1, or one value everywhere)"
+        )
+    if confident < labelling.pixels:
+        found.append(
+            f"{labelling.pixels - confident:,} of {labelling.pixels:,} pixels have no confidence (all classes are 0): "
+            "they are in no pool and get no label"
+        )
+    return found
 
 
 def passes(collector: Collector, policies: Sequence[str], portions: Sequence[float]) -> Iterator[None]:
@@ -171,7 +219,7 @@ def label_set(
     portion: float,
     write: Callable[[str, np.ndarray], None],
     what: str = "pseudo-labels",
-    statistics: ImageStatistics | None = None,
+    statistics: ImageStatistics,
     progress: Progress = silent,
 ) -> Labelling:
     """Run the whole pass over a set of images: Algorithm 1 or 2, then eq. 5, 8 or 9.
@@ -190,8 +238,8 @@ def label_set(
         Called with the name of every image and its label, uint8 (H, W).
     what : str
         Name of the work for `progress`.
-    statistics : ImageStatistics, optional
-        Takes the predictions per image and class.
+    statistics : ImageStatistics
+        Empty; takes the predictions per image and class.
     progress : callable, optional
         Called with (what, done, in all) after every image of every pass.
 
@@ -212,4 +260,4 @@ def label_set(
     for done, pair in enumerate(views, 1):
         kept += label([pair], [thresholds], write)
         progress(what, count + done, total)
-    return Labelling(thresholds, kept.kept[0], kept.pixels)
+    return Labelling(thresholds, kept.kept[0], kept.pixels, int(statistics.total().sum()))

@@ -218,9 +218,9 @@ class Thresholds:
 
     @property
     def limits(self) -> np.ndarray:
-        """What probabilities are compared with and divided by, float32 (C,), above 0.
+        """What probabilities are divided by, float32 (C,), above 0: the smallest float in place of a threshold of 0.
 
-        A threshold of 0 (the rank fell behind the last pixel) keeps everything: the smallest float stands for it.
+        No pool holds a confidence of 0, so only thresholds that were set by hand are 0.
         """
         return np.maximum(self.values, np.finfo(np.float32).tiny)
 

@@ -50,10 +50,12 @@ class HostMap:
         q_n(c), of the same size.
     origin : str
         Name of the image or its file, which errors start with.
+    bounded : bool
+        Whether values far above 1 are refused, as probabilities cannot be.
     """
 
-    def __init__(self, maps: ClassMaps, prior: ClassMaps | None = None, origin: str = ""):
-        self._maps, self._prior, self._origin = maps, prior, origin
+    def __init__(self, maps: ClassMaps, prior: ClassMaps | None = None, origin: str = "", *, bounded: bool = True):
+        self._maps, self._prior, self._origin, self._bounded = maps, prior, origin, bounded
 
     @functools.cached_property
     def confidence(self) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +67,7 @@ class HostMap:
             If the maps or the prior cannot be used, see :func:`.pseudo_labels.confidence`.
         """
         try:
-            return confidence(self._maps, self._prior)
+            return confidence(self._maps, self._prior, bounded=self._bounded)
         except DataError as error:
             raise DataError(f"{self._origin}: {error}" if self._origin else str(error)) from error
 

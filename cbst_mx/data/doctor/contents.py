@@ -13,7 +13,7 @@ from cbst_mx.data.colour_masks import UnknownColourError
 from cbst_mx.data.datasets import LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, DO, HAVE, HOLD, Examination, Part, Report, counted, fix_text
 from cbst_mx.data.image_files import Header, read_header, read_label, read_rgb
-from cbst_mx.errors import DataError
+from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE
 from cbst_mx.messages import Progress, listed
 
@@ -184,6 +184,7 @@ class _Seen:
     unknown: set[int] = field(default_factory=set)
     bad_images: list[Path] = field(default_factory=list)
     bad_labels: list[Path] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     with_unknown: list[Path] = field(default_factory=list)
     void: list[Path] = field(default_factory=list)
     odd_colours: list[Path] = field(default_factory=list)
@@ -240,8 +241,10 @@ def _read_part(part: Part, sample: int | None, progress: Progress) -> _Seen:
         seen.examined += 1
         try:
             part.images.image(index)
-        except DataError:
+        except DamagedError:
             seen.bad_images.append(part.images.image_paths[index])
+        except DataError as error:
+            seen.refused.append(str(error))
         if isinstance(part.images, LabelledImageSet):
             _count_label(part.images, index, seen)
         progress(f"pixels{part.title}", done + 1, len(chosen))
@@ -257,8 +260,11 @@ def _count_label(images: LabelledImageSet, index: int, seen: _Seen) -> None:
         seen.odd_colours.append(path)
         seen.odd_colour = seen.odd_colour or str(error)
         return
-    except DataError:
+    except DamagedError:
         seen.bad_labels.append(path)
+        return
+    except DataError as error:
+        seen.refused.append(str(error))
         return
     ids = set(np.unique(raw).tolist())
     seen.ids |= ids
@@ -279,6 +285,10 @@ def _report_pixels(found: Examination, dataset: str, part: Part, seen: _Seen) ->
     """Add findings about the pixels of one part."""
     found.add_files("error", "image", seen.bad_images, ARE, "damaged", part.mend_image)
     found.add_files("error", "label", seen.bad_labels, ARE, "damaged", part.mend_label)
+    for sentence in seen.refused[:_SHOWN]:
+        found.add("error", sentence, "")
+    if len(seen.refused) > _SHOWN:
+        found.add("error", f"{len(seen.refused) - _SHOWN} more files cannot be used for reasons like these", "")
     what = f"colours of no class: {seen.odd_colour}"
     mend = "correct the palette, name them under ignore_colours, or export the labels without smoothed borders"
     found.add_files("error", "label", seen.odd_colours, HAVE, what, mend)
