@@ -13,7 +13,6 @@ from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
-    from cbst_mx.data import ImageSet
     from cbst_mx.networks.forms import Agreement
 
 __all__ = ["COMMANDS"]
@@ -158,14 +157,23 @@ def predict(
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
-    Reads PNG or JPEG images; writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
-    (the image under the class colours). An existing result is not overwritten.
+    Reads images, those of folders in folders too, turned upright where a camera has marked them. Writes
+    OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png (the image under the class
+    colours). An existing result is not overwritten.
     """
     from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
+    from cbst_mx.data.photographs import find_photographs
     from cbst_mx.report.figures import overlay
 
-    chosen = _image_set(images)
+    chosen, left_out = find_photographs(images)
+    if left_out:
+        click.echo(f"left out: {', '.join(left_out)}")
+    turned = sum(turn != 1 for turn in chosen.turns)
+    if turned:
+        click.echo(
+            f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
+        )
     for name in chosen.names:
         for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
             if result.exists():
@@ -187,24 +195,6 @@ def predict(
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(chosen.image(index), label, space))
             bars("prediction", index + 1, len(chosen))
     click.echo(f"{len(chosen)} images segmented into {out}")
-
-
-def _image_set(paths: tuple[Path, ...]) -> ImageSet:
-    from cbst_mx.data import ImageSet
-    from cbst_mx.errors import DataError
-
-    files = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-            if not inside:
-                raise DataError(f"folder {path} holds no .png, .jpg or .jpeg image")
-            files.extend(inside)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"image {path} does not exist")
-    return ImageSet([path.stem for path in files], files)
 
 
 COMMANDS = (evaluate, predict)

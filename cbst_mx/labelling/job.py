@@ -382,6 +382,7 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
     """Make the output folder, or go on in it when this job wrote it."""
     path = out / "job.json"
     identity = json.loads(json.dumps(identity))
+    remove_leftovers(out, path.name)  # without it the folder is nobody's
     if path.is_file():
         stored = read_json(path)
         changed = [key for key in identity if not isinstance(stored, dict) or stored.get(key) != identity[key]]
@@ -389,6 +390,8 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
+        for folder in out.glob("**/"):
+            remove_leftovers(folder)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
     else:
