@@ -276,8 +276,6 @@ def run(
     with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
-        for written in {out, *((out / "pseudo_labels" / name).parent for name in folder.names)}:
-            remove_leftovers(written)
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
