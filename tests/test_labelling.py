@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -828,13 +831,56 @@ def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
     assert "origin must be one of plain, bicubic" in refused(*given[:-1], tmp_path / "third", "--origin", "other")
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path):
+def test_the_commands_for_several_machines_give_what_one_call_gives(tmp_path, monkeypatch):
+    commands = re.findall(r"^    .venv/bin/cbst-mx label (.*)", (ROOT / "docs/labels.md").read_text(), re.MULTILINE)[1:]
+    assert len(commands) == 7
+    monkeypatch.chdir(tmp_path)
+    write_maps(tmp_path / "maps", probabilities(0, 4))
+    for command in commands:
+        succeed(*shlex.split(command))
+    succeed("--probabilities", "maps", "--portion", 0.2, "--out", "whole")
+    assert contents(tmp_path / "labels") == contents(tmp_path / "whole")
+
+
+def dead_process():
+    """Return the number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_temporary_files_of_killed_writers_are_removed_at_the_next_start(tmp_path):
+    folder = tmp_path / "maps"
+    for name, array in zip(("a", "x/b"), probabilities(0, 2)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{name}.npy", array)
+    out, gone = tmp_path / "out", dead_process()
+    given = {"policy": "class-balanced", "portion": 0.2}
+    run(MapFolder.open(folder), out, **given)
+    left = [
+        out / f".state.npz.{gone}.part",
+        *(out / f"pseudo_labels/{name}.png.{gone}.part" for name in (".a", "x/.b")),
+    ]
+    stay = [out / f".state.npz.{os.getpid()}.part", out / ".note", out / f"state.{gone}.part"]
+    for path in (*left, *stay):
+        path.write_bytes(b"x")
+    run(MapFolder.open(folder), out, **given)  # a finished job
+    assert not [path for path in left if path.exists()]
+    assert all(path.exists() for path in stay)
+    (tmp_path / f".1.npz.{gone}.part").write_bytes(b"x")
+    (tmp_path / f".2.npz.{gone}.part").write_bytes(b"x")
+    succeed("count", "--probabilities", folder, "--out", tmp_path / "1.npz")
+    assert not (tmp_path / f".1.npz.{gone}.part").exists()
+    assert (tmp_path / f".2.npz.{gone}.part").exists()  # in a folder that is not ours other files are left alone
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_workers_end_with_the_process_that_started_them(tmp_path, signal_name):
     # however it ends: a caller that reads their output would wait for ever
     write_maps(tmp_path / "maps", probabilities(9, count=60, size=(60, 80)))
     script = tmp_path / "job.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
-        "original = job._count_block\n"
+        "import time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
         "if __name__ == '__main__':\n"
         f"    folder = MapFolder.open(Path({str(tmp_path / 'maps')!r}))\n"
         "    def told(what, done, total):\n"
@@ -846,7 +892,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().strip().isdigit()
-        process.kill()
+        process.send_signal(getattr(signal, signal_name))
         # ends when the last process that holds it is gone: the workers, the fork server, the resource tracker
         process.communicate(timeout=20)
 

@@ -260,7 +260,8 @@ def label(
 ) -> None:
     """Make pseudo-labels from class probabilities of any framework; needs no mxnet.
 
-    Reads one map per image: NAME.npy, or NAME.npz with one array or one called probability. Writes OUT/kc.json
+    Reads one map per image, (C, H, W) or (1, C, H, W): NAME.npy, or NAME.npz or NAME.pt (a dictionary of tensors; needs
+    no PyTorch) with one array, one called probability, or --key. NAME may be in sub-folders. Writes OUT/kc.json
     (threshold exp(-k_c), k_c, N_c and kept pixels per class), OUT/pseudo_labels/NAME.png (trainIds with palette,
     255 = not selected), OUT/image_statistics.npz and OUT/state.npz; with --portions also OUT/sweep.csv. Thresholds are
     exact over all pixels. The same command continues a job that was stopped, by a damaged map as well once that is
@@ -274,7 +275,8 @@ def label(
     bits than float16), to select. N_c, `count` in kc.json, is the number of predicted pixels, without the extra
     zeros in the pools of the released program.
 
-    On several machines: count a shard each, merge, count again with --refine, merge, select.
+    On several machines: count a shard each, merge, count again with --refine, merge, select; docs/labels.md has the
+    seven commands.
     """
     given = click.core.ParameterSource.DEFAULT
     if ctx.invoked_subcommand is not None:

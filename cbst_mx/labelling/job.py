@@ -134,6 +134,7 @@ def count(
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
     check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
+    remove_leftovers(path.absolute().parent, path.name)
     with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
 
@@ -275,6 +276,8 @@ def run(
     with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
+        for written in {out, *((out / "pseudo_labels" / name).parent for name in folder.names)}:
+            remove_leftovers(written)
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
@@ -387,8 +390,6 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
-        for folder in out.glob("**/"):
-            remove_leftovers(folder)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
     else:
