@@ -379,8 +379,6 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
-        for folder in out.glob("**/"):
-            remove_leftovers(folder)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
     else:
