@@ -24,6 +24,7 @@ __all__ = [
     "array_header",
     "atomic_folder",
     "atomic_path",
+    "check_end",
     "check_free_space",
     "file_digest",
     "open_npz",
@@ -239,8 +240,14 @@ def check_free_space(path: Path, needed: int) -> None:
         )
 
 
-def _check_end(path: Path) -> None:
-    """Refuse a pipe, which would be waited for, and a device, which may have no end."""
+def check_end(path: Path) -> None:
+    """Refuse a pipe, which would be waited for, and a device, which may have no end.
+
+    Raises
+    ------
+    OSError
+        If `path` is one of these, or cannot be looked at.
+    """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by what opens it
         raise OSError(errno.EINVAL, "it is no ordinary file")
@@ -255,7 +262,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         If it cannot be read, or is a pipe or device, which may have no end.
     """
     digest = hashlib.new(algorithm)
-    _check_end(path)
+    check_end(path)
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
@@ -320,7 +327,7 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
         If the file is missing, damaged or no archive, or the block raises anything but an error of this package.
     """
     try:
-        _check_end(path)
+        check_end(path)
         with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
             if stream.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it holds one array without a name")

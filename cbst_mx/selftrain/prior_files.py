@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -12,7 +10,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import open_npz, save_npz
+from cbst_mx.files import check_end, open_npz, save_npz
 from cbst_mx.messages import listed
 from cbst_mx.selftrain.matlab_files import read_variable
 from cbst_mx.selftrain.spatial_prior import check_grid, checked
@@ -160,8 +158,7 @@ def read_matlab(path: Path, *, grid: tuple[int, int] | None = None) -> tuple[np.
 
 def _matlab_array(path: Path) -> np.ndarray:
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            raise ValueError("it is no ordinary file")
+        check_end(path)
         with open(path, "rb") as stream:
             start = stream.read(512 + len(_HDF5))  # MATLAB puts 512 bytes of its own before an HDF5 file
         is_hdf5 = _HDF5 in (start[: len(_HDF5)], start[512:])
