@@ -16,7 +16,18 @@ exception is a defect of this program and keeps its traceback. The library raise
 
 from __future__ import annotations
 
-__all__ = ["CBSTError", "CheckpointError", "ConfigError", "DamagedError", "DataError", "RunError", "TrainingError"]
+from typing import Any, Collection
+
+__all__ = [
+    "CBSTError",
+    "CheckpointError",
+    "ConfigError",
+    "DamagedError",
+    "DataError",
+    "RunError",
+    "TrainingError",
+    "check_choice",
+]
 
 
 class CBSTError(Exception):
@@ -45,3 +56,32 @@ class RunError(CBSTError):
 
 class TrainingError(CBSTError):
     """A training phase cannot go on: the loss is not finite."""
+
+
+def check_choice(option: str, value: Any, allowed: Collection[str], *, of: str = "") -> None:
+    """Refuse a value that is not one of those allowed.
+
+    Parameters
+    ----------
+    option : str
+        What the user calls it.
+    value : object
+        What came.
+    allowed : collection of str
+        In the order of the message.
+    of : str
+        What the choice belongs to, where others have another.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of them.
+
+    Examples
+    --------
+    >>> check_choice("split", "tset", ("train", "val"), of="NTHU")
+    Traceback (most recent call last):
+    cbst_mx.errors.ConfigError: split must be one of train, val for NTHU, got 'tset'
+    """
+    if value not in allowed:
+        raise ConfigError(f"{option} must be one of {', '.join(allowed)}{of and f' for {of}'}, got {value!r}")

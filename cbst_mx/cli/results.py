@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
-from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.errors import DataError, RunError, check_choice
 
 if TYPE_CHECKING:
     from cbst_mx.evaluation.protocols import ImageMatrices
@@ -49,8 +49,8 @@ def results(
         raise RunError(f"{run} has no results yet: no stage has been evaluated")
     chosen = opened.evaluated[-1] if index is None else index
     sets = opened.matrices(chosen)
-    if name is not None and name not in sets:
-        raise ConfigError(f"set must be one of {', '.join(sets)}, got {name!r}")
+    if name is not None:
+        check_choice("set", name, sets)
     record = [
         _show_set(opened, chosen, title, sets[title], samples=samples, seed=seed, worst=worst)
         for title in ([name] if name else sets)

@@ -12,7 +12,7 @@ from cbst_mx.data import cityscapes, folder, gta5, nthu, synthia
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.lists import select_listed
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.label_space import LabelSpace
 
 __all__ = ["FORMATS", "Format", "ImageSet", "LabelledImageSet", "open_images", "open_labelled"]
@@ -93,8 +93,7 @@ def open_images(format: str, root: PathLike, *, list: PathLike | None = None, **
 
 def _check_options(format: str, options: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the options that are given, if the format takes them and they are enough."""
-    if format not in FORMATS:
-        raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    check_choice("format", format, FORMATS)
     given = {name: value for name, value in options.items() if value is not None}
     for name in FORMATS[format].needed:
         if name not in given:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
 __all__ = ["FORMAT", "LABEL_FILES", "open_images", "open_labelled"]
@@ -40,8 +40,7 @@ def open_labelled(root: PathLike, split: str, label_space: LabelSpace, labels: s
     ConfigError
         If the split has no labels, or `labels` or the label space do not fit.
     """
-    if labels not in LABEL_FILES:
-        raise ConfigError(f"labels must be one of {', '.join(LABEL_FILES)}, got {labels!r}")
+    check_choice("labels", labels, LABEL_FILES)
     label_space.check_convention(LABEL_FILES[labels])
     # In a label space with fewer classes the same numbers stand for other classes.
     if labels == "labelTrainIds" and label_space.names != CITYSCAPES_19.names:

@@ -17,7 +17,7 @@ from typing import Sequence
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.folds import split_fold
 from cbst_mx.data.image_files import PathLike
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import NTHU_13, LabelSpace
 
 __all__ = ["FORMAT", "CITIES", "SPLITS", "city_folder", "label_name", "list_images", "open_images", "open_labelled"]
@@ -120,8 +120,7 @@ def city_folder(root: PathLike, city: str) -> Path:
     ConfigError
         If `city` is none of the four.
     """
-    if city not in CITIES:
-        raise ConfigError(f"city must be one of {', '.join(CITIES)}, got {city!r}")
+    check_choice("city", city, CITIES)
     base = existing_folder(root, "NTHU data root", "a folder with " + _LAYOUT)
     if base.name == city and (base / "Images").is_dir():
         return base
@@ -141,8 +140,7 @@ def label_name(image: Path) -> str:
 
 
 def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise ConfigError(f"split must be one of {', '.join(SPLITS)} for NTHU, got {split!r}")
+    check_choice("split", split, SPLITS, of="NTHU")
 
 
 def _labelled_part(

@@ -13,7 +13,7 @@ import numpy as np
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb16
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import DataError, check_choice
 from cbst_mx.label_space import SYNTHIA_16, LabelSpace
 
 __all__ = ["FORMAT", "LABEL_FILES", "label_folder", "open_images", "open_labelled", "read_class_ids"]
@@ -45,8 +45,7 @@ def open_labelled(root: PathLike, label_space: LabelSpace, labels: str = "raw") 
     ConfigError
         If `labels` is unknown or the label space has no convention "synthia".
     """
-    if labels not in LABEL_FILES:
-        raise ConfigError(f"labels must be one of {', '.join(LABEL_FILES)} for SYNTHIA, got {labels!r}")
+    check_choice("labels", labels, LABEL_FILES, of="SYNTHIA")
     label_space.check_convention("synthia")
     images = _images(root)
     folder = label_folder(root, labels, label_space)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.evaluation.protocols import THIRTEEN, mean_over
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16
 
@@ -251,8 +251,7 @@ def expected(table: int, row: str, *, network: str = "resnet38", city: str = "")
         If there is no such row; the sentence lists those there are.
     """
     _check_table(table)
-    if network not in NETWORKS:
-        raise ConfigError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
+    check_choice("network", network, NETWORKS)
     own = [candidate for candidate in rows(table) if candidate.network == NETWORKS[network]]
     if table == 1:
         cities = list(dict.fromkeys(candidate.city for candidate in own)) or ["none with this network"]

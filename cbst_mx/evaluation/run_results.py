@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cbst_mx.config import Data, load_experiment
-from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.files import open_npz, read_json
 from cbst_mx.run_dir import RunDir, StageDir
@@ -314,8 +314,7 @@ class RunResults:
 
     def _chosen(self, sets: dict[str, Any], name: str | None) -> Any:
         name = self.leading if name is None else name
-        if name not in sets:
-            raise ConfigError(f"set must be one of {', '.join(sets)}, got {name!r}")
+        check_choice("set", name, sets)
         return sets[name]
 
     def _result(self, stage: int | None, name: str | None, key: str) -> Any:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cbst_mx.data import published
 from cbst_mx.data.image_files import read_label
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.files import atomic_path
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
 from cbst_mx.messages import Counter, silent
@@ -141,8 +141,7 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
     ConfigError
         If `split` is neither.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    check_choice("split", split, SPLITS)
     found: list[str] = []
     frames: dict[str, list[str]] = {}
     try:

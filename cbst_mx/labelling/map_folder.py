@@ -14,7 +14,7 @@ import numpy as np
 
 from cbst_mx.data.folder import read_label_space
 from cbst_mx.data.image_files import MOST_PIXELS
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find, numbered
 from cbst_mx.labelling.map_files import Version, array_bytes, file_version, find_maps, read_header, read_map
@@ -123,8 +123,7 @@ class MapFolder:
         """
         if stride < 1:
             raise ConfigError(f"upsample must be at least 1, got {stride}")
-        if interpolation not in INTERPOLATIONS:
-            raise ConfigError(f"upsampling must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+        check_choice("upsampling", interpolation, INTERPOLATIONS)
         check_origin(origin)
         part, parts = shard
         if not 1 <= part <= parts:

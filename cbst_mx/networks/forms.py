@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.data.transforms import normalise
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.networks.graph import Graph, Piece, fold_batch_norms, pieces
 from symbols.backend import gluon, mx
 
@@ -65,8 +65,7 @@ def check_form(form: str, ctx: mx.Context, band_rows: int | None = None) -> None
     ConfigError
         If `form` is unknown, `ctx` cannot compute it, or `band_rows` is below 1 or given with int8.
     """
-    if form not in FORMS:
-        raise ConfigError(f"inference must be one of {', '.join(FORMS)}, got {form!r}")
+    check_choice("inference", form, FORMS)
     if form != "plain" and ctx.device_type != "cpu":
         raise ConfigError(f"inference {form} works on the CPU only (oneDNN), got ctx {ctx.device_type}; use plain")
     if form == "int8" and ctx != mx.cpu():

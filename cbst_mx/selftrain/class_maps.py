@@ -23,7 +23,7 @@ from typing import Iterator, NamedTuple, Sequence
 import cv2
 import numpy as np
 
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 
 __all__ = ["INTERPOLATIONS", "Axis", "ClassMaps", "check_interpolation", "plan_axis", "size_at_stride"]
 
@@ -42,8 +42,7 @@ def check_interpolation(interpolation: str) -> None:
     ConfigError
         If it is not one of ``INTERPOLATIONS``.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    check_choice("interpolation", interpolation, INTERPOLATIONS)
 
 
 class Axis(NamedTuple):

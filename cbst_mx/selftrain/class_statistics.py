@@ -20,7 +20,7 @@ from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.files import open_npz, save_npz
 from cbst_mx.label_space import IGNORE
 
@@ -263,8 +263,7 @@ class ImageStatistics:
         ConfigError
             If `method` is unknown.
         """
-        if method not in METHODS:
-            raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        check_choice("method", method, METHODS)
         counts, sums = self.counts, self.confidence_sums
         if method == "confidence":
             return sums.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)

@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import DataError, check_choice
 from cbst_mx.messages import silent
 
 __all__ = ["ORIGINS", "Sums", "check_origin", "check_sums", "tolerance"]
@@ -49,8 +49,7 @@ def check_origin(origin: str) -> None:
     ConfigError
         If it is not one of ``ORIGINS``.
     """
-    if origin not in ORIGINS:
-        raise ConfigError(f"origin must be one of {', '.join(ORIGINS)}, got {origin!r}")
+    check_choice("origin", origin, ORIGINS)
 
 
 def tolerance(num_classes: int) -> float:

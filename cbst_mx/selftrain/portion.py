@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from cbst_mx import seeding
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.selftrain.thresholds import check_fidelity, check_portion
 
 __all__ = [
@@ -133,8 +133,7 @@ def select_source(
     ConfigError
         If an argument is not allowed.
     """
-    if policy not in SOURCE_POLICIES:
-        raise ConfigError(f"policy must be one of {', '.join(SOURCE_POLICIES)}, got {policy!r}")
+    check_choice("policy", policy, SOURCE_POLICIES)
     check_fidelity(fidelity)
     count = source_count(portion, total)
     if fidelity == "released":

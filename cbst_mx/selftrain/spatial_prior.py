@@ -27,7 +27,7 @@ from scipy import ndimage
 
 from cbst_mx.data.datasets import LabelledImageSet
 from cbst_mx.data.transforms import resize_label
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import IGNORE
 from cbst_mx.messages import Counter, silent
 from cbst_mx.selftrain.class_maps import ClassMaps
@@ -131,8 +131,7 @@ def normalised(maps: np.ndarray, normalisation: str = "maximum", *, images: int 
 
 
 def _check_normalisation(normalisation: str) -> None:
-    if normalisation not in NORMALISATIONS:
-        raise ConfigError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got {normalisation!r}")
+    check_choice("normalisation", normalisation, NORMALISATIONS)
 
 
 def check_grid(grid: Sequence[int]) -> None:

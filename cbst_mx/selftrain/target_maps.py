@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import check_choice
 from cbst_mx.files import atomic_path
 from cbst_mx.selftrain import on_device, spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps, check_interpolation
@@ -113,8 +113,7 @@ def maps_needed(
     ConfigError
         If `keep` is unknown.
     """
-    if keep not in KEEP:
-        raise ConfigError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
+    check_choice("keep", keep, KEEP)
     grid = (long_side / max(size) if long_side else 1.0) / stride
     needed = int(images * 4 * num_classes * np.ceil(size[0] * grid) * np.ceil(size[1] * grid))
     if len(scales) > 1:

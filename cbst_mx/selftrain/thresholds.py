@@ -25,7 +25,7 @@ from typing import Any, Callable, List, NamedTuple, Union
 
 import numpy as np
 
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.methods import RULES
 
 __all__ = [
@@ -68,8 +68,7 @@ def check_fidelity(fidelity: str) -> None:
     ConfigError
         If `fidelity` is not one of ``FIDELITIES``.
     """
-    if fidelity not in FIDELITIES:
-        raise ConfigError(f"fidelity must be one of {', '.join(FIDELITIES)}, got {fidelity!r}")
+    check_choice("fidelity", fidelity, FIDELITIES)
 
 
 def rank(portion: float, count: int, fidelity: str = "paper") -> int:
@@ -178,8 +177,7 @@ def check_policy(policy: str, portion: float) -> None:
         If either is not allowed.
     """
     check_portion(portion)
-    if policy not in POLICIES:
-        raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    check_choice("policy", policy, POLICIES)
 
 
 # ------------------------------------------------------------------------------------------------------ thresholds

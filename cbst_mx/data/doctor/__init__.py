@@ -16,7 +16,7 @@ from cbst_mx.data.doctor.findings import Examination, Finding, Report
 from cbst_mx.data.doctor.layouts import LAYOUTS, open_any
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.lists import list_path, select_listed
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.messages import Progress, silent
 
 __all__ = ["Finding", "Report", "examine"]
@@ -63,8 +63,7 @@ def examine(
     ConfigError
         If an argument is wrong. What is wrong with the data is a finding, never an exception.
     """
-    if dataset not in FORMATS:
-        raise ConfigError(f"dataset must be one of {', '.join(FORMATS)}, got {dataset!r}")
+    check_choice("dataset", dataset, FORMATS)
     options = {"split": split, "city": city, "labels": labels, "description": description}
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():

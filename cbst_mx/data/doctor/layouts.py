@@ -13,7 +13,7 @@ from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
 from cbst_mx.data.lists import list_path
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, get_label_space
 from cbst_mx.messages import listed, ranges
 
@@ -157,8 +157,7 @@ _UNPACK_SYNTHIA = f"unrar x -o+ {published.SYNTHIA_ARCHIVE} (the data root is RA
 def _open_synthia(found: Examination, labels: str = "raw") -> None:
     root = found.root
     found.label_space = SYNTHIA_16
-    if labels not in synthia.LABEL_FILES:
-        raise ConfigError(f"labels must be one of {', '.join(synthia.LABEL_FILES)} for synthia, got {labels!r}")
+    check_choice("labels", labels, synthia.LABEL_FILES, of="synthia")
     if not _has_folders(found, "RGB", "GT/LABELS", fix=_UNPACK_SYNTHIA):
         return
     make, made = f"cbst-mx prepare synthia {root}", labels == "trainIds"
@@ -199,8 +198,7 @@ def _unpack_cityscapes(root: Path, kind: str) -> str:
 def _open_cityscapes(found: Examination, split: str | None = None, labels: str = "labelIds") -> None:
     root, known = found.root, published.CITYSCAPES
     found.label_space = CITYSCAPES_19
-    if labels not in cityscapes.LABEL_FILES:
-        raise ConfigError(f"labels must be one of {', '.join(cityscapes.LABEL_FILES)} for cityscapes, got {labels!r}")
+    check_choice("labels", labels, cityscapes.LABEL_FILES, of="cityscapes")
     if split is not None and split not in known:
         raise ConfigError(f"split must be one of {', '.join(known)} for cityscapes, got {split!r}")
     unpack = _unpack_cityscapes(root, "images")

@@ -14,7 +14,7 @@ from cbst_mx.data.street_scenes.canvas import SUPERSAMPLING
 from cbst_mx.data.street_scenes.content import DOMAIN_CODES
 from cbst_mx.data.street_scenes.layout import layout
 from cbst_mx.data.street_scenes.looks import Shift
-from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.errors import ConfigError, RunError, check_choice
 from cbst_mx.files import atomic_folder
 from cbst_mx.label_space import CITYSCAPES_19
 
@@ -63,8 +63,7 @@ def render_scene(
     ConfigError
         If the domain is unknown, the size too small, or the seed or index negative.
     """
-    if domain not in DOMAIN_CODES:
-        raise ConfigError(f"domain must be one of {', '.join(DOMAIN_CODES)}, got {domain!r}")
+    check_choice("domain", domain, DOMAIN_CODES)
     _check_size(size)
     for name, value in (("seed", seed), ("index", index)):
         if value < 0:
