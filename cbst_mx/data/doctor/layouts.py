@@ -12,6 +12,7 @@ from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
+from cbst_mx.data.listing import matching_images
 from cbst_mx.data.lists import list_path
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, get_label_space
@@ -60,7 +61,7 @@ def _archives_left(root: Path) -> str:
 
 
 def _pngs(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("*.png") if not path.name.startswith("."))
+    return [*matching_images(directory, "*.png").files] if directory.is_dir() else []
 
 
 def _paired(
@@ -234,7 +235,7 @@ def _cityscapes_part(found: Examination, name: str, images: ImageSet, labels: st
         stem = image.name[: -len("_leftImg8bit.png")]
         return truth / image.parent.name / f"{stem}_gtFine_{labels}.png"
 
-    label_files = [path for path in truth.glob(f"*/*_gtFine_{labels}.png") if not path.name.startswith(".")]
+    label_files = matching_images(truth, f"*/*_gtFine_{labels}.png").files if truth.is_dir() else ()
     if not label_files and not made and any(truth.glob("*/*_gtFine_labelTrainIds.png")):
         what = f"the labelIds of {name} are missing, there are labelTrainIds alone"
         found.add("error", what, truth, f"{unpack}; or use labels: labelTrainIds (19 classes only)")
