@@ -99,7 +99,7 @@ def test_links_in_a_circle_come_to_an_end_and_no_folder_counts_twice(tmp_path):
     os.symlink(tmp_path / "b", tmp_path / "a")  # before the folder itself in the order of names
     found = all_images(tmp_path)
     assert below(tmp_path, found) == ["b/c/y.png", "b/x.png"]
-    assert left_out(tmp_path, found) == {"a link to a folder that is listed already": ["a", "b/up"]}
+    assert left_out(tmp_path, found) == {"linked a second time": ["a", "b/up"]}
     assert below(tmp_path, matching_images(tmp_path, "**/*.png")) == ["b/c/y.png", "b/x.png"]
 
 
@@ -122,7 +122,7 @@ def test_links_to_nothing_are_refused(tmp_path, target):
 def test_a_link_to_a_folder_that_is_gone_is_told(tmp_path):
     touch(tmp_path, "a.png")
     os.symlink(tmp_path / "gone", tmp_path / "disk2")
-    assert left_out(tmp_path, matching_images(tmp_path, "**/*.png")) == {"a link to nothing": ["disk2"]}
+    assert left_out(tmp_path, matching_images(tmp_path, "**/*.png")) == {"linking to nothing": ["disk2"]}
 
 
 def test_pipes_are_refused(tmp_path):
@@ -153,7 +153,7 @@ def test_what_systems_put_beside_images_is_left_out_and_told(tmp_path):
     assert left_out(tmp_path, found) == {
         "hidden": [".DS_Store", "._a.jpg", ".thumbnails", "@eaDir", "Thumbs.db", "__MACOSX"],
         "of another kind": ["b.heic", "notes.txt"],
-        "a folder in spite of its name": ["c.png"],
+        "named like an image, but a folder": ["c.png"],
     }
     assert found.remark().startswith("9 left out: ")
     assert "2 of another kind (b.heic, notes.txt)" in found.remark()

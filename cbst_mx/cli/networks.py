@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -13,7 +14,7 @@ from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
-    from cbst_mx.data import ImageSet
+    from cbst_mx.data.upright import UprightImageSet
     from cbst_mx.networks.forms import Agreement
 
 __all__ = ["COMMANDS"]
@@ -158,18 +159,24 @@ def predict(
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
-    Reads PNG or JPEG images; writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
+    Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, in folders all below them, and turns them as their
+    rotation marks (EXIF) say. Writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
     (the image under the class colours). An existing result is not overwritten.
     """
     from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
     from cbst_mx.report.figures import overlay
 
-    chosen = _image_set(images)
+    chosen, left_out = _image_set(images, out)
     for name in chosen.names:
         for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
             if result.exists():
                 raise CBSTError(f"{result} exists already: give another folder with --out")
+    turned = sum(chosen.turn(index) != 1 for index in range(len(chosen)))
+    if left_out:
+        click.echo(left_out)
+    if turned:
+        click.echo(f"{turned} of {len(chosen)} images are turned as their rotation marks (EXIF) say, results too")
     predictor = load_network(
         parameters,
         ctx,
@@ -189,22 +196,46 @@ def predict(
     click.echo(f"{len(chosen)} images segmented into {out}")
 
 
-def _image_set(paths: tuple[Path, ...]) -> ImageSet:
-    from cbst_mx.data import ImageSet
+def _image_set(paths: tuple[Path, ...], out: Path) -> tuple[UprightImageSet, str]:
+    """Return the images that were asked for and what was left out of folders; results in `out` are none of them."""
+    from cbst_mx.data.listing import ENDINGS, Listing, all_images, merged, names_below
+    from cbst_mx.data.upright import UprightImageSet
     from cbst_mx.errors import DataError
 
-    files = []
+    folders: dict[Path, str] = {}  # of each image, below the argument that leads to it
+    listings = []
     for path in paths:
+        above = Path(os.path.abspath(path)).name if len(paths) > 1 else ""
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-            if not inside:
-                raise DataError(f"folder {path} holds no .png, .jpg or .jpeg image")
-            files.extend(inside)
-        elif path.is_file():
-            files.append(path)
+            found = all_images(path)
+            here = Path(os.path.abspath(out))
+            results = [f for f in found.files if here in Path(os.path.abspath(f)).parents or _is_result(f)]
+            found = found.without("written by predict", results)
+            if not found.files:
+                remark = found.remark()
+                raise DataError(
+                    f"folder {path} holds no image ({', '.join(ENDINGS)})" + (f"; {remark}" if remark else "")
+                )
+            for file in found.files:
+                below = (Path(above) / file.parent.relative_to(path)).as_posix()
+                folders[file] = "" if below == "." else below
+            listings.append(found)
+        elif os.path.lexists(path):
+            folders[path] = Path(os.path.abspath(path)).parent.name
+            listings.append(Listing((path,)))
         else:
             raise DataError(f"image {path} does not exist")
-    return ImageSet([path.stem for path in files], files)
+    files = [*dict.fromkeys(file for listing in listings for file in listing.files)]  # in the order of the arguments
+    names = names_below(files, [folders[file] for file in files])
+    return UprightImageSet(names, files), merged(listings).remark()
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a file and its neighbour are what `predict` writes of an image."""
+    for ending, other in (("_label.png", "_overlay.png"), ("_overlay.png", "_label.png")):
+        if path.name.endswith(ending):
+            return path.with_name(path.name[: -len(ending)] + other).is_file()
+    return False
 
 
 COMMANDS = (evaluate, predict)

@@ -29,9 +29,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".
 
 HIDDEN = "hidden"
 OTHER = "of another kind"
-FOLDER = "a folder in spite of its name"
-TWICE = "a link to a folder that is listed already"
-BROKEN = "a link to nothing"
+FOLDER = "named like an image, but a folder"
+TWICE = "linked a second time"
+BROKEN = "linking to nothing"
 
 _SYSTEM = ("Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 _SHOWN = 3  # names of one reason
@@ -41,7 +41,7 @@ _SHOWN = 3  # names of one reason
 class Listing:
     """Image files in the order of their paths, and what was left out.
 
-    ``left_out`` has paths by reason, a phrase such as "hidden" that goes behind "is" or a number.
+    ``left_out`` has paths by reason, a phrase such as "hidden" that goes behind a number.
     """
 
     files: tuple[Path, ...]
@@ -118,7 +118,10 @@ def merged(listings: Sequence[Listing]) -> Listing:
     for listing in listings:
         for reason, paths in listing.left_out.items():
             left_out.setdefault(reason, set()).update(path for path in paths if path not in files)
-    return Listing(tuple(sorted(files)), {reason: tuple(sorted(paths)) for reason, paths in left_out.items() if paths})
+    return Listing(
+        tuple(sorted(files)),
+        {reason: tuple(sorted(left_out[reason])) for reason in sorted(left_out) if left_out[reason]},
+    )
 
 
 def names_below(files: Sequence[Path], folders: Sequence[str]) -> list[str]:
