@@ -22,7 +22,7 @@ from cbst_mx.data.image_headers import PathLike
 from cbst_mx.errors import DataError
 from cbst_mx.messages import listed
 
-__all__ = ["ENDINGS", "Listing", "all_images", "matching_images", "merged", "names_below"]
+__all__ = ["ENDINGS", "Listing", "all_images", "images_beside", "matching_images", "merged", "names_below"]
 
 #: Endings of the formats that are read as images.
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -124,6 +124,23 @@ def merged(listings: Sequence[Listing]) -> Listing:
     )
 
 
+def images_beside(files: Sequence[Path], known: Iterable[Path]) -> list[Path]:
+    """Return the files with an image's ending that lie in the folders of some files and are none of those known.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be read.
+    """
+    walk, taken = _Walk(), set(known)
+    return [
+        path
+        for folder in sorted({path.parent for path in files})
+        for path in walk.named(folder, lambda name: _is_image(name) and not _is_hidden(name))
+        if path not in taken
+    ]
+
+
 def names_below(files: Sequence[Path], folders: Sequence[str]) -> list[str]:
     """Return a name for each file: its stem, with the folder in front where two files have one stem.
 
@@ -179,6 +196,10 @@ class _Walk:
                 raise DataError(f"image {path} must be a file, got a pipe or device")
             else:
                 yield path
+
+    def named(self, folder: Path, fits: Callable[[str], bool]) -> list[Path]:
+        """Return what has a fitting name in a folder and is no folder, whether it can be read or not."""
+        return [folder / name for name, kind, _ in self._read(folder) if kind != "folder" and fits(name)]
 
     def folders(self, starts: Sequence[Path], part: str) -> list[Path]:
         """Return the folders that one part of a pattern leads to, each once."""

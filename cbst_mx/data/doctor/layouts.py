@@ -12,7 +12,7 @@ from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
-from cbst_mx.data.listing import matching_images
+from cbst_mx.data.listing import images_beside, matching_images
 from cbst_mx.data.lists import list_path
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, get_label_space
@@ -374,7 +374,16 @@ def _open_folder(
         if isinstance(images, LabelledImageSet) and images.left_out:
             text = f"{counted(images.left_out, 'image')} of {name} without a label: left out (unlabelled: skip)"
             found.add("note", text, found.root)
+        if list is None:
+            remark = folder.find_images(described, found.root, name).remark()
+            if remark:
+                found.add("note", f"files of {name}: {remark}", found.root)
         found.parts.append(_own_part(name, images))
+    if split is None and list is None:
+        files = [path for part in found.parts for path in (*part.images.image_paths, *part.labels)]
+        beside = images_beside([path for part in found.parts for path in part.images.image_paths], files)
+        what = "beside those of the splits, and in none of them"
+        found.add_files("note", "image", beside, ARE, what, "")
 
 
 def _own_part(name: str, images: ImageSet) -> Part:
