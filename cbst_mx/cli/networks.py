@@ -159,7 +159,7 @@ def predict(
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
-    Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, in folders all below them, and turns them as their
+    Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
     rotation marks (EXIF) say. Writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
     (the image under the class colours). An existing result is not overwritten.
     """
