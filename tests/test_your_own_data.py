@@ -11,7 +11,7 @@ from PIL import Image
 
 from cbst_mx.config import load_experiment
 from cbst_mx.data.description import FolderDescription, FolderSplit, LabelRule, read_description
-from cbst_mx.data.image_files import MOST_PIXELS, read_header, read_label, read_rgb
+from cbst_mx.data.image_files import MOST_PIXELS, read_label, read_rgb
 from cbst_mx.data.listing import ENDINGS
 from cbst_mx.errors import DataError
 
