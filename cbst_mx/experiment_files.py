@@ -71,7 +71,10 @@ def _change(values: dict[str, Any], change: str) -> None:
     parts = key.split(".")
     if not sign or not all(parts) or len(parts) > _MOST_LEVELS:
         raise ConfigError(f"a change must have the form key=value, got {shown}")
-    value = parse_value(text)
+    try:
+        value = parse_value(text)
+    except ConfigError as error:
+        raise ConfigError(f"change of {key[:_LONGEST_SHOWN]!r}: {error}") from error
     level = values
     for part in parts[:-1]:
         if level.get(part) is None:

@@ -7,18 +7,21 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
+import re
 import shutil
 import stat
 import zipfile
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import IO, Any, Iterator, Mapping
 
 import numpy as np
 
 from cbst_mx.errors import CBSTError, DataError, RunError
 
 __all__ = [
+    "array_header",
     "atomic_folder",
     "atomic_path",
     "check_free_space",
@@ -27,12 +30,14 @@ __all__ = [
     "read_bounded",
     "read_json",
     "reading",
+    "remove_leftovers",
     "save_npz",
     "write_json",
     "write_text",
 ]
 
 _LONGEST_NAME = 255  # bytes of a file's name
+_LONGEST_HEADER = 10_000  # bytes of the text that describes an array; numpy's own limit in later versions
 
 
 def _reason(error: OSError) -> str:
@@ -74,6 +79,36 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of :func:`atomic_path` whose writers were killed.
+
+    Those of processes that still run on this computer stay.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the files that were being written; sub-folders are not looked into.
+    name : str, optional
+        Only what was being written to this name.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part", path.name, re.DOTALL)
+            if found and name in (None, found[1]) and not _is_running(int(found[2])):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -142,8 +177,11 @@ def reading(what: object, error_type: type[CBSTError] = DataError) -> Iterator[N
     except CBSTError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
-        raise error_type(f"{what} cannot be read: {reason}") from error
+        raise error_type(f"{what} cannot be read: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -210,6 +248,54 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     return digest.hexdigest()
 
 
+def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Read the header of ``.npy`` data, and refuse one that promises more numbers than there are, before any is read.
+
+    Parameters
+    ----------
+    stream : binary file
+        At the beginning of the data; left somewhere behind the header.
+    size : int
+        Bytes of the data, header included.
+
+    Returns
+    -------
+    shape : tuple of int
+    dtype : dtype
+
+    Raises
+    ------
+    ValueError
+        If the data are no array of numbers or texts, or cut off; numpy raises other errors for damaged headers.
+    """
+    head = io.BytesIO(stream.read(_LONGEST_HEADER))
+    if not head.getvalue().startswith(np.lib.format.MAGIC_PREFIX):
+        raise ValueError("it is empty" if not head.getvalue() else "it does not begin as a .npy file")
+    version = np.lib.format.read_magic(head)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(head)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(head)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not read")
+    if any(count < 0 for count in shape):
+        raise ValueError(f"its header states the shape {shape}")
+    needed, there = math.prod(shape) * dtype.itemsize, size - head.tell()
+    if needed > there:
+        raise ValueError(f"its header promises {needed:,} bytes of numbers, there are {max(there, 0):,}")
+    return shape, dtype
+
+
+def _check_members(stream: IO[bytes]) -> None:
+    """Refuse an ``.npz`` in which an array's header promises more numbers than its member holds."""
+    with zipfile.ZipFile(stream) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                raise ValueError(f"it holds {member.filename[:100]!r}, which is no array")
+            with archive.open(member) as content:
+                array_header(content, member.file_size)
+
+
 @contextlib.contextmanager
 def open_npz(path: Path, what: str) -> Iterator[Any]:
     """Yield the open ``.npz`` file; what goes wrong with it in the block is one sentence that calls it `what`.
@@ -221,15 +307,15 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
     """
     try:
         with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
-            stored = np.load(stream, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
+            if stream.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it holds one array without a name")
-            yield stored
+            _check_members(stream)
+            stream.seek(0)
+            yield np.load(stream, allow_pickle=False)
     except CBSTError:
         raise
     except Exception as error:  # damaged headers make numpy raise whatever they lead to
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} is not a readable {what}: {reason}") from error
+        raise DataError(f"{path} is not a readable {what}: {_in_one_line(error)}") from error
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

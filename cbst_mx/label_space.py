@@ -433,7 +433,7 @@ def find(
     text = str(found) if which is None else which
     if text in LABEL_SPACES:
         space = LABEL_SPACES[text]
-    elif text.isascii() and text.isdigit() and 1 <= int(text) < _UNKNOWN:
+    elif text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) < _UNKNOWN:
         by_number = {known.num_classes: known for known in LABEL_SPACES.values()}
         space = by_number.get(int(text)) or numbered(int(text))
     elif read is not None and text.endswith((".yaml", ".yml")):
@@ -441,7 +441,7 @@ def find(
     else:
         known_names, number = ", ".join(sorted(LABEL_SPACES)), f"a number of classes from 1 to {_UNKNOWN - 1}"
         others = f", {number}, or a YAML file" if read is not None else f", or {number}"
-        raise ConfigError(f"label space must be one of {known_names}{others}, got {text!r}")
+        raise ConfigError(f"label space must be one of {known_names}{others}, got {text[:100]!r}")
     if found is not None:
         space.check_classes(found, origin)
     return space

@@ -100,11 +100,11 @@ class Run:
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
         self.results = RunResults(out)
         with self.dir.logging():
-            for name, images in {"source": self.source, **self.validation}.items():
+            others = ((f"validation {name}", images) for name, images in self.validation.items())
+            for name, images in (("source", self.source), *others):
                 if images.left_out:
-                    logger.info(
-                        "%s: %d images have no label and are left out (unlabelled: skip)", name, images.left_out
-                    )
+                    every = len(images) + images.left_out
+                    logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
         # kept for the source training, where that is still due
         self._start = None if self.dir.stage(0).training.is_file() else start
 

@@ -40,7 +40,7 @@ import numpy as np
 
 import cbst_mx
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_json, save_npz, write_json, write_text
+from cbst_mx.files import read_json, remove_leftovers, save_npz, write_json, write_text
 
 __all__ = ["RunDir", "StageDir"]
 
@@ -90,6 +90,8 @@ class RunDir:
         """
         run = cls(path)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        for first in (run.experiment, run.manifest):  # without the second the folder is nobody's
+            remove_leftovers(run.path, first.name)
         if run.manifest.is_file():
             stored = read_json(run.manifest)
             if stored.get("config_sha256") != digest:
@@ -97,6 +99,8 @@ class RunDir:
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
                     f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
                 )
+            for folder in run.path.glob("**/"):
+                remove_leftovers(folder)
             return run
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")

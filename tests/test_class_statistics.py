@@ -206,7 +206,7 @@ def test_damaged_files_are_refused(tmp_path):
             ImageStatistics.load(path)
     good = {"names": np.array(["a", "b"]), "counts": np.ones((2, 3), np.int64), "confidence_sums": np.ones((2, 3))}
     for change, sentence in (
-        ({"names": np.array(["a", None])}, "is not a readable file .* allow_pickle"),
+        ({"names": np.array(["a", None])}, "is not a readable file .* holds Python objects"),
         ({"names": np.array([1, 2])}, r"must hold N names and counts of shape \(N, C\), got int64 of shape \(2,\)"),
         ({"names": np.array(["a"])}, r"must hold N names and counts of shape \(N, C\)"),
         ({"names": np.array(["a", "a"])}, "s.npz: the statistics of image a must be added once only"),

@@ -207,6 +207,13 @@ def test_whatever_the_text_the_answer_is_one_of_ours(tmp_path, text):
     assert len(str(error.value)) < 4000
 
 
+def test_a_change_that_is_no_yaml_names_its_key():
+    with pytest.raises(
+        ConfigError, match="demo.yaml: change of 'seed': '0x_' is not a YAML value, line 1: '0x_' is no in"
+    ):
+        load_experiment(DEMO, ("seed=0x_",))
+
+
 def test_a_home_folder_of_nobody_is_one_sentence(monkeypatch):
     experiment = load_experiment(DEMO, ("source.root=~nouser/x",))
     with pytest.raises(ConfigError, match="names the home folder of a user there is not"):

@@ -390,7 +390,7 @@ def test_predict_names_images_of_several_arguments_apart(trained, tmp_path):
         (lambda path: path.symlink_to("gone.png"), "does not exist"),
         (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
         (lambda path: None, "does not exist"),
-        (lambda path: path.mkdir(), "holds no image (.png, .jpg"),
+        (lambda path: path.mkdir(), "holds no image: files that end in .png, .jpg"),
     ],
 )
 def test_predict_refuses_what_is_no_file(trained, tmp_path, make, sentence):
@@ -409,7 +409,7 @@ def test_predict_turns_pictures_as_viewers_do(trained, tmp_path):
     write_rgb_png(tmp_path / "upright.png", np.rot90(picture, -1))
     result, _ = predict_of(trained, tmp_path / "out", tmp_path / "turned.png", tmp_path / "upright.png")
     assert result.exit_code == 0, result.output
-    assert "1 of 2 images are turned as their rotation marks (EXIF) say, results too" in result.output
+    assert "turned upright as their EXIF marks say: 1 of 2 images, and their labels with them" in result.output
     for kind in ("label", "overlay"):
         turned, upright = (tmp_path / "out" / f"{name}_{kind}.png" for name in ("turned", "upright"))
         assert turned.read_bytes() == upright.read_bytes()

@@ -240,3 +240,10 @@ def test_another_number_of_classes_is_one_sentence():
         find("nthu-13", 2, origin="a.json")
     with pytest.raises(ConfigError, match=r"^label space nthu-13 has 13 classes, but the network has 19$"):
         NTHU_13.check_classes(19, "the network")
+
+
+@pytest.mark.parametrize("which", ["9" * 5000, "0", "254", "²", "", "x" * 5000])
+def test_what_is_no_label_space_is_one_short_sentence(which):
+    with pytest.raises(ConfigError, match="label space must be one of cityscapes-19") as error:
+        find(which)
+    assert len(str(error.value)) < 300

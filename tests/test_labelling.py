@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -513,11 +516,14 @@ def broken(array):
     ("content", "sentence"),
     [
         (np.zeros((13, 4), np.float32), r"must hold an array of shape (C, H, W), got (13, 4)"),
-        (np.zeros((1, 13, 4, 4), np.float32), r"must hold an array of shape (C, H, W), got (1, 13, 4, 4)"),
+        (np.zeros((2, 13, 4, 4), np.float32), "must hold the map of one image, got 2 of them (shape (2, 13, 4, 4))"),
+        (np.zeros((1, 1, 13, 4, 4), np.float32), r"must hold an array of shape (C, H, W), got (1, 1, 13, 4, 4)"),
         (np.zeros((19, 6, 8), np.float32), "must have the 13 classes of image-0.npy, got 19"),
         (np.zeros((512, 13, 8), np.float32), "must hold at most 253 classes, got 512"),
-        (np.zeros((13, 6, 8), np.uint8), "must hold float32 or float16 probabilities, got uint8"),
-        (np.zeros((13, 6, 8)), "must hold float32 or float16 probabilities, got float64"),
+        (np.zeros((13, 6, 8), np.uint8), "must hold probabilities as float16, float32 or float64, got uint8; whole"),
+        (np.zeros((13, 6, 8), np.uint16), "converted by m = np.float32(m); np.save(path, m / np.maximum(m.sum(axis"),
+        (np.zeros((13, 6, 8), complex), "must hold probabilities as float16, float32 or float64, got complex128"),
+        (np.full((13, 6, 8), 1e300), "image-9.npy: probabilities must be finite, got NaN or infinity"),
         (np.array([[[{}]]], dtype=object), "is not a readable .npy or .npz file of numbers"),
         (b"\x93NUMPY", "is not a readable .npy or .npz file of numbers"),
         (b"", "is not a readable .npy or .npz file of numbers"),
@@ -625,13 +631,15 @@ def test_arguments_that_cannot_be_used_are_refused(maps, tmp_path):
     np.savez(tmp_path / "prior.npz", prior=np.ones((19, 4, 4), np.float32))
     for changes, sentence in (
         (("--probabilities", tmp_path / "nowhere"), "nowhere does not exist"),
-        (("--probabilities", tmp_path / "empty"), "holds no .npy or .npz file"),
+        (("--probabilities", tmp_path / "empty"), "holds no .npy, .npz or .pt file"),
         (("--portion", 0), "portion must be in (0, 1], got 0"),
         (("--portions", "0.2,1.5"), "portion must be in (0, 1], got 1.5"),
         (("--workers", 0), "workers must be at least 1, got 0"),
         (("--upsample", 0), "upsample must be at least 1, got 0"),
         (("--classes", "19"), "label space cityscapes-19 has 19 classes, but"),
-        (("--classes", "birds"), "label space must be one of cityscapes-19"),
+        (("--label-space", "birds"), "label space must be one of cityscapes-19"),
+        (("--classes", "\N{SUPERSCRIPT TWO}"), "label space must be one of cityscapes-19"),
+        (("--upsample", 2000), "must have at most 178,956,970 pixels, got 12000 x 16000: give a smaller upsample"),
         (("--upsample", 8, "--size", 40, 64), "must have the cells of 40 x 64 pixels at stride 8, got 6 x 8"),
         (("--spatial-prior", tmp_path / "prior.npz"), r"must hold a prior of shape (13, H, W), got (19, 4, 4)"),
         (("--spatial-prior", tmp_path / "none.npz"), "none.npz cannot be read: No such file"),
@@ -705,14 +713,15 @@ def test_label_spaces(tmp_path):
         MapFolder.open(nineteen, classes="16")
 
 
-def test_own_classes_from_a_description(tmp_path):
+@pytest.mark.parametrize("option", ["--label-space", "--classes"])
+def test_own_classes_from_a_description(tmp_path, option):
     description = tmp_path / "own.yaml"
     description.write_text(
         "label_space: {name: two, names: [sky, road], palette: [[70, 130, 180], [128, 64, 128]], ids: {0: 0, 1: 1}}\n"
         "splits: {all: {images: ['*.png']}}\n"
     )
     maps = write_maps(tmp_path / "maps", probabilities(1, 2, 2))
-    succeed("--probabilities", maps, "--classes", description, "--portion", 0.5, "--out", tmp_path / "out")
+    succeed("--probabilities", maps, option, description, "--portion", 0.5, "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out/kc.json").read_text())["names"] == ["sky", "road"]
     prior_files.save(tmp_path / "prior.npz", np.ones((2, 4, 4), np.float32), {"names": ["road", "sky"]})
     with pytest.raises(DataError, match="class 0 is .road., not .sky."):
@@ -822,13 +831,56 @@ def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
     assert "origin must be one of plain, bicubic" in refused(*given[:-1], tmp_path / "third", "--origin", "other")
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path):
+def test_the_commands_for_several_machines_give_what_one_call_gives(tmp_path, monkeypatch):
+    commands = re.findall(r"^    .venv/bin/cbst-mx label (.*)", (ROOT / "docs/labels.md").read_text(), re.MULTILINE)[1:]
+    assert len(commands) == 7
+    monkeypatch.chdir(tmp_path)
+    write_maps(tmp_path / "maps", probabilities(0, 4))
+    for command in commands:
+        succeed(*shlex.split(command))
+    succeed("--probabilities", "maps", "--portion", 0.2, "--out", "whole")
+    assert contents(tmp_path / "labels") == contents(tmp_path / "whole")
+
+
+def dead_process():
+    """Return the number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_temporary_files_of_killed_writers_are_removed_at_the_next_start(tmp_path):
+    folder = tmp_path / "maps"
+    for name, array in zip(("a", "x/b"), probabilities(0, 2)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{name}.npy", array)
+    out, gone = tmp_path / "out", dead_process()
+    given = {"policy": "class-balanced", "portion": 0.2}
+    run(MapFolder.open(folder), out, **given)
+    left = [
+        out / f".state.npz.{gone}.part",
+        *(out / f"pseudo_labels/{name}.png.{gone}.part" for name in (".a", "x/.b")),
+    ]
+    stay = [out / f".state.npz.{os.getpid()}.part", out / ".note", out / f"state.{gone}.part"]
+    for path in (*left, *stay):
+        path.write_bytes(b"x")
+    run(MapFolder.open(folder), out, **given)  # a finished job
+    assert not [path for path in left if path.exists()]
+    assert all(path.exists() for path in stay)
+    (tmp_path / f".1.npz.{gone}.part").write_bytes(b"x")
+    (tmp_path / f".2.npz.{gone}.part").write_bytes(b"x")
+    succeed("count", "--probabilities", folder, "--out", tmp_path / "1.npz")
+    assert not (tmp_path / f".1.npz.{gone}.part").exists()
+    assert (tmp_path / f".2.npz.{gone}.part").exists()  # in a folder that is not ours other files are left alone
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_workers_end_with_the_process_that_started_them(tmp_path, signal_name):
     # however it ends: a caller that reads their output would wait for ever
     write_maps(tmp_path / "maps", probabilities(9, count=60, size=(60, 80)))
     script = tmp_path / "job.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
-        "original = job._count_block\n"
+        "import time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
         "if __name__ == '__main__':\n"
         f"    folder = MapFolder.open(Path({str(tmp_path / 'maps')!r}))\n"
         "    def told(what, done, total):\n"
@@ -840,7 +892,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().strip().isdigit()
-        process.kill()
+        process.send_signal(getattr(signal, signal_name))
         # ends when the last process that holds it is gone: the workers, the fork server, the resource tracker
         process.communicate(timeout=20)
 

@@ -56,6 +56,22 @@ def test_a_run_leaves_every_artefact(finished):
     assert "mIoU on target" in run.dir.log.read_text()
 
 
+def test_images_without_labels_are_told_at_the_start(data, tmp_path):
+    labels = '{replace: [["^images/", "labels/"]]}'
+    (tmp_path / "d.yaml").write_text(
+        "label_space: cityscapes-19\nids: cityscapes\n"
+        f"splits: {{all: {{images: [images/*.png], labels: {labels}, unlabelled: skip}}}}\n"
+    )
+    shutil.copytree(data / "gta5", tmp_path / "gta5")
+    first = sorted((tmp_path / "gta5" / "labels").iterdir())[0]
+    first.unlink()
+    where = f"{{format: folder, root: {tmp_path / 'gta5'}, split: all, description: {tmp_path / 'd.yaml'}}}"
+    run = Run(experiment(f"source={where}", f"validation={{source: {where}}}"), tmp_path / "run")
+    assert len(run.source) == 7
+    lines = [line.partition("INFO ")[2] for line in run.dir.log.read_text().splitlines()]
+    assert lines == [f"{name}: 1 of 8 images left out, without a label" for name in ("source", "validation source")]
+
+
 def test_pseudo_labels_agree_with_their_record(finished):
     run, _ = finished
     for index, portion in ((1, 0.20), (2, 0.25)):

@@ -13,7 +13,10 @@ import pytest
 
 from cbst_mx import files
 from cbst_mx.errors import RunError
+from cbst_mx.labelling import MapFolder
+from cbst_mx.labelling import run as label
 from cbst_mx.run_dir import RunDir
+from tests.maps import random_maps, write_maps
 
 IDENTITY = {"name": "x", "seed": 0}
 
@@ -58,6 +61,8 @@ from pathlib import Path
 import numpy as np
 from cbst_mx import files
 from cbst_mx.errors import RunError
+from cbst_mx.labelling import MapFolder
+from cbst_mx.labelling import run as label
 
 @contextlib.contextmanager
 def full(path):
@@ -88,6 +93,28 @@ def test_another_runs_folder_and_foreign_folders_are_refused(tmp_path):
     assert os.listdir(tmp_path / "other") == ["thesis.txt"]
     with pytest.raises(RunError, match="is not empty and not a run folder"):
         opened(tmp_path / "other" / "thesis.txt")
+
+
+def test_what_killed_writers_left_is_removed_and_what_is_being_written_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f".experiment.yaml.{dead.pid}.part").write_text("")  # killed at its first file: still empty
+    run = opened(tmp_path / "run")
+    run.stage(1).pseudo_labels.mkdir(parents=True)
+    left = [f".summary.json.{dead.pid}.part", f"round-1/pseudo_labels/.a.png.{dead.pid}.part"]
+    stay = [f"round-1/.thresholds.json.{os.getpid()}.part", ".notes.part", f"notes.{dead.pid}.part"]
+    for name in left + stay:
+        (run.path / name).write_text("")
+    opened(run.path)
+    assert [name for name in left + stay if (run.path / name).exists()] == stay
+    job, maps = tmp_path / "job", MapFolder.open(write_maps(tmp_path / "maps", random_maps(0, (2, 3, 4, 5))))
+    job.mkdir()
+    (job / f".job.json.{dead.pid}.part").write_text("")
+    for _ in range(2):
+        label(maps, job, policy="global", portion=0.5)
+        assert not list(job.rglob("*.part"))
+        (job / "pseudo_labels" / f".image-0.png.{dead.pid}.part").write_text("")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):

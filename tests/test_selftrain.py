@@ -27,6 +27,17 @@ def assert_equal(found, expected):
     assert (found.policy, found.fidelity, found.portion) == (expected.policy, expected.fidelity, expected.portion)
 
 
+def test_an_axis_of_one_image_is_left_out():
+    maps = maps_of()
+    found = selftrain.thresholds([array[None] for array in maps])
+    assert_equal(found, selftrain.thresholds(maps))
+    np.testing.assert_array_equal(
+        selftrain.pseudo_labels(maps[0][None], found), selftrain.pseudo_labels(maps[0], found)
+    )
+    with pytest.raises(DataError, match=r"map 0 must be of shape \(C, H, W\), got \(3, 5, 12, 17\)"):
+        selftrain.thresholds([np.array(maps)])
+
+
 @pytest.mark.parametrize("fidelity", ["paper", "released"])
 @pytest.mark.parametrize("policy", ["st", "cbst"])
 def test_thresholds_and_labels_are_those_of_the_sorted_form(policy, fidelity):

@@ -315,7 +315,7 @@ def test_damaged_files_are_refused(tmp_path):
             prior_files.read(path)
     for values, sentence in (
         ({"other": PRIOR}, "is not a readable spatial prior"),
-        ({"prior": np.array([None])}, "is not a readable spatial prior.*allow_pickle"),
+        ({"prior": np.array([None])}, "is not a readable spatial prior.*holds Python objects"),
         ({"prior": PRIOR.astype(np.complex64)}, "its numbers are of type complex64"),
         ({"prior": PRIOR, "metadata": np.array("[]")}, "its metadata are no mapping"),
         ({"prior": PRIOR, "metadata": np.array('{"format": 2}')}, "must be of format 1 or older, got 2: a newer"),
@@ -375,7 +375,7 @@ def test_matlab_files_are_refused(tmp_path):
     for arrays, sentence in (
         ({"q": PRIOR, "note": "x"}, "a.mat must hold the array 'prior_array', got q, note$"),
         ({"prior_array": PRIOR[0]}, r"real numbers of shape \(C, H, W\), got single of shape \(4, 8\)$"),
-        ({"prior_array": PRIOR + 1j}, r"real numbers of shape \(C, H, W\), got complex64 of shape \(19, 4, 8\)$"),
+        ({"prior_array": PRIOR + 1j}, r"real numbers of shape \(C, H, W\), got complex single of shape \(19, 4, 8\)$"),
         ({"prior_array": "text"}, "got char of shape"),
         ({"prior_array": {"a": 1}}, "got struct of shape"),
         ({"prior_array": np.where(PRIOR > 0.5, np.nan, PRIOR)}, "got NaN or infinity in 'prior_array'$"),

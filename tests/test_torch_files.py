@@ -64,7 +64,7 @@ def test_a_storage_that_is_a_view_begins_where_it_says(tmp_path):
     np.testing.assert_array_equal(read_torch(path)["a"], [[4, 5], [6, 7]])
 
 
-@pytest.mark.parametrize("kind", ["f2", "f8", "i8"])
+@pytest.mark.parametrize("kind", ["f2", "f8", "i8", "i4", "i2"])
 def test_other_numbers_become_float32(tmp_path, kind):
     values = np.array([1, -2, 300], "<" + kind)
     path = tmp_path / "w.pth"
@@ -72,6 +72,30 @@ def test_other_numbers_become_float32(tmp_path, kind):
     array = read_torch(path)["a"]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, [1, -2, 300])
+
+
+@pytest.mark.parametrize(
+    ("storage", "data", "values"),
+    [
+        ("BFloat16Storage", np.array([1, -2.5, np.pi], "<f4").view("<u4") >> 16, [1, -2.5, 3.140625]),
+        ("BoolStorage", [1, 0, 1], [1, 0, 1]),
+        ("ByteStorage", [1, 0, 255], [1, 0, 255]),
+        ("CharStorage", [1, 0, 255], [1, 0, -1]),
+    ],
+)
+def test_tensors_of_few_bits_are_read(tmp_path, storage, data, values):
+    data = np.asarray(data).astype("<u2" if storage == "BFloat16Storage" else "u1")
+    for transposed in (False, True):
+        size, stride = ((3, 1), (1, 3)) if transposed else ((3,), (1,))
+        items = {
+            "a": tensor("0", storage, 3, size, stride, view="zip"),
+            "b": tensor("1", "f4", 1, (1,), (1,), view="zip"),
+        }
+        write_zip(tmp_path / "w.pth", dictionary(items), {"0": data.tobytes(), "1": np.float32(2).tobytes()})
+        found = read_torch(tmp_path / "w.pth")
+        assert found["a"].dtype == np.float32
+        np.testing.assert_array_equal(found["a"].ravel(), values)
+        np.testing.assert_array_equal(found["b"], [2])
 
 
 ONE = tensor("0", "f4", 1, (1,), (1,), view="zip")
@@ -148,11 +172,12 @@ def test_the_refusal_names_what_the_pickle_asks_for(tmp_path):
     path = tmp_path / "w.pth"
     write_zip(path, HEAD + name("torch.nn.modules.container", "Sequential") + b").", {})
     assert refused(path) == (
-        f"{path} is refused: its pickle asks for torch.nn.modules.container.Sequential, which tensors do not need and "
-        "which could run code; nothing was run"
+        f"{path} is refused: its pickle asks for torch.nn.modules.container.Sequential, which tensors do not need; "
+        "nothing was run. torch.save(model.state_dict(), path) writes tensors alone"
     )
-    write_zip(path, dictionary({"a": tensor("0", "BFloat16Storage", 1, (1,), (1,), view="zip")}), {"0": b"\0\0"})
-    assert "asks for torch.BFloat16Storage" in refused(path)
+    write_zip(path, dictionary({"a": tensor("0", "ComplexFloatStorage", 1, (1,), (1,), view="zip")}), {"0": bytes(8)})
+    assert refused(path).startswith(f"{path} is refused: its tensors must be of torch.BFloat16Storage, ")
+    assert refused(path).endswith("torch.ShortStorage, got torch.ComplexFloatStorage")
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
@@ -321,8 +346,33 @@ def test_records_that_overlap_are_refused(tmp_path):
 # ---------------------------------------------------------------------------------- what trainings wrap around tensors
 
 
-def test_a_state_dict_inside_a_checkpoint_is_read(tmp_path):
+def nested(**entries):
+    return b"}" + b"".join(text(key) + value + b"s" for key, value in entries.items())
+
+
+NUMPY_SCALAR = pickle.dumps(np.float64(0.5), 2)[2:-1].replace(b"q\x00", b"").replace(b"q\x01", b"")
+OPTIMIZER = nested(state=nested(**{"0": nested(exp_avg=ONE)}))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"epoch": b"K\x03", "state_dict": nested(a=ONE)},
+        {"state_dict": nested(a=ONE), "ema": nested(b=ONE)},
+        {"ema": nested(b=ONE), "model": nested(a=ONE), "optimizer": OPTIMIZER},
+        {"model_state_dict": nested(a=ONE), "best": NUMPY_SCALAR},
+        {"student": nested(a=ONE), "optimizer": OPTIMIZER},
+        {"trainer": nested(weights=nested(a=ONE))},
+        {"a": ONE, "best": NUMPY_SCALAR},
+    ],
+)
+def test_the_weights_inside_a_checkpoint_are_read(tmp_path, entries):
     path = tmp_path / "w.pth"
-    program = HEAD + b"}" + text("epoch") + b"K\x03s" + text("state_dict") + b"}" + text("a") + ONE + b"ss."
-    write_zip(path, program, {"0": np.array([2.5], "<f4").tobytes()})
+    write_zip(path, HEAD + nested(**entries) + b".", {"0": np.array([2.5], "<f4").tobytes()})
     assert {key: value.tolist() for key, value in read_torch(path).items()} == {"a": [2.5]}
+
+
+def test_a_file_of_several_networks_says_where_they_are(tmp_path):
+    path = tmp_path / "w.pth"
+    write_zip(path, HEAD + nested(teacher=nested(a=ONE), student=nested(a=ONE)) + b".", {"0": bytes(4)})
+    assert "its tensors are in ['teacher'], ['student'] and none of these is a usual place" in refused(path)

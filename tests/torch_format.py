@@ -11,7 +11,14 @@ import zipfile
 
 import numpy as np
 
-STORAGES = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "i8": "LongStorage"}
+STORAGES = {
+    "f4": "FloatStorage",
+    "f8": "DoubleStorage",
+    "f2": "HalfStorage",
+    "i8": "LongStorage",
+    "i4": "IntStorage",
+    "i2": "ShortStorage",
+}
 HEAD = b"\x80\x02"  # protocol 2
 MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.messages import listed
 from cbst_mx.methods import RULES
 
 __all__ = ["COMMANDS"]
@@ -52,10 +53,10 @@ class _Shard(click.ParamType):
         return int(part), int(parts)
 
 
-_PROBABILITIES = click.option(
-    "--probabilities", required=True, type=FOLDER, help="Folder of .npy or .npz maps (C, H, W), float32 or float16."
-)
+_FORMS = "Folder of maps (C, H, W) of a float type: .npy, .npz or .pt, in sub-folders too."
+_PROBABILITIES = click.option("--probabilities", required=True, type=FOLDER, help=_FORMS)
 _MAPS = (
+    click.option("--key", metavar="NAME", help="Array of .npz and .pt files. Default: probability, or the only one."),
     click.option("--upsample", default=1, type=int, metavar="S", help="The maps are at stride S and are upsampled."),
     click.option("--size", nargs=2, type=int, metavar="H W", help="Size of the images, where not S times the map."),
     click.option(
@@ -75,8 +76,11 @@ _MAPS = (
     ),
     click.option("--spatial-prior", type=FILE, help="Multiply by this prior (.npz, array prior), resized."),
     click.option(
+        "--label-space",
         "--classes",
-        help="Label space (cityscapes-19, ...), number of classes, or YAML description. Default: by the maps.",
+        "label_space",
+        help="The classes: label space (cityscapes-19, ...), number, or YAML description of one's own. Default: by the "
+        "maps.",
     ),
     click.option(
         "--fidelity",
@@ -115,7 +119,8 @@ def _folder(
     upsampling: str,
     spatial_prior: Path | None,
     origin: str,
-    classes: str | None,
+    label_space: str | None,
+    key: str | None,
     shard: tuple[int, int] = (1, 1),
 ) -> Any:
     from cbst_mx.labelling import MapFolder
@@ -124,7 +129,8 @@ def _folder(
         raise click.UsageError("--size needs --upsample")
     return MapFolder.open(
         probabilities,
-        classes=classes,
+        classes=label_space,
+        key=key,
         stride=upsample,
         size=(size[0], size[1]) if size else None,
         interpolation=upsampling,
@@ -145,6 +151,8 @@ def _announce(folder: Any, workers: int, portions: int, labels: bool) -> None:
         f"{len(folder.names)} images of {size}, {folder.num_classes} classes ({folder.label_space.name}); "
         f"needs up to {wanted.disk / 1e6:.0f} MB on the disk and {wanted.memory / 1e6:.0f} MB of memory"
     )
+    if folder.left_out:
+        click.echo(f"left out, as no maps: {listed(folder.left_out)}")
     if folder.origin != "plain":
         click.echo(
             f"warning: the classes of a pixel of {folder.paths[0].name} sum to {folder.sums()}, which origin "
@@ -232,7 +240,7 @@ def _sweep_table(rows: Sequence[Any], portions: Sequence[float]) -> Table:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--probabilities", type=FOLDER, help="Folder of .npy or .npz maps (C, H, W), float32 or float16.")
+@click.option("--probabilities", type=FOLDER, help=_FORMS)
 @_add(_MAPS)
 @_POLICY
 @_PORTION
@@ -252,7 +260,8 @@ def label(
 ) -> None:
     """Make pseudo-labels from class probabilities of any framework; needs no mxnet.
 
-    Reads one map per image: NAME.npy, or NAME.npz with one array or one called probability. Writes OUT/kc.json
+    Reads one map per image, (C, H, W) or (1, C, H, W): NAME.npy, or NAME.npz or NAME.pt (a dictionary of tensors; needs
+    no PyTorch) with one array, one called probability, or --key. NAME may be in sub-folders. Writes OUT/kc.json
     (threshold exp(-k_c), k_c, N_c and kept pixels per class), OUT/pseudo_labels/NAME.png (trainIds with palette,
     255 = not selected), OUT/image_statistics.npz and OUT/state.npz; with --portions also OUT/sweep.csv. Thresholds are
     exact over all pixels. The same command continues a job that was stopped, by a damaged map as well once that is
@@ -266,7 +275,8 @@ def label(
     bits than float16), to select. N_c, `count` in kc.json, is the number of predicted pixels, without the extra
     zeros in the pools of the released program.
 
-    On several machines: count a shard each, merge, count again with --refine, merge, select.
+    On several machines: count a shard each, merge, count again with --refine, merge, select; docs/labels.md has the
+    seven commands.
     """
     given = click.core.ParameterSource.DEFAULT
     if ctx.invoked_subcommand is not None:

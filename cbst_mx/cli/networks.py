@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -14,7 +13,6 @@ from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
-    from cbst_mx.data.upright import UprightImageSet
     from cbst_mx.networks.forms import Agreement
 
 __all__ = ["COMMANDS"]
@@ -165,18 +163,21 @@ def predict(
     """
     from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
+    from cbst_mx.data.photographs import find_photographs
     from cbst_mx.report.figures import overlay
 
-    chosen, left_out = _image_set(images, out)
+    chosen, left_out = find_photographs(images, out)
     for name in chosen.names:
         for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
             if result.exists():
                 raise CBSTError(f"{result} exists already: give another folder with --out")
-    turned = sum(chosen.turn(index) != 1 for index in range(len(chosen)))
     if left_out:
         click.echo(left_out)
+    turned = sum(turn != 1 for turn in chosen.turns)
     if turned:
-        click.echo(f"{turned} of {len(chosen)} images are turned as their rotation marks (EXIF) say, results too")
+        click.echo(
+            f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
+        )
     predictor = load_network(
         parameters,
         ctx,
@@ -194,48 +195,6 @@ def predict(
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(chosen.image(index), label, space))
             bars("prediction", index + 1, len(chosen))
     click.echo(f"{len(chosen)} images segmented into {out}")
-
-
-def _image_set(paths: tuple[Path, ...], out: Path) -> tuple[UprightImageSet, str]:
-    """Return the images that were asked for and what was left out of folders; results in `out` are none of them."""
-    from cbst_mx.data.listing import ENDINGS, Listing, all_images, merged, names_below
-    from cbst_mx.data.upright import UprightImageSet
-    from cbst_mx.errors import DataError
-
-    folders: dict[Path, str] = {}  # of each image, below the argument that leads to it
-    listings = []
-    for path in paths:
-        above = Path(os.path.abspath(path)).name if len(paths) > 1 else ""
-        if path.is_dir():
-            found = all_images(path)
-            here = Path(os.path.abspath(out))
-            results = [f for f in found.files if here in Path(os.path.abspath(f)).parents or _is_result(f)]
-            found = found.without("written by predict", results)
-            if not found.files:
-                remark = found.remark()
-                raise DataError(
-                    f"folder {path} holds no image ({', '.join(ENDINGS)})" + (f"; {remark}" if remark else "")
-                )
-            for file in found.files:
-                below = (Path(above) / file.parent.relative_to(path)).as_posix()
-                folders[file] = "" if below == "." else below
-            listings.append(found)
-        elif os.path.lexists(path):
-            folders[path] = Path(os.path.abspath(path)).parent.name
-            listings.append(Listing((path,)))
-        else:
-            raise DataError(f"image {path} does not exist")
-    files = [*dict.fromkeys(file for listing in listings for file in listing.files)]  # in the order of the arguments
-    names = names_below(files, [folders[file] for file in files])
-    return UprightImageSet(names, files), merged(listings).remark()
-
-
-def _is_result(path: Path) -> bool:
-    """Return whether a file and its neighbour are what `predict` writes of an image."""
-    for ending, other in (("_label.png", "_overlay.png"), ("_overlay.png", "_label.png")):
-        if path.name.endswith(ending):
-            return path.with_name(path.name[: -len(ending)] + other).is_file()
-    return False
 
 
 COMMANDS = (evaluate, predict)

@@ -14,7 +14,7 @@ import numpy as np
 
 from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
-from cbst_mx.files import check_free_space, read_json, write_json, write_text
+from cbst_mx.files import check_free_space, read_json, remove_leftovers, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
@@ -43,7 +43,17 @@ def _count_block(
             selection.collect(name, folder.view(index), part, statistics)
         except CBSTError as error:
             return part, statistics, error
+        except MemoryError:
+            return part, statistics, _too_large(folder, index)
     return part, statistics, None
+
+
+def _too_large(folder: MapFolder, index: int) -> RunError:
+    height, width = folder.sizes[index]
+    return RunError(
+        f"{folder.paths[index]} needs more memory than there is: {folder.num_classes} classes of {height} x {width} "
+        "pixels; give fewer workers, a smaller upsample, or cut it into parts"
+    )
 
 
 class _StoredLabel:
@@ -63,9 +73,12 @@ def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Path
     is there already is counted instead of made again: this job wrote it. One that is damaged is made again.
     """
     stored: set[str] = set()
+    current = 0
 
     def views() -> Iterator[tuple[str, Any]]:
+        nonlocal current
         for index, name in enumerate(folder.names):
+            current = index
             label = None
             if out is not None and reuse and len(thresholds) == 1:
                 label = _stored_label(out / f"{name}.png", folder.sizes[index])
@@ -77,7 +90,10 @@ def _select_block(folder: MapFolder, thresholds: Sequence[Thresholds], out: Path
         if out is not None and name not in stored:
             write_label_png(out / f"{name}.png", label, folder.label_space)
 
-    return selection.label(views(), thresholds, write)
+    try:
+        return selection.label(views(), thresholds, write)
+    except MemoryError as error:
+        raise _too_large(folder, current) from error
 
 
 def _stored_label(path: Path, size: tuple[int, int]) -> np.ndarray | None:
@@ -118,6 +134,7 @@ def count(
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
     check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
+    remove_leftovers(path.absolute().parent, path.name)
     with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
 
@@ -259,6 +276,8 @@ def run(
     with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
+        for written in {out, *((out / "pseudo_labels" / name).parent for name in folder.names)}:
+            remove_leftovers(written)
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
@@ -363,6 +382,7 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
     """Make the output folder, or go on in it when this job wrote it."""
     path = out / "job.json"
     identity = json.loads(json.dumps(identity))
+    remove_leftovers(out, path.name)  # without it the folder is nobody's
     if path.is_file():
         stored = read_json(path)
         changed = [key for key in identity if not isinstance(stored, dict) or stored.get(key) != identity[key]]

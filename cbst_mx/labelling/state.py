@@ -178,7 +178,10 @@ class State:
             If the file is missing, damaged, or no such state.
         """
         with open_npz(path, "state of counts") as stored:
-            arrays = {key: stored[key] for key in stored.files}
+            return cls._from_arrays({key: stored[key] for key in stored.files}, path)
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, Any], path: Path) -> State:
         try:
             counts = StreamingThresholds.from_arrays(arrays)
             settings = json.loads(str(arrays["settings"]))
@@ -194,6 +197,8 @@ class State:
             for name, pixels, sums, version in zip(counts.names, *rows):
                 statistics.add(name, pixels, sums)
                 state.versions[name] = (int(version[0]), int(version[1]))
-        except (ValueError, KeyError, IndexError, ConfigError, DataError) as error:
+        except KeyError as error:
+            raise DataError(f"{path} is not a readable state of counts: it has no array {error}") from error
+        except (ConfigError, DataError) as error:
             raise DataError(f"{path} is not a readable state of counts: {error}") from error
         return state

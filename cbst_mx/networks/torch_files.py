@@ -24,6 +24,7 @@ from typing import IO, Any, Callable, Collection, Mapping, Union
 import numpy as np
 
 from cbst_mx.errors import CheckpointError
+from cbst_mx.messages import listed
 
 __all__ = ["LONGEST_NAME", "looks_like_torch", "read_torch"]
 
@@ -37,14 +38,22 @@ _MOST_SHARED = 4  # elements of the tensors, as a multiple of those of the stora
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
-# The storages of floating-point tensors, and of the step counters that batch norm keeps.
+_BFLOAT16 = np.dtype([("upper half", "<u2")])  # of float32
 _STORAGES: dict[str, np.dtype] = {
+    "torch.BFloat16Storage": _BFLOAT16,
+    "torch.BoolStorage": np.dtype("u1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.CharStorage": np.dtype("i1"),
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.FloatStorage": np.dtype("<f4"),
     "torch.HalfStorage": np.dtype("<f2"),
+    "torch.IntStorage": np.dtype("<i4"),
     "torch.LongStorage": np.dtype("<i8"),
+    "torch.ShortStorage": np.dtype("<i2"),
 }
-
+# Under which the weights stand in what trainings save, the likeliest first.
+_USUAL_KEYS = ("state_dict", "model_state_dict", "model", "network", "net", "module")
+_DEEPEST = 2  # dictionaries within the outermost; the state of an optimizer is deeper
 
 # The ways in which cut or hostile bytes fail to be a dictionary of tensors, below and in the standard library.
 _UNREADABLE = (
@@ -91,8 +100,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     Parameters
     ----------
     path : Path
-        A dictionary of tensors as ``torch.save(model.state_dict(), path)`` writes it, or a dictionary that holds one
-        as ``"state_dict"``.
+        A dictionary of tensors as ``torch.save(model.state_dict(), path)`` writes it, or a dictionary that holds one:
+        the only one, or the one under a usual key such as ``"state_dict"`` or ``"model"``.
 
     Returns
     -------
@@ -102,7 +111,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     CheckpointError
-        If the file is damaged, is another archive or pickle, or names anything that is not needed for tensors.
+        If the file is damaged, is another archive or pickle, names anything that is not needed for tensors, or holds
+        several dictionaries of tensors of which none is under a usual key.
     """
     path = Path(path)
     try:
@@ -111,9 +121,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             content, storages = _read_zip(path) if is_zip else _read_stream(stream)
         if not isinstance(content, dict):
             raise _DamagedError("it holds no dictionary of tensors")
-        if isinstance(content.get("state_dict"), dict):
-            content = content["state_dict"]
-        tensors = {_text(name): value for name, value in content.items() if isinstance(value, _Tensor)}
+        tensors = {_text(name): value for name, value in _weights(content).items() if isinstance(value, _Tensor)}
         _check_total(tensors.values(), storages)
         return {name: _array(tensor, storages) for name, tensor in tensors.items()}
     except _ForbiddenError as error:
@@ -178,6 +186,32 @@ def _read_stream(stream: IO[bytes]) -> tuple[Any, _Storages]:
     return content, storages
 
 
+def _weights(content: dict[str | int, Any]) -> dict[str | int, Any]:
+    """Return the dictionary of tensors: the outermost, or one within it."""
+    places: dict[str, dict[str | int, Any]] = {}
+    seen: set[int] = set()
+    level = [("", content)]
+    for _ in range(_DEEPEST + 1):
+        below = []
+        for place, entries in level:
+            if id(entries) in seen:  # the same dictionary may stand in many places
+                continue
+            seen.add(id(entries))
+            if any(isinstance(value, _Tensor) for value in entries.values()):
+                places[place] = entries
+            below += [(f"{place}[{_text(key)!r}]", value) for key, value in entries.items() if isinstance(value, dict)]
+        level = below
+    for place in (*(f"[{key!r}]" for key in _USUAL_KEYS), ""):
+        if place in places:
+            return places[place]
+    if len(places) > 1:
+        raise _ForbiddenError(
+            f"its tensors are in {listed(list(places))} and none of these is a usual place ({', '.join(_USUAL_KEYS)}): "
+            "save the one that is meant by itself"
+        )
+    return next(iter(places.values()), content)
+
+
 def _check_total(tensors: Collection[_Tensor], storages: _Storages) -> None:
     """Refuse a file whose tensors, copied, would need many times its size."""
     there = {t.storage.key: len(storages[t.storage.key]) // t.storage.dtype.itemsize for t in tensors}
@@ -202,6 +236,8 @@ def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
         return np.zeros(tensor.size, np.float32)
     strides = [stride * dtype.itemsize for stride in tensor.stride]
     view: np.ndarray = np.ndarray(tensor.size, dtype, numbers.data, first * dtype.itemsize, strides)
+    if dtype == _BFLOAT16:
+        return (np.array(view["upper half"], np.uint32, order="C") << 16).view(np.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the caller refuses
         return np.array(view, dtype=np.float32, order="C")
 
@@ -210,7 +246,7 @@ def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
 
 
 class _ForbiddenError(ValueError):
-    """The pickle asks for something that is not needed to describe tensors."""
+    """The file is whole, but not read; the message completes "FILE is refused: "."""
 
 
 def _text(value: Any) -> str:
@@ -257,10 +293,17 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch.nn.parameter.Parameter": lambda data, *_: data,
 }
+# What trainings keep beside the tensors, such as the best score; left out of what is read.
+_LEFT_OUT = {
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray"),
+    *("argparse.Namespace", "torch.device"),
+}
+_CALLS.update(dict.fromkeys(_LEFT_OUT, lambda *_: None))
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
 }
 
 
@@ -268,8 +311,11 @@ def _name(module: Any, name: Any) -> _Name:
     full = f"{_text(module)}.{_text(name)}".replace("torch.cuda.", "torch.")  # where a storage lived does not matter
     if full not in _CALLS and full not in _STORAGES:
         asked = full if full.isprintable() else repr(full)
+        if full.startswith("torch.") and full.endswith("Storage"):
+            raise _ForbiddenError(f"its tensors must be of {', '.join(_STORAGES)}, got {asked}")
         raise _ForbiddenError(
-            f"its pickle asks for {asked}, which tensors do not need and which could run code; nothing was run"
+            f"its pickle asks for {asked}, which tensors do not need; nothing was run. "
+            "torch.save(model.state_dict(), path) writes tensors alone"
         )
     return _Name(full)
 

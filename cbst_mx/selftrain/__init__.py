@@ -56,7 +56,7 @@ def thresholds(
 
     Parameters
     ----------
-    maps : iterable of ndarray of shape (C, h, w), float
+    maps : iterable of ndarray of shape (C, h, w) or (1, C, h, w), float
         Class probabilities p_n(c), one array per image: a list, or anything that can be iterated more than once, since
         a second pass may be needed. Of float types other than float32 and float16 float32 is taken.
     portion : float
@@ -134,7 +134,7 @@ def confidence(
 
     Parameters
     ----------
-    probabilities : ndarray of shape (C, h, w), float
+    probabilities : ndarray of shape (C, h, w) or (1, C, h, w), float
         p_n(c).
     prior, stride, size, interpolation, origin
         As for :func:`thresholds`.
@@ -170,7 +170,7 @@ def pseudo_labels(
 
     Parameters
     ----------
-    probabilities : ndarray of shape (C, h, w), float
+    probabilities : ndarray of shape (C, h, w) or (1, C, h, w), float
         p_n(c).
     thresholds : Thresholds
         What :func:`thresholds` gave, with the same `prior`, `stride` and `interpolation`.
@@ -248,6 +248,8 @@ def _probabilities(array: Any, origin: str, what: str) -> np.ndarray:
     values = np.asarray(array)
     if values.dtype.kind != "f":
         raise DataError(f"{what} must hold probabilities of a float type, got {values.dtype}")
+    if values.ndim == 4 and len(values) == 1:
+        values = values[0]
     if values.ndim != 3 or 0 in values.shape:
         raise DataError(f"{what} must be of shape (C, H, W), got {values.shape}")
     if len(values) > MOST_CLASSES:

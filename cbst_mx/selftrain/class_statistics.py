@@ -295,6 +295,12 @@ class ImageStatistics:
         with open_npz(path, "file of image statistics") as stored:
             names, counts, sums = stored["names"], stored["counts"], stored["confidence_sums"]
             class_names = stored["class_names"] if "class_names" in stored.files else None
+            return cls._from_arrays(path, names, counts, sums, class_names)
+
+    @classmethod
+    def _from_arrays(
+        cls, path: Path, names: np.ndarray, counts: np.ndarray, sums: np.ndarray, class_names: np.ndarray | None
+    ) -> ImageStatistics:
         if names.ndim != 1 or names.dtype.kind != "U" or counts.ndim != 2 or len(counts) != len(names):
             raise DataError(
                 f"{path} must hold N names and counts of shape (N, C), got {names.dtype} of shape {names.shape} "

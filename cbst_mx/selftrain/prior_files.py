@@ -8,10 +8,11 @@ from typing import Any, Mapping, Sequence
 
 import cv2
 import numpy as np
-from scipy import io
 
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import open_npz, save_npz
+from cbst_mx.messages import listed
+from cbst_mx.selftrain.matlab_files import read_variable
 from cbst_mx.selftrain.spatial_prior import check_grid, checked
 
 __all__ = ["FORMAT", "load", "read", "read_matlab", "save"]
@@ -19,7 +20,6 @@ __all__ = ["FORMAT", "load", "read", "read_matlab", "save"]
 FORMAT = 1  # of the files; those of format 0 hold the array and nothing else
 
 _MATLAB_KEY = "prior_array"
-_MATLAB_NUMBERS = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # What a bicubic resize leaves below 0 is less than this share of the largest value.
 _LARGEST_OVERSHOOT = 0.1
@@ -160,24 +160,19 @@ def _matlab_array(path: Path) -> np.ndarray:
     try:
         with open(path, "rb") as stream:
             start = stream.read(512 + len(_HDF5))  # MATLAB puts 512 bytes of its own before an HDF5 file
-        if _HDF5 in (start[: len(_HDF5)], start[512:]):
-            raise NotImplementedError
-        # the list of contents first: it is short, whatever the file holds
-        contents = {name: (shape, kind) for name, shape, kind in io.whosmat(path, appendmat=False)}
-        if _MATLAB_KEY in contents:
-            shape, kind = contents[_MATLAB_KEY]
-            if kind in _MATLAB_NUMBERS and len(shape) == 3 and 0 not in shape:
-                values = io.loadmat(path, appendmat=False, variable_names=[_MATLAB_KEY])[_MATLAB_KEY]
-                if values.dtype.kind in "fiu":  # not complex
-                    return values
-                kind = str(values.dtype)
-    except NotImplementedError as error:
-        raise DataError(
-            f"{path} is a MATLAB v7.3 (HDF5) file: save it with MATLAB's option -v7 and import that"
-        ) from error
-    except Exception as error:  # scipy's reader raises whatever it stumbles on in a damaged file
+        is_hdf5 = _HDF5 in (start[: len(_HDF5)], start[512:])
+        found = {} if is_hdf5 else read_variable(path, _MATLAB_KEY, 3)
+    except Exception as error:  # whatever a damaged file leads to
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{path} is not a readable MATLAB file: {reason}") from error
-    if _MATLAB_KEY not in contents:
-        raise DataError(f"{path} must hold the array {_MATLAB_KEY!r}, got {', '.join(contents) or 'none'}")
-    raise DataError(f"{path} must hold {_MATLAB_KEY!r} as real numbers of shape (C, H, W), got {kind} of shape {shape}")
+    if is_hdf5:
+        raise DataError(f"{path} is a MATLAB v7.3 (HDF5) file: save it with MATLAB's option -v7 and import that")
+    if _MATLAB_KEY not in found:
+        names = [name if name.isprintable() else repr(name) for name in found]
+        raise DataError(f"{path} must hold the array {_MATLAB_KEY!r}, got {listed(names) or 'none'}")
+    kind, shape, values = found[_MATLAB_KEY]
+    if values is None:
+        raise DataError(
+            f"{path} must hold {_MATLAB_KEY!r} as real numbers of shape (C, H, W), got {kind} of shape {shape}"
+        )
+    return values

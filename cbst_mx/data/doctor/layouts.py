@@ -359,6 +359,7 @@ def _open_folder(
     names = [*described.splits] if split is None else [split]
     if list is not None and len(names) > 1:
         raise ConfigError(f"a list chooses among the images of one part, got {', '.join(names)}: give split as well")
+    known: set[Path] = set()  # images and labels of all splits
     for name in names:
         mend = f"correct the split {name!r} in {description}, or put the files where it says"
         if list is not None:
@@ -374,14 +375,14 @@ def _open_folder(
         if isinstance(images, LabelledImageSet) and images.left_out:
             text = f"{counted(images.left_out, 'image')} of {name} without a label: left out (unlabelled: skip)"
             found.add("note", text, found.root)
-        if list is None:
-            remark = folder.find_images(described, found.root, name).remark()
-            if remark:
-                found.add("note", f"files of {name}: {remark}", found.root)
+        files = folder.find_images(described, found.root, name)
+        if list is None and files.remark():
+            found.add("note", f"files of {name}: {files.remark()}", found.root)
+        known.update(files.files, images.label_paths if isinstance(images, LabelledImageSet) else ())
         found.parts.append(_own_part(name, images))
-    if split is None and list is None:
-        files = [path for part in found.parts for path in (*part.images.image_paths, *part.labels)]
-        beside = images_beside([path for part in found.parts for path in part.images.image_paths], files)
+    whole = len(found.parts) == len(described.splits) and not any(one.list for one in described.splits.values())
+    if whole and list is None:
+        beside = images_beside([path for part in found.parts for path in part.images.image_paths], known)
         what = "beside those of the splits, and in none of them"
         found.add_files("note", "image", beside, ARE, what, "")
 

@@ -1,0 +1,160 @@
+"""Pictures as people have them: files and folders of any depth, turned as their cameras' marks say.
+
+For prediction on single pictures. Data sets are read as their files are stored, so that pixels stay in step with
+labels.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Iterable, Sequence
+
+import numpy as np
+
+from cbst_mx.data.datasets import ImageSet
+from cbst_mx.data.image_files import PathLike, read_header
+from cbst_mx.data.listing import ENDINGS, Listing, all_images, merged, names_below
+from cbst_mx.errors import DataError
+
+__all__ = ["Photographs", "find_photographs", "upright"]
+
+
+def upright(stored: np.ndarray, turn: int) -> np.ndarray:
+    """Turn and mirror stored pixels as a rotation mark says (EXIF 2.32, tag 0x0112, Orientation).
+
+    Parameters
+    ----------
+    stored : ndarray of shape (H, W, ...)
+        Pixels in the order of the file.
+    turn : int
+        The mark: 1 none, 2 mirrored left to right, 3 turned by 180 degrees, 4 mirrored top to bottom, 5 transposed,
+        6 to be turned by 90 degrees clockwise, 7 transposed along the other diagonal, 8 by 90 degrees anticlockwise.
+
+    Returns
+    -------
+    ndarray of shape (H, W, ...) or, for 5 to 8, (W, H, ...)
+        The picture as it is meant to be seen.
+    """
+    turned = np.swapaxes(stored, 0, 1) if turn in (5, 6, 7, 8) else stored
+    if turn in (3, 4, 7, 8):
+        turned = turned[::-1]
+    if turn in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    return np.ascontiguousarray(turned)
+
+
+class Photographs(ImageSet):
+    """Images by index, each turned as its file's rotation mark says.
+
+    Parameters
+    ----------
+    names, image_paths
+        As for `ImageSet`.
+
+    Raises
+    ------
+    DataError
+        As for `ImageSet`, and if a file's header cannot be read.
+    """
+
+    __slots__ = ("turns",)
+
+    #: Rotation mark of every image, 1 to 8; 1 for none.
+    turns: tuple[int, ...]
+
+    def __init__(self, names: Sequence[str], image_paths: Sequence[PathLike]) -> None:
+        super().__init__(names, image_paths)
+        self.turns = tuple(read_header(path).turn for path in self.image_paths)
+
+    def image(self, index: int) -> np.ndarray:
+        """Read one image.
+
+        Returns
+        -------
+        ndarray of shape (H, W, 3), uint8
+            RGB; height and width are exchanged where the mark asks for a quarter turn.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        return upright(super().image(index), self.turns[index])
+
+    def subset(self, indices: Iterable[int]) -> Photographs:
+        """Return the set of the chosen images, in the given order.
+
+        Raises
+        ------
+        ConfigError
+            If an index is outside 0 to len - 1.
+        DataError
+            If an index comes twice.
+        """
+        chosen = self._checked(indices)
+        return Photographs([self.names[i] for i in chosen], [self.image_paths[i] for i in chosen])
+
+
+def find_photographs(paths: Sequence[Path], out: Path | None = None) -> tuple[Photographs, str]:
+    """Find the images in files and folders, folders in folders too.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files, whatever their endings, and folders, of which `all_images` are taken.
+    out : Path, optional
+        Folder of results: what lies in it is no image. Nor are results of `cbst-mx predict` that lie elsewhere.
+
+    Returns
+    -------
+    images : Photographs
+        Names are those of the files without ending, with the folder in front where two would have one name.
+    remark : str
+        What was left out of the folders and why; empty if nothing was.
+
+    Raises
+    ------
+    DataError
+        If a path does not exist or cannot be read, a folder has no image, or two images have one name.
+    """
+    places: dict[Path, str] = {}  # folder of each image, from the argument that leads to it
+    listings = []
+    for path in paths:
+        above = Path(os.path.abspath(path)).name if len(paths) > 1 else ""
+        if path.is_dir():
+            found = _in_folder(path, out)
+            for file in found.files:
+                place = (Path(above) / file.parent.relative_to(path)).as_posix()
+                places[file] = "" if place == "." else place
+        elif os.path.lexists(path):
+            found = Listing((path,))
+            places[path] = Path(os.path.abspath(path)).parent.name
+        else:
+            raise DataError(f"image {path} does not exist")
+        listings.append(found)
+    files = [*places]  # in the order of the arguments
+    return Photographs(names_below(files, [places[file] for file in files]), files), merged(listings).remark()
+
+
+def _in_folder(folder: Path, out: Path | None) -> Listing:
+    found = all_images(folder)
+    results = [file for file in found.files if _is_result(file) or _is_below(file, out)]
+    found = found.without("written by predict", results)
+    if not found.files:
+        remark = found.remark()
+        what = f"folder {folder} holds no image: files that end in {', '.join(ENDINGS)} are taken"
+        raise DataError(what + (f"; {remark}" if remark else ""))
+    return found
+
+
+def _is_below(path: Path, folder: Path | None) -> bool:
+    return folder is not None and Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a file and its neighbour are what `predict` writes of an image."""
+    for ending, other in (("_label.png", "_overlay.png"), ("_overlay.png", "_label.png")):
+        if path.name.endswith(ending):
+            return path.with_name(path.name[: -len(ending)] + other).is_file()
+    return False
