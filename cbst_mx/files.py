@@ -217,7 +217,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: the stage that writes it has not been run") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
@@ -239,9 +239,23 @@ def check_free_space(path: Path, needed: int) -> None:
         )
 
 
+def _check_end(path: Path) -> None:
+    """Refuse a pipe, which would be waited for, and a device, which may have no end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by what opens it
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+
+
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the digest of a file in hexadecimal."""
+    """Return the digest of a file in hexadecimal.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, or is a pipe or device, which may have no end.
+    """
     digest = hashlib.new(algorithm)
+    _check_end(path)
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
@@ -306,6 +320,7 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
         If the file is missing, damaged or no archive, or the block raises anything but an error of this package.
     """
     try:
+        _check_end(path)
         with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
             if stream.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it holds one array without a name")

@@ -913,3 +913,57 @@ def test_every_flipped_bit_of_a_header_is_a_sentence(tmp_path):
             refusals.append(str(error))
     assert len(refusals) > 300
     assert not [refusal for refusal in refusals if "\n" in refusal or "image-0.npy" not in refusal]
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "null", "", "{", '{"names": 1}', "[" * 100_000, '{"policy": "cbst", "portion": 1}']
+)
+def test_a_damaged_result_is_made_again(maps, tmp_path, content):
+    out = tmp_path / "out"
+    given = ("--probabilities", maps, "--portion", 0.3, "--portions", "0.2,0.3", "--out", out)
+    succeed(*given)
+    before = contents(out)
+    for name in ("kc.json", "sweep.csv"):
+        (out / name).write_text(content)
+        assert "% of the pixels kept" in succeed(*given)
+        assert contents(out) == before
+    record = json.loads((out / "kc.json").read_text())
+    for key, value in (("names", ["x"]), ("count", [None] * 13), ("kept_portion", "all"), ("kc", {})):
+        (out / "kc.json").write_text(json.dumps({**record, key: value}))
+        succeed(*given)
+        assert contents(out) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "", "{", "[" * 100_000])
+def test_a_damaged_job_is_a_sentence(maps, tmp_path, content):
+    given = ("--probabilities", maps, "--portion", 0.3, "--out", tmp_path / "out")
+    succeed(*given)
+    (tmp_path / "out" / "job.json").write_text(content)
+    assert "job.json cannot be read" in (found := refused(*given).replace("\n", " ")) or "another job" in found
+
+
+@pytest.mark.parametrize("shard", ["\N{SUPERSCRIPT TWO}/2", "1/" + "9" * 5000, "1", "/", "-1/2", "1/2/3"])
+def test_what_is_no_shard_is_wrong_usage(maps, tmp_path, shard):
+    result = call("count", "--probabilities", maps, "--out", tmp_path / "s.npz", "--shard", shard)
+    assert result.exit_code == 2
+    assert "is not a shard such as 1/4" in result.output
+    assert len(result.output) < 500
+
+
+def test_more_workers_than_any_job_has_are_refused(maps, tmp_path):
+    given = ("--probabilities", maps, "--portion", 0.3, "--out", tmp_path / "out")
+    assert "workers must be at most 1,000, got 99999999999" in refused(*given, "--workers", 99999999999)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_pipes_are_refused_and_not_waited_for(maps, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in (
+        ("merge", pipe, "--out", tmp_path / "m.npz"),
+        ("--probabilities", maps, "--portion", 0.3, "--out", tmp_path / "out", "--spatial-prior", pipe),
+        ("--probabilities", maps, "--portion", 0.3, "--out", tmp_path / "out", "--spatial-prior", "/dev/zero"),
+    ):
+        assert "it is no ordinary file" in refused(*arguments).replace("\n", " ")
+    with pytest.raises(DataError, match="it is no ordinary file"):
+        prior_files.read_matlab(pipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -48,8 +49,9 @@ class _Shard(click.ParamType):
         if isinstance(value, tuple):
             return value
         part, slash, parts = value.partition("/")
-        if not (slash and part.isdigit() and parts.isdigit()):
-            self.fail(f"{value!r} is not a shard such as 1/4", param, ctx)
+        # not isdigit: a superscript is a digit and no number
+        if not (slash and all(re.fullmatch("[0-9]{1,9}", number) for number in (part, parts))):
+            self.fail(f"{value[:40]!r} is not a shard such as 1/4", param, ctx)
         return int(part), int(parts)
 
 

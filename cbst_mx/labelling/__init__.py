@@ -28,8 +28,9 @@ as long as an image of any shard is not counted.
 
 from __future__ import annotations
 
-from cbst_mx.labelling.job import check_request, count, needs, run, sweep_rows
+from cbst_mx.labelling.job import check_request, count, needs, run
 from cbst_mx.labelling.map_folder import MapFolder
+from cbst_mx.labelling.results import sweep_rows
 from cbst_mx.labelling.state import State
 
 __all__ = [

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
 from cbst_mx.files import check_free_space, read_json, remove_leftovers, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
+from cbst_mx.labelling.results import finished, sweep_rows, sweep_text
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
@@ -25,7 +24,7 @@ from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
 from cbst_mx.selftrain.selection import PIXEL_BYTES, Kept, Labelling, Needs
 from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
 
-__all__ = ["check_request", "count", "needs", "run", "sweep_rows"]
+__all__ = ["check_request", "count", "needs", "run"]
 
 
 _CHECKPOINT = 60.0  # seconds
@@ -276,16 +275,14 @@ def run(
     with Workers(workers) as pool:
         check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
         _open(out, identity)
-        for written in {out, *((out / "pseudo_labels" / name).parent for name in folder.names)}:
-            remove_leftovers(written)
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
         if reuse:
             state = _stored(folder, state_path, state, fidelity)
-            if not state.counts.pending(folder.names) and _is_made(folder, out, portion, portions):
-                record = {} if portion is None else read_json(out / "kc.json")
-                return {**record, "sweep": _read_sweep(out / "sweep.csv") if portions else []}
+            made = None if state.counts.pending(folder.names) else finished(folder, out, portion, portions)
+            if made is not None:
+                return made
         state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
@@ -300,7 +297,7 @@ def run(
     if portions:
         chosen = [wanted.index(value) for value in portions]
         result["sweep"] = sweep_rows([thresholds[i] for i in chosen], total.kept[chosen], names)
-        write_text(out / "sweep.csv", _to_csv(result["sweep"]))
+        write_text(out / "sweep.csv", sweep_text(result["sweep"]))
     if portion is not None:
         record = _record(thresholds[0], total, state, folder)
         write_json(out / "kc.json", record)
@@ -315,14 +312,6 @@ def _record(thresholds: Thresholds, total: Kept, state: State, folder: MapFolder
     record = {**labelling.to_json(folder.label_space.names), "images": len(folder.names), "settings": state.settings}
     found = selection.remarks(labelling, predicted)
     return {**record, "remarks": found} if found else record
-
-
-def _is_made(folder: MapFolder, out: Path, portion: float | None, portions: Sequence[float]) -> bool:
-    """Return whether every file of a job is there."""
-    wanted = [out / "sweep.csv"] if portions else []
-    if portion is not None:
-        wanted += [out / "kc.json", *(out / "pseudo_labels" / f"{name}.png" for name in folder.names)]
-    return all(path.is_file() and path.stat().st_size for path in wanted)
 
 
 def _counted(
@@ -390,54 +379,9 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
+        for folder in out.glob("**/"):
+            remove_leftovers(folder)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
     else:
         write_json(path, identity)
-
-
-_COLUMNS = ("portion", "train_id", "name", "count", "threshold", "kc", "kept")
-
-
-def sweep_rows(thresholds: Sequence[Thresholds], kept: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the sweep table: one row per portion and class.
-
-    Parameters
-    ----------
-    thresholds : sequence of Thresholds
-        One per portion.
-    kept : ndarray of shape (len(thresholds), C), int64
-        Pixels of each pseudo-label class.
-    names : sequence of str
-        C class names.
-
-    Returns
-    -------
-    list of dict
-        ``portion``, ``train_id``, ``name``, ``count`` (N_c), ``threshold``, ``kc`` (None where nothing may be kept) and
-        ``kept``.
-    """
-    rows = []
-    for chosen, counts in zip(thresholds, kept):
-        record = chosen.to_json()
-        for index, name in enumerate(names):
-            values = (chosen.portion, index, name, *(record[key][index] for key in _COLUMNS[3:6]), int(counts[index]))
-            rows.append(dict(zip(_COLUMNS, values)))
-    return rows
-
-
-def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _read_sweep(path: Path) -> list[dict[str, Any]]:
-    types: dict[str, Callable[[str], Any]] = {"train_id": int, "name": str, "count": int, "kept": int}
-    with open(path, encoding="utf-8", newline="") as stream:
-        return [
-            {key: types.get(key, float)(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(stream)
-        ]

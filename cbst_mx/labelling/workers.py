@@ -20,6 +20,7 @@ from cbst_mx.labelling.map_folder import MapFolder
 
 __all__ = ["Workers", "check_workers"]
 
+_MOST = 1000  # processes
 _BLOCK = 16  # images a process is given at a time, at most
 
 
@@ -98,12 +99,14 @@ class Workers:
 
 
 def check_workers(workers: int) -> None:
-    """Refuse a number of processes below 1.
+    """Refuse a number of processes that no job can have.
 
     Raises
     ------
     ConfigError
-        If it is below 1.
+        If it is below 1 or above 1,000.
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
+    if workers > _MOST:
+        raise ConfigError(f"workers must be at most {_MOST:,}, got {workers}")

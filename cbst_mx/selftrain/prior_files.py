@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -158,6 +160,8 @@ def read_matlab(path: Path, *, grid: tuple[int, int] | None = None) -> tuple[np.
 
 def _matlab_array(path: Path) -> np.ndarray:
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ValueError("it is no ordinary file")
         with open(path, "rb") as stream:
             start = stream.read(512 + len(_HDF5))  # MATLAB puts 512 bytes of its own before an HDF5 file
         is_hdf5 = _HDF5 in (start[: len(_HDF5)], start[512:])
