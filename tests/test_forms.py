@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from cbst_mx.cli import main
 from cbst_mx.data.image_files import read_label, write_label_png, write_rgb_png
@@ -332,6 +334,86 @@ def test_predict_refuses_int8_on_another_context(trained, tmp_path):
     assert (result.exit_code, (tmp_path / "out").exists()) == (1, False)
     assert result.output == "Error: inference int8 works with ctx cpu only, which is the same processor, got cpu(1)\n"
     assert predict(trained, tmp_path / "out", "--inference", "fused", "--ctx", "cpu:1").exit_code == 0
+
+
+def predict_of(trained, out, *images):
+    result = CliRunner().invoke(
+        main, ["predict", "--parameters", str(trained[0]), "--no-flip", "--out", str(out), *map(str, images)]
+    )
+    return result, sorted(path.name for path in out.glob("*_label.png"))
+
+
+def test_predict_finds_images_in_all_folders_and_says_what_it_leaves_out(trained, tmp_path):
+    picture = pictures(1, (32, 32))[0]
+    folder, disk = tmp_path / "in", tmp_path / "disk"
+    for name in ("in/a.png", "in/x/b.PNG", "in/x/a.png", "disk/c.png"):
+        write_rgb_png(tmp_path / name, picture)
+    for ending in ("tif", "bmp", "webp"):
+        Image.fromarray(picture).save(folder / f"{ending}.{ending}")
+    (folder / "y").symlink_to(disk)
+    (folder / "circle").symlink_to(folder)
+    (folder / "._a.png").write_bytes(b"a Mac's")
+    (folder / "b.heic").write_bytes(b"a telephone's")
+    result, names = predict_of(trained, folder / "out", folder)
+    assert result.exit_code == 0, result.output
+    stems = ("a", "b", "bmp", "c", "tif", "webp", "x__a")
+    assert names == [f"{stem}_label.png" for stem in stems]
+    assert result.output.splitlines()[0] == (
+        "3 left out: 1 hidden (._a.png), 1 linked a second time (circle), 1 of another kind (b.heic)"
+    )
+    assert "7 images segmented into" in result.output
+
+    # what was written before is no image, wherever the next results go
+    again, names = predict_of(trained, tmp_path / "out2", folder, folder / "a.png")
+    assert again.exit_code == 0, again.output
+    assert len(names) == 7
+    assert "14 written by predict (a_label.png, a_overlay.png" in again.output
+
+    (folder / "x" / "d.png").symlink_to("gone.png")
+    result, names = predict_of(trained, tmp_path / "out3", folder)
+    assert (result.exit_code, names) == (1, [])
+    assert "d.png is a link to nothing (gone.png)" in result.output
+
+
+def test_predict_names_images_of_several_arguments_apart(trained, tmp_path):
+    for name in ("p/a.png", "q/a.png", "q/r/a.png"):
+        write_rgb_png(tmp_path / name, pictures(1, (32, 32))[0])
+    result, names = predict_of(trained, tmp_path / "out", tmp_path / "p" / "a.png", tmp_path / "q")
+    assert result.exit_code == 0, result.output
+    assert names == ["p__a_label.png", "q__a_label.png", "q__r__a_label.png"]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: os.mkfifo(path), "must be a file, got a pipe or device"),
+        (lambda path: path.symlink_to("gone.png"), "does not exist"),
+        (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "holds no image: files that end in .png, .jpg"),
+    ],
+)
+def test_predict_refuses_what_is_no_file(trained, tmp_path, make, sentence):
+    make(tmp_path / "a.png")
+    result, names = predict_of(trained, tmp_path / "out", tmp_path / "a.png")
+    assert (result.exit_code, names) == (1, [])
+    assert sentence in result.output
+    assert result.output.startswith("Error: ")
+
+
+def test_predict_turns_pictures_as_viewers_do(trained, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = pictures(1, (32, 48))[0]
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    write_rgb_png(tmp_path / "upright.png", np.rot90(picture, -1))
+    result, _ = predict_of(trained, tmp_path / "out", tmp_path / "turned.png", tmp_path / "upright.png")
+    assert result.exit_code == 0, result.output
+    assert "turned upright as their EXIF marks say: 1 of 2 images, and their labels with them" in result.output
+    for kind in ("label", "overlay"):
+        turned, upright = (tmp_path / "out" / f"{name}_{kind}.png" for name in ("turned", "upright"))
+        assert turned.read_bytes() == upright.read_bytes()
+    assert read_label(tmp_path / "out" / "turned_label.png").shape == (48, 32)
 
 
 def test_predict_makes_no_folder_before_there_is_something_to_write(trained, tmp_path):

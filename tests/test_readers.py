@@ -416,6 +416,44 @@ def test_wrong_globs_are_refused(description_file, folder_root):
         folder.open_images(folder.read_description(description_file), folder_root, "dusk")
 
 
+def test_files_that_are_there_are_found(tmp_path, description_file):
+    root = tmp_path / "root"
+    for name in ("img/x/a.png", "img/B.PNG", "../elsewhere/c.png"):
+        write_image(root / name)
+    for name in ("a.png", "B.PNG", "c.png"):
+        write_ids(root / "lab" / name, [0, 1])
+    (root / "img" / "y").symlink_to(tmp_path / "elsewhere")
+    (root / "img" / "._B.PNG").write_bytes(b"a Mac's")
+    description_file.write_text(DESCRIPTION + '  all: {images: ["img/**/*.png"], labels: "lab/{stem}.png"}\n')
+    description = folder.read_description(description_file)
+    labelled = folder.open_labelled(description, root, "all")
+    assert labelled.names == ("B", "a", "c")
+    assert [path.name for path in labelled.label_paths] == ["B.PNG", "a.png", "c.png"]
+    assert folder.find_images(description, root, "all").remark() == "1 left out: 1 hidden (._B.PNG)"
+
+    (root / "img" / "d.png").symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"image .*d.png is a link to nothing \(gone.png\)"):
+        folder.open_images(description, root, "all")
+
+
+def test_a_split_without_images_says_what_was_left_out(tmp_path, description_file):
+    write_image(tmp_path / "root" / "val" / ".hidden.png")
+    description_file.write_text(DESCRIPTION.replace('"train/a_*.png", ', ""))
+    description = folder.read_description(description_file)
+    with pytest.raises(DataError, match=r"has no image val/\*.png \(.*\); 1 left out: 1 hidden \(.hidden.png\)$"):
+        folder.open_images(description, tmp_path / "root", "day")
+
+
+def test_published_data_are_found_behind_links_and_in_upper_case(gta5_root, cityscapes_root, tmp_path):
+    (gta5_root / "images" / "00001.png").rename(gta5_root / "images" / "00001.PNG")
+    (gta5_root / "images" / "._00002.png").write_bytes(b"a Mac's")
+    assert open_images("gta5", gta5_root).names == ("00001", "00002", "00010")
+    train = cityscapes_root / "leftImg8bit" / "train"
+    (train / "aachen").rename(tmp_path / "moved")
+    (train / "aachen").symlink_to(tmp_path / "moved")
+    assert len(open_images("cityscapes", cityscapes_root, split="train")) == 3
+
+
 # --- choice of the reader -----------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,18 @@ def test_folders_that_do_not_hold_predictions_are_refused(tmp_path):
         find_predictions(tmp_path)
 
 
+def test_predictions_are_found_behind_links_and_hidden_files_are_none(tmp_path):
+    folder, disk = tmp_path / "predictions", tmp_path / "disk"
+    folder.mkdir()
+    disk.mkdir()
+    first, second = folder / "bonn_000001_000019.PNG", disk / "bonn_000002_000019.png"
+    for path in (first, second, folder / "._bonn_000001_000019.png"):
+        path.touch()
+    (folder / "more").symlink_to(disk)
+    (folder / "circle").symlink_to(folder)
+    assert list(find_predictions(folder)) == ["bonn_000001_000019", "bonn_000002_000019"]
+
+
 # ---------------------------------------------------------------------------------------------------------- validation
 
 

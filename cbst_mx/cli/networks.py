@@ -157,27 +157,27 @@ def predict(
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
-    Reads images, those of folders in folders too, turned upright where a camera has marked them. Writes
-    OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png (the image under the class
-    colours). An existing result is not overwritten.
+    Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
+    rotation marks (EXIF) say. Writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
+    (the image under the class colours). An existing result is not overwritten.
     """
     from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
     from cbst_mx.data.photographs import find_photographs
     from cbst_mx.report.figures import overlay
 
-    chosen, left_out = find_photographs(images)
+    chosen, left_out = find_photographs(images, out)
+    for name in chosen.names:
+        for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
+            if result.exists():
+                raise CBSTError(f"{result} exists already: give another folder with --out")
     if left_out:
-        click.echo(f"left out: {', '.join(left_out)}")
+        click.echo(left_out)
     turned = sum(turn != 1 for turn in chosen.turns)
     if turned:
         click.echo(
             f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
         )
-    for name in chosen.names:
-        for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
-            if result.exists():
-                raise CBSTError(f"{result} exists already: give another folder with --out")
     predictor = load_network(
         parameters,
         ctx,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
@@ -91,7 +92,7 @@ def _images(root: PathLike, split: str) -> list[Path]:
     known = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if split not in known:
         raise DataError(f"split must be a folder of {folder} ({', '.join(known) or 'it has none'}), got {split!r}")
-    images = sorted(path for path in (folder / split).glob("*/*" + _SUFFIX) if not path.name.startswith("."))
+    images = [*matching_images(folder / split, "*/*" + _SUFFIX).files]
     if not images:
         raise DataError(f"Cityscapes split {folder / split} has no image: expected {_LAYOUT}")
     return images

@@ -16,7 +16,7 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
-from cbst_mx.data.image_files import PathLike, read_label, read_rgb
+from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
@@ -76,7 +76,7 @@ class ImageSet:
         return len(self.names)
 
     def image(self, index: int) -> np.ndarray:
-        """Read one image.
+        """Read one image as it is stored: rotation marks (EXIF) are not applied.
 
         Returns
         -------
@@ -195,9 +195,16 @@ class LabelledImageSet(ImageSet):
         """
         image, label = self.image(index), self.label(index)
         if image.shape[:2] != label.shape:
+            exchanged = image.shape[1::-1] == label.shape and read_header(self.image_paths[index]).turn in range(5, 9)
             raise DataError(
                 f"label {self.label_paths[index]} must have the height and width of image {self.image_paths[index]}, "
                 f"{image.shape[0]} x {image.shape[1]}, got {label.shape[0]} x {label.shape[1]}"
+                + (
+                    ": the image is marked as turned by 90 degrees (EXIF), which is not applied; turn its pixels "
+                    "themselves and drop the mark"
+                    if exchanged
+                    else ""
+                )
             )
         return image, label
 

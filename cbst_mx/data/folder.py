@@ -20,20 +20,20 @@ or, in place of your own classes, those of a known label space and the conventio
     ids: cityscapes                   # or trainId, or a mapping as above, or colours
 
 ``{folder}`` is the image's folder below the root, ``{stem}`` its file name without the ending. An image's name is its
-stem, with the folder in front where two images of a split have the same stem. Images may be of any format Pillow
-reads. docs/your-own-data.md has every key: colour masks, labels found by replacing parts of the image's path, images
-without labels, lists.
+stem, with the folder in front where two images of a split have the same stem. docs/your-own-data.md has every key:
+colour masks, labels found by replacing parts of the image's path, images without labels, lists; and the formats that
+are read.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder
 from cbst_mx.data.description import FolderDescription, FolderSplit, label_space, read_description, read_label_space
 from cbst_mx.data.image_files import PathLike, read_label
 from cbst_mx.data.label_files import files_below
+from cbst_mx.data.listing import Listing, matching_images, merged, names_below
 from cbst_mx.data.lists import select_listed
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import reading
@@ -42,6 +42,7 @@ from cbst_mx.label_space import LabelSpace
 __all__ = [
     "FORMAT",
     "FolderDescription",
+    "find_images",
     "label_space",
     "open_images",
     "open_labelled",
@@ -124,8 +125,8 @@ def open_images(description: FolderDescription, root: PathLike, split: str, list
     ConfigError
         If there is no such split.
     """
-    images = _images(description, root, split)
-    named = ImageSet(_names(images, root), images)
+    images = find_images(description, root, split).files
+    named = ImageSet(names_below(images, [_below(path, root) for path in images]), images)
     return select_listed(select_listed(named, _split(description, split).list, root), list, root)
 
 
@@ -141,34 +142,46 @@ def _below(path: Path, root: PathLike) -> str:
     return "" if folder == "." else folder
 
 
-def _images(description: FolderDescription, root: PathLike, split: str) -> list[Path]:
+def find_images(description: FolderDescription, root: PathLike, split: str) -> Listing:
+    """Find the image files of a split, whatever its list, and say what is left out.
+
+    Parameters
+    ----------
+    description : FolderDescription
+        Result of `read_description`.
+    root : path
+        The folder its patterns start from.
+    split : str
+        One of its splits.
+
+    Raises
+    ------
+    DataError
+        If the root is missing, a glob matches nothing, or a file that it matches cannot be read.
+    ConfigError
+        If there is no such split, or a pattern is no glob.
+    """
     patterns = _split(description, split).images
     base = existing_folder(
         root, "data root", f"a folder with {', '.join(patterns)} (split {split!r} of {description._origin})"
     )
-    found = set()
+    found = []
     for pattern in patterns:
         try:
-            matches = [path for path in base.glob(pattern) if path.is_file() and not path.name.startswith(".")]
-        except (ValueError, NotImplementedError, RecursionError, OSError) as error:  # no glob; a name too long
+            matches = matching_images(base, pattern)
+        except (ValueError, RecursionError, OSError) as error:  # no glob; a name too long
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(
                 f"{description._origin}: images of split {split!r} must be globs, got {pattern[:100]!r} ({reason})"
             ) from error
-        if not matches:
-            raise DataError(f"data root {base} has no image {pattern} (split {split!r} of {description._origin})")
-        found.update(matches)
-    return sorted(found)
-
-
-def _names(images: list[Path], root: PathLike) -> list[str]:
-    stems = Counter(path.stem for path in images)
-    names = []
-    for path in images:
-        folder = _below(path, root)
-        prefix = folder.replace("/", "__") + "__" if folder and stems[path.stem] > 1 else ""
-        names.append(prefix + path.stem)
-    return names
+        if not matches.files:
+            remark = matches.remark()
+            raise DataError(
+                f"data root {base} has no image {pattern} (split {split!r} of {description._origin})"
+                + (f"; {remark}" if remark else "")
+            )
+        found.append(matches)
+    return merged(found)
 
 
 def _open_described_images(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import LabelSpace
 
@@ -57,7 +58,7 @@ def open_images(root: PathLike) -> ImageSet:
 def _images(root: PathLike) -> list[Path]:
     folder = existing_folder(root, "GTA5 data root", "a folder with " + _LAYOUT) / "images"
     existing_folder(folder, "GTA5 image folder", _LAYOUT)
-    images = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+    images = [*matching_images(folder, "*.png").files]
     if not images:
         raise DataError(f"GTA5 image folder {folder} has no image: expected {_LAYOUT}")
     return images

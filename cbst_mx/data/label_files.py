@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
 from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.listing import ENDINGS
 from cbst_mx.errors import DataError
 
 try:  # Python 3.11 moved it
@@ -162,7 +163,7 @@ class LabelPaths:
 
 
 def files_below(root: PathLike, wanted: Sequence[str], ignore_case: bool = False) -> list[Path | None]:
-    """Find files by their paths below a root, whatever the Unicode form of their names.
+    """Find files by their paths below a root, whatever the Unicode form of their names and the case of their endings.
 
     Parameters
     ----------
@@ -189,7 +190,10 @@ def files_below(root: PathLike, wanted: Sequence[str], ignore_case: bool = False
 
     def key(name: str) -> str:
         name = name if name.isascii() else unicodedata.normalize("NFC", name)
-        return name.casefold() if ignore_case else name
+        if ignore_case:
+            return name.casefold()
+        stem, _, ending = name.rpartition(".")
+        return f"{stem}.{ending.lower()}" if f".{ending.lower()}" in ENDINGS else name
 
     def listing(folder: Path) -> dict[str, list[str]]:
         if folder not in listings:

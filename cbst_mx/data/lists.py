@@ -29,6 +29,7 @@ from typing import Iterable, Sequence, TypeVar
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.listing import ENDINGS as _ENDINGS
 from cbst_mx.errors import DataError
 from cbst_mx.files import read_bounded, reading, write_text
 from cbst_mx.messages import listed
@@ -40,7 +41,6 @@ _Images = TypeVar("_Images", bound=ImageSet)
 #: First line of a list whose other lines are names, character by character.
 EXACT = "# names, one per line, exactly as they are"
 
-_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".gif")
 _CITYSCAPES = "_leftImg8bit"
 _LARGEST = 64_000_000  # bytes: a million lines
 _MOST_SIGNS = 20  # places of a line where a comment may begin

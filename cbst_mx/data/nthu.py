@@ -17,6 +17,7 @@ from typing import Sequence
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.folds import split_fold
 from cbst_mx.data.image_files import PathLike
+from cbst_mx.data.listing import matching_images, merged
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import NTHU_13, LabelSpace
 
@@ -131,7 +132,7 @@ def list_images(folder: Path) -> list[Path]:
     """Return the images of a folder in the order of their names; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
+    return [*merged([matching_images(folder, "*" + ending) for ending in _ENDINGS]).files]
 
 
 def label_name(image: Path) -> str:

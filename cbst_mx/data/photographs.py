@@ -8,121 +8,153 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterable, Sequence
 
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.data.image_headers import read_header
+from cbst_mx.data.image_files import PathLike, read_header
+from cbst_mx.data.listing import ENDINGS, Listing, all_images, merged, names_below
 from cbst_mx.errors import DataError
 
-__all__ = ["ENDINGS", "Photographs", "find_photographs", "upright"]
-
-#: Endings of the files that are taken from folders, in either case.
-ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
+__all__ = ["Photographs", "find_photographs", "upright"]
 
 
-def upright(image: np.ndarray, turn: int) -> np.ndarray:
-    """Return an image as viewers show it.
+def upright(stored: np.ndarray, turn: int) -> np.ndarray:
+    """Turn and mirror stored pixels as a rotation mark says (EXIF 2.32, tag 0x0112, Orientation).
 
     Parameters
     ----------
-    image : ndarray of shape (H, W, 3)
-        Pixels as stored.
+    stored : ndarray of shape (H, W, ...)
+        Pixels in the order of the file.
     turn : int
-        EXIF mark of rotation: 1 is upright, 3 upside down, 6 and 8 lie on a side, 2, 4, 5 and 7 are mirror images.
+        The mark: 1 none, 2 mirrored left to right, 3 turned by 180 degrees, 4 mirrored top to bottom, 5 transposed,
+        6 to be turned by 90 degrees clockwise, 7 transposed along the other diagonal, 8 by 90 degrees anticlockwise.
 
     Returns
     -------
-    ndarray of shape (H, W, 3) or (W, H, 3)
+    ndarray of shape (H, W, ...) or, for 5 to 8, (W, H, ...)
+        The picture as it is meant to be seen.
     """
-    if turn in (5, 6, 7, 8):
-        image = np.swapaxes(image, 0, 1)
+    turned = np.swapaxes(stored, 0, 1) if turn in (5, 6, 7, 8) else stored
     if turn in (3, 4, 7, 8):
-        image = image[::-1]
+        turned = turned[::-1]
     if turn in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return np.ascontiguousarray(image)
+        turned = turned[:, ::-1]
+    return np.ascontiguousarray(turned)
 
 
 class Photographs(ImageSet):
-    """Images that are turned upright when they are read."""
-
-    def __init__(self, names: Sequence[str], paths: Sequence[Path]):
-        super().__init__(names, paths)
-        #: EXIF mark of every image, 1 for upright.
-        self.turns = tuple(read_header(path).turn for path in self.image_paths)
-
-    def image(self, index: int) -> np.ndarray:
-        """Read one image, uint8 RGB (H, W, 3), upright."""
-        return upright(super().image(index), self.turns[index])
-
-    def subset(self, indices: Sequence[int]) -> Photographs:  # type: ignore[override]
-        """Return the set of the chosen images, in the given order."""
-        chosen = list(indices)
-        return Photographs([self.names[i] for i in chosen], [self.image_paths[i] for i in chosen])
-
-
-def find_photographs(paths: Sequence[Path]) -> tuple[Photographs, list[str]]:
-    """Find the images in files and folders, folders in folders too.
-
-    Links are followed, each folder once. Hidden files, the ``._`` files of a Mac among them, are no images.
+    """Images by index, each turned as its file's rotation mark says.
 
     Parameters
     ----------
-    paths : sequence of Path
-        Files, whatever their endings, and folders, of which files with one of `ENDINGS` are taken.
-
-    Returns
-    -------
-    images : Photographs
-        Names are those of the files without ending; below a folder the names of its folders come first.
-    left_out : list of str
-        What was left out of the folders and why, a phrase each; empty if nothing was.
+    names, image_paths
+        As for `ImageSet`.
 
     Raises
     ------
     DataError
-        If a path does not exist, a folder has no image, or two images have one name.
+        As for `ImageSet`, and if a file's header cannot be read.
     """
-    files: list[Path] = []
-    names: list[str] = []
-    hidden = others = 0
+
+    __slots__ = ("turns",)
+
+    #: Rotation mark of every image, 1 to 8; 1 for none.
+    turns: tuple[int, ...]
+
+    def __init__(self, names: Sequence[str], image_paths: Sequence[PathLike]) -> None:
+        super().__init__(names, image_paths)
+        self.turns = tuple(read_header(path).turn for path in self.image_paths)
+
+    def image(self, index: int) -> np.ndarray:
+        """Read one image.
+
+        Returns
+        -------
+        ndarray of shape (H, W, 3), uint8
+            RGB; height and width are exchanged where the mark asks for a quarter turn.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        return upright(super().image(index), self.turns[index])
+
+    def subset(self, indices: Iterable[int]) -> Photographs:
+        """Return the set of the chosen images, in the given order.
+
+        Raises
+        ------
+        ConfigError
+            If an index is outside 0 to len - 1.
+        DataError
+            If an index comes twice.
+        """
+        chosen = self._checked(indices)
+        return Photographs([self.names[i] for i in chosen], [self.image_paths[i] for i in chosen])
+
+
+def find_photographs(paths: Sequence[Path], out: Path | None = None) -> tuple[Photographs, str]:
+    """Find the images in files and folders, folders in folders too.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files, whatever their endings, and folders, of which `all_images` are taken.
+    out : Path, optional
+        Folder of results: what lies in it is no image. Nor are results of `cbst-mx predict` that lie elsewhere.
+
+    Returns
+    -------
+    images : Photographs
+        Names are those of the files without ending, with the folder in front where two would have one name.
+    remark : str
+        What was left out of the folders and why; empty if nothing was.
+
+    Raises
+    ------
+    DataError
+        If a path does not exist or cannot be read, a folder has no image, or two images have one name.
+    """
+    places: dict[Path, str] = {}  # folder of each image, from the argument that leads to it
+    listings = []
     for path in paths:
-        if not path.is_dir():
-            if not path.exists():
-                raise DataError(f"image {path} does not exist")
-            files.append(path)
-            names.append(path.stem)
-            continue
-        before = len(files)
-        for inside in _walk(path):
-            if inside.name.startswith("."):
-                hidden += 1
-            elif inside.suffix.lower() not in ENDINGS or not inside.is_file():
-                others += 1
-            else:
-                files.append(inside)
-                names.append("_".join(inside.relative_to(path).with_suffix("").parts))
-        if len(files) == before:
-            raise DataError(f"folder {path} holds no image: files that end in {', '.join(ENDINGS)} are taken")
-    left_out = [
-        f"{count} {kind} file{'s' if count > 1 else ''}"
-        for count, kind in ((hidden, "hidden"), (others, "other"))
-        if count
-    ]
-    return Photographs(names, files), left_out
+        above = Path(os.path.abspath(path)).name if len(paths) > 1 else ""
+        if path.is_dir():
+            found = _in_folder(path, out)
+            for file in found.files:
+                place = (Path(above) / file.parent.relative_to(path)).as_posix()
+                places[file] = "" if place == "." else place
+        elif os.path.lexists(path):
+            found = Listing((path,))
+            places[path] = Path(os.path.abspath(path)).parent.name
+        else:
+            raise DataError(f"image {path} does not exist")
+        listings.append(found)
+    files = [*places]  # in the order of the arguments
+    return Photographs(names_below(files, [places[file] for file in files]), files), merged(listings).remark()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, sorted; links to folders are followed, but no folder is entered twice."""
-    entered: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        entered.add(os.path.realpath(place))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in entered
-        )
-        for name in sorted(files):
-            yield Path(place) / name
+def _in_folder(folder: Path, out: Path | None) -> Listing:
+    found = all_images(folder)
+    results = [file for file in found.files if _is_result(file) or _is_below(file, out)]
+    found = found.without("written by predict", results)
+    if not found.files:
+        remark = found.remark()
+        what = f"folder {folder} holds no image: files that end in {', '.join(ENDINGS)} are taken"
+        raise DataError(what + (f"; {remark}" if remark else ""))
+    return found
+
+
+def _is_below(path: Path, folder: Path | None) -> bool:
+    return folder is not None and Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a file and its neighbour are what `predict` writes of an image."""
+    for ending, other in (("_label.png", "_overlay.png"), ("_overlay.png", "_label.png")):
+        if path.name.endswith(ending):
+            return path.with_name(path.name[: -len(ending)] + other).is_file()
+    return False

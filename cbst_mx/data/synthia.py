@@ -13,6 +13,7 @@ import numpy as np
 
 from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
 from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb16
+from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import DataError, check_choice
 from cbst_mx.label_space import SYNTHIA_16, LabelSpace
 
@@ -110,7 +111,7 @@ def read_class_ids(path: PathLike) -> np.ndarray:
 def _images(root: PathLike) -> list[Path]:
     folder = existing_folder(root, "SYNTHIA data root", "a folder with " + _LAYOUT) / "RGB"
     existing_folder(folder, "SYNTHIA image folder", _LAYOUT)
-    images = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+    images = [*matching_images(folder, "*.png").files]
     if not images:
         raise DataError(f"SYNTHIA image folder {folder} has no image: expected {_LAYOUT}")
     return images

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cbst_mx.data import published
 from cbst_mx.data.image_files import read_label
+from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.files import atomic_path
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
@@ -35,9 +36,9 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # equal predictions give equal archives
 
 
 def find_predictions(folder: Path) -> dict[str, Path]:
-    """Find the label maps of a folder and its subfolders.
+    """Find the label maps of a folder and its subfolders, behind links too.
 
-    Files ending in ``_overlay.png``, which `cbst-mx predict` writes beside them, are left out.
+    Hidden files and those ending in ``_overlay.png``, which `cbst-mx predict` writes beside them, are left out.
 
     Returns
     -------
@@ -50,10 +51,10 @@ def find_predictions(folder: Path) -> dict[str, Path]:
         If there is none, one has no frame in its name, or two are of one frame.
     """
     found: dict[str, Path] = {}
-    for path in sorted(Path(folder).rglob("*.png")):
+    for path in matching_images(folder, "**/*.png").files:
         if path.name.endswith("_overlay.png"):
             continue
-        match = _NAME.fullmatch(path.name)
+        match = _NAME.fullmatch(f"{path.stem}{path.suffix.lower()}")
         if match is None:
             raise DataError(f"{path} must be named <city>_<6 digits>_<6 digits>*.png, as the images of Cityscapes are")
         frame = match["frame"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
@@ -10,9 +9,11 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.data.colour_masks import UnknownColourError
+from cbst_mx.data.colour_profiles import foreign_profile
 from cbst_mx.data.datasets import LabelledImageSet
-from cbst_mx.data.doctor.findings import ARE, DO, HAVE, HOLD, Examination, Part, Report, counted, fix_text
-from cbst_mx.data.image_files import Header, read_header, read_label, read_rgb
+from cbst_mx.data.doctor.findings import ARE, HAVE, HOLD, Examination, Part, Report, fix_text
+from cbst_mx.data.doctor.geometry import check_geometry
+from cbst_mx.data.image_files import MOST_PIXELS, Header, read_header, read_label, read_rgb
 from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE
 from cbst_mx.messages import Progress, listed
@@ -21,6 +22,9 @@ __all__ = ["check_files", "check_pixels"]
 
 _SHOWN = 5
 _PEEKED = 5  # files looked into to say what a wrong kind of label is
+_FORBIDDEN = "not open to this user (permission denied)"
+_LARGE = f"too large: more than {MOST_PIXELS:,} pixels"
+_MENDS = {_FORBIDDEN: "let this user read them", _LARGE: "cut them into parts, or make them smaller"}
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -46,32 +50,40 @@ def check_files(found: Examination, part: Part, progress: Progress) -> None:
         ("image", part.images.image_paths, part.mend_image, 0),
         ("label", part.labels, part.mend_label, len(part.images)),
     ):
-        empty, unreadable, cut = [], [], []
+        problems: dict[str, list[Path]] = {}
         for index, path in enumerate(paths):
-            try:
-                if not path.stat().st_size:
-                    empty.append(path)
-                else:
-                    headers[path] = read_header(path)
-                    if not headers[path].whole:
-                        cut.append(path)
-            except (DataError, OSError):
-                unreadable.append(path)
+            problem = _problem(path, headers)
+            if problem:
+                problems.setdefault(problem, []).append(path)
             progress(title, step + index + 1, total)
-        for wrong, what in (
-            (empty, "empty (0 bytes)"),
-            (cut, "truncated"),
-            (unreadable, "no image that can be read"),
-        ):
+        for problem, wrong in problems.items():
             broken.update(wrong)
-            found.add_files("error", noun, wrong, ARE, what, mend)
+            found.add_files("error", noun, wrong, ARE, problem, _MENDS.get(problem, mend))
     _check_image_kinds(found, part, headers)
     broken.update(_check_label_kinds(found, part, headers))
-    _check_sizes(found, part, headers)
+    check_geometry(found, part, headers)
     # What is known to be broken is not read again.
     labels = part.labels or (None,) * len(part.images)
     good = [i for i, pair in enumerate(zip(part.images.image_paths, labels)) if not broken.intersection(pair)]
     part.images = part.images.subset(good)
+
+
+def _problem(path: Path, headers: dict[Path, Header]) -> str:
+    """Read the header of a file into `headers`; return what it is that keeps it from being used, if anything."""
+    try:
+        if path.is_file() and not path.stat().st_size:
+            return "empty (0 bytes)"
+        headers[path] = header = read_header(path)
+    except DamagedError:
+        return "damaged"
+    except DataError as error:
+        refused = isinstance(error.__cause__, PermissionError)
+        return _FORBIDDEN if refused else "no image that can be read"
+    except OSError:
+        return _FORBIDDEN
+    if not header.whole:
+        return "truncated"
+    return _LARGE if header.height * header.width > MOST_PIXELS else ""
 
 
 def _check_image_kinds(found: Examination, part: Part, headers: Mapping[Path, Header]) -> None:
@@ -92,12 +104,16 @@ def _check_label_kinds(found: Examination, part: Part, headers: Mapping[Path, He
     for path in part.labels:
         if path in headers and (headers[path].colour, headers[path].bits) not in part.label_kinds:
             groups.setdefault((headers[path].colour, headers[path].bits), []).append(path)
-    jpegs = [path for path in part.labels if path in headers and headers[path].format == "JPEG"]
-    found.add_files("error", "label", jpegs, ARE, "JPEG, whose ids are not reliable", "use the original PNG")
-    wrong = [*jpegs]
+    lossy: dict[str, list[Path]] = {}
+    for path in part.labels:
+        if path in headers and headers[path].lossy:
+            lossy.setdefault(headers[path].lossy, []).append(path)
+    for codec, paths in lossy.items():
+        found.add_files("error", "label", paths, ARE, f"{codec}, whose ids are not reliable", "use the original PNG")
+    wrong = [path for paths in lossy.values() for path in paths]
     expects_raw = part.label_kinds[0] == ("rgb", 16)
     for (colour, bits), paths in groups.items():
-        paths = [path for path in paths if path not in jpegs]
+        paths = [path for path in paths if not headers[path].lossy]
         if not paths:
             continue
         mend = part.mend_label
@@ -146,29 +162,6 @@ def _converted_to(paths: Sequence[Path]) -> tuple[str, str]:
     return "somebody has converted them", ""
 
 
-def _check_sizes(found: Examination, part: Part, headers: Mapping[Path, Header]) -> None:
-    def size(path: Path) -> tuple[int, int]:
-        return headers[path].height, headers[path].width
-
-    differing = [
-        label
-        for image, label in zip(part.images.image_paths, part.labels)
-        if image in headers and label in headers and size(image) != size(label)
-    ]
-    found.add_files("error", "label", differing, DO, "not have the size of the image", part.mend_size)
-    if part.size is None:
-        return
-    height, width = part.size
-    others = Counter(size(path) for path in part.images.image_paths if path in headers and size(path) != part.size)
-    for (other_height, other_width), count in others.most_common(_SHOWN):
-        near = other_width == width and other_height in part.near
-        first = next(p for p in part.images.image_paths if p in headers and size(p) == (other_height, other_width))
-        text = f"{counted(count, 'image')} {ARE[count > 1]} {other_height} x {other_width}"
-        text += f" as published, most are {height} x {width}" if near else f", not {height} x {width}"
-        fix = f"{part.mend_size}, where one size is wanted" if near else part.mend_size
-        found.add("note" if near else "warning", text, first, fix)
-
-
 # --- pixels -------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +182,7 @@ class _Seen:
     void: list[Path] = field(default_factory=list)
     odd_colours: list[Path] = field(default_factory=list)
     odd_colour: str = ""
+    profiles: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def check_pixels(found: Examination, dataset: str, sample: int | None, progress: Progress) -> Report:
@@ -241,6 +235,9 @@ def _read_part(part: Part, sample: int | None, progress: Progress) -> _Seen:
         seen.examined += 1
         try:
             part.images.image(index)
+            profile = foreign_profile(part.images.image_paths[index])
+            if profile:
+                seen.profiles.setdefault(profile, []).append(part.images.image_paths[index])
         except DamagedError:
             seen.bad_images.append(part.images.image_paths[index])
         except DataError as error:
@@ -285,6 +282,9 @@ def _report_pixels(found: Examination, dataset: str, part: Part, seen: _Seen) ->
     """Add findings about the pixels of one part."""
     found.add_files("error", "image", seen.bad_images, ARE, "damaged", part.mend_image)
     found.add_files("error", "label", seen.bad_labels, ARE, "damaged", part.mend_label)
+    for profile, paths in seen.profiles.items():
+        what = f"a colour profile other than sRGB ({profile}), which is not applied: colours are read as stored"
+        found.add_files("note", "image", paths, HAVE, what, "")
     for sentence in seen.refused[:_SHOWN]:
         found.add("error", sentence, "")
     if len(seen.refused) > _SHOWN:

@@ -12,6 +12,7 @@ from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
+from cbst_mx.data.listing import images_beside, matching_images
 from cbst_mx.data.lists import list_path
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import CITYSCAPES_19, NTHU_13, SYNTHIA_16, get_label_space
@@ -60,7 +61,7 @@ def _archives_left(root: Path) -> str:
 
 
 def _pngs(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("*.png") if not path.name.startswith("."))
+    return [*matching_images(directory, "*.png").files] if directory.is_dir() else []
 
 
 def _paired(
@@ -232,7 +233,7 @@ def _cityscapes_part(found: Examination, name: str, images: ImageSet, labels: st
         stem = image.name[: -len("_leftImg8bit.png")]
         return truth / image.parent.name / f"{stem}_gtFine_{labels}.png"
 
-    label_files = [path for path in truth.glob(f"*/*_gtFine_{labels}.png") if not path.name.startswith(".")]
+    label_files = matching_images(truth, f"*/*_gtFine_{labels}.png").files if truth.is_dir() else ()
     if not label_files and not made and any(truth.glob("*/*_gtFine_labelTrainIds.png")):
         what = f"the labelIds of {name} are missing, there are labelTrainIds alone"
         found.add("error", what, truth, f"{unpack}; or use labels: labelTrainIds (19 classes only)")
@@ -356,6 +357,7 @@ def _open_folder(
     names = [*described.splits] if split is None else [split]
     if list is not None and len(names) > 1:
         raise ConfigError(f"a list chooses among the images of one part, got {', '.join(names)}: give split as well")
+    known: set[Path] = set()  # images and labels of all splits
     for name in names:
         mend = f"correct the split {name!r} in {description}, or put the files where it says"
         if list is not None:
@@ -371,7 +373,16 @@ def _open_folder(
         if isinstance(images, LabelledImageSet) and images.left_out:
             text = f"{counted(images.left_out, 'image')} of {name} without a label: left out (unlabelled: skip)"
             found.add("note", text, found.root)
+        files = folder.find_images(described, found.root, name)
+        if list is None and files.remark():
+            found.add("note", f"files of {name}: {files.remark()}", found.root)
+        known.update(files.files, images.label_paths if isinstance(images, LabelledImageSet) else ())
         found.parts.append(_own_part(name, images))
+    whole = len(found.parts) == len(described.splits) and not any(one.list for one in described.splits.values())
+    if whole and list is None:
+        beside = images_beside([path for part in found.parts for path in part.images.image_paths], known)
+        what = "beside those of the splits, and in none of them"
+        found.add_files("note", "image", beside, ARE, what, "")
 
 
 def _own_part(name: str, images: ImageSet) -> Part:
