@@ -641,6 +641,7 @@ def test_arguments_that_cannot_be_used_are_refused(maps, tmp_path):
         (("--classes", "\N{SUPERSCRIPT TWO}"), "label space must be one of cityscapes-19"),
         (("--upsample", 2000), "must have at most 178,956,970 pixels, got 12000 x 16000: give a smaller upsample"),
         (("--upsample", 8, "--size", 40, 64), "must have the cells of 40 x 64 pixels at stride 8, got 6 x 8"),
+        (("--upsample", 8, "--size", 40, 56), "got 6 x 8, as a network has that aligns corners: upsample its maps"),
         (("--spatial-prior", tmp_path / "prior.npz"), r"must hold a prior of shape (13, H, W), got (19, 4, 4)"),
         (("--spatial-prior", tmp_path / "none.npz"), "none.npz cannot be read: No such file"),
     ):

@@ -124,9 +124,11 @@ def size_at_stride(
         raise ConfigError(f"size must be a height and a width of at least 1 pixel, got {tuple(size)}")
     for cells, pixels in zip(shape[1:], size):
         if cells not in (pixels // stride, -(-pixels // stride)):
+            aligned = tuple(shape[1:]) == (size[0] // stride + 1, size[1] // stride + 1)
+            advice = ", as a network has that aligns corners: upsample its maps as it does, and give them at full size"
             raise DataError(
                 f"{what} must have the cells of {size[0]} x {size[1]} pixels at stride {stride}, "
-                f"got {shape[1]} x {shape[2]}"
+                f"got {shape[1]} x {shape[2]}{advice if aligned else ''}"
             )
     return size[0], size[1]
 
