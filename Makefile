@@ -17,6 +17,8 @@ INIT ?=
 CTX ?=
 AMP ?=
 SMOKE ?=
+TARGET ?=
+ROUNDS ?=
 
 # One target for each experiment file; *-data.yaml describe data sets, and the demo has a target of its own.
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
@@ -36,17 +38,23 @@ CBST = $(BIN)/cbst-mx
 SETTINGS = $(if $(SMOKE),--smoke) $(if $(CTX),--ctx $(CTX)) $(if $(AMP),--amp $(AMP))
 smoke = $(if $(SMOKE),$(wordlist 1,2,$1),$1)
 unsaid = $(error experiments/$1.yaml or the file that it extends must say rounds)
-rounds = $(call smoke,$(shell seq 1 1 $(or $(call setting,$1,rounds),$(unsaid))))
-folds = $(call smoke,$(if $(call setting,$1,folds),$(shell seq 0 1 $$(($(call setting,$1,folds) - 1)))))
+stated = $(or $(call setting,$1,rounds),$(unsaid))
+rounds = $(call smoke,$(shell seq 1 1 $(if $(filter-out 0,$(stated)),$(or $(ROUNDS),$(stated)),0)))
+# The unlabelled images of a city (TARGET=train) are in no fold.
+folds = $(call smoke,$(if $(filter train,$(TARGET)),,$(if $(call setting,$1,folds),$(shell seq 0 1 $$(($(call setting,$1,folds) - 1))))))
+# $(call folder,NAME) is where NAME runs. TARGET=train adapts on other images and ROUNDS=12 that often, in folders of their
+# own; an experiment without rounds adapts on none, and the source network that others start from is always the same.
+folder = $(RUNS)/$1$(if $(call rounds,$1),$(addprefix -,$(TARGET))$(patsubst %,-%-rounds,$(ROUNDS)))
+variant = $(if $(call rounds,$1),$(addprefix --target ,$(TARGET)) $(addprefix --rounds ,$(ROUNDS)))
 # $(call network,NAME) is what NAME ends with: its last round's network, or the source network where it has no rounds.
-network = $(RUNS)/$1/$(or $(patsubst %,round-%,$(lastword $(call rounds,$1))),source)/parameters.params
+network = $(call folder,$1)/$(or $(patsubst %,round-%,$(lastword $(call rounds,$1))),source)/parameters.params
 
 # $(call steps,NAME,START) makes NAME, which starts from START's network or, without START, from its own source training
 # (or INIT=FILE.params). Each step is skipped where it is done: a killed make continues.
 define steps
 $(if $2,$(call before,$2,$(call setting,$2,starts_from)),$(call source-step,$1))
 $(if $(call folds,$1),$(foreach f,$(call folds,$1),$(call round-steps,$1,$2,/fold-$f,--fold $f)),$(call round-steps,$1,$2))
-$(CBST) check-paper $(RUNS)/$1
+$(CBST) check-paper $(call folder,$1)
 
 endef
 # A START that itself starts from nothing is only trained, not evaluated.
@@ -59,7 +67,7 @@ $(foreach r,$(call rounds,$1),$(foreach verb,pseudo-label retrain,$(call step,$(
 $(call step,run,$1,$2,$3,$4)
 
 endef
-step = $(CBST) $1 experiments/$2.yaml --out $(RUNS)/$2$4 $(SETTINGS) $5 $(addprefix --init ,$(if $3,$(call network,$3),$(INIT)))
+step = $(CBST) $1 experiments/$2.yaml --out $(call folder,$2)$4 $(SETTINGS) $(call variant,$2) $5 $(addprefix --init ,$(if $3,$(call network,$3),$(INIT)))
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' $(MAKEFILE_LIST)

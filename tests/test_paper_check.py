@@ -18,9 +18,14 @@ from cbst_mx.label_space import CITYSCAPES_19
 
 
 def exact(row):
-    """Return the summary of a run that has a row's very numbers."""
+    """Return the summary of a run that has the very numbers of a row's classes, and their mean."""
     iou = {name: value / 100 for name, value in row.iou.items()}
-    return {"iou": iou, "miou": row.miou / 100}
+    return {"iou": iou, "miou": math.fsum(iou.values()) / len(iou)}
+
+
+def mean_of(result):
+    there = [value for value in result["iou"].values() if value is not None]
+    return math.fsum(there) / len(there)
 
 
 def make_run(folder, name, result, *, rounds=7, smoke=False, images=None, fold=None, changes=(), other=None):
@@ -77,6 +82,7 @@ def verdicts(result):
     return {line.name: line.verdict for line in result.lines}
 
 
+ADAPTED = "adapted on cityscapes without labels"
 SOUND = [
     name for name in experiments() if name not in ("gta5-st", "synthia-fcn8s-cbst") and not name.startswith("nthu")
 ]
@@ -87,7 +93,7 @@ def test_the_papers_own_numbers_are_within(tmp_path, name):
     result = checked(tmp_path, name, tolerance=0.11)  # means of rounded cells are up to 0.1 off
     assert result.verdict == "within tolerance"
     assert not result.missed
-    assert result.notes == ()
+    assert result.notes == (ADAPTED,)
     assert set(verdicts(result).values()) == {"within"}
     means = ["mIoU", "mIoU*"] if name.startswith("synthia") else ["mIoU"]
     assert [line.name for line in result.lines] == [*TABLES[find_row(name).table].names, *means]
@@ -96,7 +102,10 @@ def test_the_papers_own_numbers_are_within(tmp_path, name):
 @pytest.mark.parametrize(("shift", "verdict"), [(2.0, "within"), (-2.0, "within"), (2.01, "off"), (-2.01, "off")])
 def test_the_tolerance_of_means_has_two_sides(tmp_path, shift, verdict):
     row = expected(3, "CBST-SP")
-    result = checked(tmp_path, "gta5-cbst-sp", {**exact(row), "miou": (row.miou + shift) / 100})
+    values = exact(row)
+    shift += row.miou - 100 * values["miou"]  # from the mean of rounded cells to the one stated
+    values = {"iou": {name: value + shift / 100 for name, value in values["iou"].items()}}
+    result = checked(tmp_path, "gta5-cbst-sp", {**values, "miou": sum(values["iou"].values()) / 19})
     assert verdicts(result)["mIoU"] == verdict
     assert result.missed == (verdict == "off")
 
@@ -108,6 +117,7 @@ def test_the_tolerance_of_classes_has_two_sides(tmp_path, shift, verdict):
     row = expected(3, "CBST-SP")
     values = exact(row)
     values["iou"]["sky"] += shift / 100
+    values["miou"] += shift / 100 / 19
     result = checked(tmp_path, "gta5-cbst-sp", values)
     assert verdicts(result)["sky"] == verdict
     assert verdicts(result)["road"] == "within"
@@ -120,7 +130,20 @@ def test_the_last_round_is_the_result_and_the_best_is_not(tmp_path):
     result = checked(tmp_path, "gta5-cbst", bad, other=exact(row))
     assert result.missed
     assert result.stage == "round 7, the last"
+    assert (result.best.round, result.best.verdict) == (1, "within tolerance")
+    assert result.best.miou == pytest.approx(100 * exact(row)["miou"])
     assert {round(line.ours, 9) for line in result.lines} == {10.0}
+
+
+def test_a_mean_that_is_not_that_of_its_classes_is_refused(tmp_path):
+    # all classes 8 points lower, with the mean of the paper
+    row = expected(3, "CBST")
+    values = {**shifted(row, -8), "miou": row.miou / 100}
+    with pytest.raises(RunError, match=r"contradicts itself: round 7 states mIoU 45.20 %, its classes give 37.17 %"):
+        checked(tmp_path, "gta5-cbst", values)
+    # so is one of a round that only the line of the best round shows
+    with pytest.raises(RunError, match=r"contradicts itself: round 1 states mIoU 99.00 %"):
+        checked(tmp_path / "best", "gta5-cbst", other={**exact(row), "miou": 0.99})
 
 
 def test_a_source_row_is_of_the_source_network(tmp_path):
@@ -166,7 +189,8 @@ def test_of_the_st_row_only_the_stated_mean_is_judged(tmp_path):
     )
     assert "published in 2 versions" in result.notes[2]
     # the cells' own mean is not the target
-    assert checked(tmp_path / "2", "gta5-st", {**values, "miou": 0.391}).missed
+    other = {"iou": {name: 0.391 for name in CITYSCAPES_19.names}, "miou": 0.391}
+    assert checked(tmp_path / "2", "gta5-st", other).missed
     values["iou"]["road"] = None
     assert verdicts(checked(tmp_path / "3", "gta5-st", values))["mIoU"] == "missing"
 
@@ -269,8 +293,9 @@ def test_the_mean_over_folds_counts(tmp_path):
     result = check(row, folders)
     assert not result.missed
     assert "mean over 10 folds" in result.notes
-    for line in result.lines:
+    for line in result.lines[:-1]:
         assert line.ours - line.paper == pytest.approx(0.5)
+    assert result.lines[-1].ours == pytest.approx(100 * exact(row)["miou"] + 0.5)
     assert find_runs(tmp_path) == folders
     assert find_runs(folders[0]) == folders[:1]
 
@@ -280,10 +305,12 @@ def test_a_class_may_be_absent_from_a_fold_but_not_from_all(tmp_path):
     results = [exact(row) for _ in range(10)]
     for result in results[:9]:
         result["iou"]["motorcycle"] = None
+        result["miou"] = mean_of(result)
     assert check(row, folds_of(tmp_path / "a", results)).lines[11].ours == pytest.approx(49.8)
     results[9]["iou"]["motorcycle"] = None
+    results[9]["miou"] = mean_of(results[9])
     assert verdicts(check(row, folds_of(tmp_path / "b", results)))["motorcycle"] == "missing"
-    results[9]["iou"]["motorcycle"], results[0]["iou"]["motorcycle"] = 0.498, math.nan
+    results[9], results[0]["iou"]["motorcycle"] = exact(row), math.nan
     assert check(row, folds_of(tmp_path / "c", results)).missed
 
 
@@ -305,7 +332,10 @@ def test_every_fold_must_be_there_once(tmp_path):
 def test_a_city_without_folds_is_compared_with_a_note(tmp_path):
     result = checked(tmp_path, "nthu-rio-st")
     assert not result.missed
-    assert result.notes == ("one run on all 100 images; the paper's is the mean over 10 folds",)
+    assert result.notes == (
+        "one run on all 100 images; the paper's is the mean over 10 folds",
+        "adapted on nthu without labels",
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs

@@ -93,4 +93,14 @@ def test_mined_classes_are_those_predicted_least():
 def test_nothing_is_mined_without_the_setting_and_by_st():
     record = {"predicted": [1] * 19}
     assert phases.mine_classes(experiment(), record) is None
+    fixed = "self_training.mining={methods: [st], classes: [train, road], probability: 0.5}"
+    st = phases.mine_classes(experiment(fixed, "self_training.method=st"), record)
+    assert (st.worst, st.priority, st.probability) == ((16, 0), (), 0.5)
+    assert phases.mine_classes(experiment(fixed), record) is None
     assert phases.mine_classes(experiment("self_training.mining={}", "self_training.method=st"), record) is None
+
+
+def test_mined_classes_that_are_none_are_refused_before_any_training():
+    mining = "self_training.mining={methods: [st], classes: [road, tram]}"
+    with pytest.raises(ConfigError, match=r"^mining.classes must be one of road, .*, got 'tram'$"):
+        start(mining)

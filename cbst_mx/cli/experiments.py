@@ -13,6 +13,7 @@ from cbst_mx.cli.base import FILE, FOLDER, Bars, print_table
 
 if TYPE_CHECKING:
     from cbst_mx.config import Data, Experiment
+    from cbst_mx.evaluation.run_results import RunResults
     from cbst_mx.label_space import LabelSpace
     from cbst_mx.rounds import Run
 
@@ -35,6 +36,11 @@ _EXPERIMENT_OPTIONS = (
     ),
     click.option("--rounds", type=click.IntRange(0), help="Number of rounds. Default: the experiment's."),
     click.option("--fold", type=click.IntRange(0), help="Fold of target and validation images (NTHU)."),
+    click.option(
+        "--target",
+        metavar="[val|train|train-505|folds]",
+        help="Adapt on other images: Cityscapes val, train or 505 of train; NTHU folds (labelled) or train (3,200).",
+    ),
     click.option(
         "--recompute",
         is_flag=True,
@@ -62,6 +68,7 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         init: Path | None,
         rounds: int | None,
         fold: int | None,
+        target: str | None,
         recompute: bool,
         smoke: bool,
         changes: tuple[str, ...],
@@ -77,18 +84,22 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        function(_load(experiment, changes, fold), **options)
+        function(_load(experiment, changes, fold, target), **options)
 
     for option in reversed(_EXPERIMENT_OPTIONS):
         command = option(command)
     return command
 
 
-def _load(path: Path, changes: tuple[str, ...], fold: int | None) -> Experiment:
+def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | None) -> Experiment:
     """Load an experiment with the changes of the command line; `fold` changes every image set that has folds."""
-    from cbst_mx.config import load_experiment
+    from cbst_mx.config import load_experiment, target_changes
 
     loaded = load_experiment(path, changes)
+    if target is not None:
+        # what is asked for key by key comes last
+        changes = (*target_changes(loaded, target), *changes)
+        loaded = load_experiment(path, changes)
     if fold is None:
         return loaded
     folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
@@ -135,6 +146,7 @@ def run(run: Run) -> None:
     """
     summary = run.run()
     _print_stages(summary, run.label_space)
+    _print_protocol(run.results)
     click.echo(f"results in {run.dir.summary}")
 
 
@@ -246,6 +258,16 @@ def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
         rows = {_title(stage["round"]): stage["evaluation"][leading] for stage in summary["stages"]}
         print_table(iou_table(rows, label_space))
     _print_warnings(summary["stages"])
+
+
+def _print_protocol(results: RunResults) -> None:
+    """Print what a run was adapted on, and which round its labels would choose."""
+    from cbst_mx.evaluation.run_results import BEST
+
+    click.echo(results.adaptation)
+    best = results.best()
+    if best is not None:
+        click.echo(f"{BEST}: {_title(best.stage)}, mIoU {100 * best.miou:.1f} (last: {100 * results.miou():.1f})")
 
 
 def _print_label_free(stages: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def results(
     different protocols cannot be compared. The interval is where the mean falls for 95 % of bootstrap samples of the
     images; it says nothing of another training run.
     """
-    from cbst_mx.evaluation.run_results import RunResults
+    from cbst_mx.evaluation.run_results import BEST, RunResults
     from cbst_mx.files import write_json
 
     opened = RunResults(run)
@@ -60,6 +60,10 @@ def results(
         _show_set(opened, chosen, title, sets[title], samples=samples, seed=seed, worst=worst)
         for title in ([name] if name else sets)
     ]
+    click.echo(opened.adaptation)
+    best = opened.best()
+    if best is not None:
+        click.echo(f"{BEST} on {opened.leading}: round {best.stage}, mIoU {100 * best.miou:.1f}")
     if out:
         write_json(out, record)
         click.echo(f"results in {out}")
@@ -109,6 +113,7 @@ def _show_set(
     return {
         "round": index,
         "set": name,
+        "target": run.adaptation,
         "images": len(matrices.images),
         "bootstrap": {"samples": samples, "seed": seed, "level": protocols.LEVEL},
         "protocols": [result.to_json() for result in scored],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cbst_mx.config.experiment import DATA_VARIABLE, Experiment, below_data_root, load_experiment
 from cbst_mx.config.parts import SCALES, Data, Optimiser, SelfTraining
+from cbst_mx.config.targets import describe_target, target_changes
 
 __all__ = [
     "DATA_VARIABLE",
@@ -13,5 +14,7 @@ __all__ = [
     "Optimiser",
     "SelfTraining",
     "below_data_root",
+    "describe_target",
     "load_experiment",
+    "target_changes",
 ]

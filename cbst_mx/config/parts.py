@@ -196,8 +196,12 @@ class SourcePortion(StrictModel):
 
 
 class Mining(StrictModel):
-    """Rare-class mining: training crops centred on classes that are predicted least; not used by ST."""
+    """Rare-class mining: training crops centred on classes that are predicted least."""
 
+    # of these methods; in the paper only CBST's
+    methods: List[_MethodName] = Field(["cbst", "cbst-sp"], min_length=1, max_length=len(METHODS))
+    # names of the classes to mine in every round, whatever is predicted; None: those predicted least
+    classes: Optional[List[Name]] = Field(None, min_length=1, max_length=253)
     worst: int = Field(5, ge=1, le=253)  # classes predicted least; the released program takes 3
     priority: float = Field(0.001, ge=0, le=1)  # classes with a smaller predicted portion come first
     probability: float = Field(0.8, ge=0, le=1)  # of mining an image

@@ -28,6 +28,7 @@ __all__ = ["TOLERANCE", "Check", "Line", "check", "class_tolerance", "find_run_r
 TOLERANCE = 2.0
 
 _TINY = 1e-9  # decimal fractions in binary
+_SAME = 1e-4  # points between two means of the same numbers
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class Line:
     ours: float | None
     paper: float | None
     tolerance: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class BestRound:
+    """The round of the highest mIoU, chosen with target labels.
+
+    ``miou`` in percent; ``verdict`` as that of a :class:`Check`.
+    """
+
+    round: int
+    miou: float
     verdict: str
 
 
@@ -61,6 +74,8 @@ class Check:
         "within tolerance", "off", or "not comparable (smoke)".
     notes : tuple of str
         A sentence each.
+    best : BestRound or None
+        The round that target labels would choose, compared with the same row; it changes nothing of the verdict.
     """
 
     row: PaperRow
@@ -68,6 +83,7 @@ class Check:
     lines: tuple[Line, ...]
     verdict: str
     notes: tuple[str, ...]
+    best: BestRound | None = None
 
     @property
     def missed(self) -> bool:
@@ -148,7 +164,7 @@ def check(
         notes.append(f"the row was published in {len(versions)} versions; this is {row.method}")
     if not smoke:
         notes += _check_images(runs, row)
-    results = [_result(run, row) for run in runs]
+    results = _results(runs, 0 if row.key == "source" else runs[0].rounds, TABLES[row.table].names)
     lines = _compare(row, results, tolerance)
     if len(runs) > 1:
         notes.append(f"mean over {len(runs)} folds")
@@ -156,8 +172,25 @@ def check(
         verdict = "not comparable (smoke)"
         lines = tuple(Line(line.name, line.ours, line.paper, line.tolerance, "not judged") for line in lines)
     else:
-        verdict = "off" if any(line.verdict in ("off", "missing") for line in lines) else "within tolerance"
-    return Check(row, _stage_title(runs[0], row), lines, verdict, tuple(notes))
+        verdict = _verdict(lines)
+    notes += dict.fromkeys(run.adaptation for run in runs)
+    best = None if smoke or row.key == "source" else _best_round(runs, row, tolerance)
+    return Check(row, _stage_title(runs[0], row), lines, verdict, tuple(notes), best)
+
+
+def _best_round(runs: Sequence[RunResults], row: PaperRow, tolerance: float) -> BestRound | None:
+    """Compare the round of the highest mIoU, over all folds, with a row; None where the runs have no round."""
+    found = []
+    for index in range(1, runs[0].rounds + 1):
+        lines = _compare(row, _results(runs, index, TABLES[row.table].names), tolerance)
+        mean = next(line.ours for line in lines if line.name == "mIoU")
+        if mean is not None:
+            found.append(BestRound(index, mean, _verdict(lines)))
+    return max(found, key=lambda one: one.miou) if found else None
+
+
+def _verdict(lines: Sequence[Line]) -> str:
+    return "off" if any(line.verdict in ("off", "missing") for line in lines) else "within tolerance"
 
 
 def _compare(row: PaperRow, results: Sequence[Mapping[str, Any]], tolerance: float) -> tuple[Line, ...]:
@@ -229,9 +262,26 @@ def _stage_title(run: RunResults, row: PaperRow) -> str:
     return f"round {run.rounds}, the last" if run.rounds else "the network that was given"
 
 
-def _result(run: RunResults, row: PaperRow) -> Mapping[str, Any]:
-    """Return the results of the source network or of the last round."""
-    wanted = 0 if row.key == "source" else run.rounds
+def _results(runs: Sequence[RunResults], wanted: int, names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return the results of a stage of every run, whose means must be those of their classes."""
+    results = [_result(run, wanted) for run in runs]
+    for run, result in zip(runs, results):
+        cells: list[Any] = [_listed(result).get(name) for name in names]
+        if len(runs) > 1:  # the few images of a fold may lack a class
+            cells = [value for value in cells if value is not None]
+        if not cells or not all(map(_is_iou, [result.get("miou"), *cells])):
+            continue  # what is missing is a line of its own
+        stated, mean = 100 * result["miou"], 100 * math.fsum(cells) / len(cells)
+        if abs(stated - mean) > _SAME:
+            raise RunError(
+                f"{run.folder.summary} contradicts itself: round {wanted} states mIoU {stated:.2f} %, "
+                f"its classes give {mean:.2f} %"
+            )
+    return results
+
+
+def _result(run: RunResults, wanted: int) -> Mapping[str, Any]:
+    """Return the results of a stage."""
     summary = run.summary
     try:
         stages = {stage["round"]: stage["evaluation"] for stage in summary["stages"]}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbst_mx.config import Data, load_experiment
+from cbst_mx.config import Data, describe_target, load_experiment
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.files import open_npz, read_json
@@ -21,7 +21,10 @@ from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.thresholds import Thresholds
 
-__all__ = ["RunResults", "find_runs", "open_run"]
+__all__ = ["BEST", "Best", "RunResults", "find_runs", "open_run"]
+
+#: What is said of the round that :meth:`RunResults.best` gives, wherever it is shown.
+BEST = "best of the rounds, chosen with target labels, as the program's README suggests"
 
 _RUN_PATHS = ("experiment", "manifest", "log", "summary", "spatial_prior")
 _STAGE_PATHS = (
@@ -83,6 +86,13 @@ def find_runs(path: Path) -> list[Path]:
     return inside
 
 
+class Best(NamedTuple):
+    """A round and its mIoU in [0, 1], chosen by labels."""
+
+    stage: int
+    miou: float
+
+
 class RunResults:
     """Results of one run folder, read when they are asked for.
 
@@ -131,6 +141,24 @@ class RunResults:
     def leading(self) -> str | None:
         """Name of the validation set that summaries lead with: the first; None where the experiment has none."""
         return next(iter(self.settings.validation), None)
+
+    @property
+    def adaptation(self) -> str:
+        """What the run was adapted on, in words, and whether that is transductive."""
+        images = self.manifest.get("inputs")
+        counts = images.get("images") if isinstance(images, dict) else None
+        target = counts.get("target") if isinstance(counts, dict) else None
+        return describe_target(self.settings, target if isinstance(target, int) else 0)
+
+    def best(self) -> Best | None:
+        """Return the round that labels would choose: of the highest mIoU on the leading validation set.
+
+        The result of a run is its last round. This is beside it, for comparison with numbers of which it is not known
+        that no label chose them; of equal rounds it is the first. None where no round was evaluated with labels.
+        """
+        rounds = [stage for stage in self.evaluated if stage > 0] if self.leading is not None else []
+        found = [Best(stage, self.miou(stage)) for stage in rounds]
+        return max(found, key=lambda one: one.miou) if found else None
 
     @property
     def evaluated(self) -> list[int]:

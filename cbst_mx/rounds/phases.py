@@ -17,7 +17,7 @@ from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.loader import BatchLoader
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.evaluation import confusion, label_free, protocols
 from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.messages import Counter, silent
@@ -84,6 +84,9 @@ def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices:
             raise ConfigError(
                 f"batch_size must be at least the number of devices in ctx {experiment.ctx}, got {phase.batch_size}"
             )
+    mining = experiment.self_training.mining
+    for name in mining.classes or () if mining is not None else ():
+        check_choice("mining.classes", name, experiment.classes().names)
     crop = (experiment.augmentation.crop[0], experiment.augmentation.crop[1])
     label_stride(crop, output_size(network, crop))
     if experiment.gradient_checkpointing:
@@ -275,7 +278,7 @@ def load_prior(
 
 
 def mine_classes(experiment: Experiment, record: Mapping[str, Any]) -> ClassMining | None:
-    """Return the rare-class mining of a round; None where the experiment has none, and for ST.
+    """Return the rare-class mining of a round; None where the experiment has none for its method.
 
     Parameters
     ----------
@@ -285,8 +288,11 @@ def mine_classes(experiment: Experiment, record: Mapping[str, Any]) -> ClassMini
         Record of the round's pseudo-labels; its ``predicted`` has the pixels predicted as each class.
     """
     settings = experiment.self_training.mining
-    if settings is None or experiment.self_training.method == "st":
+    if settings is None or experiment.self_training.method not in settings.methods:
         return None
+    if settings.classes is not None:
+        known = experiment.classes().names
+        return ClassMining([known.index(name) for name in settings.classes], probability=settings.probability)
     predicted = np.array(record["predicted"], dtype=np.int64)
     worst = class_statistics.worst_classes(predicted, min(settings.worst, len(predicted)))
     priority = class_statistics.priority_classes(predicted, settings.priority)
