@@ -85,7 +85,8 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files of :func:`atomic_path` whose writers were killed.
 
-    Those of processes that still run on this computer stay.
+    Those of other processes that still run on this computer stay. One of this process is of an earlier one of the same
+    number (containers number theirs from 1): no file is being written when this is called.
 
     Parameters
     ----------
@@ -103,6 +104,9 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _is_running(process: int) -> bool:
+    """Return whether another process of this number runs."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
