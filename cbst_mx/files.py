@@ -226,8 +226,8 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def check_free_space(path: Path, needed: int) -> None:
-    """Refuse to start where the disk of `path` has fewer than `needed` bytes free.
+def check_free_space(path: Path, needed: int, *, what: str = "run folder") -> None:
+    """Refuse to start where the disk of `path` has fewer than `needed` bytes free; `what` is how the sentence calls it.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def check_free_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
-            f"not enough disk space for the run folder {path}: about {needed / 1e6:.0f} MB are needed, "
+            f"not enough disk space for the {what} {path}: about {needed / 1e6:.0f} MB are needed, "
             f"{free / 1e6:.0f} MB are free"
         )
 

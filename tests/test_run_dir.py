@@ -13,7 +13,7 @@ import pytest
 
 from cbst_mx import files, run_dir
 from cbst_mx.errors import RunError
-from cbst_mx.labelling import MapFolder
+from cbst_mx.labelling import MapFolder, State, count
 from cbst_mx.labelling import run as label
 from cbst_mx.run_dir import RunDir
 from tests.maps import random_maps, write_maps
@@ -227,8 +227,21 @@ def test_npz_round_trip(tmp_path):
 
 def test_free_space_is_checked_before_the_start(tmp_path):
     files.check_free_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(RunError, match=r"not enough disk space .*: about 1000000000 MB are needed, \d+ MB are free"):
+    with pytest.raises(RunError, match=r"not enough disk space for the run folder .*: about 1000000000 MB are needed, \d+ MB are free"):
         files.check_free_space(tmp_path / "not" / "yet", 10**15)
+    with pytest.raises(RunError, match=r"not enough disk space for the output folder .*yet: about"):
+        files.check_free_space(tmp_path / "not" / "yet", 10**15, what="output folder")
+
+
+def test_a_labelling_job_names_its_own_folder(tmp_path, monkeypatch):
+    maps = MapFolder.open(write_maps(tmp_path / "maps", random_maps(0, (2, 3, 4, 5))))
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(RunError, match=r"^not enough disk space for the output folder .*job: about"):
+        label(maps, tmp_path / "job", policy="global", portion=0.5)
+    with pytest.raises(RunError, match=r"^not enough disk space for the folder of counts .*: about"):
+        count(maps, State.new(maps, "paper"), tmp_path / "state.npz")
+    assert not (tmp_path / "job").exists()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):

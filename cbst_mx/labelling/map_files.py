@@ -1,7 +1,7 @@
 """Files of class maps: which there are in a folder, and what one of them holds.
 
 C classes, h x w cells. A map is an array (C, h, w) or (1, C, h, w) of a float type: the file ``NAME.npy``, an array of
-``NAME.npz``, or a tensor of ``NAME.pt``, a dictionary of tensors as ``torch.save`` writes it, which is read without
+``NAME.npz``, or a tensor of ``NAME.pt``, alone or in a dictionary, as ``torch.save`` writes it, which is read without
 PyTorch. Of several arrays in a file the one called ``probability`` is the map, or the one of the key that was given.
 
 Whatever is wrong with a file is one sentence that names it. A header that promises more numbers than the file holds is
@@ -24,7 +24,7 @@ import numpy as np
 from cbst_mx.errors import CBSTError, CheckpointError, DataError
 from cbst_mx.files import array_header
 from cbst_mx.messages import listed
-from cbst_mx.networks.torch_files import read_torch
+from cbst_mx.networks.torch_files import read_tensors
 
 __all__ = ["MapHeader", "Version", "array_bytes", "file_version", "find_maps", "read_header", "read_map"]
 
@@ -224,9 +224,14 @@ def _map_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int
     if len(found) != 3 or 0 in found:
         raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
     if dtype.kind in "iub":
+        how = (
+            "m = m.float(); torch.save(m / m.sum(-3, keepdim=True).clamp(min=1), path)"
+            if _is_torch(path)
+            else "m = np.float32(m); np.save(path, m / np.maximum(m.sum(axis=-3, keepdims=True), 1))"
+        )
         raise DataError(
             f"{path} must hold probabilities as float16, float32 or float64, got {dtype}; whole numbers in their place "
-            "are converted by m = np.float32(m); np.save(path, m / np.maximum(m.sum(axis=-3, keepdims=True), 1))"
+            f"are converted by {how}"
         )
     if dtype.kind != "f":
         raise DataError(f"{path} must hold probabilities as float16, float32 or float64, got {dtype}")
@@ -246,12 +251,16 @@ def _is_archive(path: Path) -> bool:
 
 
 def _tensor(path: Path, key: str | None) -> np.ndarray:
-    """Return the map of a PyTorch file, float32."""
+    """Return the map of a PyTorch file, float32, or the whole numbers that stand in its place."""
     try:
-        tensors = read_torch(path)
+        tensors = read_tensors(path)
     except CheckpointError as error:
-        raise DataError(f"{error}; a map is read as torch.save({{'{_KEY}': map}}, path) writes it") from error
-    return tensors[_chosen(tensors, key)]
+        raise DataError(
+            f"{error}; a map is read as torch.save(map, path) or torch.save({{'{_KEY}': map}}, path) writes it"
+        ) from error
+    found = tensors["" if set(tensors) == {""} else _chosen(tensors, key)]  # a tensor by itself has no key
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return np.asarray(found, np.float32) if found.dtype.kind == "f" else found
 
 
 @contextlib.contextmanager
@@ -299,4 +308,5 @@ def _reading(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} does not exist") from error
     except Exception as error:  # damaged headers make numpy raise whatever they lead to
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:400] or type(error).__name__
-        raise DataError(f"{path} is not a readable .npy or .npz file of numbers: {reason}") from error
+        form = ".pt" if _is_torch(path) else ".npy or .npz"
+        raise DataError(f"{path} is not a readable {form} file of numbers: {reason}") from error
