@@ -85,28 +85,27 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files of :func:`atomic_path` whose writers were killed.
 
-    Those of other processes that still run on this computer stay. One of this process is of an earlier one of the same
-    number (containers number theirs from 1): no file is being written when this is called.
+    Those of processes that still run on this computer stay.
 
     Parameters
     ----------
     folder : Path
         Folder of the files that were being written; sub-folders are not looked into.
     name : str, optional
-        Only what was being written to this name.
+        Only what was being written to this name, the first file that goes into the folder: what bears the number of
+        this process is then of an earlier one (containers number theirs from 1).
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part", path.name, re.DOTALL)
-            if found and name in (None, found[1]) and not _is_running(int(found[2])):
+            if not found or name not in (None, found[1]):
+                continue
+            if not _is_running(int(found[2])) or (name is not None and int(found[2]) == os.getpid()):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
 def _is_running(process: int) -> bool:
-    """Return whether another process of this number runs."""
-    if process == os.getpid():
-        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

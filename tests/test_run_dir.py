@@ -103,9 +103,7 @@ def test_what_killed_writers_left_is_removed_and_what_is_being_written_stays(tmp
     run = opened(tmp_path / "run")
     run.stage(1).pseudo_labels.mkdir(parents=True)
     left = [f".summary.json.{dead.pid}.part", f"round-1/pseudo_labels/.a.png.{dead.pid}.part"]
-    stay = [f"round-1/.thresholds.json.{os.getppid()}.part", ".notes.part", f"notes.{dead.pid}.part"]
-    left.append(f"source/.training.json.{os.getpid()}.part")  # of an earlier process of this number
-    run.stage(0).path.mkdir()
+    stay = [f"round-1/.thresholds.json.{os.getpid()}.part", ".notes.part", f"notes.{dead.pid}.part"]
     for name in left + stay:
         (run.path / name).write_text("")
     opened(run.path)

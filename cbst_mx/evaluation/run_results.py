@@ -251,23 +251,25 @@ class RunResults:
 
     def target_signs(self, stage: int) -> list[str]:
         """Return the signs on the target's training images, whose predictions the next round counts."""
-        if not 1 <= stage < self.rounds:
+        if not 0 <= stage < self.rounds:
             return []
         if not all(self.folder.stage(index).thresholds.is_file() for index in (stage + 1, 1)):
             return []
         now, first = (self.thresholds(index) for index in (stage + 1, 1))
-        found = guard.signs(now["predicted"], first["predicted"], now["names"])
+        found = guard.signs(now["predicted"], first["predicted"], now["names"]) if stage else []
+        found += guard.extremes(now["predicted"], now["names"])
         return [f"on the target's images, {sentence}" for sentence in found]
 
     def validation_signs(self, stage: int) -> list[str]:
         """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
-        if stage == 0 or not all(self.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
+        if not all(self.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
             return []
         now, first = (self.matrices(index) for index in (stage, 0))
         found = []
         for name, matrices in now.items():
             predicted, before = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
-            signs = guard.signs(predicted, before, matrices.classes)
+            signs = guard.signs(predicted, before, matrices.classes) if stage else []
+            signs += guard.extremes(predicted, matrices.classes)
             found += [f"on validation set {name}, {sentence}" for sentence in signs]
         return found
 

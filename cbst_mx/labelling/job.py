@@ -312,7 +312,7 @@ def _record(thresholds: Thresholds, total: Kept, state: State, folder: MapFolder
     predicted = state.statistics.total(folder.names)
     labelling = Labelling(thresholds, total.kept[0], total.pixels, int(predicted.sum()))
     record = {**labelling.to_json(folder.label_space.names), "images": len(folder.names), "settings": state.settings}
-    found = selection.remarks(labelling, predicted)
+    found = selection.remarks(labelling, predicted, folder.label_space.names)
     return {**record, "remarks": found} if found else record
 
 
