@@ -27,6 +27,7 @@ __all__ = [
     "check_end",
     "check_free_space",
     "file_digest",
+    "in_one_line",
     "open_npz",
     "read_bounded",
     "read_json",
@@ -181,10 +182,11 @@ def reading(what: object, error_type: type[CBSTError] = DataError) -> Iterator[N
     except CBSTError:
         raise
     except Exception as error:
-        raise error_type(f"{what} cannot be read: {_in_one_line(error)}") from error
+        raise error_type(f"{what} cannot be read: {in_one_line(error)}") from error
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
+    """Return what an error says, or its kind where it says nothing, as part of a sentence."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -340,7 +342,7 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
     except CBSTError:
         raise
     except Exception as error:  # damaged headers make numpy raise whatever they lead to
-        raise DataError(f"{path} is not a readable {what}: {_in_one_line(error)}") from error
+        raise DataError(f"{path} is not a readable {what}: {in_one_line(error)}") from error
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -102,7 +102,9 @@ class RunDir:
         if run.manifest.is_file():
             stored = read_json(run.manifest)
             if not isinstance(stored, dict) or "config_sha256" not in stored:
-                raise RunError(f"{run.manifest} is no record of a run: it must hold names and values, config_sha256 too")
+                raise RunError(
+                    f"{run.manifest} is no record of a run: it must hold names and values, and config_sha256"
+                )
             if stored["config_sha256"] != digest:
                 raise RunError(
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
@@ -127,7 +129,7 @@ class RunDir:
         return run
 
     def _is_begun(self, experiment_text: str) -> bool:
-        """Return whether the folder is empty, or holds this experiment and no more (earlier versions wrote it first)."""
+        """Return whether the folder is empty, or holds only this experiment, which earlier versions wrote first."""
         content = list(self.path.iterdir())
         return not content or (content == [self.experiment] and _holds_text(self.experiment, experiment_text))
 

@@ -86,7 +86,7 @@ def test_a_class_that_takes_nearly_all_pixels_is_named_whatever_was_before(count
     names = MANY[: len(counts)]
     assert signs(counts, counts, names) == []
     assert extremes(counts, names)[0] == (
-        f"{share} % of the pixels are predicted as class 0, one class of {len(counts)}: the network predicts nearly the "
-        "same everywhere, and its pseudo-labels will say so"
+        f"{share} % of the pixels are predicted as class 0, one class of {len(counts)}: the network predicts nearly "
+        "the same everywhere, and its pseudo-labels will say so"
     )
     assert extremes([count // 10**5 for count in counts], names) == []  # a handful of pixels

@@ -246,7 +246,9 @@ def test_headers_that_promise_too_much_are_refused_before_memory_is_asked_for(tm
 
 def test_torch_files_without_a_map_say_how_to_write_one(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"\x80\x02}.")
-    with pytest.raises(DataError, match=r"a\.pt .*a map is read as torch.save\(map, path\) or torch.save\({'probability': map}, path\)"):
+    with pytest.raises(
+        DataError, match=r"a\.pt .*a map is read as torch.save\(map, path\) or torch.save\({'probability': map}, path\)"
+    ):
         MapFolder.open(tmp_path)
 
 
@@ -277,7 +279,9 @@ def test_whole_numbers_in_tensors_get_the_advice_of_those_in_arrays(tmp_path, ki
     )
     for name in ("a.pt", "named.pt"):
         for read in (read_header, read_map):
-            with pytest.raises(DataError, match=r"whole numbers in their place are converted by m = m\.float\(\); ") as caught:
+            with pytest.raises(
+                DataError, match=r"whole numbers in their place are converted by m = m\.float\(\); "
+            ) as caught:
                 read(tmp_path / name)
             assert f"must hold probabilities as float16, float32 or float64, got {array.dtype};" in str(caught.value)
 

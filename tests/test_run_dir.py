@@ -139,9 +139,10 @@ def test_the_folder_is_this_runs_before_anything_else_is_in_it(tmp_path, monkeyp
     def killed(path, text):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(run_dir, "write_text", killed)
-        opened(tmp_path / "run")
+        with pytest.raises(KeyboardInterrupt):
+            opened(tmp_path / "run")
     assert os.listdir(tmp_path / "run") == ["manifest.json"]
     with pytest.raises(RunError, match="belongs to another run"):
         opened(tmp_path / "run", seed=1)
@@ -225,7 +226,9 @@ def test_npz_round_trip(tmp_path):
 
 def test_free_space_is_checked_before_the_start(tmp_path):
     files.check_free_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(RunError, match=r"not enough disk space for the run folder .*: about 1000000000 MB are needed, \d+ MB are free"):
+    with pytest.raises(
+        RunError, match=r"not enough disk space for the run folder .*: about 1000000000 MB are needed, \d+ MB are free"
+    ):
         files.check_free_space(tmp_path / "not" / "yet", 10**15)
     with pytest.raises(RunError, match=r"not enough disk space for the output folder .*yet: about"):
         files.check_free_space(tmp_path / "not" / "yet", 10**15, what="output folder")

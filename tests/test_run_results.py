@@ -202,8 +202,8 @@ def test_a_network_that_was_collapsed_from_the_start_is_noticed(tmp_path):
         path.write_text(json.dumps({**record, "predicted": [990_000, 10_000] + [0] * 17}))
     run = RunResults(folder.path)
     expected = (
-        "on the target's images, 99 % of the pixels are predicted as road, one class of 19: the network predicts nearly "
-        "the same everywhere, and its pseudo-labels will say so"
+        "on the target's images, 99 % of the pixels are predicted as road, one class of 19: the network predicts "
+        "nearly the same everywhere, and its pseudo-labels will say so"
     )
     assert run.target_signs(0) == run.target_signs(1) == [expected]
     assert expected in run.warnings(0)

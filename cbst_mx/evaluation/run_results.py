@@ -267,6 +267,11 @@ class RunResults:
         now, first = (self.matrices(index) for index in (stage, 0))
         found = []
         for name, matrices in now.items():
+            if name not in first or first[name].classes != matrices.classes:
+                raise RunError(
+                    f"{self.folder.stage(0).evaluation} and {self.folder.stage(stage).evaluation} must be of the same "
+                    f"sets and classes, validation set {name!r} is not in both"
+                )
             predicted, before = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
             signs = guard.signs(predicted, before, matrices.classes) if stage else []
             signs += guard.extremes(predicted, matrices.classes)

@@ -11,7 +11,7 @@ A sign asks for a look, no more: on real photographs (CamVid, one run) it named 
 
 A network that has collapsed before round 1 does not change, so `extremes` looks at one network alone. On the demo's
 scenes the largest of 19 classes had 28 to 29 % of the pixels in 21 healthy rounds; networks that were trained for a few
-iterations gave it 35 to 61 %, the worst of them 84 to 99 %. That classes are missing is no sign: they may be in no image.
+iterations gave it 35 to 61 %, the worst of them 84 to 99 %. Missing classes are no sign: no image may have them.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def extremes(predicted: Sequence[int], names: Sequence[str]) -> list[str]:
     if counts[top] < limit * total:
         return []
     return [
-        f"{_percent(counts[top] / total)} of the pixels are predicted as {names[top]}, one class of {number}: the network "
-        "predicts nearly the same everywhere, and its pseudo-labels will say so"
+        f"{_percent(counts[top] / total)} of the pixels are predicted as {names[top]}, one class of {number}: the "
+        "network predicts nearly the same everywhere, and its pseudo-labels will say so"
     ]
 
 
