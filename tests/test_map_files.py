@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.data.image_files import read_label
+from cbst_mx.data.listing import all_images
 from cbst_mx.errors import DataError
 from cbst_mx.labelling import MapFolder, State, job, run
 from cbst_mx.labelling.map_files import array_bytes, file_version, find_maps, read_header, read_map
@@ -149,6 +150,26 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (folder / "c.npy").symlink_to(tmp_path / "nowhere.npy")
     with pytest.raises(DataError, match=r"c\.npy does not exist"):
         MapFolder.open(folder)
+
+
+def test_folders_are_walked_as_those_of_images_are(tmp_path):
+    folder = tmp_path / "maps"
+    for name in ("z/a.npy", "__MACOSX/b.npy", "@eaDir/c.npy", ".hidden/d.npy", "z/._a.npy", "Thumbs.db"):
+        write(folder / name, MAP) if name.endswith("npy") else (folder / name).write_bytes(b"")
+    (folder / "a").symlink_to(
+        folder / "z", target_is_directory=True
+    )  # a folder is called as it is, not by a link to it
+    (folder / "z" / "back").symlink_to(folder, target_is_directory=True)
+    assert find_maps(folder) == ({"z/a": folder / "z" / "a.npy"}, [])
+    (folder / "z" / "a.npy").rename(folder / "z" / "a.png")
+    assert [path.name for path in all_images(folder).files] == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+    (tmp_path / "maps" / "x").mkdir(parents=True, mode=0)
+    with pytest.raises(DataError, match="x cannot be read: Permission denied"):
+        find_maps(tmp_path / "maps")
 
 
 def test_what_is_left_out_is_said(tmp_path):

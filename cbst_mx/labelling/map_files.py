@@ -21,6 +21,7 @@ from typing import IO, Any, Collection, Iterator, NamedTuple, Tuple
 
 import numpy as np
 
+from cbst_mx.data.listing import files_below
 from cbst_mx.errors import CBSTError, CheckpointError, DataError
 from cbst_mx.files import array_header
 from cbst_mx.messages import listed
@@ -49,7 +50,8 @@ class MapHeader(NamedTuple):
 def find_maps(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Find the maps in a folder and its sub-folders.
 
-    Hidden files and folders, and the output folders of labelling jobs are left out.
+    They are found as images are (see `cbst_mx.data.listing`): hidden files and folders are left out, as are those that
+    systems put there; the output folders of labelling jobs too.
 
     Parameters
     ----------
@@ -72,8 +74,9 @@ def find_maps(folder: Path) -> tuple[dict[str, Path], list[str]]:
     if not folder.is_dir():
         raise DataError(f"folder of probabilities {folder} does not exist")
     found: list[tuple[str, Path]] = []
-    left_out: list[str] = []
-    for path in _walk(folder, left_out):
+    files, outputs = files_below(folder, lambda below: (below / _JOB).is_file())
+    left_out = [path.relative_to(folder).as_posix() + "/" for path in outputs]
+    for path in files:
         inside = path.relative_to(folder).as_posix()
         if path.suffix.lower() in _SUFFIXES:
             found.append((inside[: -len(path.suffix)], path))
@@ -94,31 +97,6 @@ def find_maps(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if f"{name}.png" in parents:
             raise DataError(f"the label of {path} must not have the name of a folder of maps, {folder / name}.png")
     return dict(found), sorted(left_out)
-
-
-def _walk(folder: Path, left_out: list[str]) -> Iterator[Path]:
-    """Yield the files below a folder; add output folders to `left_out`."""
-    seen: set[Path] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        try:
-            real = current.resolve()
-            if real in seen:
-                continue
-            seen.add(real)
-            content = sorted(current.iterdir())
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"folder {current} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        for path in content:
-            if path.name.startswith("."):
-                continue
-            if not path.is_dir():
-                yield path
-            elif (path / _JOB).is_file():
-                left_out.append(path.relative_to(folder).as_posix() + "/")
-            else:
-                waiting.append(path)
 
 
 def file_version(path: Path) -> Version:
