@@ -158,7 +158,7 @@ def remarks(labelling: Labelling, predicted: np.ndarray, names: Sequence[str] | 
             "over another axis"
         )
     elif names is not None:
-        found += guard.extremes(predicted, names)
+        found += guard.extremes(predicted.tolist(), names)
     if kept > _FAR_MORE * portion * confident + number:  # ranks are rounded once a class
         found.append(
             f"{100 * kept / confident:.3g} % of the pixels are kept where {100 * portion:.3g} % were asked for: many "
