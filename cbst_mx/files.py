@@ -27,6 +27,7 @@ __all__ = [
     "check_end",
     "check_free_space",
     "file_digest",
+    "in_one_line",
     "open_npz",
     "read_bounded",
     "read_json",
@@ -92,12 +93,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     folder : Path
         Folder of the files that were being written; sub-folders are not looked into.
     name : str, optional
-        Only what was being written to this name.
+        Only what was being written to this name, the first file that goes into the folder: what bears the number of
+        this process is then of an earlier one (containers number theirs from 1).
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part", path.name, re.DOTALL)
-            if found and name in (None, found[1]) and not _is_running(int(found[2])):
+            if not found or name not in (None, found[1]):
+                continue
+            if not _is_running(int(found[2])) or (name is not None and int(found[2]) == os.getpid()):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -178,10 +182,11 @@ def reading(what: object, error_type: type[CBSTError] = DataError) -> Iterator[N
     except CBSTError:
         raise
     except Exception as error:
-        raise error_type(f"{what} cannot be read: {_in_one_line(error)}") from error
+        raise error_type(f"{what} cannot be read: {in_one_line(error)}") from error
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
+    """Return what an error says, or its kind where it says nothing, as part of a sentence."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -222,8 +227,8 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def check_free_space(path: Path, needed: int) -> None:
-    """Refuse to start where the disk of `path` has fewer than `needed` bytes free.
+def check_free_space(path: Path, needed: int, *, what: str = "run folder") -> None:
+    """Refuse to start where the disk of `path` has fewer than `needed` bytes free; `what` is how the sentence calls it.
 
     Raises
     ------
@@ -235,7 +240,7 @@ def check_free_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
-            f"not enough disk space for the run folder {path}: about {needed / 1e6:.0f} MB are needed, "
+            f"not enough disk space for the {what} {path}: about {needed / 1e6:.0f} MB are needed, "
             f"{free / 1e6:.0f} MB are free"
         )
 
@@ -337,7 +342,7 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
     except CBSTError:
         raise
     except Exception as error:  # damaged headers make numpy raise whatever they lead to
-        raise DataError(f"{path} is not a readable {what}: {_in_one_line(error)}") from error
+        raise DataError(f"{path} is not a readable {what}: {in_one_line(error)}") from error
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -42,7 +42,7 @@ import numpy as np
 
 import cbst_mx
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_json, remove_leftovers, save_npz, write_json, write_text
+from cbst_mx.files import read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
 
 __all__ = ["RunDir", "StageDir"]
 
@@ -53,6 +53,13 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
+
+
+def _holds_text(path: Path, text: str) -> bool:
+    try:
+        return read_bounded(path, len(text.encode())) == text.encode()
+    except OSError:
+        return False
 
 
 class RunDir:
@@ -92,21 +99,26 @@ class RunDir:
         """
         run = cls(path)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        for first in (run.experiment, run.manifest):  # without the second the folder is nobody's
+        for first in (run.experiment, run.manifest):
             remove_leftovers(run.path, first.name)
         if run.manifest.is_file():
             stored = read_json(run.manifest)
-            if stored.get("config_sha256") != digest:
+            if not isinstance(stored, dict) or "config_sha256" not in stored:
+                raise RunError(
+                    f"{run.manifest} is no record of a run: it must hold names and values, and config_sha256"
+                )
+            if stored["config_sha256"] != digest:
                 raise RunError(
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
                     f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
                 )
             for folder in run.path.glob("**/"):
                 remove_leftovers(folder)
+            if not run.experiment.is_file():  # killed between the two
+                write_text(run.experiment, experiment_text)
             return run
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.path.exists() and not (run.path.is_dir() and run._is_begun(experiment_text)):
             raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
-        write_text(run.experiment, experiment_text)
         manifest = {
             "name": identity.get("name"),
             "config_sha256": digest,
@@ -114,8 +126,14 @@ class RunDir:
             "inputs": dict(inputs),
             "versions": _versions(),
         }
-        write_json(run.manifest, manifest)
+        write_json(run.manifest, manifest)  # first: with it the folder is this run's
+        write_text(run.experiment, experiment_text)
         return run
+
+    def _is_begun(self, experiment_text: str) -> bool:
+        """Return whether the folder is empty, or holds only this experiment, which earlier versions wrote first."""
+        content = list(self.path.iterdir())
+        return not content or (content == [self.experiment] and _holds_text(self.experiment, experiment_text))
 
     @property
     def experiment(self) -> Path:

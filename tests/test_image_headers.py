@@ -295,3 +295,27 @@ def test_mutations_are_read_or_refused_in_one_sentence(tmp_path):
                 sentences.append(str(error))
     assert len(sentences) > 500
     assert not [sentence for sentence in sentences if "\n" in sentence]
+
+
+@pytest.mark.parametrize(("count", "place"), [(2**20, 8), (2, 8), (0, 8), (1000, 2**31)])
+def test_a_tiff_whose_codec_is_not_in_the_file_is_damaged(tmp_path, count, place):
+    # the decoder would leave the tag out, and take compressed data for the pixels
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    entry = content.index(struct.pack("<HHI", 259, 3, 1))
+    struct.pack_into("<HHII", content, entry, 259, 3, count, place)
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"a\.tif"):
+        read_header(path)
+
+
+def test_a_tiff_whose_table_of_strips_is_cut_off_is_damaged(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    entry = content.index(struct.pack("<H", 273), struct.unpack_from("<I", content, 4)[0])
+    struct.pack_into("<HHII", content, entry, 273, 4, 10**6, 8)
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="the numbers of tag 273 lie behind its end"):
+        read_header(path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.data.image_files import read_label
+from cbst_mx.data.listing import all_images
 from cbst_mx.errors import DataError
 from cbst_mx.labelling import MapFolder, State, job, run
 from cbst_mx.labelling.map_files import array_bytes, file_version, find_maps, read_header, read_map
@@ -151,6 +152,26 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
         MapFolder.open(folder)
 
 
+def test_folders_are_walked_as_those_of_images_are(tmp_path):
+    folder = tmp_path / "maps"
+    for name in ("z/a.npy", "__MACOSX/b.npy", "@eaDir/c.npy", ".hidden/d.npy", "z/._a.npy", "Thumbs.db"):
+        write(folder / name, MAP) if name.endswith("npy") else (folder / name).write_bytes(b"")
+    (folder / "a").symlink_to(
+        folder / "z", target_is_directory=True
+    )  # a folder is called as it is, not by a link to it
+    (folder / "z" / "back").symlink_to(folder, target_is_directory=True)
+    assert find_maps(folder) == ({"z/a": folder / "z" / "a.npy"}, [])
+    (folder / "z" / "a.npy").rename(folder / "z" / "a.png")
+    assert [path.name for path in all_images(folder).files] == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+    (tmp_path / "maps" / "x").mkdir(parents=True, mode=0)
+    with pytest.raises(DataError, match="x cannot be read: Permission denied"):
+        find_maps(tmp_path / "maps")
+
+
 def test_what_is_left_out_is_said(tmp_path):
     folder = tmp_path / "maps"
     write(folder / "a.npy", MAP)
@@ -246,8 +267,50 @@ def test_headers_that_promise_too_much_are_refused_before_memory_is_asked_for(tm
 
 def test_torch_files_without_a_map_say_how_to_write_one(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"\x80\x02}.")
-    with pytest.raises(DataError, match=r"a\.pt .*a map is read as torch.save\({'probability': map}, path\)"):
+    with pytest.raises(
+        DataError, match=r"a\.pt .*a map is read as torch.save\(map, path\) or torch.save\({'probability': map}, path\)"
+    ):
         MapFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["zip", "stream"])
+@pytest.mark.parametrize(("kind", "dtype"), [("f4", "<f4"), ("f8", "<f8"), ("f2", "<f2")])
+def test_a_tensor_by_itself_is_the_map(tmp_path, form, kind, dtype):
+    path = tmp_path / "a.pt"
+    for array in (MAP, MAP[None]):
+        torch_format.save_alone(path, array.astype(dtype), kind, form)
+        for key in (None, "softmax"):  # as in an .npy, there is no choice
+            assert read_header(path, key).shape == MAP.shape
+            found = read_map(path, key)
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, MAP.astype(dtype).astype(np.float32))
+    assert MapFolder.open(tmp_path).num_classes == len(MAP)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i4", "i2", "ByteStorage", "CharStorage", "BoolStorage"])
+def test_whole_numbers_in_tensors_get_the_advice_of_those_in_arrays(tmp_path, kind):
+    dtype = {"i8": "i8", "i4": "i4", "i2": "i2", "CharStorage": "i1"}.get(kind, "u1")
+    path = tmp_path / "a.pt"
+    array = np.ones((3, 4, 5), dtype)
+    torch_format.save_alone(path, array, kind)
+    torch_format.write_zip(
+        tmp_path / "named.pt",
+        torch_format.dictionary({"x": torch_format.tensor("0", kind, 60, (3, 4, 5), (20, 5, 1), view="zip")}),
+        {"0": array.tobytes()},
+    )
+    for name in ("a.pt", "named.pt"):
+        for read in (read_header, read_map):
+            with pytest.raises(
+                DataError, match=r"whole numbers in their place are converted by m = m\.float\(\); "
+            ) as caught:
+                read(tmp_path / name)
+            assert f"must hold probabilities as float16, float32 or float64, got {array.dtype};" in str(caught.value)
+
+
+def test_what_is_no_tensor_says_so(tmp_path):
+    torch_format.write_zip(tmp_path / "a.pt", torch_format.HEAD + b"].", {})
+    with pytest.raises(DataError, match=r"a\.pt is damaged or .*: it holds no dictionary of tensors; a map is read as"):
+        read_map(tmp_path / "a.pt")
 
 
 def test_the_bytes_of_an_array_are_those_while_it_becomes_float32(tmp_path):

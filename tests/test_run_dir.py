@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from cbst_mx import files
+from cbst_mx import files, run_dir
 from cbst_mx.errors import RunError
-from cbst_mx.labelling import MapFolder
+from cbst_mx.labelling import MapFolder, State, count
 from cbst_mx.labelling import run as label
 from cbst_mx.run_dir import RunDir
 from tests.maps import random_maps, write_maps
@@ -117,6 +117,82 @@ def test_what_killed_writers_left_is_removed_and_what_is_being_written_stays(tmp
         (job / "pseudo_labels" / f".image-0.png.{dead.pid}.part").write_text("")
 
 
+@pytest.mark.parametrize("written", [(), ("manifest.json",), ("experiment.yaml",)])
+@pytest.mark.parametrize("part", [None, "manifest.json", "experiment.yaml"])
+def test_a_run_killed_at_its_first_moment_goes_on(tmp_path, written, part):
+    whole = opened(tmp_path / "whole")
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in written:
+        (path / name).write_bytes((whole.path / name).read_bytes())
+    if part is not None:
+        for process in (2**22 + 1, os.getpid()):  # above the largest number of a process; the number given out again
+            (path / f".{part}.{process}.part").write_text("")
+    run = opened(path)
+    assert sorted(os.listdir(path)) == ["experiment.yaml", "manifest.json"]
+    assert run.experiment.read_bytes() == whole.experiment.read_bytes()
+    assert run.config_hash == whole.config_hash
+    assert opened(path).path == path
+
+
+def test_the_folder_is_this_runs_before_anything_else_is_in_it(tmp_path, monkeypatch):
+    def killed(path, text):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_dir, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == ["manifest.json"]
+    with pytest.raises(RunError, match="belongs to another run"):
+        opened(tmp_path / "run", seed=1)
+    assert opened(tmp_path / "run").experiment.read_text() == "name: x\n"
+
+
+def test_an_experiment_that_somebody_put_there_is_not_overwritten(tmp_path):
+    for number, content in enumerate((b"name: y\n", b"name: x", b"name: x\n# mine\n", b"\xff")):
+        path = tmp_path / str(number)
+        path.mkdir()
+        (path / "experiment.yaml").write_bytes(content)
+        with pytest.raises(RunError, match="is not empty and not a run folder"):
+            opened(path)
+        assert (path / "experiment.yaml").read_bytes() == content
+        assert os.listdir(path) == ["experiment.yaml"]
+    (path / "experiment.yaml").write_text("name: x\n")
+    (path / "more").write_text("")
+    with pytest.raises(RunError, match="is not empty and not a run folder"):
+        opened(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "3", '{"name": "x"}', "", "{"])
+def test_a_manifest_of_something_else_is_one_sentence(tmp_path, content):
+    run = opened(tmp_path / "run")
+    run.manifest.write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json (is no record of a run|cannot be read)"):
+        opened(run.path)
+    assert run.manifest.read_text() == content
+
+
+def test_a_labelling_job_killed_at_its_first_moment_goes_on(tmp_path):
+    maps = MapFolder.open(write_maps(tmp_path / "maps", random_maps(0, (2, 3, 4, 5))))
+    whole = tmp_path / "whole"
+    label(maps, whole, policy="global", portion=0.5)
+    for number, content in enumerate(([], ["job.json"])):
+        for part in ((), (2**22 + 1, os.getpid())):
+            path = tmp_path / f"job-{number}-{len(part)}"
+            path.mkdir()
+            for name in content:
+                (path / name).write_bytes((whole / name).read_bytes())
+            for process in part:
+                (path / f".job.json.{process}.part").write_text("")
+            label(maps, path, policy="global", portion=0.5)
+            names = [sorted(file.relative_to(top) for file in top.rglob("*")) for top in (whole, path)]
+            assert names[0] == names[1]
+            for name in names[0]:
+                if (whole / name).suffix in (".json", ".png"):
+                    assert (path / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     files.write_json(path, {"a": 1})
@@ -150,8 +226,23 @@ def test_npz_round_trip(tmp_path):
 
 def test_free_space_is_checked_before_the_start(tmp_path):
     files.check_free_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(RunError, match=r"not enough disk space .*: about 1000000000 MB are needed, \d+ MB are free"):
+    with pytest.raises(
+        RunError, match=r"not enough disk space for the run folder .*: about 1000000000 MB are needed, \d+ MB are free"
+    ):
         files.check_free_space(tmp_path / "not" / "yet", 10**15)
+    with pytest.raises(RunError, match=r"not enough disk space for the output folder .*yet: about"):
+        files.check_free_space(tmp_path / "not" / "yet", 10**15, what="output folder")
+
+
+def test_a_labelling_job_names_its_own_folder(tmp_path, monkeypatch):
+    maps = MapFolder.open(write_maps(tmp_path / "maps", random_maps(0, (2, 3, 4, 5))))
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(RunError, match=r"^not enough disk space for the output folder .*job: about"):
+        label(maps, tmp_path / "job", policy="global", portion=0.5)
+    with pytest.raises(RunError, match=r"^not enough disk space for the folder of counts .*: about"):
+        count(maps, State.new(maps, "paper"), tmp_path / "state.npz")
+    assert not (tmp_path / "job").exists()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):

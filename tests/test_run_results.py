@@ -191,3 +191,21 @@ def test_images_are_those_of_the_manifest(folder):
     assert (run.images("target"), run.images("other")) == (2, 0)
     assert run.validation("target").split == "val"
     assert run.validation("other") is None
+
+
+def test_a_network_that_was_collapsed_from_the_start_is_noticed(tmp_path):
+    folder = write_run(tmp_path / "run", rounds=2, done=1)
+    for round_ in (1, 2):
+        path = folder.stage(round_).thresholds
+        write_thresholds(folder.stage(round_), {ROAD: 0.5})
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "predicted": [990_000, 10_000] + [0] * 17}))
+    run = RunResults(folder.path)
+    expected = (
+        "on the target's images, 99 % of the pixels are predicted as road, one class of 19: the network predicts "
+        "nearly the same everywhere, and its pseudo-labels will say so"
+    )
+    assert run.target_signs(0) == run.target_signs(1) == [expected]
+    assert expected in run.warnings(0)
+    run.folder.stage(1).thresholds.unlink()
+    assert run.target_signs(0) == []

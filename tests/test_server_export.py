@@ -13,6 +13,7 @@ from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import server_export
 from cbst_mx.evaluation.server_export import SPLITS, export, find_predictions, problems
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
+from tests.fuzz.harness import fuzz
 
 SIZE = (1024, 2048)
 EVALUATED = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -227,6 +228,30 @@ def test_a_member_that_cannot_be_unpacked_is_a_line(tmp_path):
     content[len("bonn_000000_000019.png") + 30 + 100] ^= 255  # inside the stored PNG: the archive's checksum fails
     path.write_bytes(bytes(content))
     assert problems(path)[0].startswith("bonn_000000_000019.png: cannot be unpacked (")
+
+
+def test_damaged_archives_are_lines_or_one_sentence(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bonn_000000_000019.png", png(np.random.default_rng(0).integers(0, 34, (64, 64), np.uint8)))
+        archive.writestr("bonn_\x1b[31m.png", b"")
+    whole = path.read_bytes()
+    assert any(line.startswith(r"'bonn_\x1b[31m.png': not named") for line in problems(path))
+
+    def read(content):
+        path.write_bytes(content)
+        problems(path)
+
+    broken = bytearray(whole)
+    broken[30 + len("bonn_000000_000019.png")] = 0x07  # a block of no kind
+    read(bytes(broken))
+    assert problems(path)[0].startswith("bonn_000000_000019.png: cannot be unpacked (Error -3 while decompressing data")
+    fuzz(
+        read,
+        [whole],
+        [b"PK\x01\x02", b"PK\x05\x06", b"\x08\x00", b"\x0c\x00", b"\x0e\x00", b"\xff\xff\xff\xff"],
+        count=200,
+    )
 
 
 def test_too_large_members_are_not_unpacked(tmp_path):

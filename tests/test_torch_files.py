@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cbst_mx.errors import CheckpointError
-from cbst_mx.networks.torch_files import read_torch
+from cbst_mx.networks.torch_files import read_tensors, read_torch
+from tests import torch_format
 from tests.torch_format import HEAD, MAGIC, dictionary, name, tensor, text, write_stream, write_zip
 
 
@@ -376,3 +377,24 @@ def test_a_file_of_several_networks_says_where_they_are(tmp_path):
     path = tmp_path / "w.pth"
     write_zip(path, HEAD + nested(teacher=nested(a=ONE), student=nested(a=ONE)) + b".", {"0": bytes(4)})
     assert "its tensors are in ['teacher'], ['student'] and none of these is a usual place" in refused(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "stream"])
+def test_a_tensor_by_itself_is_no_network_but_is_read_where_it_is_wanted(tmp_path, form):
+    path = tmp_path / "a.pt"
+    torch_format.save_alone(path, np.arange(6, dtype="<i4").reshape(2, 3), "i4", form)
+    with pytest.raises(CheckpointError, match="it holds no dictionary of tensors"):
+        read_torch(path)
+    found = read_tensors(path)
+    assert list(found) == [""]
+    assert found[""].dtype == np.int32
+    np.testing.assert_array_equal(found[""], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_tensors_keep_the_types_they_are_stored_in(tmp_path):
+    path = tmp_path / "a.pt"
+    for kind, dtype in (("f8", "<f8"), ("f2", "<f2"), ("i8", "<i8"), ("BFloat16Storage", "<u2")):
+        torch_format.save_alone(path, np.full(3, 1, dtype), kind)
+        assert read_tensors(path)[""].dtype == (np.float32 if kind.startswith("B") else np.dtype(dtype))
+    torch_format.save_alone(path, np.zeros((0, 3), "<f8"), "f8")
+    assert read_tensors(path)[""].shape == (0, 3)

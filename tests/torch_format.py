@@ -50,6 +50,17 @@ def tensor(key, kind, length, size, stride, offset=0, *, view=None, function="_r
     return name("torch._utils", function) + arguments + b"R"
 
 
+def save_alone(path, array, kind="f4", form="zip"):
+    """Write one tensor that is in no dictionary, of the storage type `kind`."""
+    array = np.ascontiguousarray(array)
+    stride = [size // array.itemsize for size in array.strides]
+    program = HEAD + tensor("0", kind, array.size, array.shape, stride, view="zip" if form == "zip" else None) + b"."
+    if form == "zip":
+        write_zip(path, program, {"0": array.tobytes()})
+    else:
+        write_stream(path, program, {"0": array.tobytes()}, itemsize=array.itemsize)
+
+
 def dictionary(items):
     """Return the pickle of an OrderedDict with an attribute, as state dictionaries have."""
     content = b"".join(text(key) + value for key, value in items.items())

@@ -282,10 +282,14 @@ def _title(index: int) -> str:
 
 
 def _print_warnings(stages: list[dict[str, Any]]) -> None:
-    """Print the warnings of the last stage of a summary that has any; the log has them all."""
-    for stage in [stage for stage in stages if stage["warnings"]][-1:]:
+    """Print the warnings of the last stage of a summary that has any, and how many earlier ones have."""
+    warned = [stage for stage in stages if stage["warnings"]]
+    for stage in warned[-1:]:
+        when = f"after round {stage['round']}" if stage["round"] else "of the source network"
         for sentence in stage["warnings"]:
-            click.echo(f"warning: after round {stage['round']}, {sentence}", err=True)
+            click.echo(f"warning: {when}, {sentence}", err=True)
+    if earlier := sum(len(stage["warnings"]) for stage in warned[:-1]):
+        click.echo(f"warning: {earlier} more of stages before that stand in summary.json and log.txt", err=True)
 
 
 COMMANDS = (run, source, pseudo_label, retrain, round_, plan)

@@ -262,7 +262,7 @@ def label(
 ) -> None:
     """Make pseudo-labels from class probabilities of any framework; needs no mxnet.
 
-    Reads one map per image, (C, H, W) or (1, C, H, W): NAME.npy, or NAME.npz or NAME.pt (a dictionary of tensors; needs
+    Reads one map per image, (C, H, W) or (1, C, H, W): NAME.npy, or NAME.npz or NAME.pt (tensors; needs
     no PyTorch) with one array, one called probability, or --key. NAME may be in sub-folders. Writes OUT/kc.json
     (threshold exp(-k_c), k_c, N_c and kept pixels per class), OUT/pseudo_labels/NAME.png (trainIds with palette,
     255 = not selected), OUT/image_statistics.npz and OUT/state.npz; with --portions also OUT/sweep.csv. Thresholds are

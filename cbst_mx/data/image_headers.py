@@ -33,6 +33,10 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_COLOURS = {1: "grey", 3: "rgb", 4: "cmyk"}
 _TIFF_COLOURS = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr", 8: "lab"}
 _TIFF_LOSSY = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34892: "JPEG", 50001: "WebP", 52546: "JPEG XL"}
+# bytes of a number of each kind; tags that hold one number; where private tags begin (TIFF 6.0, and BigTIFF)
+_TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_SINGLE = frozenset((256, 257, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323))
+_TIFF_PRIVATE = 32768
 _TIFF_FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_PAGES = 1000
 
@@ -197,10 +201,10 @@ def _tiff(stream: IO[bytes], start: bytes, size: int) -> Header:
     order = "<" if start[:2] == b"II" else ">"
     big = struct.unpack(order + "H", start[2:4])[0] == 43
     place = struct.unpack(order + "Q", start[8:16])[0] if big else struct.unpack(order + "I", start[4:8])[0]
-    tags, following = _tiff_tags(stream, order, big, place)
+    tags, following = _tiff_tags(stream, order, big, place, size)
     pages = 1
     while following and pages < _MOST_PAGES:
-        _, following = _tiff_tags(stream, order, big, following)
+        _, following = _tiff_tags(stream, order, big, following, size)
         pages += 1
     bits = max(tags.get(258, [1]))
     channels = tags.get(277, [1])[0]
@@ -228,8 +232,11 @@ def without_turn(content: bytes) -> bytes:
     return bytes(changed)
 
 
-def _tiff_tags(stream: IO[bytes], order: str, big: bool, place: int) -> tuple[dict[int, list[int]], int]:
-    """Return the whole numbers in the tags of a page, and where the next page is."""
+def _tiff_tags(stream: IO[bytes], order: str, big: bool, place: int, size: int) -> tuple[dict[int, list[int]], int]:
+    """Return the whole numbers in the tags of a page, and where the next page is.
+
+    Pillow leaves out a tag whose numbers are not in the file, and reads the pixels without it: as not compressed, say.
+    """
     stream.seek(place)
     number, each = (
         (struct.unpack(order + "Q", stream.read(8))[0], 20)
@@ -244,6 +251,13 @@ def _tiff_tags(stream: IO[bytes], order: str, big: bool, place: int) -> tuple[di
     for index in range(number):
         entry = entries[index * each : (index + 1) * each]
         tag, kind, count = struct.unpack(order + ("HHQ" if big else "HHI"), entry[: each - (8 if big else 4)])
+        if tag in _TIFF_SINGLE and count != 1:
+            raise ValueError(f"tag {tag} must hold one number, holds {count}")
+        needed = count * _TIFF_BYTES.get(kind, 0)
+        if tag < _TIFF_PRIVATE and needed > (8 if big else 4):
+            begin = struct.unpack(order + ("Q" if big else "I"), entry[12:] if big else entry[8:])[0]
+            if begin + needed > size:
+                raise ValueError(f"the numbers of tag {tag} lie behind its end")
         if kind not in _TIFF_FORMS or not 1 <= count <= 64:
             continue
         form = order + str(count) + _TIFF_FORMS[kind]

@@ -22,7 +22,16 @@ from cbst_mx.data.image_headers import PathLike
 from cbst_mx.errors import DataError
 from cbst_mx.messages import listed
 
-__all__ = ["ENDINGS", "Listing", "all_images", "images_beside", "matching_images", "merged", "names_below"]
+__all__ = [
+    "ENDINGS",
+    "Listing",
+    "all_images",
+    "files_below",
+    "images_beside",
+    "matching_images",
+    "merged",
+    "names_below",
+]
 
 #: Endings of the formats that are read as images.
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -111,6 +120,34 @@ def all_images(folder: PathLike) -> Listing:
     return walk.listing(path for below in inside for path in walk.files(below, _is_image, tell=True))
 
 
+def files_below(folder: PathLike, skip: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    """Find the files of any kind in a folder and all folders below it, by the rules of images.
+
+    Parameters
+    ----------
+    folder : path
+        Where the search begins.
+    skip : callable
+        Says of a folder below it whether it is left out.
+
+    Returns
+    -------
+    files : list of Path
+        All that are not hidden, whether they can be read or not: their readers say what is wrong with a broken link.
+    skipped : list of Path
+        The folders left out.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be read.
+    """
+    walk = _Walk(skip)
+    inside = walk.folders([Path(folder)], "**")
+    files = [path for below in inside for path in walk.named(below, lambda name: not _is_hidden(name))]
+    return files, sorted(walk.skipped)
+
+
 def merged(listings: Sequence[Listing]) -> Listing:
     """Return one listing of several; a file that is in two is there once, and none is left out that another takes."""
     files = {path for listing in listings for path in listing.files}
@@ -169,7 +206,9 @@ class _Entry(NamedTuple):
 class _Walk:
     """Folders as they are listed, each read once, and what is left out on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip: Callable[[Path], bool] = lambda folder: False) -> None:
+        self._skip = skip
+        self.skipped: set[Path] = set()
         self._entries: dict[Path, list[_Entry]] = {}
         self._left_out: dict[str, set[Path]] = {}
 
@@ -240,6 +279,8 @@ class _Walk:
                         self._leave_out(BROKEN, path)
                     if kind == "folder" and _is_hidden(name):
                         self._leave_out(HIDDEN, path)
+                    elif kind == "folder" and self._skip(path):
+                        self.skipped.add(path)
                     elif kind == "folder":
                         (links if is_link else waiting).append(path)
 

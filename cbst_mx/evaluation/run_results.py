@@ -304,28 +304,36 @@ class RunResults:
         Their predictions are counted by the next round, or by every stage in a run without a validation set.
         """
         if self.leading is None:
-            if stage == 0 or not all(self.folder.stage(index).label_free.is_file() for index in (stage, 0)):
+            if not all(self.folder.stage(index).label_free.is_file() for index in (stage, 0)):
                 return []
             latest, start = self.label_free(stage), self.label_free(0)
-            found = guard.signs(latest["predicted"], start["predicted"], latest["names"])
+            found = guard.signs(latest["predicted"], start["predicted"], latest["names"]) if stage else []
+            found += guard.extremes(latest["predicted"], latest["names"])
             return [f"on the target's images, {sentence}" for sentence in found]
-        if not 1 <= stage < self.rounds:
+        if not 0 <= stage < self.rounds:
             return []
         if not all(self.folder.stage(index).thresholds.is_file() for index in (stage + 1, 1)):
             return []
         now, first = (self.thresholds(index) for index in (stage + 1, 1))
-        found = guard.signs(now["predicted"], first["predicted"], now["names"])
+        found = guard.signs(now["predicted"], first["predicted"], now["names"]) if stage else []
+        found += guard.extremes(now["predicted"], now["names"])
         return [f"on the target's images, {sentence}" for sentence in found]
 
     def validation_signs(self, stage: int) -> list[str]:
         """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
-        if stage == 0 or not all(self.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
+        if not all(self.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
             return []
         now, first = (self.matrices(index) for index in (stage, 0))
         found = []
         for name, matrices in now.items():
+            if name not in first or first[name].classes != matrices.classes:
+                raise RunError(
+                    f"{self.folder.stage(0).evaluation} and {self.folder.stage(stage).evaluation} must be of the same "
+                    f"sets and classes, validation set {name!r} is not in both"
+                )
             predicted, before = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
-            signs = guard.signs(predicted, before, matrices.classes)
+            signs = guard.signs(predicted, before, matrices.classes) if stage else []
+            signs += guard.extremes(predicted, matrices.classes)
             found += [f"on validation set {name}, {sentence}" for sentence in signs]
         return found
 

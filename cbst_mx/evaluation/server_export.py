@@ -20,7 +20,7 @@ from cbst_mx.data import published
 from cbst_mx.data.image_files import read_label
 from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import ConfigError, DataError, check_choice
-from cbst_mx.files import atomic_path
+from cbst_mx.files import atomic_path, in_one_line
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
 from cbst_mx.messages import Counter, silent
 
@@ -149,21 +149,22 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             for index, member in enumerate(members):
+                name = member.filename if member.filename.isprintable() else repr(member.filename)  # for the terminal
                 match = _NAME.fullmatch(member.filename.rpartition("/")[2])
                 if match is None:
-                    found.append(f"{member.filename}: not named <city>_<6 digits>_<6 digits>*.png")
+                    found.append(f"{name}: not named <city>_<6 digits>_<6 digits>*.png")
                 else:
-                    frames.setdefault(match["frame"], []).append(member.filename)
+                    frames.setdefault(match["frame"], []).append(name)
                     problem = _image_problem(archive, member)
                     if problem:
-                        found.append(f"{member.filename}: {problem}")
+                        found.append(f"{name}: {problem}")
                 progress(index + 1, len(members))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path} is no zip archive, or a damaged one") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # zipfile raises many kinds for a damaged directory
+        raise DataError(f"{path} is no zip archive, or a damaged one") from error
     for frame, files in sorted(frames.items()):
         if len(files) > 1:
             found.append(f"{frame}: {len(files)} files, {', '.join(sorted(files))}")
@@ -193,8 +194,8 @@ def _image_problem(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
         return f"{member.file_size / 2**20:.0f} MB, too large for an image of labels"
     try:
         content = archive.read(member)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, encrypted, unknown
-        return f"cannot be unpacked ({error})"
+    except Exception as error:  # damaged, encrypted, of an unknown kind: every decompressor has errors of its own
+        return f"cannot be unpacked ({in_one_line(error)})"
     if not content.startswith(_PNG_START) or len(content) < 26:
         return "not a PNG"
     # Width, height, bits and colour type stand behind the signature (8 bytes), a length and "IHDR" (8).
@@ -207,8 +208,8 @@ def _image_problem(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
             counts = np.array(image.histogram())
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"damaged ({error})"
+    except Exception as error:  # whatever Pillow raises for damaged data
+        return f"damaged ({in_one_line(error)})"
     wrong = [value for value in np.flatnonzero(counts).tolist() if value not in _LABEL_IDS]
     if wrong:
         shown = ", ".join(map(str, wrong[:8])) + (" and more" if len(wrong) > 8 else "")

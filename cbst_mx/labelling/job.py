@@ -132,7 +132,8 @@ def count(
         done if the disk is too small.
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
-    check_free_space(path.absolute().parent, needs(folder, workers=workers, portions=portions, labels=False).disk)
+    needed = needs(folder, workers=workers, portions=portions, labels=False)
+    check_free_space(path.absolute().parent, needed.disk, what="folder of counts")
     remove_leftovers(path.absolute().parent, path.name)
     with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
@@ -273,7 +274,8 @@ def run(
         "files": None if state is None else hashlib.sha256(json.dumps(folder.names).encode()).hexdigest(),
     }
     with Workers(workers) as pool:
-        check_free_space(out, needs(folder, workers=workers, portions=len(wanted), labels=portion is not None).disk)
+        needed = needs(folder, workers=workers, portions=len(wanted), labels=portion is not None)
+        check_free_space(out, needed.disk, what="output folder")
         _open(out, identity)
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
@@ -310,7 +312,7 @@ def _record(thresholds: Thresholds, total: Kept, state: State, folder: MapFolder
     predicted = state.statistics.total(folder.names)
     labelling = Labelling(thresholds, total.kept[0], total.pixels, int(predicted.sum()))
     record = {**labelling.to_json(folder.label_space.names), "images": len(folder.names), "settings": state.settings}
-    found = selection.remarks(labelling, predicted)
+    found = selection.remarks(labelling, predicted, folder.label_space.names)
     return {**record, "remarks": found} if found else record
 
 

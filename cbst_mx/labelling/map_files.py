@@ -1,7 +1,7 @@
 """Files of class maps: which there are in a folder, and what one of them holds.
 
 C classes, h x w cells. A map is an array (C, h, w) or (1, C, h, w) of a float type: the file ``NAME.npy``, an array of
-``NAME.npz``, or a tensor of ``NAME.pt``, a dictionary of tensors as ``torch.save`` writes it, which is read without
+``NAME.npz``, or a tensor of ``NAME.pt``, alone or in a dictionary, as ``torch.save`` writes it, which is read without
 PyTorch. Of several arrays in a file the one called ``probability`` is the map, or the one of the key that was given.
 
 Whatever is wrong with a file is one sentence that names it. A header that promises more numbers than the file holds is
@@ -21,10 +21,11 @@ from typing import IO, Any, Collection, Iterator, NamedTuple, Tuple
 
 import numpy as np
 
+from cbst_mx.data.listing import files_below
 from cbst_mx.errors import CBSTError, CheckpointError, DataError
 from cbst_mx.files import array_header
 from cbst_mx.messages import listed
-from cbst_mx.networks.torch_files import read_torch
+from cbst_mx.networks.torch_files import read_tensors
 
 __all__ = ["MapHeader", "Version", "array_bytes", "file_version", "find_maps", "read_header", "read_map"]
 
@@ -49,7 +50,8 @@ class MapHeader(NamedTuple):
 def find_maps(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Find the maps in a folder and its sub-folders.
 
-    Hidden files and folders, and the output folders of labelling jobs are left out.
+    They are found as images are (see `cbst_mx.data.listing`): hidden files and folders are left out, as are those that
+    systems put there; the output folders of labelling jobs too.
 
     Parameters
     ----------
@@ -72,8 +74,9 @@ def find_maps(folder: Path) -> tuple[dict[str, Path], list[str]]:
     if not folder.is_dir():
         raise DataError(f"folder of probabilities {folder} does not exist")
     found: list[tuple[str, Path]] = []
-    left_out: list[str] = []
-    for path in _walk(folder, left_out):
+    files, outputs = files_below(folder, lambda below: (below / _JOB).is_file())
+    left_out = [path.relative_to(folder).as_posix() + "/" for path in outputs]
+    for path in files:
         inside = path.relative_to(folder).as_posix()
         if path.suffix.lower() in _SUFFIXES:
             found.append((inside[: -len(path.suffix)], path))
@@ -94,31 +97,6 @@ def find_maps(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if f"{name}.png" in parents:
             raise DataError(f"the label of {path} must not have the name of a folder of maps, {folder / name}.png")
     return dict(found), sorted(left_out)
-
-
-def _walk(folder: Path, left_out: list[str]) -> Iterator[Path]:
-    """Yield the files below a folder; add output folders to `left_out`."""
-    seen: set[Path] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        try:
-            real = current.resolve()
-            if real in seen:
-                continue
-            seen.add(real)
-            content = sorted(current.iterdir())
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"folder {current} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        for path in content:
-            if path.name.startswith("."):
-                continue
-            if not path.is_dir():
-                yield path
-            elif (path / _JOB).is_file():
-                left_out.append(path.relative_to(folder).as_posix() + "/")
-            else:
-                waiting.append(path)
 
 
 def file_version(path: Path) -> Version:
@@ -224,9 +202,14 @@ def _map_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int
     if len(found) != 3 or 0 in found:
         raise DataError(f"{path} must hold an array of shape (C, H, W), got {shape}")
     if dtype.kind in "iub":
+        how = (
+            "m = m.float(); torch.save(m / m.sum(-3, keepdim=True).clamp(min=1), path)"
+            if _is_torch(path)
+            else "m = np.float32(m); np.save(path, m / np.maximum(m.sum(axis=-3, keepdims=True), 1))"
+        )
         raise DataError(
             f"{path} must hold probabilities as float16, float32 or float64, got {dtype}; whole numbers in their place "
-            "are converted by m = np.float32(m); np.save(path, m / np.maximum(m.sum(axis=-3, keepdims=True), 1))"
+            f"are converted by {how}"
         )
     if dtype.kind != "f":
         raise DataError(f"{path} must hold probabilities as float16, float32 or float64, got {dtype}")
@@ -246,12 +229,16 @@ def _is_archive(path: Path) -> bool:
 
 
 def _tensor(path: Path, key: str | None) -> np.ndarray:
-    """Return the map of a PyTorch file, float32."""
+    """Return the map of a PyTorch file, float32, or the whole numbers that stand in its place."""
     try:
-        tensors = read_torch(path)
+        tensors = read_tensors(path)
     except CheckpointError as error:
-        raise DataError(f"{error}; a map is read as torch.save({{'{_KEY}': map}}, path) writes it") from error
-    return tensors[_chosen(tensors, key)]
+        raise DataError(
+            f"{error}; a map is read as torch.save(map, path) or torch.save({{'{_KEY}': map}}, path) writes it"
+        ) from error
+    found = tensors["" if set(tensors) == {""} else _chosen(tensors, key)]  # a tensor by itself has no key
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return np.asarray(found, np.float32) if found.dtype.kind == "f" else found
 
 
 @contextlib.contextmanager
@@ -299,4 +286,5 @@ def _reading(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} does not exist") from error
     except Exception as error:  # damaged headers make numpy raise whatever they lead to
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:400] or type(error).__name__
-        raise DataError(f"{path} is not a readable .npy or .npz file of numbers: {reason}") from error
+        form = ".pt" if _is_torch(path) else ".npy or .npz"
+        raise DataError(f"{path} is not a readable {form} file of numbers: {reason}") from error

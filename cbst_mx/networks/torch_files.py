@@ -26,7 +26,7 @@ import numpy as np
 from cbst_mx.errors import CheckpointError
 from cbst_mx.messages import listed
 
-__all__ = ["LONGEST_NAME", "looks_like_torch", "read_torch"]
+__all__ = ["LONGEST_NAME", "looks_like_torch", "read_tensors", "read_torch"]
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"  # the instruction that states the protocol, from protocol 2 on
@@ -114,14 +114,44 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
         If the file is damaged, is another archive or pickle, names anything that is not needed for tensors, or holds
         several dictionaries of tensors of which none is under a usual key.
     """
-    path = Path(path)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the caller refuses
+        return {name: np.asarray(array, np.float32) for name, array in _read(Path(path), alone=False).items()}
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read the tensors of a PyTorch file in the types that they are stored in.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_torch`, or a tensor by itself, as ``torch.save(tensor, path)`` writes it.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In the file's order; contiguous copies, bool as uint8, bfloat16 as float32. A tensor by itself has the empty
+        name.
+
+    Raises
+    ------
+    CheckpointError
+        As :func:`read_torch`.
+    """
+    return _read(Path(path), alone=True)
+
+
+def _read(path: Path, *, alone: bool) -> dict[str, np.ndarray]:
+    """Return the tensors of a file as they are stored; with `alone`, also one that is in no dictionary."""
     try:
         with open(path, "rb") as stream:
             is_zip = stream.read(len(_ZIP)) == _ZIP
             content, storages = _read_zip(path) if is_zip else _read_stream(stream)
-        if not isinstance(content, dict):
+        if isinstance(content, _Tensor) and alone:
+            tensors = {"": content}
+        elif isinstance(content, dict):
+            tensors = {_text(name): value for name, value in _weights(content).items() if isinstance(value, _Tensor)}
+        else:
             raise _DamagedError("it holds no dictionary of tensors")
-        tensors = {_text(name): value for name, value in _weights(content).items() if isinstance(value, _Tensor)}
         _check_total(tensors.values(), storages)
         return {name: _array(tensor, storages) for name, tensor in tensors.items()}
     except _ForbiddenError as error:
@@ -233,13 +263,12 @@ def _array(tensor: _Tensor, storages: _Storages) -> np.ndarray:
     if count and (last >= tensor.storage.length or count > tensor.storage.length):
         raise _DamagedError("a tensor reaches beyond its storage")
     if not count:
-        return np.zeros(tensor.size, np.float32)
+        return np.zeros(tensor.size, np.float32 if dtype == _BFLOAT16 else dtype)
     strides = [stride * dtype.itemsize for stride in tensor.stride]
     view: np.ndarray = np.ndarray(tensor.size, dtype, numbers.data, first * dtype.itemsize, strides)
     if dtype == _BFLOAT16:
         return (np.array(view["upper half"], np.uint32, order="C") << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the caller refuses
-        return np.array(view, dtype=np.float32, order="C")
+    return np.array(view, order="C")
 
 
 # ------------------------------------------------------------------------------------------------ the pickle machine

@@ -18,7 +18,7 @@ import numpy as np
 
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import LabelledImageSet
-from cbst_mx.data.image_files import write_label_png
+from cbst_mx.data.image_files import read_header, write_label_png
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
@@ -135,6 +135,8 @@ class Run:
             return
         for name, images in self.validation.items():
             check_labelled(images, f"validation set {name}")
+        for path in self.target.image_paths:  # else the last of them is first looked at after the source training
+            read_header(path)
         network, self._start = self._start_network() if self._start is None else self._start, None
         if self.experiment.source_training is None:
             self._finish_training(stage, 0, network, {"taken from": str(self.experiment.initial_parameters)})

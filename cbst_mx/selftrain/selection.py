@@ -14,6 +14,7 @@ import numpy as np
 
 from cbst_mx.label_space import IGNORE
 from cbst_mx.messages import Progress, silent
+from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.thresholds import Thresholds
 from cbst_mx.selftrain.views import View
@@ -136,7 +137,7 @@ class Labelling:
         return record
 
 
-def remarks(labelling: Labelling, predicted: np.ndarray) -> list[str]:
+def remarks(labelling: Labelling, predicted: np.ndarray, names: Sequence[str] | None = None) -> list[str]:
     """Return what is odd about a pass, a sentence each with the likely cause; nothing for most.
 
     Parameters
@@ -145,6 +146,8 @@ def remarks(labelling: Labelling, predicted: np.ndarray) -> list[str]:
         What the pass gave.
     predicted : ndarray of shape (C,), int64
         Pixels predicted as each class.
+    names : sequence of str, optional
+        C class names; with them one class that takes nearly all pixels is told too.
     """
     found = []
     portion, confident, number = labelling.thresholds.portion, labelling.confident, len(predicted)
@@ -154,6 +157,8 @@ def remarks(labelling: Labelling, predicted: np.ndarray) -> list[str]:
             f"all pixels are predicted as one class of {number}: the network has collapsed, or the softmax was taken "
             "over another axis"
         )
+    elif names is not None:
+        found += guard.extremes(predicted.tolist(), names)
     if kept > _FAR_MORE * portion * confident + number:  # ranks are rounded once a class
         found.append(
             f"{100 * kept / confident:.3g} % of the pixels are kept where {100 * portion:.3g} % were asked for: many "
