@@ -34,6 +34,7 @@ from cbst_mx.rounds.workload import (
     Images,
     ImageSets,
     count_iterations,
+    count_snapshots,
     estimate_needs,
     find_image_sets,
     scale_side,
@@ -154,13 +155,22 @@ def make_plan(
     plan.stages += _stages(experiment, sets, times)
     if experiment.warm_up is not None:
         plan.notes.append("the adversarial warm-up is not counted")
+    if count_snapshots(experiment.source_training, sets.source.number):
+        plan.notes.append("evaluating the snapshots of the source training is not counted")
     if experiment.target.fold is not None:
         plan.notes.append(f"one fold of {experiment.target.folds or 10}; the source network is shared")
     if experiment.self_training.method == "cbst-sp":
         plan.notes.append("estimating the spatial prior, once over all source labels, is not counted")
     plan.memory = meter.most
     total = sum(images.number for images in sets.validation.values())
-    needs = estimate_needs(experiment, network, target=sets.target.number, size=sets.target.size, validation=total)
+    needs = estimate_needs(
+        experiment,
+        network,
+        source=sets.source.number,
+        target=sets.target.number,
+        size=sets.target.size,
+        validation=total,
+    )
     plan.disk = needs.disk
     return plan
 

@@ -15,6 +15,7 @@
         predictions.npz          predicted classes of the target images on a grid (without a validation set)
         label_free.json          class shares, confidence and moved pixels (without a validation set)
         evaluation.json          IoU per class and mIoU per validation set, written last
+        snapshots/epoch-N/       the source network after N epochs, with confusion, evaluation and label_free
       round-1/                   the same, and
         maps.part/               the network's output while pseudo-labels are made; removed at their end
         pseudo_labels/NAME.png   trainIds with palette, 255 = not selected
@@ -185,6 +186,15 @@ class RunDir:
             package.removeHandler(handler)
             package.setLevel(level)
             handler.close()
+
+    def snapshot(self, epoch: int) -> StageDir:
+        """Return the folder of the source network after `epoch` epochs."""
+        return StageDir(self.stage(0).path / "snapshots" / f"epoch-{epoch}")
+
+    def snapshots(self) -> list[int]:
+        """Return the epochs after which the source network was kept, in their order."""
+        names = [path.parent.name[len("epoch-") :] for path in self.path.glob("source/snapshots/epoch-*/*.params")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def stage(self, index: int) -> StageDir:
         """Return the folder of the source network (`index` 0) or of round `index` (1, 2, ...)."""

@@ -49,7 +49,7 @@ def test_image_sets_are_the_publishers_where_there_are_none(tmp_path, monkeypatc
     sets = workload.find_image_sets(load("gta5-cbst"))
     assert list(sets.named()) == ["source", "target", "validation target"]
     assert sets.source.number == 24_966
-    assert sets.target == (2975, (1024, 2048), True)
+    assert sets.target == (500, (1024, 2048), True)
     assert sets.validation["target"].pixels == 500 * 1024 * 2048
     dataset_fixtures.write_gta5(tmp_path / "gta5")
     monkeypatch.setenv("CBST_DATA", str(tmp_path))
@@ -62,7 +62,7 @@ def test_image_sets_are_the_publishers_where_there_are_none(tmp_path, monkeypatc
 
 def test_what_a_run_needs_beside_its_network():
     network = build_network(load("gta5-cbst").network_spec(), parse_context("cpu"), seed=0)
-    sets = {"target": 2975, "size": (1024, 2048), "validation": 500}
+    sets = {"source": 24_966, "target": 2975, "size": (1024, 2048), "validation": 500}
     maps = 2975 * 19 * 4 * 116 * 232
     on_disk, in_memory, again = (
         workload.estimate_needs(load("gta5-cbst", f"self_training.keep_maps={keep}"), network, **sets)
@@ -71,7 +71,7 @@ def test_what_a_run_needs_beside_its_network():
     assert (on_disk.disk - again.disk, on_disk.memory) == (maps, again.memory)  # auto: too much for memory
     assert (in_memory.disk, in_memory.memory - again.memory) == (again.disk, maps)
     assert again.memory == 40 * 1024 * 2048  # counted, not sorted
-    few = workload.estimate_needs(load("gta5-cbst"), network, target=4, size=(64, 128), validation=1)
+    few = workload.estimate_needs(load("gta5-cbst"), network, source=8, target=4, size=(64, 128), validation=1)
     assert few.memory == (40 + 4 * 20) * 64 * 128 + 4 * 19 * 4 * 116 * 232  # sorted, and the maps in memory
     none = workload.estimate_needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
     assert none.memory == 0

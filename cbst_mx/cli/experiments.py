@@ -160,6 +160,7 @@ def source(run: Run) -> None:
     """
     run.train_source()
     _print_evaluation(run, 0)
+    run.evaluate_snapshots()
 
 
 @click.command("pseudo-label")

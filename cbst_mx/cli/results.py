@@ -30,9 +30,17 @@ _SPLIT = click.option(
 @click.option("--samples", default=1000, show_default=True, type=click.IntRange(1), help="Bootstrap samples.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the bootstrap.")
 @click.option("--worst", default=10, show_default=True, type=click.IntRange(0), help="How many of the worst images.")
+@click.option("--snapshots", is_flag=True, help="The epochs at which the source network was kept, side by side.")
 @click.option("--out", type=FILE, help="Write the results as JSON here as well.")
 def results(
-    run: Path, index: int | None, name: str | None, samples: int, seed: int, worst: int, out: Path | None
+    run: Path,
+    index: int | None,
+    name: str | None,
+    samples: int,
+    seed: int,
+    worst: int,
+    snapshots: bool,
+    out: Path | None,
 ) -> None:
     """Score a round of RUN by every protocol, with an interval over images, and list the worst images.
 
@@ -47,6 +55,9 @@ def results(
     opened = RunResults(run)
     if not opened.evaluated:
         raise RunError(f"{run} has no results yet: no stage has been evaluated")
+    if snapshots:
+        _show_snapshots(opened, out)
+        return
     chosen = opened.evaluated[-1] if index is None else index
     if opened.leading is None:
         if name is not None:
@@ -66,6 +77,23 @@ def results(
         click.echo(f"{BEST} on {opened.leading}: round {best.stage}, mIoU {100 * best.miou:.1f}")
     if out:
         write_json(out, record)
+        click.echo(f"results in {out}")
+
+
+def _show_snapshots(run: RunResults, out: Path | None) -> None:
+    """Print the snapshots of the source training and which one each rule takes, and write them where asked."""
+    from cbst_mx.evaluation.snapshots import RULES, as_json, choose, read_snapshots
+    from cbst_mx.files import write_json
+    from cbst_mx.report.tables import snapshot_table
+
+    found = read_snapshots(run)
+    chosen = choose(found)
+    click.echo(f"source network after {', '.join(str(one.epoch) for one in found)} epochs")
+    Console().print(snapshot_table(found, chosen))
+    for rule in chosen:
+        click.echo(RULES[rule])
+    if out:
+        write_json(out, as_json(found))
         click.echo(f"results in {out}")
 
 

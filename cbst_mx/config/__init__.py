@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cbst_mx.config.experiment import DATA_VARIABLE, Experiment, below_data_root, load_experiment
-from cbst_mx.config.parts import SCALES, Data, Optimiser, SelfTraining
+from cbst_mx.config.parts import SCALES, Data, Optimiser, SelfTraining, SourceTraining
 from cbst_mx.config.targets import describe_target, target_changes
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Experiment",
     "Optimiser",
     "SelfTraining",
+    "SourceTraining",
     "below_data_root",
     "describe_target",
     "load_experiment",

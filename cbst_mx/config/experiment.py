@@ -22,11 +22,11 @@ from cbst_mx.config.parts import (
     FilePath,
     Name,
     Network,
-    Optimiser,
     Paper,
     Seed,
     SelfTraining,
     SetName,
+    SourceTraining,
     WarmUp,
 )
 from cbst_mx.config.settings import read_settings
@@ -53,7 +53,7 @@ class Experiment(StrictModel):
     validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
-    source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
+    source_training: Optional[SourceTraining] = None  # None: initial_parameters must be given
     initial_parameters: Optional[FilePath] = Field(
         None, validate_default=True
     )  # a .params file with its sidecar that takes the source training's place
@@ -118,7 +118,7 @@ class Experiment(StrictModel):
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
         beside: Dict[str, Any] = dict.fromkeys(("workers", "ctx", "starts_from", "paper", "origin"), True)
-        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}})
+        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}, "source_training": {"snapshots"}})
 
     def classes(self) -> LabelSpace:
         """Return the label space.

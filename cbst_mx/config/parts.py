@@ -35,6 +35,7 @@ __all__ = [
     "SelfTraining",
     "SetName",
     "SourcePortion",
+    "SourceTraining",
     "SpatialPrior",
     "WarmUp",
 ]
@@ -169,6 +170,12 @@ class Optimiser(StrictModel):
         if "iterations" in info.data and (info.data["iterations"] is None) == (epochs is None):
             raise ValueError("exactly one of iterations and epochs must be given")
         return epochs
+
+
+class SourceTraining(Optimiser):
+    """The training on source labels."""
+
+    snapshots: _Count = 0  # epochs from one kept network to the next, each evaluated beside the last; 0 = none
 
 
 class Portion(StrictModel):

@@ -23,6 +23,7 @@ from cbst_mx.evaluation.paper_check import Check
 from cbst_mx.evaluation.paper_tables import PaperRow
 from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, WorstImage
 from cbst_mx.evaluation.protocols import Result as ProtocolResult
+from cbst_mx.evaluation.snapshots import Snapshot
 from cbst_mx.label_space import LabelSpace
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "paper_table",
     "plan_table",
     "protocol_table",
+    "snapshot_table",
     "worst_images_table",
 ]
 
@@ -89,6 +91,24 @@ def label_free_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     ):
         cells = [None if stage[key] is None else 100 * stage[key] for stage in stages]
         table.add_row(title, *map(_points, cells), style="bold")
+    return table
+
+
+def snapshot_table(snapshots: Sequence[Snapshot], chosen: Mapping[str, int]) -> Table:
+    """Return a table of the source network by epoch: mIoU of every set, confidence and signs without labels, choices.
+
+    Parameters
+    ----------
+    snapshots : sequence of cbst_mx.evaluation.snapshots.Snapshot
+        At least one.
+    chosen : mapping
+        Rule to the epoch it takes.
+    """
+    table = _plain("epoch", *(f"mIoU {name}" for name in snapshots[0].miou), "confidence", "signs", "taken by")
+    for one in snapshots:
+        means = (_points(100 * value) for value in one.miou.values())
+        taken = ", ".join(rule for rule, epoch in chosen.items() if epoch == one.epoch)
+        table.add_row(str(one.epoch), *means, f"{100 * one.mean_confidence:.1f}", str(len(one.signs)), taken)
     return table
 
 
@@ -245,7 +265,7 @@ def _plain(first: str, *others: str, title: str | None = None) -> Table:
     """Return an empty table, the first column of words, the others of numbers."""
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", show_edge=False)
     for number, text in enumerate((first, *others)):
-        words = text in ("mean of", "protocol of", "verdict", "worst class")
+        words = text in ("mean of", "protocol of", "verdict", "worst class", "taken by")
         table.add_column(Text(text), justify="right" if number and not words else "left")
     return table
 

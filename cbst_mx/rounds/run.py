@@ -26,7 +26,8 @@ from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
-from cbst_mx.rounds.phases import evaluate, load_prior, mine_classes, observe, start_network, train_phase, warm_up
+from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
+from cbst_mx.rounds.phases import load_prior, mine_classes, start_network, train_phase, warm_up
 from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -89,7 +90,12 @@ class Run:
         height, width, _ = self.target.image(0).shape
         validation = sum(map(len, self.validation.values()))
         self.needs = estimate_needs(
-            experiment, start, target=len(self.target), size=(height, width), validation=validation
+            experiment,
+            start,
+            source=len(self.source),
+            target=len(self.target),
+            size=(height, width),
+            validation=validation,
         )
         check_free_space(out, self.needs.disk)
         counts = {"source": len(self.source), "target": len(self.target)}
@@ -118,6 +124,7 @@ class Run:
             )
             self.train_source()
             self.evaluate(0)
+            self.evaluate_snapshots()
             for index in range(1, self.experiment.self_training.rounds + 1):
                 self.round(index)
             return self.write_summary()
@@ -141,7 +148,9 @@ class Run:
         if self.experiment.source_training is None:
             self._finish_training(stage, 0, network, {"taken from": str(self.experiment.initial_parameters)})
         else:
-            self._train(stage, 0, network, self.experiment.source_training, labelled_samples(self.source))
+            snapshots = snapshot_options(self.experiment, network, self.dir, images=len(self.source))
+            samples = labelled_samples(self.source)
+            self._train(stage, 0, network, self.experiment.source_training, samples, **snapshots)
 
     def pseudo_label(self, index: int) -> None:
         """Step a) of round `index`: thresholds from the confidences of all target images, then their pseudo-labels.
@@ -232,35 +241,21 @@ class Run:
         if stage.evaluation.is_file():
             return read_json(stage.evaluation)
         network = self._stage_network(index)
-        arrays: dict[str, np.ndarray] = {}
-        results: dict[str, Any] = {}
-        for name, images in self.validation.items():
-            bar = functools.partial(self.progress, f"{self._title(index)}: evaluation on {name}")
-            results[name], counted = evaluate(self.experiment, network, name, images, ctx=self.ctx, progress=bar)
-            arrays.update(counted.arrays(name))
-            logger.info("%s: mIoU on %s %.1f %%", self._title(index), name, 100 * results[name]["miou"])
-        if self.validation:
-            stage.save_confusion(arrays)
-        else:
-            self._observe(index, network)
-        write_json(stage.evaluation, results)
+        common = {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}
+        if not self.validation:
+            before, source = (self.dir.stage(other) if index else None for other in (index - 1, 0))
+            observe(self.experiment, network, self.target, stage, before=before, source=source, **common)
+        results = evaluate(self.experiment, network, self.validation, stage, **common)
         signs = self.results.validation_signs(index) if self.validation else self.results.target_signs(index)
         for sentence in signs:
             logger.warning("%s: %s", self._title(index), sentence)
         return results
 
-    def _observe(self, index: int, network: gluon.HybridBlock) -> None:
-        """Write what the network of stage `index` predicts on the target images."""
-        stage = self.dir.stage(index)
-        bar = functools.partial(self.progress, f"{self._title(index)}: predictions of the target")
-        seen = observe(self.experiment, network, self.target, ctx=self.ctx, progress=bar)
-        before, source = (self.dir.stage(other).predictions if index else None for other in (index - 1, 0))
-        record = seen.summary(before, source)
-        seen.save_grid(stage.predictions)
-        write_json(stage.label_free, record)
-        logger.info("%s: mean confidence %.3f", self._title(index), record["mean_confidence"])
-        if record["moved"] is not None:
-            logger.info("%s: %.1f %% of the pixels moved", self._title(index), 100 * record["moved"])
+    def evaluate_snapshots(self) -> None:
+        """Evaluate the source network after the epochs at which it was kept, where that is not done."""
+        evaluate_snapshots(
+            self.experiment, self.dir, self.validation, self.target, ctx=self.ctx, progress=self.progress
+        )
 
     def write_summary(self) -> dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""
@@ -283,9 +278,9 @@ class Run:
         network: gluon.HybridBlock,
         optimiser: Optimiser,
         samples: Samples,
-        **composition: Any,
+        **options: Any,
     ) -> None:
-        """Train for stage `index`; `composition` are the options of :func:`.train_phase` on batches and their rate."""
+        """Train for stage `index`; `options` are further ones of :func:`.train_phase`."""
         what = f"{self._title(index)}: training"
         record = train_phase(
             self.experiment,
@@ -296,7 +291,7 @@ class Run:
             contexts=self.contexts,
             checkpoint=stage.checkpoint,
             progress=functools.partial(self.progress, what),
-            **composition,
+            **options,
         )
         if record.losses:
             logger.info("%s done, %d iterations, last loss %.4f", what, record.iterations, record.losses[-1])

@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
+from cbst_mx.config import Data, Experiment, Optimiser, SourceTraining, below_data_root
 from cbst_mx.data import ImageSet
 from cbst_mx.data.published import published
 from cbst_mx.errors import ConfigError
@@ -26,6 +26,7 @@ __all__ = [
     "ImageSets",
     "Images",
     "count_iterations",
+    "count_snapshots",
     "estimate_needs",
     "find_image_sets",
     "scale_side",
@@ -122,6 +123,15 @@ def count_iterations(optimiser: Optimiser, images: int) -> int:
     return iterations_of_epochs(optimiser.epochs or 0, images=images, batch_size=optimiser.batch_size)
 
 
+def count_snapshots(training: SourceTraining | None, images: int) -> int:
+    """Return how often the source training over `images` images keeps its network."""
+    if training is None or not training.snapshots:
+        return 0
+    return count_iterations(training, images) // iterations_of_epochs(
+        training.snapshots, images=images, batch_size=training.batch_size
+    )
+
+
 def scale_side(long_side: int | None, side: float) -> int | None:
     """Return `long_side` (pixels) times the factor `side`, at least the 32 pixels of the smallest input; None stays."""
     return None if long_side is None else max(32, round(side * long_side))
@@ -131,6 +141,7 @@ def estimate_needs(
     experiment: Experiment,
     network: gluon.HybridBlock,
     *,
+    source: int,
     target: int,
     size: tuple[int, int],
     validation: int,
@@ -143,8 +154,8 @@ def estimate_needs(
         The experiment to run.
     network : HybridBlock
         Its network, with known shapes.
-    target, validation : int
-        Number of target and of all validation images.
+    source, target, validation : int
+        Number of source, target and all validation images.
     size : tuple of int
         Height and width of a target image.
     """
@@ -156,6 +167,7 @@ def estimate_needs(
     evaluated = validation * 8 * experiment.classes().num_classes ** 2 or target * pixels // STEP**2
     checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
     disk = (training.rounds + 1) * (parameters + evaluated) + training.rounds * labels + checkpoint
+    disk += count_snapshots(experiment.source_training, source) * (parameters + evaluated)
     if not training.rounds:
         return Needs(disk, 0)
     keep, maps = maps_needed(

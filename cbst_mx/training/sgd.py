@@ -97,6 +97,8 @@ def train(
     loss_scaling: bool = False,
     checkpoint: Path | None = None,
     checkpoint_every: int = 0,
+    snapshot: Callable[[int], None] | None = None,
+    snapshot_every: int = 0,
     progress: Counter = silent,
 ) -> TrainingRecord:
     """Train `network` by SGD with momentum on the batches of a loader.
@@ -133,6 +135,10 @@ def train(
         the start when the file exists: the phase then continues exactly where it was.
     checkpoint_every : int
         0 writes none.
+    snapshot : callable, optional
+        Called with the iterations done every `snapshot_every` iterations, before a checkpoint of the same iteration.
+    snapshot_every : int
+        0 calls it never.
     progress : callable, optional
         Called with (iterations done, iterations in all).
 
@@ -152,10 +158,9 @@ def train(
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
     backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
+    step = functools.partial(plain_step, network)
     if gradient_checkpointing:
         step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
-    else:
-        step = functools.partial(plain_step, network)
     loss_of = BatchLoss()
     record = TrainingRecord()
     if checkpoint is not None and checkpoint.is_file():
@@ -180,6 +185,9 @@ def train(
             record.iterations = iteration + 1
             if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
+            if snapshot is not None and snapshot_every and record.iterations % snapshot_every == 0:
+                _unify_statistics(network)
+                snapshot(record.iterations)
             if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
                 _save(checkpoint, network, trainer, record)
             progress(record.iterations, schedule.iterations)

@@ -1,0 +1,190 @@
+"""Networks of a run on its validation sets and on the target's images, and the source network at several epochs.
+
+What is written into a stage's folder is the same for the network of a stage and for a snapshot of the source training.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, Mapping
+
+import numpy as np
+
+from cbst_mx.config import Experiment
+from cbst_mx.data import ImageSet, LabelledImageSet
+from cbst_mx.errors import DataError
+from cbst_mx.evaluation import confusion, protocols
+from cbst_mx.evaluation.evaluate import evaluate_network
+from cbst_mx.evaluation.label_free import predict_set
+from cbst_mx.files import write_json
+from cbst_mx.messages import Progress, silent
+from cbst_mx.networks.parameters import load_network, save_parameters
+from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.selftrain.portion import iterations_of_epochs
+from symbols.backend import gluon, mx
+
+__all__ = ["evaluate", "evaluate_snapshots", "observe", "snapshot_options"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    sets: Mapping[str, LabelledImageSet],
+    stage: StageDir,
+    *,
+    ctx: mx.Context,
+    title: str,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Evaluate a network on validation sets, and write confusion matrices and results into its folder.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    network : HybridBlock
+        The network of a stage.
+    sets : mapping
+        Name to images with labels.
+    stage : StageDir
+        Where to write; nothing but empty results without a set.
+    ctx : mx.Context
+        Device.
+    title : str
+        Name of the stage, for log and progress.
+    progress : callable
+        Called with (what, images done, images in all).
+
+    Returns
+    -------
+    dict
+        By set: IoU per class and mIoU over the network's classes, as ``confusion.summary`` gives them. The matrices
+        are over the classes of the labels, which may be more.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be used, or no pixel of a set counts.
+    """
+    space, options = experiment.classes(), _prediction(experiment, ctx)
+    arrays: dict[str, np.ndarray] = {}
+    results: dict[str, Any] = {}
+    for name, images in sets.items():
+        bar = functools.partial(progress, f"{title}: evaluation on {name}")
+        counts = evaluate_network(network, images, classes=space.names, progress=bar, **options)
+        matrices = protocols.ImageMatrices(images.label_space.names, images.names, counts)
+        arrays.update(matrices.arrays(name))
+        try:
+            narrow = protocols.narrow(matrices, space.names).counts
+            results[name] = confusion.summary(narrow.sum(axis=0), space)
+        except DataError as error:
+            raise DataError(f"validation set {name} cannot be evaluated: {error}") from error
+        logger.info("%s: mIoU on %s %.1f %%", title, name, 100 * results[name]["miou"])
+    if sets:
+        stage.save_confusion(arrays)
+    write_json(stage.evaluation, results)
+    return results
+
+
+def observe(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    images: ImageSet,
+    stage: StageDir,
+    *,
+    before: StageDir | None = None,
+    source: StageDir | None = None,
+    ctx: mx.Context,
+    title: str,
+    progress: Progress = silent,
+) -> None:
+    """Predict images without labels as :func:`evaluate` does those of a validation set, and write what can be said.
+
+    Parameters
+    ----------
+    experiment, network, stage, ctx, title, progress
+        As for :func:`evaluate`.
+    images : ImageSet
+        The target's images.
+    before, source : StageDir, optional
+        Folders of the stage before and of the source network, of which it is told how many pixels have moved.
+    """
+    bar = functools.partial(progress, f"{title}: predictions of the target")
+    seen = predict_set(
+        network, images, classes=experiment.classes().names, progress=bar, **_prediction(experiment, ctx)
+    )
+    record = seen.summary(*(None if other is None else other.predictions for other in (before, source)))
+    seen.save_grid(stage.predictions)
+    write_json(stage.label_free, record)
+    logger.info("%s: mean confidence %.3f", title, record["mean_confidence"])
+    if record["moved"] is not None:
+        logger.info("%s: %.1f %% of the pixels moved", title, 100 * record["moved"])
+
+
+def _prediction(experiment: Experiment, ctx: mx.Context) -> dict[str, Any]:
+    """Return how networks are evaluated, as keyword arguments."""
+    spec, settings = experiment.network_spec(), experiment.evaluation.model_dump()
+    return {"mean": spec.mean, "std": spec.std, "ctx": ctx, "batch_size": experiment.inference_batch, **settings}
+
+
+def snapshot_options(
+    experiment: Experiment, network: gluon.HybridBlock, folder: RunDir, *, images: int
+) -> dict[str, Any]:
+    """Return the options of the source training that keep its network every few epochs; none where none are asked for.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    network : HybridBlock
+        The network that is trained.
+    folder : RunDir
+        The run folder.
+    images : int
+        Source images, which make an epoch.
+    """
+    training = experiment.source_training
+    if training is None or not training.snapshots:
+        return {}
+    every = iterations_of_epochs(training.snapshots, images=images, batch_size=training.batch_size)
+
+    def keep(iteration: int) -> None:
+        stage = folder.snapshot(training.snapshots * iteration // every)
+        save_parameters(
+            stage.parameters, network, experiment.network_spec(), experiment.classes(), config_hash=folder.config_hash
+        )
+
+    return {"snapshot": keep, "snapshot_every": every}
+
+
+def evaluate_snapshots(
+    experiment: Experiment,
+    folder: RunDir,
+    sets: Mapping[str, LabelledImageSet],
+    target: ImageSet,
+    *,
+    ctx: mx.Context,
+    progress: Progress = silent,
+) -> None:
+    """Evaluate the snapshots of the source training that are not evaluated yet, and predict the target with each.
+
+    Parameters
+    ----------
+    experiment, sets, ctx, progress
+        As for :func:`evaluate`.
+    folder : RunDir
+        The run folder.
+    target : ImageSet
+        The target's images.
+    """
+    for epoch in folder.snapshots():
+        stage = folder.snapshot(epoch)
+        if stage.evaluation.is_file():
+            continue
+        network, _, _ = load_network(stage.parameters, ctx)
+        title = f"{experiment.name}, source after {epoch} epochs"
+        observe(experiment, network, target, stage, ctx=ctx, title=title, progress=progress)
+        evaluate(experiment, network, sets, stage, ctx=ctx, title=title, progress=progress)
