@@ -27,7 +27,7 @@ from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
-from cbst_mx.phases import load_prior, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.phases import follow_start, load_prior, mine_classes, start_network, train_phase, warm_up
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.portion import learning_rate, portion
@@ -75,6 +75,7 @@ class Run:
     ):
         if not experiment.validation:
             raise ConfigError("validation must name at least one image set for a run, got none")
+        experiment, changes = follow_start(experiment, data_root=data_root)
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -100,6 +101,8 @@ class Run:
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
         self.results = RunResults(out)
         with self.dir.logging():
+            for sentence in changes:
+                logger.info("%s: %s", experiment.name, sentence)
             others = ((f"validation {name}", images) for name, images in self.validation.items())
             for name, images in (("source", self.source), *others):
                 if images.left_out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,25 @@ def test_the_start_is_seeded_or_read_from_a_file(tmp_path):
     ):
         for mine, theirs in zip(values_of(start(*changes, **options)), values_of(other)):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_input_is_that_of_the_parameters_at_the_start(tmp_path):
+    settings, path = experiment(), tmp_path / "weights.params"
+    caffe = dataclasses.replace(settings.network_spec(), mean=(0.485, 0.458, 0.4076), std=(1 / 255, 1 / 255, 1 / 255))
+    save_parameters(path, start(), caffe, settings.classes())
+    for changes in (("source_training=null", f"initial_parameters={path}"), (f"pretrained={path}",)):
+        given = experiment(*changes)
+        followed, sentences = phases.follow_start(given)
+        assert (followed.network.mean, followed.network.std) == (list(caffe.mean), list(caffe.std))
+        assert followed.network_spec() == caffe
+        assert sentences == [
+            f"input as of {path}: RGB images of 0 to 255 minus mean [123.675, 116.79, 103.938], not RGB images in "
+            "[0, 1] normalised by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225] as in the experiment"
+        ]
+        assert phases.follow_start(followed) == (followed, [])
+        phases.start_network(followed, parse_contexts("cpu"))
+    for unchanged in (settings, experiment(f"pretrained={tmp_path / 'none.params'}")):
+        assert phases.follow_start(unchanged)[0] is unchanged
 
 
 def test_missing_pretrained_weights_are_refused_with_the_way_to_make_them(tmp_path):
