@@ -14,13 +14,13 @@ What a file can tell of itself:
 * The order, by the first layer's answer to each colour: the root mean square of its weights. In photographs red is the
   stronger colour for a network: its weights are larger than those of blue by factors of 1.15 (HED's VGG-16, from
   Caffe's), 1.35 (CRAFT's VGG-16 with batch norm, from torchvision's), 1.22 (EfficientNet-Lite0), 1.31, 1.42 and 2.15
-  (the three networks of MTCNN): all real networks that were measured. Chance moves the ratio of n independent weights by 1 / sqrt(n); a ratio within three
-  of these tells nothing.
+  (the three networks of MTCNN): all real networks that were measured. Chance moves the ratio of n independent weights
+  by 1 / sqrt(n); a ratio within three of these tells nothing.
 * The range, with batch norm: running variances are those of the first layer's results in training. Against its results
-  for an image of unit spread CRAFT's VGG-16 gives 1.1; 0 to 255 would give 57.
-* The range, without: a trained network answers its images and not its biases. For VGG-16 by Caffe the image moves the
-  last pooling 2.5 times as much as the biases alone fill it at 0 to 255, and 0.2 times at unit spread. The size of its
-  first layer's weights says nothing: 0.18, as for the torchvision-like one.
+  for images of unit spread CRAFT's VGG-16 gives 1.1; 0 to 255 would give 57.
+* The range, without: a trained network answers its images and not its biases. In HED's VGG-16 an image moves the last
+  pooling 1.8 times as much as the biases alone fill it at 0 to 255, and 0.2 times at unit spread; the same network made
+  for normalised values has 120 and 1.8. The size of its first layer's weights says nothing: 0.18, as in CRAFT's.
 """
 
 from __future__ import annotations
