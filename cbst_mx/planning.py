@@ -30,13 +30,7 @@ from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
-from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.network_maps import predictions
-from cbst_mx.selftrain.selection import label_set
-from cbst_mx.selftrain.target_maps import SORTED_PIXELS
-from cbst_mx.training.samples import labelled_samples
-from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.workload import (
+from cbst_mx.rounds.workload import (
     Images,
     ImageSets,
     count_iterations,
@@ -46,6 +40,12 @@ from cbst_mx.workload import (
     source_indices,
     target_maps,
 )
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.network_maps import predictions
+from cbst_mx.selftrain.selection import label_set
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS
+from cbst_mx.training.samples import labelled_samples
+from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import gluon, mx
 
 __all__ = ["Plan", "Stage", "make_plan"]

@@ -27,13 +27,13 @@ from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
-from cbst_mx.phases import follow_start, load_prior, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.phases import follow_start, load_prior, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.portion import learning_rate, portion
 from cbst_mx.selftrain.selection import label_set, remarks
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
-from cbst_mx.workload import estimate_needs, source_indices, target_maps
 from symbols.backend import gluon
 
 __all__ = ["Run"]

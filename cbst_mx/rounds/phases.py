@@ -1,7 +1,7 @@
 """The phases of a run, from the settings of an experiment to the arguments of training and evaluation.
 
 C classes. Each function does one phase and knows nothing of run folders: which phases are due, and where their results
-go, is the matter of `rounds`.
+go, is the matter of `run`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cbst_mx.errors import ConfigError
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.parameters import load_parameters, read_sidecar, sidecar_path
+from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.selftrain import class_statistics, prior_files, spatial_prior
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
 from cbst_mx.training.sgd import Schedule, TrainingRecord, train
 from cbst_mx.training.steps import segments_of
-from cbst_mx.workload import count_iterations
 from symbols.backend import gluon, mx
 
 __all__ = ["follow_start", "load_prior", "mine_classes", "start_network", "train_phase", "warm_up"]
