@@ -197,3 +197,37 @@ def test_other_values_of_the_two_programs_are_refused_by_name(tmp_path):
     ):
         result = CliRunner().invoke(main, [*command, *arguments])
         assert (result.exit_code, sentence in result.output) == (1, True), result.output
+
+
+# ------------------------------------------------------------------------------------------------------ skips of FCN8s
+
+
+@pytest.mark.parametrize(("spread", "std"), [(1.0, (0.229, 0.224, 0.225)), (57.0, (1 / 255, 1 / 255, 1 / 255))])
+def test_every_branch_learns_with_factors_of_one_and_pool3_not_with_the_published(spread, std):
+    moved = {}
+    for factors in ((1.0, 1.0), (1e-4, 1e-2)):
+        network = vgg(spread=spread, options={"skip_scale": factors, "dropout": 0.0})
+        sizes = inputs.branch_sizes(network, std)
+        assert bool(inputs.slow_branches(network, std)) == (factors[0] != 1)
+        branches = (network.score_pool3, network.score_pool4, network.score_fr)
+        x = mx.nd.array(spread * np.random.default_rng(0).normal(size=(1, 3, 64, 96)))
+        with mx.autograd.record():
+            loss = (network(x)[:, 0]).mean()  # pulls at one class
+        loss.backward()
+        # a step of SGD changes the scores by the gradient of their weights times what they see
+        moved[factors] = [
+            float(mx.nd.norm(branch.weight.grad()).asscalar()) * size for branch, size in zip(branches, sizes)
+        ]
+    every, published = moved.values()
+    assert min(every) > 1e-4 * max(every)  # within the square of a hundredth
+    assert published[0] < 1e-6 * published[2]
+
+
+def test_factors_that_cut_a_branch_off_are_a_warning(tmp_path):
+    file, out = as_file(tmp_path / "f.params", vgg()), tmp_path / "out.params"
+    assert "skip_scale" not in importing(file, out).output
+    cut = importing(file, out, "--option", "skip_scale=[1e-4, 1e-2]", "--option", "hidden=32", "--option", "kernel=3")
+    assert "warning: skip_scale [0.0001, 0.01] leaves a branch that cannot learn: root mean squares of" in cut.output
+    assert parameters.read_sidecar(out)[0].options == {
+        "skip_scale": [1e-4, 1e-2], "hidden": 32, "kernel": 3, "width": 0.125,
+    }  # fmt: skip

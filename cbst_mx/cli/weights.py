@@ -41,7 +41,8 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Another option of the network, e.g. --option skip_scale=[1e-4,1e-2]. May be repeated.",
+    help="Another option of the network, e.g. --option hidden=1024 --option kernel=3 for fc6 and fc7 of FCN8s. May be "
+    "repeated.",
 )
 @click.option(
     "--channels",
@@ -143,6 +144,7 @@ def import_weights(
         form=form,
         show=show,
         look=look,
+        warn=lambda sentence: click.echo(f"warning: {sentence}", err=True),
     )
     meaning = "of whole images" if space is None else f"({space.name})"
     turned = f" ({Path(file).name} took BGR: its first layer was turned)" if channels == "bgr" else ""

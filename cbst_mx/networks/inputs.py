@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Sequence
 
 import numpy as np
 
@@ -42,8 +42,10 @@ __all__ = [
     "RANGES",
     "InputForm",
     "Told",
+    "branch_sizes",
     "contradictions",
     "first_convolution",
+    "slow_branches",
     "tell_input",
     "tell_order",
     "told_text",
@@ -55,6 +57,7 @@ RANGES = ("normalised", "caffe")
 #: Mean of the published Caffe networks (Simonyan and Zisserman), R, G, B of 0 to 255.
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 _SPREAD = 57.0  # standard deviation of photographs in 0 to 255: 0.225 of 255
+_SLOWEST = 100  # of the sizes of two branches: learning goes with the square
 _SIZE = (96, 128)  # of the images that the range is looked at with
 
 
@@ -147,6 +150,40 @@ def tell_input(network: gluon.HybridBlock) -> Told:
         shown = ", ".join(f"{value:.3g}" for value in size)
         figures["channels"] = f"root mean squares of the first layer's weights, as red, green and blue: {shown}"
     return Told(channels, scale, figures)
+
+
+def branch_sizes(network: gluon.HybridBlock, std: Sequence[float]) -> tuple[float, float, float]:
+    """Return the root mean squares of what FCN8s's scores of pool3, pool4 and fc7 see, factors of the skips included.
+
+    A step of SGD moves a score in proportion to the square of what it sees, so a branch whose size is a hundredth of
+    another's learns ten thousand times as slowly.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        An initialised FCN8s on the CPU.
+    std : sequence of 3 float
+        Of its description: the images are given the spread of photographs, 0.225 in [0, 1].
+    """
+    images = mx.nd.array(_images() * (0.225 / np.reshape(std, (1, 3, 1, 1))))
+    pool3, pool4, pool5 = network.trunk(images)
+    scale3, scale4 = network.skip_scale
+    maps = (pool3 * scale3, pool4 * scale4, network.fc7(network.fc6(pool5)))
+    three, four, top = (float(np.sqrt((map_.asnumpy().astype(np.float64) ** 2).mean())) for map_ in maps)
+    return three, four, top
+
+
+def slow_branches(network: gluon.HybridBlock, std: Sequence[float]) -> list[str]:
+    """Return a sentence where a branch of an FCN8s is so small beside another that it cannot learn; else nothing."""
+    sizes = branch_sizes(network, std)
+    if min(sizes) >= max(sizes) / _SLOWEST:
+        return []
+    shown = ", ".join(f"{size:.2g}" for size in sizes)
+    factors = list(network.skip_scale)
+    return [
+        f"skip_scale {factors} leaves a branch that cannot learn: root mean squares of what the scores of pool3, pool4 "
+        f"and fc7 see are {shown}, which should be within a factor of {_SLOWEST}"
+    ]
 
 
 def tell_order(weight: np.ndarray) -> str | None:

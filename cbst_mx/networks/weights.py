@@ -29,7 +29,7 @@ from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find
 from cbst_mx.networks.build import build_network
-from cbst_mx.networks.inputs import InputForm, Told, first_convolution, tell_input, turn_to_rgb
+from cbst_mx.networks.inputs import InputForm, Told, first_convolution, slow_branches, tell_input, turn_to_rgb
 from cbst_mx.networks.matching import Comparison, match, shown
 from cbst_mx.networks.parameters import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
@@ -201,6 +201,7 @@ def import_weights(
     form: InputForm | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
     look: Callable[[Told], None] = lambda told: None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[NetworkSpec, LabelSpace | None]:
     """Write the parameters of a network that starts from a file of weights, with their sidecar.
 
@@ -228,6 +229,8 @@ def import_weights(
         Gets the comparison before anything is refused or written.
     look : callable
         Gets what the weights of a file of another program tell of these images (:func:`.inputs.contradictions`).
+    warn : callable
+        Gets a sentence where a branch of FCN8s cannot learn (:func:`.inputs.slow_branches`).
 
     Returns
     -------
@@ -275,6 +278,9 @@ def import_weights(
     fill(network, source, comparison)
     if own is None:
         _take_input(network, comparison, stated, look)
+        if name == "fcn8s":
+            for sentence in slow_branches(network, spec.std):
+                warn(sentence)
     record = {
         "file": source.path.name,
         "sha256": source.sha256,

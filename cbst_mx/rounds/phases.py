@@ -34,11 +34,15 @@ __all__ = ["follow_start", "load_prior", "mine_classes", "start_network", "train
 
 logger = logging.getLogger(__name__)
 
+FOLLOWED = ("skip_scale", "hidden", "kernel")
+
 
 def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tuple[Experiment, list[str]]:
     """Return the experiment with the input of the parameters that it starts from, whatever it states itself.
 
-    Images that a network was not trained on make its parameters worthless, so their sidecar decides on mean and std.
+    Images that a network was not trained on make its parameters worthless, so their sidecar decides on mean and std. It
+    also decides on those options of the network that belong to the weights (`FOLLOWED`), where the experiment does not
+    state them.
 
     Parameters
     ----------
@@ -63,11 +67,20 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     if path is None or not path.is_file() or not sidecar_path(path).is_file():
         return experiment, []  # refused by start_network, with what is missing
     stored, own = read_sidecar(path)[0], experiment.network_spec()
-    if stored.name != own.name or (stored.mean, stored.std) == (own.mean, own.std):
+    if stored.name != own.name:
         return experiment, []
-    network = experiment.network.model_copy(update={"mean": list(stored.mean), "std": list(stored.std)})
-    changed = experiment.model_copy(update={"network": network})
-    return changed, [f"input as of {path}: {stored.input_text()}, not {own.input_text()} as in the experiment"]
+    changes: list[str] = []
+    update: dict[str, Any] = {}
+    if (stored.mean, stored.std) != (own.mean, own.std):
+        update.update(mean=list(stored.mean), std=list(stored.std))
+        changes.append(f"input as of {path}: {stored.input_text()}, not {own.input_text()} as in the experiment")
+    taken = {key: stored.options[key] for key in FOLLOWED if key in stored.options and key not in own.options}
+    if taken:
+        update.update(options={**own.options, **taken})
+        changes.append(f"network as of {path}: " + ", ".join(f"{key} {value}" for key, value in taken.items()))
+    if not update:
+        return experiment, []
+    return experiment.model_copy(update={"network": experiment.network.model_copy(update=update)}), changes
 
 
 def _start_path(experiment: Experiment, data_root: Path | None) -> Path | None:
