@@ -60,6 +60,7 @@ ON_MXNET = (
     "cbst_mx.selftrain.target_maps",
     "cbst_mx.evaluation.predictor",
     "cbst_mx.evaluation.evaluate",
+    "cbst_mx.evaluation.label_free",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",
