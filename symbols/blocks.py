@@ -16,6 +16,8 @@ __all__ = [
     "BATCH_NORM",
     "check_choice",
     "check_factors",
+    "check_hidden",
+    "check_kernel",
     "check_rate",
     "check_rates",
     "check_width",
@@ -77,6 +79,19 @@ def check_width(width: Any) -> None:
     """Refuse a multiplier of channels outside (0, 8]."""
     if not _is_number(width) or not 0 < width <= WIDEST:
         raise ValueError(f"width must be greater than 0 and at most {WIDEST}, got {width!r}")
+
+
+def check_hidden(hidden: Any) -> None:
+    """Refuse anything but None or a number of channels that the widest network could have."""
+    most = 4096 * WIDEST
+    if hidden is not None and not (type(hidden) is int and 1 <= hidden <= most):
+        raise ValueError(f"hidden must be a whole number of channels from 1 to {most}, got {hidden!r}")
+
+
+def check_kernel(kernel: Any) -> None:
+    """Refuse anything but an odd size in pixels from 1 to 31."""
+    if not (type(kernel) is int and 1 <= kernel <= 31 and kernel % 2 == 1):
+        raise ValueError(f"kernel must be an odd number of pixels from 1 to 31, got {kernel!r}")
 
 
 def check_rate(dropout: Any) -> None:

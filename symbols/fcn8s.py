@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from symbols.backend import gluon, mx
-from symbols.blocks import BATCH_NORM, check_choice, check_factors, check_rate, check_width, conv_unit, scaled
+from symbols.blocks import (
+    BATCH_NORM,
+    check_choice,
+    check_factors,
+    check_hidden,
+    check_kernel,
+    check_rate,
+    check_width,
+    conv_unit,
+    scaled,
+)
 from symbols.vgg16 import VGG16
 
 nn = gluon.nn
@@ -61,12 +71,17 @@ class FCN8s(gluon.HybridBlock):
         Number of classes C.
     width : float
         Multiplier of all channel counts, in (0, 8]; 1 is the published network (fc6 7 x 7 x 4096, fc7 1 x 1 x 4096).
+    hidden : int, optional
+        Channels of fc6 and fc7, for weights without them; by default 4096 times `width`.
+    kernel : int
+        Odd size of fc6's kernel in pixels; published: 7.
     batch_norm : {"none", "batch", "frozen"}
         Batch norm for runs from scratch; the published network has none.
     dropout : float
         Dropout rate behind fc6 and fc7, in [0, 1).
     skip_scale : tuple of float
-        Factors before the scores of pool3 and pool4; (1e-4, 1e-2) trains the plain network in one go from VGG weights.
+        Factors before the scores of pool3 and pool4. 1 lets every branch learn where their maps are as large as those
+        of fc7; (1e-4, 1e-2) is published for Caffe's weights and inputs, where they are far larger.
     upsampling : {"frozen", "learned"}
         Whether the bilinear upsampling is trained; the published network keeps it.
 
@@ -85,6 +100,8 @@ class FCN8s(gluon.HybridBlock):
         num_classes: int,
         *,
         width: float = 1.0,
+        hidden: int | None = None,
+        kernel: int = 7,
         batch_norm: str = "none",
         dropout: float = 0.5,
         skip_scale: tuple[float, float] = (1.0, 1.0),
@@ -93,16 +110,18 @@ class FCN8s(gluon.HybridBlock):
     ):
         check_choice("batch_norm", batch_norm, list(BATCH_NORM))
         check_width(width)
+        check_hidden(hidden)
+        check_kernel(kernel)
         check_rate(dropout)
         check_factors(skip_scale)
         check_choice("upsampling", upsampling, UPSAMPLING)
         super().__init__(**kwargs)
-        self._skip_scale = tuple(skip_scale)
-        hidden = scaled(4096, width)
+        self.skip_scale = tuple(skip_scale)
+        channels = scaled(4096, width) if hidden is None else hidden
         with self.name_scope():
             self.trunk = VGG16(width=width, batch_norm=batch_norm)
-            self.fc6 = conv_unit(hidden, 7, batch_norm)
-            self.fc7 = conv_unit(hidden, 1, batch_norm)
+            self.fc6 = conv_unit(channels, kernel, batch_norm)
+            self.fc7 = conv_unit(channels, 1, batch_norm)
             self.drop = nn.Dropout(dropout)
             self.score_fr = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool4 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
@@ -145,7 +164,7 @@ class FCN8s(gluon.HybridBlock):
         return self._add_skips(F, x, pool3, pool4, score)
 
     def _add_skips(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any) -> Any:
-        scale3, scale4 = self._skip_scale
+        scale3, scale4 = self.skip_scale
         score = self.upscore2(score)  # (B, C, >= h/16, >= w/16)
         skip4 = self.score_pool4(pool4 * scale4)
         score = self.upscore_pool4(F.slice_like(score, skip4, axes=(2, 3)) + skip4)  # (B, C, >= h/8, >= w/8)

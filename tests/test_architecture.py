@@ -51,6 +51,7 @@ ON_MXNET = (
     "cbst_mx.networks.matching",
     "cbst_mx.networks.weights",
     "cbst_mx.networks.forms",
+    "cbst_mx.networks.inputs",
     "cbst_mx.networks.export",
     "cbst_mx.training",
     "cbst_mx.selftrain.kc",

@@ -124,6 +124,23 @@ def test_refusals():
             get_network("fcn8s", 3, skip_scale=factors)
 
 
+def test_the_fully_connected_layers_can_be_smaller():
+    network = small(hidden=24, kernel=3)
+    shapes = {name: p.shape for name, p in network._collect_params_with_prefix().items()}
+    assert shapes["fc6.0.weight"][::2] == (24, 3)
+    assert shapes["fc7.0.weight"] == (24, 24, 1, 1)
+    assert network(mx.nd.ones((1, 3, 33, 40))).shape == (1, 5, 33, 40)
+    assert get_network("fcn8s", 5).fc6[0].weight.shape == (4096, 0, 7, 7)  # as published; inputs not known yet
+    for options, sentence in (
+        ({"hidden": 0}, "hidden must be a whole number of channels from 1 to 32768, got 0"),
+        ({"hidden": 1.5}, "hidden must be a whole number of channels from 1 to 32768, got 1.5"),
+        ({"kernel": 4}, "kernel must be an odd number of pixels from 1 to 31, got 4"),
+        ({"kernel": True}, "kernel must be an odd number of pixels from 1 to 31, got True"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            get_network("fcn8s", 3, **options)
+
+
 @pytest.mark.parametrize("size", [(40, 56), (37, 45)])
 def test_segments_compose_to_the_network(size):
     network = small(skip_scale=(0.5, 0.25))

@@ -197,8 +197,8 @@ def test_networks_that_cannot_be_built_are_refused():
         with pytest.raises(ConfigError) as error:
             build_network(NetworkSpec("fcn8s", 19, {option: "foo_"}), mx.cpu())
         assert str(error.value) == (
-            "network: the options of fcn8s must be among batch_norm, dropout, skip_scale, upsampling, width, "
-            f"got {option!r}"
+            "network: the options of fcn8s must be among batch_norm, dropout, hidden, kernel, skip_scale, upsampling, "
+            f"width, got {option!r}"
         )
     with pytest.raises(ConfigError, match="network: dropout must be a rate in .0, 1., got 7"):
         build_network(NetworkSpec("fcn8s", 19, {"dropout": 7}), mx.cpu())

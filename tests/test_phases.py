@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from cbst_mx.config import load_experiment
 from cbst_mx.data.street_scenes import Shift, write_demo_data
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.networks.build import build_network
 from cbst_mx.networks.devices import parse_contexts
 from cbst_mx.networks.parameters import save_parameters
 from cbst_mx.rounds import phases
@@ -44,6 +46,41 @@ def test_the_start_is_seeded_or_read_from_a_file(tmp_path):
     ):
         for mine, theirs in zip(values_of(start(*changes, **options)), values_of(other)):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_input_is_that_of_the_parameters_at_the_start(tmp_path):
+    settings, path = experiment(), tmp_path / "weights.params"
+    caffe = dataclasses.replace(settings.network_spec(), mean=(0.485, 0.458, 0.4076), std=(1 / 255, 1 / 255, 1 / 255))
+    save_parameters(path, start(), caffe, settings.classes())
+    for changes in (("source_training=null", f"initial_parameters={path}"), (f"pretrained={path}",)):
+        given = experiment(*changes)
+        followed, sentences = phases.follow_start(given)
+        assert (followed.network.mean, followed.network.std) == (list(caffe.mean), list(caffe.std))
+        assert followed.network_spec() == caffe
+        assert sentences == [
+            f"input as of {path}: RGB images of 0 to 255 minus mean [123.675, 116.79, 103.938], not RGB images in "
+            "[0, 1] normalised by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225] as in the experiment"
+        ]
+        assert phases.follow_start(followed) == (followed, [])
+        phases.start_network(followed, parse_contexts("cpu"))
+    for unchanged in (settings, experiment(f"pretrained={tmp_path / 'none.params'}")):
+        assert phases.follow_start(unchanged)[0] is unchanged
+
+
+def test_options_that_belong_to_the_weights_are_taken_where_none_are_stated(tmp_path):
+    settings, path = experiment(), tmp_path / "weights.params"
+    spec = settings.network_spec()
+    spec = dataclasses.replace(spec, options={**spec.options, "skip_scale": [0.5, 0.25], "hidden": 8, "kernel": 3})
+    save_parameters(path, build_network(spec, parse_contexts("cpu")[0], seed=1), spec, settings.classes())
+    followed, sentences = phases.follow_start(experiment(f"pretrained={path}"))
+    assert followed.network_spec() == spec
+    assert sentences == [f"network as of {path}: skip_scale [0.5, 0.25], hidden 8, kernel 3"]
+    phases.start_network(followed, parse_contexts("cpu"))
+    stated = "network.options={width: 0.03125, dropout: 0.0, skip_scale: [1.0, 1.0]}"
+    followed, _ = phases.follow_start(experiment(f"pretrained={path}", stated))
+    assert followed.network.options["skip_scale"] == [1.0, 1.0]
+    with pytest.raises(CheckpointError, match="holds parameters of another network"):
+        phases.start_network(followed, parse_contexts("cpu"))
 
 
 def test_missing_pretrained_weights_are_refused_with_the_way_to_make_them(tmp_path):

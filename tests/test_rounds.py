@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,7 +19,9 @@ from cbst_mx.cli.experiments import _print_stages
 from cbst_mx.errors import CheckpointError, ConfigError, RunError
 from cbst_mx.evaluation.confusion import mean_iou
 from cbst_mx.networks.build import build_network
+from cbst_mx.networks.parameters import load_network, read_sidecar, save_parameters
 from cbst_mx.rounds import Run, phases
+from symbols.backend import mx
 from tests.tiny import DEMO, experiment, options, write_scenes
 
 
@@ -296,6 +299,27 @@ def test_nothing_is_written_for_inputs_that_cannot_be_used(finished, tmp_path):
     with pytest.raises(RunError, match="belongs to another run"):
         Run(experiment("seed=5"), finished[0].dir.path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_feeds_its_network_what_the_parameters_at_the_start_took(finished, tmp_path):
+    stage = finished[0].dir.stage(0)
+    network, spec, space = load_network(stage.parameters, mx.cpu())
+    caffe = dataclasses.replace(spec, mean=(0.485, 0.458, 0.4076), std=(1 / 255, 1 / 255, 1 / 255))
+    path = tmp_path / "caffe.params"
+    # the same function of the image: its first layer gets values 57 times as large, on the average of the colours
+    weight = network._collect_params_with_prefix()["trunk.stage1.0.0.weight"]
+    weight.set_data(weight.data() / (255 * mx.nd.array(spec.std).reshape((1, 3, 1, 1))))
+    save_parameters(path, network, dataclasses.replace(caffe, mean=spec.mean), space)
+    run = Run(experiment("source_training=null", f"initial_parameters={path}"), tmp_path / "run")
+    assert f"input as of {path}: RGB images of 0 to 255 minus mean" in run.dir.log.read_text()
+    miou = run.evaluate(0)["target"]["miou"]
+    # rounding alone can move a pixel's class
+    assert miou == pytest.approx(json.loads(stage.evaluation.read_text())["target"]["miou"], abs=1e-3)
+    run.pseudo_label(1)
+    run.retrain(1)
+    assert read_sidecar(run.dir.stage(1).parameters)[0].std == caffe.std
+    again = Run(experiment("source_training=null", f"initial_parameters={path}"), tmp_path / "run")  # the same run
+    assert again.experiment.network.std == list(caffe.std)
 
 
 def cli(*arguments):

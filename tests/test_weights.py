@@ -91,6 +91,7 @@ def test_released_names_give_the_same_network(tmp_path):
         "format": "MXNet .params",
         "initialised": [],
         "seed": 0,
+        "input": {"channels": "rgb", "range": "normalised"},
     }
     again, spec, space = parameters.load_network(out, mx.cpu())
     assert space.names == CITYSCAPES_19.names

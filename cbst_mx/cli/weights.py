@@ -14,6 +14,7 @@ from rich.text import Text
 from cbst_mx.cli.base import FILE
 
 if TYPE_CHECKING:
+    from cbst_mx.networks.inputs import InputForm, Told
     from cbst_mx.networks.matching import Comparison, Row
 
 __all__ = ["COMMANDS"]
@@ -40,8 +41,28 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Another option of the network, e.g. --option skip_scale=[1e-4,1e-2]. May be repeated.",
+    help="Another option of the network, e.g. --option hidden=1024 --option kernel=3 for fc6 and fc7 of FCN8s. May be "
+    "repeated.",
 )
+@click.option(
+    "--channels",
+    type=click.Choice(["rgb", "bgr"]),
+    help="Order of the colours that FILE was trained with; Caffe's networks take bgr. Default: rgb.",
+)
+@click.option(
+    "--range",
+    "scale",
+    type=click.Choice(["normalised", "caffe"]),
+    help="Values that FILE was trained with: normalised, in [0, 1] minus mean divided by std; caffe, 0 to 255 minus "
+    "mean. Default: normalised.",
+)
+@click.option(
+    "--mean",
+    metavar="R,G,B",
+    help="In units of the range, red first whatever --channels says. Default: ImageNet's; for caffe "
+    "123.68,116.779,103.939.",
+)
+@click.option("--std", metavar="R,G,B", help="In units of the range. Default: ImageNet's; for caffe 1,1,1.")
 @click.option(
     "--allow-missing",
     multiple=True,
@@ -58,6 +79,10 @@ def import_weights(
     width: float | None,
     batch_norm: str | None,
     options: tuple[str, ...],
+    channels: str | None,
+    scale: str | None,
+    mean: str | None,
+    std: str | None,
     allow_missing: tuple[str, ...],
 ) -> None:
     """Turn FILE into parameters of a network that experiments and the other commands can use.
@@ -70,16 +95,23 @@ def import_weights(
     --option form=classifier keeps a ResNet-38 the classifier of whole images that an ImageNet file is: of any number of
     classes, without label space, and of use only as FILE of another import (--option form=segmentation).
 
+    Names and shapes do not tell which images FILE was trained on: say it with --channels and --range where it is not
+    RGB in [0, 1] normalised by the ImageNet mean and std. OUT takes RGB (a first layer for BGR is turned, which is
+    exact), OUT.json says mean and std, and every command follows it. Where the weights look trained on other images
+    than was said, a warning gives the figures.
+
     Prints one line per tensor. Writes OUT and OUT.json, unless tensors stay as initialised that --allow-missing does
     not name. A classifier of whole images (ImageNet) cannot have the network's last layers: these need not be named.
     """
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.label_space import find
+    from cbst_mx.networks.inputs import InputForm, contradictions, told_text
     from cbst_mx.networks.weights import SEED, read_weights
     from cbst_mx.networks.weights import import_weights as write
 
     space = None if label_space is None else find(label_space, read=read_label_space)
     given = _options(options, width, batch_norm)
+    form = _input(channels, scale, mean, std)
     source = read_weights(file)
     console = Console(soft_wrap=True)
     if not console.is_terminal:
@@ -94,6 +126,13 @@ def import_weights(
         if comparison.classifier:
             console.print(f"{comparison.classifier} (seed {SEED})", markup=False, highlight=False)
 
+    def look(told: Told) -> None:
+        sentences = contradictions(told, form or InputForm())
+        for sentence in sentences:
+            click.echo(f"warning: {sentence}", err=True)
+        if not sentences:
+            click.echo(told_text(told))
+
     spec, space = write(
         source,
         name,
@@ -102,12 +141,16 @@ def import_weights(
         label_space=space,
         options=given,
         allow_missing=allow_missing,
+        form=form,
         show=show,
+        look=look,
+        warn=lambda sentence: click.echo(f"warning: {sentence}", err=True),
     )
     meaning = "of whole images" if space is None else f"({space.name})"
+    turned = f" ({Path(file).name} took BGR: its first layer was turned)" if channels == "bgr" else ""
     click.echo(
-        f"{out}: {name} with {num_classes} classes {meaning}, for RGB images in [0, 1] normalised by mean "
-        f"{list(spec.mean)} and std {list(spec.std)}; {out.name}.json belongs to it"
+        f"{out}: {name} with {num_classes} classes {meaning}, for {spec.input_text()}{turned}; "
+        f"{out.name}.json belongs to it"
     )
 
 
@@ -123,6 +166,23 @@ def _options(pairs: tuple[str, ...], width: float | None, batch_norm: str | None
         options[key] = parse_value(value)
     options.update({key: value for key, value in (("width", width), ("batch_norm", batch_norm)) if value is not None})
     return options
+
+
+def _input(channels: str | None, scale: str | None, mean: str | None, std: str | None) -> InputForm | None:
+    from cbst_mx.networks.inputs import InputForm
+
+    given = {"channels": channels, "range": scale, "mean": _colours("mean", mean), "std": _colours("std", std)}
+    given = {key: value for key, value in given.items() if value is not None}
+    return InputForm(**given) if given else None  # type: ignore[arg-type]
+
+
+def _colours(name: str, text: str | None) -> tuple[float, ...] | None:
+    from cbst_mx.errors import ConfigError
+
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"{name} must be three numbers R,G,B, got {text!r}") from error
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -146,6 +146,7 @@ def _description(spec: NetworkSpec, label_space: LabelSpace) -> dict[str, Any]:
             "shape": ["batch", 3, "height", "width"],
             "dtype": "float32",
             "values": "RGB in [0, 1], then (value - mean) / std",
+            **({"same_as": spec.input_text()} if all(value == 1 / 255 for value in spec.std) else {}),
             "mean": list(spec.mean),
             "std": list(spec.std),
         },

@@ -24,7 +24,7 @@ class NetworkSpec:
     options : dict
         Keyword arguments of the network's constructor.
     mean, std : tuple of 3 float
-        Normalisation of the input, RGB in [0, 1].
+        Normalisation of the input, RGB in [0, 1]; 1 / 255 as std is the range of 0 to 255 minus a mean.
     """
 
     name: str
@@ -36,6 +36,12 @@ class NetworkSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the specification as plain JSON values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def input_text(self) -> str:
+        """Return the images that the network takes, in words: order of the channels and range of the values."""
+        if all(value == 1 / 255 for value in self.std):
+            return f"RGB images of 0 to 255 minus mean {[round(255 * value, 6) for value in self.mean]}"
+        return f"RGB images in [0, 1] normalised by mean {list(self.mean)} and std {list(self.std)}"
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> NetworkSpec:

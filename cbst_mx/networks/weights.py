@@ -8,7 +8,8 @@ What is read, told apart by content and not by the file's ending:
 
 Reading gives names and arrays; comparing (:mod:`.matching`) gives a row per tensor and changes nothing; only then is
 a network filled.
-All of these were trained on RGB images in [0, 1] normalised by the ImageNet mean and std.
+A file of another program does not say which images it was trained on: that is stated with it, by default RGB in [0, 1]
+normalised by the ImageNet mean and std, and compared with what the weights tell (:mod:`.inputs`).
 
 A tensor of ours that the file does not fill keeps the network's own initialisation, from seed `SEED`. That is refused
 unless the user allows it by name, or the file cannot have the tensor: a classifier of whole images has no classifier
@@ -28,6 +29,7 @@ from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find
 from cbst_mx.networks.build import build_network
+from cbst_mx.networks.inputs import InputForm, Told, first_convolution, slow_branches, tell_input, turn_to_rgb
 from cbst_mx.networks.matching import Comparison, match, shown
 from cbst_mx.networks.parameters import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
@@ -196,7 +198,10 @@ def import_weights(
     label_space: LabelSpace | None = None,
     options: Mapping[str, Any] | None = None,
     allow_missing: Sequence[str] = (),
+    form: InputForm | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
+    look: Callable[[Told], None] = lambda told: None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[NetworkSpec, LabelSpace | None]:
     """Write the parameters of a network that starts from a file of weights, with their sidecar.
 
@@ -217,8 +222,15 @@ def import_weights(
         Keyword arguments of the network's constructor; a file of this program brings its own, which these override.
     allow_missing : sequence of str
         See :func:`.matching.match`.
+    form : InputForm, optional
+        Images that the file was trained on; by default RGB, normalised. A file of this program says it itself. The
+        network written takes RGB: a first layer for BGR is turned.
     show : callable
         Gets the comparison before anything is refused or written.
+    look : callable
+        Gets what the weights of a file of another program tell of these images (:func:`.inputs.contradictions`).
+    warn : callable
+        Gets a sentence where a branch of FCN8s cannot learn (:func:`.inputs.slow_branches`).
 
     Returns
     -------
@@ -232,18 +244,24 @@ def import_weights(
     CheckpointError
         If the file is of another network or label space, or does not fill the network.
     ConfigError
-        If the network cannot be built, or the label space has another number of classes.
+        If the network cannot be built, the label space has another number of classes, or `form` is given for a file of
+        this program.
     RunError
         If `out` cannot be written.
     """
     out = Path(out)
     if out.resolve() == source.path.resolve():
         raise ConfigError(f"out must be another file than the weights, got {out} for both")
-    spec = NetworkSpec(name, num_classes, dict(options or {}))
     own = source.spec
+    stated = form or InputForm()
+    spec = NetworkSpec(name, num_classes, dict(options or {}), *stated.normalisation())
     if own is not None:
         if own.name != name:
             raise CheckpointError(f"{source.path} holds parameters of another network: {own.name}, not {name}")
+        if form is not None:
+            raise ConfigError(
+                f"channels, range, mean and std must be left out for {source.path}: its sidecar says {own.input_text()}"
+            )
         spec = NetworkSpec(name, num_classes, {**own.options, **spec.options}, own.mean, own.std)
     network = build_network(spec, mx.cpu(), seed=SEED, classifier=True)
     space = None
@@ -258,12 +276,31 @@ def import_weights(
     comparison = compare(source, network, allow_missing=allow_missing)
     show(comparison)
     fill(network, source, comparison)
+    if own is None:
+        _take_input(network, comparison, stated, look)
+        if name == "fcn8s":
+            for sentence in slow_branches(network, spec.std):
+                warn(sentence)
     record = {
         "file": source.path.name,
         "sha256": source.sha256,
         "format": source.format,
         "initialised": list(comparison.initialised),
         "seed": SEED,
+        **({} if own is not None else {"input": stated.to_json()}),
     }
     save_parameters(out, network, spec, space, imported=record)
     return spec, space
+
+
+def _take_input(
+    network: gluon.HybridBlock, comparison: Comparison, form: InputForm, look: Callable[[Told], None]
+) -> None:
+    """Turn the first layer to RGB where the file's is for BGR, and pass on what the weights tell."""
+    first = tensor_names(network)[first_convolution(network)[0]]
+    if not any(row.name == first and row.status == "matched" for row in comparison.rows):
+        look(Told(None, None, {}))  # random weights have neither order nor range
+        return
+    if form.channels == "bgr":
+        turn_to_rgb(network)
+    look(tell_input(network))

@@ -20,7 +20,7 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.build import build_network, output_size
-from cbst_mx.networks.parameters import load_parameters
+from cbst_mx.networks.parameters import load_parameters, read_sidecar, sidecar_path
 from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.selftrain import class_statistics, prior_files, spatial_prior
 from cbst_mx.training.adversarial import adapt_output_space
@@ -30,9 +30,64 @@ from cbst_mx.training.sgd import Schedule, TrainingRecord, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["load_prior", "mine_classes", "start_network", "train_phase", "warm_up"]
+__all__ = ["follow_start", "load_prior", "mine_classes", "start_network", "train_phase", "warm_up"]
 
 logger = logging.getLogger(__name__)
+
+FOLLOWED = ("skip_scale", "hidden", "kernel")
+
+
+def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tuple[Experiment, list[str]]:
+    """Return the experiment with the input of the parameters that it starts from, whatever it states itself.
+
+    Images that a network was not trained on make its parameters worthless, so their sidecar decides on mean and std. It
+    also decides on those options of the network that belong to the weights (`FOLLOWED`), where the experiment does not
+    state them.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    data_root : Path, optional
+        As for :func:`start_network`.
+
+    Returns
+    -------
+    experiment : Experiment
+        The same object where it starts from nothing, or states what the parameters need.
+    changes : list of str
+        A sentence for the log per setting that was changed.
+
+    Raises
+    ------
+    CheckpointError
+        If the sidecar of the parameters is damaged.
+    """
+    path = _start_path(experiment, data_root)
+    if path is None or not path.is_file() or not sidecar_path(path).is_file():
+        return experiment, []  # refused by start_network, with what is missing
+    stored, own = read_sidecar(path)[0], experiment.network_spec()
+    if stored.name != own.name:
+        return experiment, []
+    changes: list[str] = []
+    update: dict[str, Any] = {}
+    if (stored.mean, stored.std) != (own.mean, own.std):
+        update.update(mean=list(stored.mean), std=list(stored.std))
+        changes.append(f"input as of {path}: {stored.input_text()}, not {own.input_text()} as in the experiment")
+    taken = {key: stored.options[key] for key in FOLLOWED if key in stored.options and key not in own.options}
+    if taken:
+        update.update(options={**own.options, **taken})
+        changes.append(f"network as of {path}: " + ", ".join(f"{key} {value}" for key, value in taken.items()))
+    if not update:
+        return experiment, []
+    return experiment.model_copy(update={"network": experiment.network.model_copy(update=update)}), changes
+
+
+def _start_path(experiment: Experiment, data_root: Path | None) -> Path | None:
+    """Return the file of the parameters that an experiment starts from; None for random ones."""
+    if experiment.initial_parameters is not None:
+        return Path(experiment.initial_parameters)
+    return None if experiment.pretrained is None else experiment.pretrained_path(data_root)
 
 
 def start_network(
@@ -59,17 +114,14 @@ def start_network(
     spec = experiment.network_spec()
     network = build_network(spec, contexts[0], seed=experiment.seed)
     _check_training(experiment, network, len(contexts))
-    if experiment.initial_parameters is not None:
-        path = Path(experiment.initial_parameters)
-    elif experiment.pretrained is not None:
-        path = experiment.pretrained_path(data_root)
-        if not path.is_file():
-            raise ConfigError(
-                f"pretrained weights {path} do not exist: make them with cbst-mx import-weights FILE "
-                f"--network {spec.name} --num-classes {spec.num_classes} --out {path}"
-            )
-    else:
+    path = _start_path(experiment, data_root)
+    if path is None:
         return network
+    if experiment.pretrained is not None and not path.is_file():
+        raise ConfigError(
+            f"pretrained weights {path} do not exist: make them with cbst-mx import-weights FILE "
+            f"--network {spec.name} --num-classes {spec.num_classes} --out {path}"
+        )
     with contexts[0]:
         load_parameters(network, path, spec, experiment.classes())
     return network

@@ -27,7 +27,7 @@ from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
-from cbst_mx.rounds.phases import load_prior, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.phases import follow_start, load_prior, mine_classes, start_network, train_phase, warm_up
 from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -73,6 +73,7 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
+        experiment, changes = follow_start(experiment, data_root=data_root)
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -103,6 +104,8 @@ class Run:
         self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
         self.results = RunResults(out)
         with self.dir.logging():
+            for sentence in changes:
+                logger.info("%s: %s", experiment.name, sentence)
             others = ((f"validation {name}", images) for name, images in self.validation.items())
             for name, images in (("source", self.source), *others):
                 if images.left_out:
