@@ -49,10 +49,15 @@ variant = $(if $(call rounds,$1),$(addprefix --target ,$(TARGET)) $(addprefix --
 # $(call network,NAME) is what NAME ends with: its last round's network, or the source network where it has no rounds.
 network = $(call folder,$1)/$(or $(patsubst %,round-%,$(lastword $(call rounds,$1))),source)/parameters.params
 
+# $(call start,NAME) is the experiment whose network NAME starts from; none where the network that the program's authors
+# released is there, which NAME then finds itself.
+released = $(if $(call setting,$1,released_start),$(wildcard $(CBST_DATA)/$(call setting,$1,released_start)))
+start = $(if $(call released,$1),,$(call setting,$1,starts_from))
+
 # $(call steps,NAME,START) makes NAME, which starts from START's network or, without START, from its own source training
 # (or INIT=FILE.params). Each step is skipped where it is done: a killed make continues.
 define steps
-$(if $2,$(call before,$2,$(call setting,$2,starts_from)),$(call source-step,$1))
+$(if $2,$(call before,$2,$(call start,$2)),$(call source-step,$1))
 $(if $(call folds,$1),$(foreach f,$(call folds,$1),$(call round-steps,$1,$2,/fold-$f,--fold $f)),$(call round-steps,$1,$2))
 $(CBST) check-paper $(call folder,$1)
 
@@ -99,7 +104,7 @@ clean: ## remove .venv and caches; runs/ stays
 # A row of the paper: the network it starts from, rounds of pseudo-labelling and retraining, evaluation, check against the
 # paper; of NTHU once for each fold. What is no row and starts from nothing is one run.
 $(EXPERIMENTS): %: experiments/%.yaml $(STAMP)
-	$(if $(call setting,$@,table)$(call setting,$@,starts_from),$(call steps,$@,$(call setting,$@,starts_from)),$(call step,run,$@))
+	$(if $(call setting,$@,table)$(call setting,$@,starts_from),$(call steps,$@,$(call start,$@)),$(call step,run,$@))
 
 # Always a new environment: mxnet and mxnet-cu112 must not meet in one. The stamp is made when all has worked.
 $(STAMP): setup.py

@@ -7,6 +7,7 @@ area the time of these networks is proportional. H x W pixels, seconds, bytes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -30,6 +31,7 @@ from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.rounds.phases import follow_start
 from cbst_mx.rounds.workload import (
     Images,
     ImageSets,
@@ -138,6 +140,8 @@ def make_plan(
     """
     if not seconds > 0:
         raise ConfigError(f"seconds must be above 0, got {seconds}")
+    with contextlib.suppress(ConfigError):  # where there is no data root
+        experiment, _ = follow_start(experiment)
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
     sets = find_image_sets(experiment)

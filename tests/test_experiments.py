@@ -22,8 +22,8 @@ from tests import dataset_fixtures
 FOLDER = Path(__file__).parents[1] / "experiments"
 ROWS = paper_tables.experiments()
 RELEASED = sorted(path.stem for path in FOLDER.glob("*-released.yaml"))
-# Not settings: what an experiment is called, what make trains before it, and the numbers it is compared with.
-NAMES = {"name", "paper", "origin", "extends", "seed", "smoke", "starts_from"}
+# Not settings: what an experiment is called, what it starts from, and the numbers it is compared with.
+NAMES = {"name", "paper", "origin", "extends", "seed", "smoke", "starts_from", "released_start"}
 
 
 def merged(name):
@@ -258,6 +258,32 @@ def test_make_runs_a_city_once_where_its_unlabelled_images_are_the_target():
     folders = {step[step.index("--out") + 1] for step in make_steps("nthu-rio-st", "TARGET=train") if "--out" in step}
     assert folders == {"runs/nthu-source", "runs/nthu-rio-st-train"}
     assert len([step for step in make_steps("nthu-rio-st", "TARGET=folds") if step[0] == "run"]) == 10
+
+
+def test_the_programs_experiments_start_from_its_released_source_network(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)
+    file, options = FOLDER / "gta5-cbst-released.yaml", ["--smoke", "--set", "seed=1", "--rounds", "1"]
+    weights = tmp_path / "data" / "weights"
+    weights.mkdir(parents=True)
+    for name in ("gta5", "cityscapes"):
+        (tmp_path / "data" / name).symlink_to(data / name)
+    monkeypatch.setenv("CBST_DATA", str(tmp_path / "data"))
+    steps = make_steps("gta5-cbst-released")
+    assert steps[0][:2] == ["source", "experiments/gta5-source.yaml"]
+    first = call(tmp_path / "data", "source", file, "--out", tmp_path / "run", *options)
+    released = weights / "gta5-source-released.params"
+    assert first.startswith(f"does not start from the authors' released source network: {released} is not there\n")
+    for suffix in ("", ".json"):
+        shutil.copy(str(tmp_path / f"run/source/parameters.params{suffix}"), f"{released}{suffix}")
+    steps = make_steps("gta5-cbst-released")
+    assert steps[0][:2] == ["source", "experiments/gta5-cbst-released.yaml"]
+    assert not any("--init" in step for step in steps)
+    then = call(tmp_path / "data", "source", file, "--out", tmp_path / "then", *options)
+    assert then.startswith(f"starts from the authors' released source network, {released}\n")
+    record = json.loads((tmp_path / "then/source/training.json").read_text())
+    assert record == {"taken from": str(released)}
+    other = call(tmp_path / "data", "source", file, "--out", tmp_path / "other", *options, "--init", released)
+    assert other.startswith(f"starts from {released}, not from the authors' released source network\n")
 
 
 def test_make_refuses_an_experiment_without_rounds(checkout):

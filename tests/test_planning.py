@@ -40,21 +40,21 @@ def test_numbers_of_gta5_by_hand(constant):
     # 24,966 images in batches of 16, 30 times; 500 validation images
     assert (source.images, source.iterations) == (24_966, 30 * 1560)
     assert (source.labelling, source.training, source.evaluation) == (0, 2 * 46_800, 5 * 500)
-    # 3 % of the source, 748 images, and 2,975 target images, in batches of 2, twice; 4.5 % in round 7, 1,123 images
-    assert (first.images, first.iterations, first.labelling) == (3723, 2 * 1861, 3 * 2975)
-    assert (last.images, last.iterations) == (1123 + 2975, 2 * 2049)
+    # 3 % of the source, 748 images, and 500 target images, in batches of 2, twice; 4.5 % in round 7, 1,123 images
+    assert (first.images, first.iterations, first.labelling) == (1248, 2 * 624, 3 * 500)
+    assert (last.images, last.iterations) == (1123 + 500, 2 * 811)
     assert plan.seconds == sum(stage.labelling + stage.training + stage.evaluation for stage in plan.stages)
-    # between the looks, stride-8 maps of an input of 925 x 1850: 19 classes, 4 bytes, 2,975 images
-    maps = 2975 * 19 * 4 * 116 * 232
-    assert maps < plan.disk < maps + 8 * 2975 * (2048 * 1024 // 8 + 2048) + 500e6
+    # between the looks, stride-8 maps of an input of 925 x 1850: 19 classes, 4 bytes, 500 images
+    maps = 500 * 19 * 4 * 116 * 232
+    assert maps < plan.disk < maps + 8 * 500 * (2048 * 1024 // 8 + 2048) + 500e6
     assert any("publishers' numbers" in note for note in plan.notes)
 
 
-def test_without_validation_nothing_is_evaluated(constant):
-    planned = planning.make_plan(load("gta5-cbst", "validation={}"))
-    assert {stage.evaluation for stage in planned.stages} == {0}
+def test_without_validation_the_target_is_predicted(constant):
+    planned = planning.make_plan(load("gta5-cbst", "validation={}", "target.split=train"))
+    assert {stage.evaluation for stage in planned.stages} == {5 * 2975}
     assert [stage.training for stage in planned.stages] == [
-        stage.training for stage in planning.make_plan(load("gta5-cbst")).stages
+        stage.training for stage in planning.make_plan(load("gta5-cbst", "target.split=train")).stages
     ]
     console = Console(file=io.StringIO(), width=100)
     console.print(plan_table(planned.stages))
@@ -65,12 +65,12 @@ def test_the_maps_need_no_disk_where_the_network_runs_again(constant):
     kept, recomputed = (
         planning.make_plan(load("gta5-cbst", f"self_training.keep_maps={keep}")).disk for keep in ("disk", "recompute")
     )
-    assert kept - recomputed == 2975 * 19 * 4 * 116 * 232
+    assert kept - recomputed == 500 * 19 * 4 * 116 * 232
 
 
 def test_a_fold_of_nthu(constant):
     plan = planning.make_plan(load("nthu-rome-cbst"))
-    assert plan.stages[1].images == 2975 + 90
+    assert plan.stages[1].images == 89 + 90  # 3 % of the source
     assert plan.stages[1].evaluation == 5 * 10
     assert "one fold of 10; the source network is shared" in plan.notes
 

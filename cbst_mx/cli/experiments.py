@@ -84,7 +84,10 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        function(_load(experiment, changes, fold, target), **options)
+        loaded = _load(experiment, changes, fold, target)
+        if loaded.released_start is not None:
+            loaded = _from_released(loaded)
+        function(loaded, **options)
 
     for option in reversed(_EXPERIMENT_OPTIONS):
         command = option(command)
@@ -106,6 +109,22 @@ def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | 
     if not folded:
         raise click.UsageError("--fold needs an experiment with folds (NTHU)")
     return load_experiment(path, changes + tuple(f"{key}.fold={fold}" for key in folded))
+
+
+def _from_released(experiment: Experiment) -> Experiment:
+    """Let an experiment start from the network that the authors released, where it is there, and say which it does."""
+    from cbst_mx.config import below_data_root
+
+    file = below_data_root(str(experiment.released_start))
+    if experiment.initial_parameters is not None:
+        click.echo(f"starts from {experiment.initial_parameters}, not from the authors' released source network")
+    elif file.is_file():
+        click.echo(f"starts from the authors' released source network, {file}")
+        start = {"initial_parameters": str(file), "source_training": None, "pretrained": None}
+        return experiment.model_copy(update=start)
+    else:
+        click.echo(f"does not start from the authors' released source network: {file} is not there")
+    return experiment
 
 
 def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:

@@ -58,6 +58,8 @@ class Experiment(StrictModel):
         None, validate_default=True
     )  # a .params file with its sidecar that takes the source training's place
     self_training: SelfTraining
+    # parameters that the authors released, below the data root: taken as initial_parameters where they are there
+    released_start: Optional[FilePath] = None
     pretrained: Optional[FilePath] = None  # parameters the source training starts from, e.g. imported ImageNet weights
     warm_up: Optional[WarmUp] = None
     evaluation: Evaluation = Evaluation()
@@ -110,14 +112,16 @@ class Experiment(StrictModel):
         return validation
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out; `starts_from` only where it is given."""
-        unused = {"starts_from"} if self.starts_from is None else set()
+        """Return the experiment with all defaults written out; what names another start only where it is given."""
+        unused = {key for key in ("starts_from", "released_start") if getattr(self, key) is None}
         return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
 
     @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
-        beside: Dict[str, Any] = dict.fromkeys(("workers", "ctx", "starts_from", "paper", "origin"), True)
+        beside: Dict[str, Any] = dict.fromkeys(
+            ("workers", "ctx", "starts_from", "released_start", "paper", "origin"), True
+        )
         return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}, "source_training": {"snapshots"}})
 
     def classes(self) -> LabelSpace:
