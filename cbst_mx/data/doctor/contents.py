@@ -92,7 +92,9 @@ def _check_image_kinds(found: Examination, part: Part, headers: Mapping[Path, He
     found.add_files("error", "image", deep, HAVE, "more than 8 bits per channel", "unpack the originals again")
     grey = [path for path in present if headers[path].colour not in ("rgb", "rgba") and headers[path].bits <= 8]
     label_like = [path for path in grey if headers[path].colour == "palette"]
-    found.add_files("error", "image", label_like, HAVE, "a palette: labels in the images' place?", "unpack them again")
+    # the published photographs have none; one's own may, and are read
+    severity, mend = ("warning", "look at the files") if part.size is None else ("error", "unpack them again")
+    found.add_files(severity, "image", label_like, HAVE, "a palette: labels in the images' place?", mend)
     others = [path for path in grey if headers[path].colour != "palette"]
     found.add_files("warning", "image", others, ARE, "not RGB", "unpack the originals, unless they are grey indeed")
 
