@@ -11,6 +11,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+#: The paper's methods to the rule of their thresholds: one for all classes (Algorithm 1) or one per class (Algorithm
+#: 2). CBST-SP is CBST on probabilities that are multiplied by a spatial prior.
+METHODS = {"st": "global", "cbst": "class-balanced", "cbst-sp": "class-balanced"}
+
 #: Public name to the module that has it, or that it is.
 _PUBLIC = {
     "load_network": "cbst_mx.evaluation.predictor",

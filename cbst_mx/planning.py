@@ -30,13 +30,7 @@ from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
-from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.network_maps import predictions
-from cbst_mx.selftrain.selection import label_set
-from cbst_mx.selftrain.target_maps import SORTED_PIXELS
-from cbst_mx.training.samples import labelled_samples
-from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.workload import (
+from cbst_mx.rounds.workload import (
     Images,
     ImageSets,
     count_iterations,
@@ -46,6 +40,12 @@ from cbst_mx.workload import (
     source_indices,
     target_maps,
 )
+from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.network_maps import predictions
+from cbst_mx.selftrain.selection import label_set
+from cbst_mx.selftrain.target_maps import SORTED_PIXELS
+from cbst_mx.training.samples import labelled_samples
+from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import gluon, mx
 
 __all__ = ["Plan", "Stage", "make_plan"]
@@ -171,7 +171,7 @@ class _Times(NamedTuple):
     steps: dict[int, float]  # of a training step, by batch size
     reading: float | None  # of reading a source image; None where there is none to read
     labelling: float  # of pseudo-labelling an image
-    evaluation: float  # of evaluating all validation images
+    evaluation: float  # of evaluating all validation images, or of predicting the target's where there are none
 
 
 def _measure(
@@ -203,11 +203,10 @@ def _measure(
         labelling = _labelling_seconds(experiment, network, contexts[0], sets.target, share, meter, plan)
     progress("measuring", kinds - 1, kinds)
     # images of one size, or nearly: measured once, and counted by their area
-    evaluation = 0.0
-    if sets.validation:
-        first, *_ = sets.validation.values()
-        evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
-        evaluation *= sum(images.pixels for images in sets.validation.values()) / (first.size[0] * first.size[1])
+    predicted = list(sets.validation.values()) or [sets.target]  # without a validation set, as `label_free` says
+    first = predicted[0]
+    evaluation = _evaluation_seconds(experiment, network, contexts[0], first, share, meter, plan)
+    evaluation *= sum(images.pixels for images in predicted) / (first.size[0] * first.size[1])
     progress("measuring", kinds, kinds)
     return _Times(steps, reading, labelling, evaluation)
 
@@ -409,7 +408,7 @@ def _evaluation_seconds(
     meter: _Meter,
     plan: Plan,
 ) -> float:
-    """Return the time of predicting one validation image."""
+    """Return the time of predicting one image that is evaluated."""
     spec = experiment.network_spec()
     settings = experiment.evaluation.model_dump()
 

@@ -12,6 +12,8 @@
         parameters.params        the network, with its sidecar parameters.params.json
         training.json            losses and settings of the training, written last
         confusion.npz            confusion matrices per validation set and image, with the names of classes and images
+        predictions.npz          predicted classes of the target images on a grid (without a validation set)
+        label_free.json          class shares, confidence and moved pixels (without a validation set)
         evaluation.json          IoU per class and mIoU per validation set, written last
       round-1/                   the same, and
         maps.part/               the network's output while pseudo-labels are made; removed at their end
@@ -221,6 +223,16 @@ class StageDir:
     def evaluation(self) -> Path:
         """IoU per class and mIoU per validation set."""
         return self.path / "evaluation.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Predicted classes of the target images on a grid; only in runs without a validation set."""
+        return self.path / "predictions.npz"
+
+    @property
+    def label_free(self) -> Path:
+        """Class shares, confidence and moved pixels of the target images; only in runs without a validation set."""
+        return self.path / "label_free.json"
 
     def save_confusion(self, matrices: Mapping[str, np.ndarray]) -> None:
         """Write confusion matrices and names, as `ImageMatrices.arrays` gives them, atomically."""

@@ -15,19 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("cbst_mx",),
     ("cbst_mx.errors",),
-    ("cbst_mx.files", "cbst_mx.messages", "cbst_mx.methods", "cbst_mx.strict_yaml"),
+    ("cbst_mx.files", "cbst_mx.messages", "cbst_mx.strict_yaml"),
     ("cbst_mx.label_space",),
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
     ("cbst_mx.networks",),
-    ("cbst_mx.config", "cbst_mx.experiment_files"),
+    ("cbst_mx.config",),
     ("cbst_mx.run_dir",),
     ("cbst_mx.selftrain",),
     ("cbst_mx.labelling",),
     ("cbst_mx.training",),
     ("cbst_mx.evaluation",),
-    ("cbst_mx.workload",),
-    ("cbst_mx.phases",),
     ("cbst_mx.rounds",),
     ("cbst_mx.planning",),
     ("cbst_mx.report",),
@@ -38,8 +36,6 @@ LAYERS = (
 # of a run folder back.
 ORCHESTRATORS = (
     "cbst_mx.config",
-    "cbst_mx.workload",
-    "cbst_mx.phases",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",
@@ -63,8 +59,7 @@ ON_MXNET = (
     "cbst_mx.selftrain.target_maps",
     "cbst_mx.evaluation.predictor",
     "cbst_mx.evaluation.evaluate",
-    "cbst_mx.workload",
-    "cbst_mx.phases",
+    "cbst_mx.evaluation.label_free",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",
@@ -201,9 +196,11 @@ def config_parameters(tree):
 
 def test_the_walk_sees_the_tree():
     assert {"cbst_mx.data.gta5", "cbst_mx.selftrain.kc", "symbols.fcn8s"} <= set(MODULES)
-    below_rounds = {target for target in imports(MODULES["cbst_mx.rounds"], MODULES) if is_below(target, ["cbst_mx"])}
+    below_rounds = {
+        target for target in imports(MODULES["cbst_mx.rounds.run"], MODULES) if is_below(target, ["cbst_mx"])
+    }
     assert len(below_rounds) > 8
-    assert "cbst_mx.workload" in below_rounds
+    assert "cbst_mx.rounds.workload" in below_rounds
 
 
 def test_imports_point_downwards():
@@ -234,11 +231,34 @@ def test_only_the_command_line_prints_and_exits():
 
 
 def test_the_config_stops_at_the_orchestrators():
-    assert config_parameters(MODULES["cbst_mx.rounds"])
+    assert config_parameters(MODULES["cbst_mx.rounds.run"])
     for name, tree in MODULES.items():
         if not is_below(name, ORCHESTRATORS):
             assert config_parameters(tree) == [], name
-            assert "cbst_mx.config" not in imports(tree, MODULES), name
+            assert not any(is_below(target, ["cbst_mx.config"]) for target in imports(tree, MODULES)), name
+
+
+MOST_ROOMS, MOST_EDGES = 22, 115  # a new one should take the place of another
+
+
+def rooms(modules):
+    """Return packages and modules side by side, and the pairs of them of which the first imports the second."""
+
+    def room(name):
+        parts = name.split(".")
+        return ".".join(parts[: 1 if parts[0] == "symbols" else 2])
+
+    imported = {(room(name), room(target)) for name in modules for target in imports(modules[name], modules)}
+    inside = {room(name) for name in modules}
+    return inside, {(one, other) for one, other in imported if one != other and other in inside}
+
+
+def test_few_rooms_and_few_ways_between_them():
+    inside, edges = rooms(MODULES)
+    assert {"cbst_mx.selftrain", "symbols"} <= inside
+    assert ("cbst_mx.selftrain", "symbols") in edges
+    assert len(inside) <= MOST_ROOMS
+    assert len(edges) <= MOST_EDGES
 
 
 def compared_arrays(tree):

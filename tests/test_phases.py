@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cbst_mx import phases
 from cbst_mx.config import load_experiment
 from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.devices import parse_contexts
 from cbst_mx.networks.parameters import save_parameters
+from cbst_mx.rounds import phases
 
 DEMO = Path(__file__).parents[1] / "experiments" / "demo.yaml"
 

@@ -13,13 +13,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from cbst_mx import phases
 from cbst_mx.cli import main
 from cbst_mx.cli.experiments import _print_stages
 from cbst_mx.errors import CheckpointError, ConfigError, RunError
 from cbst_mx.evaluation.confusion import mean_iou
 from cbst_mx.networks.build import build_network
-from cbst_mx.rounds import Run
+from cbst_mx.rounds import Run, phases
 from tests.tiny import DEMO, experiment, options, write_scenes
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cbst_mx import workload
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.devices import parse_context
+from cbst_mx.rounds import workload
 from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"

@@ -229,7 +229,10 @@ def _print_evaluation(run: Run, index: int) -> None:
 
     results = run.evaluate(index)
     summary = run.write_summary()
-    print_table(iou_table(results, run.label_space))
+    if results:
+        print_table(iou_table(results, run.label_space))
+    else:
+        _print_label_free([stage for stage in summary["stages"] if stage["round"] == index])
     _print_warnings([stage for stage in summary["stages"] if stage["round"] == index])
 
 
@@ -237,12 +240,23 @@ def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
     from cbst_mx.report.tables import iou_table
 
     leading = summary["leading"]
-    rows = {
-        ("source" if stage["round"] == 0 else f"round {stage['round']}"): stage["evaluation"][leading]
-        for stage in summary["stages"]
-    }
-    print_table(iou_table(rows, label_space))
+    if leading is None:
+        _print_label_free(summary["stages"])
+    else:
+        rows = {_title(stage["round"]): stage["evaluation"][leading] for stage in summary["stages"]}
+        print_table(iou_table(rows, label_space))
     _print_warnings(summary["stages"])
+
+
+def _print_label_free(stages: list[dict[str, Any]]) -> None:
+    from cbst_mx.report.tables import label_free_table
+
+    click.echo("no validation set: what the networks predict on the target's images, without labels")
+    print_table(label_free_table({_title(stage["round"]): stage["label_free"] for stage in stages}))
+
+
+def _title(index: int) -> str:
+    return "source" if index == 0 else f"round {index}"
 
 
 def _print_warnings(stages: list[dict[str, Any]]) -> None:

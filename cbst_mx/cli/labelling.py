@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cbst_mx import METHODS
 from cbst_mx.cli.base import FILE, FOLDER, Bars
 from cbst_mx.messages import listed
-from cbst_mx.methods import RULES
 
 __all__ = ["COMMANDS"]
 
@@ -97,8 +97,8 @@ _POLICY = click.option(
     "--policy",
     default="cbst",
     show_default=True,
-    type=click.Choice([*RULES, *dict.fromkeys(RULES.values())]),
-    metavar=f"[{'|'.join(RULES)}]",
+    type=click.Choice([*METHODS, *dict.fromkeys(METHODS.values())]),
+    metavar=f"[{'|'.join(METHODS)}]",
     help="st: one threshold for all classes (global, Algorithm 1); cbst: one per class (class-balanced, Algorithm 2); "
     "cbst-sp is cbst with --spatial-prior.",
 )
@@ -111,7 +111,7 @@ def _rule(policy: str, prior: Path | None) -> str:
     """Return the threshold rule of `policy`, which may ask for a spatial prior."""
     if policy == "cbst-sp" and prior is None:
         raise click.UsageError("--policy cbst-sp needs --spatial-prior")
-    return RULES.get(policy, policy)
+    return METHODS.get(policy, policy)
 
 
 def _folder(
@@ -219,7 +219,7 @@ def _thresholds_table(record: Any, prior: bool) -> Table:
 
 def _method(rule: str, prior: bool) -> str:
     """Return the paper's name of a threshold rule, used with a spatial prior or without."""
-    of_rule = [name.upper() for name in RULES if RULES[name] == rule]
+    of_rule = [name.upper() for name in METHODS if METHODS[name] == rule]
     return of_rule[-1] if prior else of_rule[0]
 
 

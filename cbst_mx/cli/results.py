@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
-from cbst_mx.errors import DataError, RunError, check_choice
+from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 
 if TYPE_CHECKING:
     from cbst_mx.evaluation.protocols import ImageMatrices
@@ -48,6 +48,11 @@ def results(
     if not opened.evaluated:
         raise RunError(f"{run} has no results yet: no stage has been evaluated")
     chosen = opened.evaluated[-1] if index is None else index
+    if opened.leading is None:
+        if name is not None:
+            raise ConfigError(f"set must be left out: {run} has no validation set, got {name!r}")
+        _show_label_free(opened, out, None if index is None else [index])
+        return
     sets = opened.matrices(chosen)
     if name is not None:
         check_choice("set", name, sets)
@@ -55,6 +60,20 @@ def results(
         _show_set(opened, chosen, title, sets[title], samples=samples, seed=seed, worst=worst)
         for title in ([name] if name else sets)
     ]
+    if out:
+        write_json(out, record)
+        click.echo(f"results in {out}")
+
+
+def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None) -> None:
+    """Print what the stages of a run without a validation set predict, and write it where asked."""
+    from cbst_mx.files import write_json
+    from cbst_mx.report.tables import label_free_table
+
+    record = [{"round": stage, **run.label_free(stage)} for stage in (run.evaluated if stages is None else stages)]
+    titles = ["source" if one["round"] == 0 else f"round {one['round']}" for one in record]
+    click.echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
+    Console().print(label_free_table(dict(zip(titles, record))))
     if out:
         write_json(out, record)
         click.echo(f"results in {out}")

@@ -214,6 +214,8 @@ def _listed(result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _leading(run: RunResults) -> Data:
     """Return the validation set that counts: the one that the summary leads with."""
+    if run.leading is None:
+        raise RunError(f"{run.folder.path} has no validation set: the paper's numbers need one")
     name = str(run.summary.get("leading"))
     data = run.validation(name)
     if data is None:

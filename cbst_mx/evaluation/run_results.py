@@ -26,7 +26,7 @@ __all__ = ["RunResults", "find_runs", "open_run"]
 _RUN_PATHS = ("experiment", "manifest", "log", "summary", "spatial_prior")
 _STAGE_PATHS = (
     *("parameters", "training", "pseudo_labels", "thresholds"),
-    *("image_statistics", "confusion", "evaluation"),
+    *("image_statistics", "confusion", "predictions", "label_free", "evaluation"),
 )
 
 
@@ -128,9 +128,9 @@ class RunResults:
         return self.settings.self_training.rounds
 
     @property
-    def leading(self) -> str:
-        """Name of the validation set that summaries lead with: the first."""
-        return next(iter(self.settings.validation))
+    def leading(self) -> str | None:
+        """Name of the validation set that summaries lead with: the first; None where the experiment has none."""
+        return next(iter(self.settings.validation), None)
 
     @property
     def evaluated(self) -> list[int]:
@@ -218,6 +218,25 @@ class RunResults:
         """
         return self._chosen(self.matrices(stage), name).counts
 
+    def label_free(self, stage: int | None = None) -> dict[str, Any]:
+        """Return what a stage predicts on the target images, in a run without a validation set.
+
+        Returns
+        -------
+        dict
+            ``images``, ``names``, ``predicted``, ``share``, ``confidence`` and ``mean_confidence``, as
+            ``label_free.Predicted.summary`` gives them; ``moved`` and ``moved_since_source``, the share of the pixels
+            predicted as another class than by the stage before and by the source network, None for the source network.
+
+        Raises
+        ------
+        RunError
+            If the run has validation sets, or the stage is not evaluated.
+        """
+        if self.leading is not None:
+            raise RunError(f"{self.folder.path} has validation sets: its stages are told by evaluation, not label_free")
+        return _read_mapping(self._stage(self._last(stage)).label_free)
+
     def matrices(self, stage: int | None = None) -> dict[str, ImageMatrices]:
         """Return the confusion matrices with their classes and images, by validation set in the order of evaluation.
 
@@ -230,6 +249,8 @@ class RunResults:
         """
         folder = self._stage(self._last(stage))
         results = _read_mapping(folder.evaluation)
+        if not results:
+            return {}
         if not folder.confusion.is_file():
             raise RunError(f"{folder.confusion} does not exist: the stage has not been evaluated")
         with open_npz(folder.confusion, "file of confusion matrices") as stored:
@@ -250,7 +271,16 @@ class RunResults:
         return [*self.target_signs(stage), *self.validation_signs(stage)]
 
     def target_signs(self, stage: int) -> list[str]:
-        """Return the signs on the target's training images, whose predictions the next round counts."""
+        """Return the signs on the target's training images.
+
+        Their predictions are counted by the next round, or by every stage in a run without a validation set.
+        """
+        if self.leading is None:
+            if stage == 0 or not all(self.folder.stage(index).label_free.is_file() for index in (stage, 0)):
+                return []
+            latest, start = self.label_free(stage), self.label_free(0)
+            found = guard.signs(latest["predicted"], start["predicted"], latest["names"])
+            return [f"on the target's images, {sentence}" for sentence in found]
         if not 1 <= stage < self.rounds:
             return []
         if not all(self.folder.stage(index).thresholds.is_file() for index in (stage + 1, 1)):
@@ -280,7 +310,12 @@ class RunResults:
             "seed": self.settings.seed,
             "leading": self.leading,
             "stages": [
-                {"round": stage, "evaluation": self.evaluation(stage), "warnings": self.warnings(stage)}
+                {
+                    "round": stage,
+                    "evaluation": self.evaluation(stage),
+                    **({} if self.leading else {"label_free": self.label_free(stage)}),
+                    "warnings": self.warnings(stage),
+                }
                 for stage in self.evaluated
             ],
         }
@@ -314,6 +349,8 @@ class RunResults:
 
     def _chosen(self, sets: dict[str, Any], name: str | None) -> Any:
         name = self.leading if name is None else name
+        if name is None:
+            raise RunError(f"{self.folder.path} has no validation set, so no IoU: label_free tells its stages")
         check_choice("set", name, sets)
         return sets[name]
 

@@ -30,6 +30,7 @@ __all__ = [
     "check_table",
     "class_table",
     "iou_table",
+    "label_free_table",
     "mean_std_table",
     "paper_table",
     "plan_table",
@@ -59,6 +60,36 @@ def iou_table(rows: Mapping[str, Result], label_space: LabelSpace) -> Table:
         If there is no method, or a result lacks a class of `label_space`.
     """
     return _table({method: [result] for method, result in rows.items()}, label_space)
+
+
+def label_free_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a table of what networks predict where there are no labels: class shares, confidence, moved pixels.
+
+    Parameters
+    ----------
+    rows : mapping
+        Stage to its numbers, as ``RunResults.label_free`` gives them, in the order of display.
+
+    Raises
+    ------
+    DataError
+        If there is no stage.
+    """
+    if not rows:
+        raise DataError("a table needs at least one stage, got none")
+    table = _plain("class (% of the pixels)", *rows)
+    stages = list(rows.values())
+    for number, name in enumerate(stages[0]["names"]):
+        table.add_row(Text(name), *(_points(100 * stage["share"][number]) for stage in stages))
+    table.add_section()
+    for title, key in (
+        ("mean confidence, %", "mean_confidence"),
+        ("moved in the round, %", "moved"),
+        ("moved since source, %", "moved_since_source"),
+    ):
+        cells = [None if stage[key] is None else 100 * stage[key] for stage in stages]
+        table.add_row(title, *map(_points, cells), style="bold")
+    return table
 
 
 def plan_table(stages: Sequence[Any]) -> Table:

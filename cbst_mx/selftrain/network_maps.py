@@ -16,7 +16,7 @@ from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.views import HostMap
 from symbols.backend import gluon, mx
 
-__all__ = ["at_image_size", "predictions", "probabilities", "probability_maps", "stride_probabilities"]
+__all__ = ["at_image_size", "confidences", "predictions", "probabilities", "probability_maps", "stride_probabilities"]
 
 
 def probabilities(
@@ -179,8 +179,6 @@ def predictions(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index and the predicted class of every pixel of every image, in order.
 
-    On the processor the full-size probabilities of one scale are never made, see ``class_maps``.
-
     Parameters
     ----------
     network, images, batch_size, **options
@@ -197,10 +195,40 @@ def predictions(
     DataError
         If a probability is not finite, naming the image.
     """
+    for index, _, predicted in confidences(network, images, batch_size=batch_size, **options):
+        yield index, predicted
+
+
+def confidences(
+    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the index, and the confidence and predicted class of every pixel of every image, in order.
+
+    On the processor the full-size probabilities of one scale are never made, see ``class_maps``.
+
+    Parameters
+    ----------
+    network, images, batch_size, **options
+        As for :func:`probability_maps`.
+
+    Yields
+    ------
+    index : int
+    confidence : ndarray of shape (H, W), float32
+        max_c p_n(c).
+    predicted : ndarray of shape (H, W), uint8
+        argmax_c p_n(c); the first class where several are equal.
+
+    Raises
+    ------
+    DataError
+        If a probability is not finite, naming the image.
+    """
     several = len(options.get("scales", (1.0,))) > 1
     if several or options["ctx"].device_type != "cpu":
         for index, probability in probability_maps(network, images, batch_size=batch_size, **options):
-            yield index, probability.argmax(axis=0).asnumpy().astype(np.uint8)
+            predicted = probability.argmax(axis=0).asnumpy().astype(np.uint8)
+            yield index, probability.max(axis=0).asnumpy(), predicted
         return
     scales, interpolation = options.pop("scales", (1.0,)), options.pop("interpolation", "bilinear")
     options.pop("combine", None)  # of one scale there is nothing to combine
@@ -212,7 +240,7 @@ def predictions(
             view = HostMap(
                 ClassMaps(cells, size, interpolation=interpolation, extent=extent), origin=images.names[index]
             )
-            yield index, view.confidence[1]
+            yield (index, *view.confidence)
 
 
 def _batches(images: ImageSet, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:

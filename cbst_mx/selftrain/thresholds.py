@@ -25,8 +25,8 @@ from typing import Any, Callable, List, NamedTuple, Union
 
 import numpy as np
 
+from cbst_mx import METHODS
 from cbst_mx.errors import ConfigError, check_choice
-from cbst_mx.methods import RULES
 
 __all__ = [
     "FIDELITIES",
@@ -162,9 +162,9 @@ def threshold_rule(policy: str) -> str:
     >>> threshold_rule("st"), threshold_rule("cbst-sp"), threshold_rule("global")
     ('global', 'class-balanced', 'global')
     """
-    rule = RULES.get(policy, policy)
+    rule = METHODS.get(policy, policy)
     if rule not in POLICIES:
-        raise ConfigError(f"policy must be one of {', '.join([*RULES, *POLICIES])}, got {policy!r}")
+        raise ConfigError(f"policy must be one of {', '.join([*METHODS, *POLICIES])}, got {policy!r}")
     return rule
 
 

@@ -15,6 +15,7 @@ from cbst_mx.config import Data, Experiment, Optimiser, below_data_root
 from cbst_mx.data import ImageSet
 from cbst_mx.data.published import published
 from cbst_mx.errors import ConfigError
+from cbst_mx.evaluation.label_free import STEP
 from cbst_mx.networks.build import parameter_bytes
 from cbst_mx.selftrain.portion import iterations_of_epochs, portion, select_source
 from cbst_mx.selftrain.selection import PIXEL_BYTES, Needs
@@ -151,9 +152,10 @@ def estimate_needs(
     parameters = parameter_bytes(network)
     pixels = size[0] * size[1]
     labels = target * (pixels // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
-    matrices = validation * 8 * experiment.classes().num_classes ** 2
+    # a confusion matrix of 8-byte numbers per image, or the grid of `label_free`
+    evaluated = validation * 8 * experiment.classes().num_classes ** 2 or target * pixels // STEP**2
     checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
-    disk = (training.rounds + 1) * (parameters + matrices) + training.rounds * labels + checkpoint
+    disk = (training.rounds + 1) * (parameters + evaluated) + training.rounds * labels + checkpoint
     if not training.rounds:
         return Needs(disk, 0)
     keep, maps = maps_needed(

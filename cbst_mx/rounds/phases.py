@@ -1,7 +1,7 @@
 """The phases of a run, from the settings of an experiment to the arguments of training and evaluation.
 
 C classes. Each function does one phase and knows nothing of run folders: which phases are due, and where their results
-go, is the matter of `rounds`.
+go, is the matter of `run`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.loader import BatchLoader
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.evaluation import confusion, label_free, protocols
+from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.parameters import load_parameters
+from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.selftrain import class_statistics, prior_files, spatial_prior
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
 from cbst_mx.training.sgd import Schedule, TrainingRecord, train
 from cbst_mx.training.steps import segments_of
-from cbst_mx.workload import count_iterations
 from symbols.backend import gluon, mx
 
-__all__ = ["load_prior", "mine_classes", "start_network", "train_phase", "warm_up"]
+__all__ = ["evaluate", "load_prior", "mine_classes", "observe", "start_network", "train_phase", "warm_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -291,3 +293,77 @@ def mine_classes(experiment: Experiment, record: Mapping[str, Any]) -> ClassMini
     names = experiment.classes().names
     logger.info("mined classes: %s", ", ".join(names[c] for c in dict.fromkeys([*priority, *worst])))
     return ClassMining(worst, priority, probability=settings.probability)
+
+
+def evaluate(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    name: str,
+    images: LabelledImageSet,
+    *,
+    ctx: mx.Context,
+    progress: Counter = silent,
+) -> tuple[dict[str, Any], protocols.ImageMatrices]:
+    """Evaluate a network on a validation set.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    network : HybridBlock
+        The network of a stage.
+    name : str
+        Name of the set, for errors.
+    images : LabelledImageSet
+        Its images with labels.
+    ctx : mx.Context
+        Device.
+    progress : callable
+        Called with (images done, images in all).
+
+    Returns
+    -------
+    result : dict
+        IoU per class and mIoU over the network's classes, as ``confusion.summary`` gives them.
+    matrices : ImageMatrices
+        Confusion matrices of the images over the classes of the labels, which may be more.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be used, or no pixel counts.
+    """
+    space, options = experiment.classes(), _prediction(experiment, ctx)
+    counts = evaluate_network(network, images, classes=space.names, progress=progress, **options)
+    matrices = protocols.ImageMatrices(images.label_space.names, images.names, counts)
+    try:
+        return confusion.summary(protocols.narrow(matrices, space.names).counts.sum(axis=0), space), matrices
+    except DataError as error:
+        raise DataError(f"validation set {name} cannot be evaluated: {error}") from error
+
+
+def observe(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    images: ImageSet,
+    *,
+    ctx: mx.Context,
+    progress: Counter = silent,
+) -> label_free.Predicted:
+    """Predict images without labels as :func:`evaluate` does those of a validation set.
+
+    Parameters
+    ----------
+    experiment, network, ctx, progress
+        As for :func:`evaluate`.
+    images : ImageSet
+        Images without labels.
+    """
+    options = _prediction(experiment, ctx)
+    return label_free.predict_set(network, images, classes=experiment.classes().names, progress=progress, **options)
+
+
+def _prediction(experiment: Experiment, ctx: mx.Context) -> dict[str, Any]:
+    """Return how networks are evaluated, as keyword arguments."""
+    spec, settings = experiment.network_spec(), experiment.evaluation.model_dump()
+    return {"mean": spec.mean, "std": spec.std, "ctx": ctx, "batch_size": experiment.inference_batch, **settings}

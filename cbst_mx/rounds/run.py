@@ -19,21 +19,20 @@ import numpy as np
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_label_png
-from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.evaluation import confusion, protocols
-from cbst_mx.evaluation.evaluate import check_labelled, evaluate_network
+from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
-from cbst_mx.phases import load_prior, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.phases import evaluate, load_prior, mine_classes, observe, start_network, train_phase, warm_up
+from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.portion import learning_rate, portion
 from cbst_mx.selftrain.selection import label_set, remarks
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
-from cbst_mx.workload import estimate_needs, source_indices, target_maps
 from symbols.backend import gluon
 
 __all__ = ["Run"]
@@ -73,8 +72,6 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
-        if not experiment.validation:
-            raise ConfigError("validation must name at least one image set for a run, got none")
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -180,7 +177,7 @@ class Run:
         logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * labelling.kept_portion)
         for sentence in remarks(labelling, statistics.total()):
             logger.warning("%s: %s", self._title(index), sentence)
-        for sentence in self.results.target_signs(index - 1):
+        for sentence in self.results.target_signs(index - 1) if self.validation else ():
             logger.warning("%s: %s", self._title(index - 1), sentence)
 
     def retrain(self, index: int) -> None:
@@ -225,7 +222,10 @@ class Run:
         return self.source.subset(chosen)
 
     def evaluate(self, index: int) -> dict[str, Any]:
-        """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set."""
+        """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set.
+
+        Without a validation set the target images are predicted instead, see `label_free`; there is no IoU then.
+        """
         stage = self.dir.stage(index)
         if stage.evaluation.is_file():
             return read_json(stage.evaluation)
@@ -233,30 +233,32 @@ class Run:
         arrays: dict[str, np.ndarray] = {}
         results: dict[str, Any] = {}
         for name, images in self.validation.items():
-            counts = evaluate_network(
-                network,
-                images,
-                classes=self.label_space.names,
-                mean=self.spec.mean,
-                std=self.spec.std,
-                ctx=self.ctx,
-                **self.experiment.evaluation.model_dump(),
-                batch_size=self.experiment.inference_batch,
-                progress=functools.partial(self.progress, f"{self._title(index)}: evaluation on {name}"),
-            )
-            counted = protocols.ImageMatrices(images.label_space.names, images.names, counts)
+            bar = functools.partial(self.progress, f"{self._title(index)}: evaluation on {name}")
+            results[name], counted = evaluate(self.experiment, network, name, images, ctx=self.ctx, progress=bar)
             arrays.update(counted.arrays(name))
-            counts = protocols.narrow(counted, self.label_space.names).counts
-            try:
-                results[name] = confusion.summary(counts.sum(axis=0), self.label_space)
-            except DataError as error:
-                raise DataError(f"validation set {name} cannot be evaluated: {error}") from error
             logger.info("%s: mIoU on %s %.1f %%", self._title(index), name, 100 * results[name]["miou"])
-        stage.save_confusion(arrays)
+        if self.validation:
+            stage.save_confusion(arrays)
+        else:
+            self._observe(index, network)
         write_json(stage.evaluation, results)
-        for sentence in self.results.validation_signs(index):
+        signs = self.results.validation_signs(index) if self.validation else self.results.target_signs(index)
+        for sentence in signs:
             logger.warning("%s: %s", self._title(index), sentence)
         return results
+
+    def _observe(self, index: int, network: gluon.HybridBlock) -> None:
+        """Write what the network of stage `index` predicts on the target images."""
+        stage = self.dir.stage(index)
+        bar = functools.partial(self.progress, f"{self._title(index)}: predictions of the target")
+        seen = observe(self.experiment, network, self.target, ctx=self.ctx, progress=bar)
+        before, source = (self.dir.stage(other).predictions if index else None for other in (index - 1, 0))
+        record = seen.summary(before, source)
+        seen.save_grid(stage.predictions)
+        write_json(stage.label_free, record)
+        logger.info("%s: mean confidence %.3f", self._title(index), record["mean_confidence"])
+        if record["moved"] is not None:
+            logger.info("%s: %.1f %% of the pixels moved", self._title(index), 100 * record["moved"])
 
     def write_summary(self) -> dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""

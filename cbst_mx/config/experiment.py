@@ -1,0 +1,221 @@
+"""One experiment: a YAML file, typed and strict. Unknown keys are refused; relative data roots are below ``CBST_DATA``.
+
+The top level is :class:`Experiment`; every key's default is the paper's or, where the paper is silent, the released
+program's, unless its comment says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import yaml
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from typing_extensions import Annotated, Literal
+
+from cbst_mx.config.parts import (
+    Augmentation,
+    Batch,
+    Data,
+    Evaluation,
+    FilePath,
+    Name,
+    Network,
+    Optimiser,
+    Paper,
+    Seed,
+    SelfTraining,
+    SetName,
+    WarmUp,
+)
+from cbst_mx.config.settings import read_settings
+from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_labelled
+from cbst_mx.errors import ConfigError
+from cbst_mx.files import reading
+from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSpace
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.strict_yaml import StrictModel, in_one_answer, problems
+
+__all__ = ["DATA_VARIABLE", "Experiment", "below_data_root", "load_experiment"]
+
+DATA_VARIABLE = "CBST_DATA"
+
+
+class Experiment(StrictModel):
+    """Settings of one run."""
+
+    name: Name
+    seed: Seed = 0
+    label_space: Name = "cityscapes-19"  # a known one, or "folder": the classes of the source's own description
+    source: Data
+    target: Data  # opened without labels
+    validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
+    network: Network = Network()
+    augmentation: Augmentation = Augmentation()
+    source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
+    initial_parameters: Optional[FilePath] = Field(
+        None, validate_default=True
+    )  # a .params file with its sidecar that takes the source training's place
+    self_training: SelfTraining
+    pretrained: Optional[FilePath] = None  # parameters the source training starts from, e.g. imported ImageNet weights
+    warm_up: Optional[WarmUp] = None
+    evaluation: Evaluation = Evaluation()
+    inference_batch: Batch = 8
+    workers: int = Field(2, ge=0, le=256)
+    ctx: str = "cpu"  # or gpu:0; gpu:0,1 spreads every training batch over both, each with its own dropout masks
+    amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of convolutions: bfloat16 on CPU, float16 on GPU
+    gradient_checkpointing: bool = False  # recompute activations in training instead of keeping them: less memory
+    # the experiment whose source network the rounds start from, where make runs both; a run takes initial_parameters
+    starts_from: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]] = None
+    paper: Optional[Paper] = None
+    origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "released", "author" or "ours"
+    smoke: bool = False  # tiny and meaningless: only to see that every step runs
+
+    @field_validator("source")
+    @classmethod
+    def _known_classes(cls, source: Data, info: ValidationInfo) -> Data:
+        name = info.data.get("label_space")
+        if name not in (None, *LABEL_SPACES) and (name != "folder" or source.description is None):
+            known = ", ".join([*LABEL_SPACES, "folder (with a source of format folder)"])
+            raise ValueError(f"label_space must be one of {known}, got {name!r}")
+        return source
+
+    @field_validator("initial_parameters")
+    @classmethod
+    def _one_start(cls, start: Optional[str], info: ValidationInfo) -> Optional[str]:
+        if "source_training" in info.data and (info.data["source_training"] is None) == (start is None):
+            raise ValueError("exactly one of source_training and initial_parameters must be given")
+        return start
+
+    @field_validator("pretrained")
+    @classmethod
+    def _for_training(cls, pretrained: Optional[str], info: ValidationInfo) -> Optional[str]:
+        if pretrained is not None and info.data.get("source_training", True) is None:
+            raise ValueError("pretrained needs source_training, which starts from it")
+        return pretrained
+
+    @field_validator("validation")
+    @classmethod
+    def _not_trained_on(cls, validation: Dict[str, Data], info: ValidationInfo) -> Dict[str, Data]:
+        target = info.data.get("target")
+        for name, data in validation.items():
+            folds = [(d.city, d.fold, d.folds or 10, d.fold_seed or 0) for d in (target, data) if d is not None]
+            nthu = target is not None and target.format == data.format == "nthu" and target.split == "rest"
+            if nthu and folds[0] != folds[1]:
+                raise ValueError(
+                    f"target and validation.{name} must have the same city, fold, folds and fold_seed, or images of "
+                    "the test would be trained on"
+                )
+        return validation
+
+    def to_yaml(self) -> str:
+        """Return the experiment with all defaults written out; `starts_from` only where it is given."""
+        unused = {"starts_from"} if self.starts_from is None else set()
+        return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
+
+    @property
+    def identity(self) -> Dict[str, Any]:
+        """Settings that tell this run from others: all but those that cannot change its numbers."""
+        beside: Dict[str, Any] = dict.fromkeys(("workers", "ctx", "starts_from", "paper", "origin"), True)
+        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}})
+
+    def classes(self) -> LabelSpace:
+        """Return the label space.
+
+        Raises
+        ------
+        ConfigError
+            If the source's description cannot be used.
+        """
+        if self.label_space in LABEL_SPACES:
+            return LABEL_SPACES[self.label_space]
+        return folder.label_space(folder.read_description(str(self.source.description)))
+
+    def network_spec(self) -> NetworkSpec:
+        """Return the network's specification."""
+        net = self.network
+        mean, std = tuple(net.mean), tuple(net.std)
+        return NetworkSpec(net.name, self.classes().num_classes, dict(net.options), mean, std)  # type: ignore[arg-type]
+
+    # Relative paths are below `data_root`, by default the folder in CBST_DATA.
+
+    def pretrained_path(self, data_root: Optional[Path] = None) -> Path:
+        """Return the parameters the source training starts from."""
+        return below_data_root(str(self.pretrained), data_root)
+
+    def open_source(self, data_root: Optional[Path] = None) -> LabelledImageSet:
+        """Open the labelled source images."""
+        return _open_labelled(self.source, self.classes(), data_root)
+
+    def open_target(self, data_root: Optional[Path] = None) -> ImageSet:
+        """Open the target training images: without labels, whatever lies on the disk."""
+        root = below_data_root(self.target.root, data_root)
+        return open_images(self.target.format, root, **self.target.selection())
+
+    def open_validation(self, data_root: Optional[Path] = None) -> Dict[str, LabelledImageSet]:
+        """Open the labelled image sets of the evaluation."""
+        # networks of SYNTHIA's 16 classes are scored on all 19, from which every published protocol follows
+        wider = self.label_space == SYNTHIA_16.name
+        spaces = {
+            name: CITYSCAPES_19 if wider and data.format == "cityscapes" else self.classes()
+            for name, data in self.validation.items()
+        }
+        return {name: _open_labelled(self.validation[name], space, data_root) for name, space in spaces.items()}
+
+
+def _open_labelled(data: Data, label_space: LabelSpace, data_root: Optional[Path]) -> LabelledImageSet:
+    root = below_data_root(data.root, data_root)
+    return open_labelled(data.format, root, label_space=label_space, labels=data.labels, **data.selection())
+
+
+def below_data_root(path: str, data_root: Optional[Path] = None) -> Path:
+    """Return `path`, with variables filled in; a relative one is below `data_root`, else below ``CBST_DATA``.
+
+    Raises
+    ------
+    ConfigError
+        If `path` is relative, no `data_root` is given and the variable is not set.
+    """
+    base = os.environ.get(DATA_VARIABLE)
+    try:
+        root = Path(os.path.expandvars(path)).expanduser()
+        if root.is_absolute():
+            return root
+        if data_root is not None:
+            return data_root / root
+        if base:
+            return Path(base).expanduser() / root
+    except RuntimeError as error:  # ~name of no user
+        raise ConfigError(
+            f"path {path} or {DATA_VARIABLE} names the home folder of a user there is not: {error}"
+        ) from error
+    raise ConfigError(f"path {path} is relative: set the environment variable {DATA_VARIABLE} to the data's folder")
+
+
+def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
+    """Read an experiment file.
+
+    Parameters
+    ----------
+    path : Path
+        YAML; the key ``extends`` names another experiment file, relative to this one, whose settings it changes.
+    changes : tuple of str
+        ``key=value`` pairs that override it, with dots between levels, for example ``self_training.rounds=2``; values
+        are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be read or keys are wrong; the message names the file and every such key.
+    """
+    path = Path(path)
+    with reading(path, ConfigError):
+        values, wrong = read_settings(path, changes)
+        try:
+            experiment = Experiment.model_validate(values)
+        except ValidationError as error:
+            wrong += problems(error, Experiment)
+        if wrong:
+            raise ConfigError(in_one_answer(str(path), wrong))
+    return experiment
