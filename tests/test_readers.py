@@ -390,7 +390,7 @@ def test_folder_refusals(folder_root, description_file, tmp_path):
             "key 'label_space.ids[11]' must be a trainId, the name of a class or 'ignore', got 'void'",
         ),
         ("11: ignore", "11: 3", "label space three must map raw ids to 0-2 or 255 (ignore), got 11 -> 3"),
-        (", [0, 0, 142]]", "]", "label space three must have one colour per class, got 2 for 3 classes"),
+        (", [0, 0, 142]]", "]", "key 'label_space.palette': must have one colour per class, got 2 for 3 classes"),
         ("name: three", "name: nthu-13", "must not be that of a known one, got 'nthu-13'"),
         ('["train/b_*.png"]', "[]", "key 'splits.dusk.images' must have at least 1 item, got []"),
         ('["train/b_*.png"]', "b", "key 'splits.dusk.images' must be a list, got 'b'"),
