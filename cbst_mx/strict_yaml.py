@@ -172,9 +172,12 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> li
     places = [(problem, _follow(model, problem["loc"])) for problem in found]
     within = {tuple(keys[:end]) for _, (keys, _, _) in places for end in range(len(keys))}
     for problem, (keys, annotation, limits) in places:
-        if isinstance(problem["input"], (dict, list)) and problem["type"] in _KIND_WORDS | {"literal_error": ""}:
-            if tuple(keys) in within:  # another member of the union fits but for something within
-                continue
+        of_another_kind = isinstance(problem["input"], (dict, list)) and problem["type"] in (
+            *_KIND_WORDS,
+            "literal_error",
+        )
+        if of_another_kind and tuple(keys) in within:  # another member of the union fits but for something within
+            continue
         by_key.setdefault(_dotted(keys), []).append(_requirement(problem, keys, annotation, limits, model))
     sentences = []
     for complaints in by_key.values():

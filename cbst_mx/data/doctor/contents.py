@@ -131,7 +131,8 @@ def _check_label_kinds(found: Examination, part: Part, headers: Mapping[Path, He
             what, advice = _converted_to(paths)
             found.add_files("error", "label", paths, HAVE, f"one channel instead of three: {what}", advice or mend)
         else:
-            found.add_files("error", "label", paths, ARE, f"{bits}-bit {colour}, not as published", mend)
+            wanted = "not as published" if part.size is not None else "neither grey nor a palette of ids"
+            found.add_files("error", "label", paths, ARE, f"{bits}-bit {colour}, {wanted}", mend)
     return wrong
 
 
