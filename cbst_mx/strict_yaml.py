@@ -169,8 +169,15 @@ def problems(error: ValidationError, model: type[BaseModel] | None = None) -> li
     by_key: dict[str, list[tuple[str, str]]] = {}
     # The inputs can be large; each is shown cut.
     found = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-    for problem in found:
-        keys, annotation, limits = _follow(model, problem["loc"])
+    places = [(problem, _follow(model, problem["loc"])) for problem in found]
+    within = {tuple(keys[:end]) for _, (keys, _, _) in places for end in range(len(keys))}
+    for problem, (keys, annotation, limits) in places:
+        of_another_kind = isinstance(problem["input"], (dict, list)) and problem["type"] in (
+            *_KIND_WORDS,
+            "literal_error",
+        )
+        if of_another_kind and tuple(keys) in within:  # another member of the union fits but for something within
+            continue
         by_key.setdefault(_dotted(keys), []).append(_requirement(problem, keys, annotation, limits, model))
     sentences = []
     for complaints in by_key.values():

@@ -75,3 +75,14 @@ def test_what_is_stored_with_loss_is_refused(tmp_path, ending, options):
     Image.fromarray(CITYSCAPES_19.colorize(TRAIN_IDS)).save(tmp_path / f"x.{ending}", **options)
     with pytest.raises(DataError, match="must be stored without loss"):
         ColourMasks(CITYSCAPES_19)(tmp_path / f"x.{ending}")
+
+
+def test_a_transparent_colour_and_an_animation_are_refused(tmp_path):
+    colours = np.array(CITYSCAPES_19.palette, dtype=np.uint8)[np.arange(8) % 3].reshape(2, 4, 3)
+    image = Image.fromarray(colours)
+    image.save(tmp_path / "a.png", transparency=tuple(int(v) for v in colours[0, 0]))
+    with pytest.raises(DataError, match="must not be transparent, got 3 transparent pixels"):
+        ColourMasks(CITYSCAPES_19)(tmp_path / "a.png")
+    image.save(tmp_path / "b.png", save_all=True, append_images=[Image.fromarray(colours[::-1].copy())])
+    with pytest.raises(DataError, match="must hold one image"):
+        ColourMasks(CITYSCAPES_19)(tmp_path / "b.png")

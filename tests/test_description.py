@@ -201,3 +201,31 @@ def test_the_command_reads_back_the_list_it_would_write(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert opened(tmp_path, path, list=tmp_path / "one.txt").names == ("road (2)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (
+            "label_space: cityscapes-20\nids: traId\nsplitz: {}\nsplits:\n"
+            "  a: {images: 'img/*.png', labels: 'lab/{stm}.png', unlabelled: maybe}\n"
+            "  b: {images: ['../x'], labels: {replace: [['(a*)*', 'x']]}}\n",
+            ["'splitz'", "'splits.a.images' must be a list", "{stem}, got 'lab/{stm}.png'", "'splits.a.unlabelled'",
+             "below the data root, got '../x'", "no repetition within", "got 'cityscapes-20'", "got 'traId'"],
+        ),
+        (
+            "label_space: {name: x, names: [a, a], palette: [[0, 0, 0], [1, 2, 300]], ids: {0: a, x: b}}\n"
+            "ignore_colours: [[1, 2]]\nsplits: {}\n",
+            ["'splits' must have at least 1", "three values from 0 to 255, got [1, 2]\n", "got 'a' more than once",
+             "got [1, 2, 300]", "'label_space.ids.x' must be an integer"],
+        ),
+    ],
+)  # fmt: skip
+def test_all_mistakes_are_told_in_one_answer(tmp_path, text, parts):
+    path = tmp_path / "d.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_description(path)
+    told = str(error.value)
+    assert told.startswith(f"{path} has {len(parts)} problems:\n")
+    assert [part for part in parts if part not in told] == []

@@ -100,6 +100,27 @@ def test_colour_profiles_are_noted(tmp_path, described):
     assert what.startswith("2 images have a colour profile other than sRGB (Display P3)")
 
 
+@pytest.mark.parametrize(
+    ("ending", "space", "words"),
+    [("jpg", 2, "Adobe RGB (EXIF)"), ("png", 65535, "uncalibrated (EXIF)"), ("tif", 1, "")],
+)
+def test_colour_spaces_of_exif_are_noted(tmp_path, described, ending, space, words):
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    exif.get_ifd(0x8769)[0xA001] = space
+    (tmp_path / "img").mkdir()
+    Image.new("RGB", (12, 8)).save(tmp_path / "img" / f"a.{ending}", exif=exif)
+    whats = findings(tmp_path, described(labels=None))
+    assert [f" sRGB ({words})" in what for _, what in whats] == [True] * bool(words)
+
+
+def test_palettes_of_own_images_are_a_warning(tmp_path, described):
+    (tmp_path / "img").mkdir()
+    Image.new("P", (12, 8)).save(tmp_path / "img" / "a.png")
+    ((severity, what),) = findings(tmp_path, described(labels=None))
+    assert (severity, what) == ("warning", "1 image has a palette: labels in the images' place?")
+
+
 def test_files_that_are_left_out_are_noted(tmp_path, described):
     for name in ("a.png", "b.tif", "c.PNG"):
         write(tmp_path / "img" / name, (8, 12))

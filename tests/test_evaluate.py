@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from cbst_mx.cli import main
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
-from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.errors import CheckpointError, ConfigError, DataError
 from cbst_mx.evaluation.confusion import confusion_matrix
 from cbst_mx.evaluation.evaluate import evaluate_network, evaluate_parameters
 from cbst_mx.label_space import CITYSCAPES_19, SYNTHIA_16
@@ -126,3 +127,14 @@ def test_what_cannot_be_evaluated_is_refused(folder, tmp_path):
         evaluate_parameters(folder / "p.params", data(folder, description=tmp_path / "other.yaml"))
     with pytest.raises(ConfigError, match="^tile must be at least 1 row, got 0$"):
         evaluate_parameters(folder / "p.params", data(folder), tile=0)
+
+
+def test_a_set_without_a_labelled_pixel_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "void")
+    text = (folder / "data.yaml").read_text().replace("18: 18", "18: 18, 255: ignore")
+    (tmp_path / "void" / "data.yaml").write_text(text)
+    for path in (tmp_path / "void" / "labels").iterdir():
+        write_label_png(path, np.full(SIZE, 255, dtype=np.uint8), CITYSCAPES_19)
+    sentence = rf"^image set {tmp_path / 'void'} \(split all\) cannot be evaluated: none of its 2 labels has"
+    with pytest.raises(DataError, match=sentence):
+        evaluate_parameters(folder / "p.params", data(tmp_path / "void"))

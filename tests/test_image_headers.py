@@ -319,3 +319,96 @@ def test_a_tiff_whose_table_of_strips_is_cut_off_is_damaged(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DamagedError, match="the numbers of tag 273 lie behind its end"):
         read_header(path)
+
+
+def bmp(bits, palette, rows):
+    """Write an uncompressed BMP of 4 x 2 indices; rows from the top, palette in RGB."""
+    packed = {8: bytes, 4: lambda row: bytes(a << 4 | b for a, b in zip(row[::2], row[1::2]))}[bits]
+    data = b"".join(packed(row).ljust(4, b"\0") for row in reversed(rows))
+    colours = b"".join(bytes((blue, green, red, 0)) for red, green, blue in palette)
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, bits, 0, len(data), 0, 0, len(palette), 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(colours) + len(data), 0, 0, 54 + len(colours)) + head + colours + data
+
+
+@pytest.mark.parametrize(
+    ("bits", "palette", "rows"),
+    [
+        (8, [(0, 0, 0), (255, 255, 255)], [[0, 1, 1, 0], [1, 0, 0, 1]]),  # read as one bit per pixel by Pillow
+        (4, [(i, i, i) for i in range(16)], [[0, 5, 15, 3], [1, 2, 14, 9]]),  # refused as damaged by Pillow
+        (8, [(i, i, i) for i in range(4)], [[0, 1, 2, 3], [3, 2, 1, 0]]),
+    ],
+)
+def test_grey_palettes_of_bmp_change_no_index_and_no_colour(tmp_path, bits, palette, rows):
+    path = tmp_path / "a.bmp"
+    path.write_bytes(bmp(bits, palette, rows))
+    np.testing.assert_array_equal(read_label(path), rows)
+    np.testing.assert_array_equal(read_rgb(path), np.array(palette, dtype=np.uint8)[np.array(rows)])
+
+
+@pytest.mark.parametrize("top", [18, 200, 40000])
+def test_grey_values_that_pillow_would_stretch_are_no_labels(tmp_path, top):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 2 1 %d\n" % top + bytes(4 if top > 255 else 2))
+    with pytest.raises(DataError, match=r"a\.pgm must "):
+        read_label(path)
+
+
+@pytest.mark.parametrize(("form", "shade"), [("PNG", 0), ("GIF", 0), ("TIFF", 0)])
+def test_animations_and_pages_are_images_by_their_first_and_no_labels(tmp_path, form, shade):
+    path = tmp_path / f"a.{form.lower()}"
+    first, second = (Image.fromarray(np.full((6, 8), value, np.uint8)) for value in (shade, 7))
+    first.save(path, form, save_all=True, append_images=[second])
+    assert read_header(path).pages == 2
+    assert (read_rgb(path) == shade).all()
+    with pytest.raises(DataError, match="must hold one image, got 2 pages or an animation"):
+        read_label(path)
+
+
+def test_animated_webp_is_read_by_its_first_picture(tmp_path):
+    pictures = [Image.fromarray(np.full((6, 8, 3), value, np.uint8)) for value in (10, 200)]
+    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], lossless=True)
+    header = read_header(tmp_path / "a.webp")
+    assert (header.height, header.width, header.pages) == (6, 8, 2)
+    assert (read_rgb(tmp_path / "a.webp") == 10).all()
+
+
+def test_signed_bytes_are_no_labels(tmp_path):
+    # -1 would be read as 255, which is ignore
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((2, 3), np.uint8)).save(path, tiffinfo={339: 2})
+    with pytest.raises(DataError, match="got TIFF signed grey of 8 bits"):
+        read_label(path)
+
+
+@pytest.mark.parametrize("colours", [b"", bytes(6)])
+def test_pixels_without_a_colour_in_the_palette_are_damaged(tmp_path, colours):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    palette = chunk(b"PLTE", colours) if colours else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 8, 3, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0\0\1\2"))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + palette + pixels + chunk(b"IEND", b""))
+    with pytest.raises(DamagedError, match=r"its palette has \d colours, a pixel is 2"):
+        read_rgb(path)
+    np.testing.assert_array_equal(read_label(path), [[0, 1, 2]])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_sides_longer_than_opencv_takes(tmp_path, mode):
+    Image.new(mode, (1_100_000, 1), "white").save(tmp_path / "a.png")
+    assert read_rgb(tmp_path / "a.png").shape == (1, 1_100_000, 3)
+    if mode == "L":
+        assert (read_label(tmp_path / "a.png") == 255).all()
+
+
+@pytest.mark.parametrize("options", [{"transparency": 1}, {"gamma": 0.4}])
+def test_what_stands_beside_the_pixels_of_a_png_changes_no_id(tmp_path, options):
+    ids = np.random.default_rng(0).integers(0, 3, (7, 9), dtype=np.uint8)
+    for form in ("L", "P"):
+        image = Image.fromarray(ids)
+        if form == "P":
+            image.putpalette(bytes(range(9)))
+        image.save(tmp_path / "a.png", **options)
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)

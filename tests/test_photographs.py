@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from PIL import Image, ImageOps
 
 from cbst_mx.cli import main
+from cbst_mx.data import datasets
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.data.photographs import find_photographs, upright
+from cbst_mx.data.photographs import ReadOnce, find_photographs, upright
 from cbst_mx.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
@@ -86,7 +87,10 @@ def test_what_cannot_be_found_is_one_sentence(tmp_path):
         find_photographs([tmp_path])
 
 
-def test_predict_turns_and_says_so(tmp_path):
+def test_predict_turns_and_says_so(tmp_path, monkeypatch):
+    reads = []
+    real = datasets.read_rgb
+    monkeypatch.setattr(datasets, "read_rgb", lambda path: reads.append(path.name) or real(path))
     from cbst_mx.label_space import CITYSCAPES_19
     from cbst_mx.networks.build import build_network
     from cbst_mx.networks.parameters import save_parameters
@@ -107,3 +111,14 @@ def test_predict_turns_and_says_so(tmp_path):
         for kind in ("label", "overlay"):
             with Image.open(tmp_path / "out" / f"{name}_{kind}.png") as image:
                 assert image.size == size
+    assert reads == ["side.jpg", "up.png"]  # once each
+
+
+def test_what_is_kept_for_one_use_is_read_once_and_forgotten(tmp_path):
+    write(tmp_path / "a.png")
+    once = ReadOnce(find_photographs([tmp_path])[0])
+    first = once.image(0)
+    (tmp_path / "a.png").unlink()
+    assert once.take(0) is first
+    with pytest.raises(DataError, match="does not exist"):
+        once.take(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from cbst_mx.data import (
     open_images,
     open_labelled,
 )
+from cbst_mx.data.doctor import examine
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, NTHU_13, SYNTHIA_16
+from tests.doctor_fixtures import WRITERS
 
 SIZE = (6, 10)
 
@@ -387,7 +390,7 @@ def test_folder_refusals(folder_root, description_file, tmp_path):
             "key 'label_space.ids[11]' must be a trainId, the name of a class or 'ignore', got 'void'",
         ),
         ("11: ignore", "11: 3", "label space three must map raw ids to 0-2 or 255 (ignore), got 11 -> 3"),
-        (", [0, 0, 142]]", "]", "label space three must have one colour per class, got 2 for 3 classes"),
+        (", [0, 0, 142]]", "]", "key 'label_space.palette': must have one colour per class, got 2 for 3 classes"),
         ("name: three", "name: nthu-13", "must not be that of a known one, got 'nthu-13'"),
         ('["train/b_*.png"]', "[]", "key 'splits.dusk.images' must have at least 1 item, got []"),
         ('["train/b_*.png"]', "b", "key 'splits.dusk.images' must be a list, got 'b'"),
@@ -522,3 +525,35 @@ def test_label_space_must_fit_the_data(gta5_root, folder_root, description_file)
         open_labelled("folder", folder_root, label_space=NTHU_13, split="day", description=description_file)
     labelled = open_labelled("folder", folder_root, label_space=own, split="day", description=description_file)
     assert len(labelled) == 3
+
+
+@pytest.mark.parametrize("dataset", ["gta5", "synthia", "cityscapes", "nthu"])
+def test_labels_of_published_sets_with_endings_in_upper_case(tmp_path, dataset):
+    # as after unpacking on systems that do not tell upper from lower case
+    root = WRITERS[dataset](tmp_path / dataset)
+    options = {"cityscapes": {"split": "train"}, "nthu": {"city": "Rome", "split": "test"}}.get(dataset, {})
+    space = SYNTHIA_16 if dataset == "synthia" else NTHU_13 if dataset == "nthu" else CITYSCAPES_19
+    before = open_labelled(dataset, root, label_space=space, **options)
+    path = before.label_paths[1]
+    findings = examine(dataset, root).findings
+    path.rename(path.with_suffix(".PNG"))
+    images = open_labelled(dataset, root, label_space=space, **options)
+    assert images.label_paths[1] == path.with_suffix(".PNG")
+    assert [p for p in images.label_paths if p.suffix == ".png"] == [p for p in before.label_paths if p != path]
+    images.label(1)
+    assert examine(dataset, root).findings == findings
+
+
+def test_labels_of_published_sets_in_another_unicode_form(tmp_path):
+    root = WRITERS["gta5"](tmp_path / "g")
+    (root / "images" / "00002.png").rename(root / "images" / unicodedata.normalize("NFD", "Köln.png"))
+    (root / "labels" / "00002.png").rename(root / "labels" / unicodedata.normalize("NFC", "Köln.png"))
+    images = gta5.open_labelled(root, CITYSCAPES_19)
+    assert unicodedata.normalize("NFC", "Köln.png") in [path.name for path in images.label_paths]
+    # two files of which either could be it
+    (root / "labels" / "00003.png").rename(root / "labels" / "00003.Png")
+    (root / "labels" / "00003.PNG").write_bytes(b"")
+    with pytest.raises(DataError, match="could be '00003.P.*keep one of the two"):
+        gta5.open_labelled(root, CITYSCAPES_19)
+    whats = [finding.what for finding in examine("gta5", root).findings if finding.severity == "error"]
+    assert any("keep one of the two" in what for what in whats)

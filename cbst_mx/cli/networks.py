@@ -163,7 +163,7 @@ def predict(
     """
     from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
-    from cbst_mx.data.photographs import find_photographs
+    from cbst_mx.data.photographs import ReadOnce, find_photographs
     from cbst_mx.report.figures import overlay
 
     chosen, left_out = find_photographs(images, out)
@@ -189,10 +189,11 @@ def predict(
     )
     _say_agreement(predictor.agreement)
     space = predictor.label_space
+    pictures = ReadOnce(chosen)
     with Bars(Console()) as bars:
-        for index, label in enumerate(predictor.labels(chosen)):
+        for index, label in enumerate(predictor.labels(pictures)):
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
-            write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(chosen.image(index), label, space))
+            write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(pictures.take(index), label, space))
             bars("prediction", index + 1, len(chosen))
     click.echo(f"{len(chosen)} images segmented into {out}")
 

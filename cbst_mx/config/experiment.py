@@ -74,6 +74,14 @@ class Experiment(StrictModel):
     origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "released", "author" or "ours"
     smoke: bool = False  # tiny and meaningless: only to see that every step runs
 
+    @field_validator("label_space")
+    @classmethod
+    def _of_some_name(cls, name: str) -> str:
+        if name not in (*LABEL_SPACES, "folder"):
+            known = ", ".join([*LABEL_SPACES, "folder (with a source of format folder)"])
+            raise ValueError(f"label_space must be one of {known}, got {name!r}")
+        return name
+
     @field_validator("source")
     @classmethod
     def _known_classes(cls, source: Data, info: ValidationInfo) -> Data:

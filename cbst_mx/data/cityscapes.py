@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder, existing_labels
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import ConfigError, DataError, check_choice
@@ -59,7 +59,7 @@ def open_labelled(root: PathLike, split: str, label_space: LabelSpace, labels: s
         Path(root) / "gtFine" / split / path.parent.name / f"{name}_gtFine_{labels}.png"
         for name, path in zip(names, images)
     ]
-    check_labels_exist(images, label_paths)
+    label_paths = existing_labels(images, label_paths)
     return LabelledImageSet(names, images, label_paths, label_space, LABEL_FILES[labels])
 
 

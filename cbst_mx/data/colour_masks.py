@@ -113,12 +113,14 @@ def _check_exact(path: PathLike) -> None:
         raise DataError(f"label {path} must be stored without loss (PNG), got {kind}, whose colours are not reliable")
     if header.bits > 8:
         raise DataError(f"label {path} must have colours of 8 bits per channel, got {header.bits} bits")
-    if header.colour not in ("rgb", "grey"):
-        with reading(f"label {path}"), Image.open(path, formats=[header.format]) as image:
-            alpha = np.array(image.convert("RGBA"))[..., 3]
-        if (alpha < 255).any():
-            count = int((alpha < 255).sum())
-            raise DataError(
-                f"label {path} must not be transparent, got {count:,} transparent pixels, whose colours say nothing: "
-                "export it without transparency"
-            )
+    if header.pages > 1:
+        raise DataError(f"label {path} must hold one image, got {header.pages} pages or an animation")
+    with reading(f"label {path}"), Image.open(path, formats=[header.format]) as image:
+        transparent = header.colour not in ("rgb", "grey") or "transparency" in image.info
+        alpha = np.array(image.convert("RGBA"))[..., 3] if transparent else np.empty(0, dtype=np.uint8)
+    if (alpha < 255).any():
+        count = int((alpha < 255).sum())
+        raise DataError(
+            f"label {path} must not be transparent, got {count:,} transparent pixels, whose colours say nothing: "
+            "export it without transparency"
+        )

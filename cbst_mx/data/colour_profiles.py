@@ -1,4 +1,4 @@
-"""Colour profiles (ICC) that image files carry: named, not applied.
+"""Colour profiles (ICC) and colour spaces (EXIF) that image files state: named, not applied.
 
 Images are read as they are stored. Values of a profile with more colours than sRGB (Adobe RGB, Display P3, ProPhoto)
 look paler than they are when taken for sRGB, which all data sets of the field are in.
@@ -19,10 +19,26 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")  # those that can carry a profile
 _SMALL_SRGB = ("c2", "urgb")  # names of widespread short sRGB profiles
 _LONGEST = 60  # characters of a name
 _MOST_TAGS = 100
+# What Pillow raises for damaged files and blocks.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+# EXIF 2.32: tag ColorSpace in the block that another tag leads to. 2 is what cameras write for Adobe RGB.
+_EXIF_BLOCK, _COLOUR_SPACE = 0x8769, 0xA001
+_EXIF_SPACES = {2: "Adobe RGB (EXIF)", 0xFFFF: "uncalibrated (EXIF)"}
 
 
 def foreign_profile(path: PathLike) -> str:
     """Return the name of an image's colour profile; empty where there is none or it is sRGB.
+
+    Without a profile, the colour space of EXIF (tag 40961) is looked at.
 
     Files that cannot be read have none: what is wrong with them is told by those who read pixels.
     """
@@ -32,10 +48,11 @@ def foreign_profile(path: PathLike) -> str:
             return ""
         with Image.open(path, formats=[header.format]) as image:  # reads no pixels
             profile = image.info.get("icc_profile")
-    except (DataError, OSError, SyntaxError, ValueError, MemoryError, struct.error, Image.DecompressionBombError):
+            space = 1 if profile else image.getexif().get_ifd(_EXIF_BLOCK).get(_COLOUR_SPACE, 1)
+    except (DataError, *_UNREADABLE):
         return ""
     if not isinstance(profile, bytes) or not profile:
-        return ""
+        return _EXIF_SPACES.get(space, "") if isinstance(space, int) else ""
     name = profile_name(profile)
     plain = name.lower().replace(" ", "")
     return "" if "srgb" in plain or plain in _SMALL_SRGB else name

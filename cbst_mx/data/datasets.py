@@ -7,7 +7,6 @@ Training on the source and evaluation get a `LabelledImageSet`. Images and label
 from __future__ import annotations
 
 import operator
-import os
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 
 from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb
+from cbst_mx.data.label_files import files_below
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 
-__all__ = ["LONGEST_NAME", "Format", "ImageSet", "LabelledImageSet", "check_labels_exist", "existing_folder"]
+__all__ = ["LONGEST_NAME", "Format", "ImageSet", "LabelledImageSet", "existing_folder", "existing_labels"]
 
 LONGEST_NAME = 240  # bytes of an image's name; 255 is what file systems take, with endings such as _overlay.png
 
@@ -285,21 +285,33 @@ def existing_folder(path: PathLike, what: str, expected: str) -> Path:
     return folder
 
 
-def check_labels_exist(image_paths: Sequence[Path], label_paths: Sequence[Path]) -> None:
-    """Refuse images whose label file is not there.
+def existing_labels(image_paths: Sequence[Path], label_paths: Sequence[Path]) -> list[Path]:
+    """Return label files as they are called on the disk, whatever the Unicode form and the case of the ending.
+
+    Parameters
+    ----------
+    image_paths, label_paths : sequence of Path
+        One expected label for each image; the folders of the labels are taken as they are.
 
     Raises
     ------
     DataError
-        If there is such an image; the message names the first and says how many there are.
+        If an image has none, or could have two; the message names the first and says how many have none.
     """
-    # One listing per folder: asking for each of 25,000 files takes minutes on a network drive.
-    listings: dict[Path, set[str]] = {}
-    for folder in {path.parent for path in label_paths}:
-        listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-    missing = [pair for pair in zip(image_paths, label_paths) if pair[1].name not in listings[pair[1].parent]]
+    found: dict[Path, Path | None] = {}
+    folders: dict[Path, list[Path]] = {}
+    for path in label_paths:
+        folders.setdefault(path.parent, []).append(path)
+    for folder, inside in folders.items():
+        try:
+            found.update(zip(inside, files_below(folder, [path.name for path in inside])))
+        except OSError as error:
+            raise DataError(f"label folder {folder} cannot be read: {error.strerror or error}") from error
+    labels = [found[path] for path in label_paths]
+    missing = [index for index, label in enumerate(labels) if label is None]
     if missing:
-        image, label = missing[0]
         raise DataError(
-            f"{len(missing)} of {len(image_paths)} images have no label, the first is {image}: expected {label}"
+            f"{len(missing)} of {len(image_paths)} images have no label, the first is {image_paths[missing[0]]}: "
+            f"expected {label_paths[missing[0]]}"
         )
+    return [label for label in labels if label is not None]

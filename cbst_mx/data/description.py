@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from typing_extensions import Literal
 
 from cbst_mx.data.colour_masks import ColourMasks
@@ -142,7 +142,30 @@ class _OwnLabelSpace(StrictModel):
     def _usable(cls, value: Union[str, List[str]]) -> Union[str, List[str]]:
         for name in [value] if isinstance(value, str) else value:
             _check_name("class" if isinstance(value, list) else "label space", name)
+        if isinstance(value, str) and value in LABEL_SPACES:
+            raise ValueError(f"the name of your own label space must not be that of a known one, got {value!r}")
+        if isinstance(value, list) and len(set(value)) < len(value):
+            twice = next(name for name in value if value.count(name) > 1)
+            raise ValueError(f"must name each class once, got {twice!r} more than once")
         return value
+
+    @field_validator("palette")
+    @classmethod
+    def _colours(cls, palette: List[List[int]], info: ValidationInfo) -> List[List[int]]:
+        for colour in palette:
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ValueError(f"must have colours of three values from 0 to 255, got {str(colour)[:60]}")
+        count = len(info.data.get("names", palette))
+        if len(palette) != count:
+            raise ValueError(f"must have one colour per class, got {len(palette)} for {count} classes")
+        return palette
+
+    @field_validator("ids", mode="before")
+    @classmethod
+    def _either(cls, ids: Any) -> Any:
+        if ids is not None and ids != _COLOURS and not isinstance(ids, dict):
+            raise ValueError(f"must be a mapping or 'colours', got {str(ids)[:60]!r}")
+        return ids
 
 
 class _OwnClasses(FolderDescription):
@@ -152,8 +175,6 @@ class _OwnClasses(FolderDescription):
     @model_validator(mode="after")
     def _fits_together(self) -> _OwnClasses:
         own = self.label_space
-        if own.name in LABEL_SPACES:
-            raise ValueError(f"the name of your own label space must not be that of a known one, got {own.name!r}")
         if (own.ids is None) == (self.ids is None):
             raise ValueError("exactly one of label_space.ids (a mapping, or colours) and ids: colours must be given")
         palette: Tuple[Any, ...] = tuple(tuple(colour) for colour in own.palette)
@@ -171,13 +192,32 @@ class _KnownClasses(FolderDescription):
     label_space: str
     ids: Union[str, _Ids]
 
-    @model_validator(mode="after")
-    def _known(self) -> _KnownClasses:
+    @field_validator("label_space")
+    @classmethod
+    def _known(cls, name: str) -> str:
         try:
-            space = get_label_space(self.label_space)
+            get_label_space(name)
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        self._code_by(space, self.ids, "ids")
+        return name
+
+    @field_validator("ids")
+    @classmethod
+    def _convention_of_one(cls, ids: Union[str, _Ids], info: ValidationInfo) -> Union[str, _Ids]:
+        if "label_space" not in info.data:
+            known = sorted({convention for space in LABEL_SPACES.values() for convention in space.raw_ids})
+            if isinstance(ids, str) and ids not in (*known, _COLOURS):
+                raise ValueError(f"must be one of {', '.join(map(repr, [*known, _COLOURS]))} or a mapping, got {ids!r}")
+        elif isinstance(ids, str) and ids != _COLOURS:
+            try:
+                get_label_space(info.data["label_space"]).check_convention(ids)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return ids
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _KnownClasses:
+        self._code_by(get_label_space(self.label_space), self.ids, "ids")
         return self
 
 

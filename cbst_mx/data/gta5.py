@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder, existing_labels
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import DataError
@@ -39,7 +39,7 @@ def open_labelled(root: PathLike, label_space: LabelSpace) -> LabelledImageSet:
     images = _images(root)
     labels = existing_folder(Path(root) / "labels", "GTA5 label folder", _LAYOUT)
     label_paths = [labels / path.name for path in images]
-    check_labels_exist(images, label_paths)
+    label_paths = existing_labels(images, label_paths)
     return LabelledImageSet([path.stem for path in images], images, label_paths, label_space, "cityscapes")
 
 

@@ -13,12 +13,15 @@ PNG         grey, palette (1 to 8 bits), RGB, with or without      grey of 1, 2,
             transparency (dropped), 8 bits
 JPEG        grey or colour of 8 bits; not CMYK                     refused: lossy
 TIFF        grey, inverted grey, palette, RGB, 8 bits or 1         grey of 1, 8 or 16 bits, palette of 8; lossless, one
-                                                                   page; not inverted, not floating point
-BMP, GIF    all                                                    palettes
+                                                                   page; not inverted, not floating point, signed with
+                                                                   16 bits only
+BMP, GIF    all                                                    palettes, of one picture
 WebP        all                                                    refused: colours
-PPM         grey and colour up to 255                              grey up to 255 or 65535
+PPM         grey and colour up to 255                              grey whose stated maximum is 255 or 65535
 JPEG 2000   grey and colour of 8 bits                              refused: whether it is lossless cannot be told
 ==========  =====================================================  ====================================================
+
+Of several pages or an animation an image is the first; a label has to be the only one.
 """
 
 from __future__ import annotations
@@ -41,8 +44,10 @@ from cbst_mx.data.image_headers import (
     parse_header,
     read_header,
     system_refusal,
+    with_coloured_palette,
     without_turn,
 )
+from cbst_mx.data.jpeg_parts import check_scans, check_tiff_parts
 from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.files import atomic_path
 from cbst_mx.label_space import LabelSpace
@@ -80,6 +85,7 @@ _LABEL_BITS = {
     ("PNG", "grey"): (1, 2, 4, 8, 16),
     ("PNG", "palette"): (1, 2, 4, 8),
     ("TIFF", "grey"): (1, 8, 16),
+    ("TIFF", "signed grey"): (16,),
     ("TIFF", "palette"): (8,),
     ("BMP", "palette"): (1, 4, 8),
     ("GIF", "palette"): (8,),
@@ -122,17 +128,24 @@ def read_rgb(path: PathLike) -> np.ndarray:
             f"image {path} must be RGB, grey or of a palette, got {header.format} {header.colour}: convert it"
         )
     if header.format == "JPEG":
-        try:
-            # fast variants would give other values than libjpeg's own
-            return simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=False, fastupsample=False)
-        except ValueError as error:
-            raise _damaged("image", path, error) from error
+        return _jpeg(content, path)
     if header.format == "PNG" and header.bits == 8 and header.colour in ("rgb", "rgba"):
         # OpenCV is a third faster than Pillow here, and refuses what ends too early
-        decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        decoded = _opencv(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if decoded is not None:
             return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return _pillow(content, header, path, "image", lambda image: np.array(image.convert("RGB")))
+
+    def colours(image: Image.Image) -> np.ndarray:
+        if image.mode != "P":
+            return np.array(image.convert("RGB"))
+        stored = with_coloured_palette(content)[1] if header.format == "BMP" else bytes(image.getpalette() or ())
+        palette = np.frombuffer(stored, dtype=np.uint8).reshape(-1, 3)
+        indices = np.array(image)
+        if indices.max() >= len(palette):
+            raise ValueError(f"its palette has {len(palette)} colours, a pixel is {indices.max()}")
+        return palette[indices]
+
+    return _pillow(content, header, path, "image", colours)
 
 
 def read_label(path: PathLike) -> np.ndarray:
@@ -154,7 +167,7 @@ def read_label(path: PathLike) -> np.ndarray:
         codec = header.format if header.format == header.lossy else f"{header.format} ({header.lossy})"
         raise DataError(f"label {path} must be stored without loss (PNG), got {codec}, whose ids are not reliable")
     if header.pages > 1:
-        raise DataError(f"label {path} must hold one image, got {header.pages} pages")
+        raise DataError(f"label {path} must hold one image, got {header.pages} pages or an animation")
     if header.colour in ("rgb", "rgba"):
         raise DataError(
             f"label {path} must hold one class id per pixel (palette or grey PNG), got {header.colour.upper()} "
@@ -165,6 +178,15 @@ def read_label(path: PathLike) -> np.ndarray:
         raise DataError(
             f"label {path} must be a palette or grey PNG, got {header.format} {header.colour} of {header.bits} bits"
         )
+    if header.top not in (0, 255, 65535):  # others are stretched by the decoder
+        raise DataError(
+            f"label {path} must state 255 or 65535 as its largest value, got {header.top}: save it as grey PNG"
+        )
+    if header.format == "PNG" and header.bits == 8:
+        plain = _as_grey_png(content)
+        decoded = None if plain is None else _opencv(plain, cv2.IMREAD_UNCHANGED)
+        if decoded is not None and decoded.shape == (header.height, header.width) and decoded.dtype == np.uint8:
+            return decoded
 
     def values(image: Image.Image) -> np.ndarray:
         if image.mode == "1":
@@ -297,6 +319,52 @@ def _read(path: PathLike, what: str) -> tuple[bytes, Header]:
     return content, header
 
 
+def _jpeg(content: bytes, path: PathLike) -> np.ndarray:
+    """Return the pixels of a JPEG, (H, W, 3) uint8 RGB, if libjpeg-turbo has no word against them."""
+    try:
+        check_scans(content)
+        # fast variants would give other values than libjpeg's own
+        return simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=False, fastupsample=False)
+    except ValueError as error:
+        if "unsupported" in str(error).lower():  # lossless, hierarchical: a kind of JPEG, no damage
+            raise DataError(f"image {path} is a JPEG that cannot be decoded ({error}): convert it") from error
+        raise _damaged("image", path, error) from error
+
+
+def _opencv(content: bytes, flags: int) -> np.ndarray | None:
+    """Return what OpenCV decodes, None where it refuses: another decoder says why."""
+    try:
+        return cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+    except cv2.error:  # one side longer than OpenCV's limit
+        return None
+
+
+def _as_grey_png(content: bytes) -> bytes | None:
+    """Return a PNG of one channel as a grey one, of which OpenCV gives the values as stored, twice as fast as Pillow.
+
+    Only the pixels' data are kept: palettes, transparency and gamma change no id. None if a chunk that is left out is
+    damaged or the file ends early.
+    """
+    place, end = len(_PNG_SIGNATURE), len(content)
+    parts = [_PNG_SIGNATURE]
+    while place + 12 <= end:
+        after = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        kind = content[place + 4 : place + 8]
+        if kind in (b"IDAT", b"IEND"):
+            parts.append(content[place:after])
+        elif after > end or zlib.crc32(content[place + 4 : after - 4]) != int.from_bytes(
+            content[after - 4 : after], "big"
+        ):
+            return None
+        elif kind == b"IHDR":
+            header = kind + content[place + 8 : place + 17] + b"\0" + content[place + 18 : after - 4]
+            parts.append(content[place : place + 4] + header + zlib.crc32(header).to_bytes(4, "big"))
+        if kind == b"IEND":
+            return b"".join(parts)
+        place = after
+    return None
+
+
 def _pillow(
     content: bytes, header: Header, path: PathLike, what: str, convert: Callable[[Image.Image], np.ndarray]
 ) -> np.ndarray:
@@ -308,7 +376,11 @@ def _pillow(
             _check_png_data(content, header)
         if header.format == "TIFF" and header.turn != 1:
             content = without_turn(content)  # which Pillow would apply
+        if header.format == "BMP" and header.colour == "palette":
+            content = with_coloured_palette(content)[0]  # grey ones change how Pillow reads the indices
         with Image.open(io.BytesIO(content), formats=[header.format]) as image:
+            if header.lossy == "JPEG" and header.format == "TIFF":
+                check_tiff_parts(content, image.tag_v2)  # type: ignore[attr-defined]
             image.load()
             if image.size != (header.width, header.height):
                 raise ValueError(f"its header says {header.width} x {header.height}, its pixels are {image.size}")

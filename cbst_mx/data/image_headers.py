@@ -21,6 +21,7 @@ __all__ = [
     "parse_header",
     "read_header",
     "system_refusal",
+    "with_coloured_palette",
     "without_turn",
 ]
 
@@ -47,7 +48,8 @@ class Header(NamedTuple):
     ``format`` is Pillow's name ("PNG", "JPEG"); ``bits`` counts those of one channel; ``colour`` is "grey", "inverted
     grey", "palette", "grey+alpha", "rgb", "rgba", "cmyk" or another word; ``whole`` is False for a PNG without its end;
     ``lossy`` names a codec that changes values, else it is empty; ``turn`` is the EXIF mark of rotation, 1 for none;
-    ``pages`` counts the images in the file; ``beyond`` the bytes behind its end, which are no harm.
+    ``pages`` counts the images in the file, 2 for any animation; ``beyond`` the bytes behind its end, which are no
+    harm; ``top`` is the largest value that it states (PPM), else 0.
     """
 
     format: str
@@ -60,6 +62,7 @@ class Header(NamedTuple):
     turn: int = 1
     pages: int = 1
     beyond: int = 0
+    top: int = 0
 
 
 def read_header(path: PathLike, what: str = "image") -> Header:
@@ -141,17 +144,20 @@ def _png(stream: IO[bytes], start: bytes, size: int) -> Header:
     width, height, bits, kind = struct.unpack(">IIBB", start[16:26])
     stream.seek(max(0, size - len(_PNG_END)))
     whole = stream.read() == _PNG_END
-    turn, beyond, place = 1, 0, len(_PNG_SIGNATURE)
+    turn, pages, beyond, place = 1, 1, 0, len(_PNG_SIGNATURE)
     while place + 8 <= size:  # chunks: length (4 bytes), kind (4), data, checksum (4)
         stream.seek(place)
         length, name = struct.unpack(">I4s", stream.read(8))
         if name == b"eXIf":
             turn = _exif_turn(stream.read(min(length, _START)))
+        elif name == b"acTL" and struct.unpack(">I", stream.read(4))[0] > 1:  # an animation
+            pages = 2
         place += 12 + length
         if name == b"IEND":
             whole, beyond = place <= size, max(0, size - place)
             break
-    return Header("PNG", height, width, bits, _PNG_COLOURS.get(kind, "unknown"), whole, turn=turn, beyond=beyond)
+    colour = _PNG_COLOURS.get(kind, "unknown")
+    return Header("PNG", height, width, bits, colour, whole, turn=turn, pages=pages, beyond=beyond)
 
 
 def _jpeg(stream: IO[bytes], start: bytes, size: int) -> Header:
@@ -211,8 +217,7 @@ def _tiff(stream: IO[bytes], start: bytes, size: int) -> Header:
     colour = _TIFF_COLOURS.get(tags.get(262, [1])[0], "unknown")
     if channels > {"rgb": 3, "cmyk": 4, "ycbcr": 3, "lab": 3}.get(colour, 1):
         colour = {"rgb": "rgba", "grey": "grey+alpha"}.get(colour, f"{channels} channels of {colour}")
-    if tags.get(339, [1])[0] == 3:
-        colour = f"float {colour}"
+    colour = {2: "signed ", 3: "float "}.get(tags.get(339, [1])[0], "") + colour
     lossy = _TIFF_LOSSY.get(tags.get(259, [1])[0], "")
     height, width = tags[257][0], tags[256][0]
     return Header("TIFF", height, width, bits, colour, lossy=lossy, turn=tags.get(274, [1])[0], pages=pages)
@@ -280,8 +285,25 @@ def _bmp(stream: IO[bytes], start: bytes, size: int) -> Header:
     return Header("BMP", abs(height), width, bits if bits <= 8 else 8, colour)
 
 
+def with_coloured_palette(content: bytes) -> tuple[bytes, bytes]:
+    """Return a BMP of indices with colours of no grey in its palette, and the colours that it had as RGB triples.
+
+    Pillow takes indices for grey values where the palette is a grey ramp, and for bits where it is black and white.
+    """
+    pixels, size = struct.unpack_from("<II", content, 10)
+    each = 3 if size == 12 else 4
+    start = 14 + size
+    count = max(0, min(256, (pixels - start) // each, (len(content) - start) // each))
+    entries = content[start : start + count * each]
+    colours = bytearray(3 * count)
+    for channel in range(3):  # stored as blue, green, red
+        colours[2 - channel :: 3] = entries[channel::each]
+    new = b"".join(bytes((index, 255 - index, 7, 0)[:each]) for index in range(count))
+    return content[:start] + new + content[start + len(new) :], bytes(colours)
+
+
 def _webp(stream: IO[bytes], start: bytes, size: int) -> Header:
-    turn, lossy, alpha, pages, found = 1, "", False, 1, (0, 0)
+    turn, lossy, alpha, pages, found, canvas = 1, "", False, 1, (0, 0), (0, 0)
     place = 12
     while place + 8 <= size:
         stream.seek(place)
@@ -295,6 +317,9 @@ def _webp(stream: IO[bytes], start: bytes, size: int) -> Header:
         elif name == b"VP8X":
             alpha = bool(head[0] & 0x10)
             pages = 2 if head[0] & 0x02 else 1  # an animation
+            canvas = 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+        elif name == b"ANMF":  # a picture of an animation: place, size, time (16 bytes), then chunks
+            found, alpha = canvas, True
         elif name == b"EXIF":
             turn = _exif_turn(head[6:] if head.startswith(b"Exif\0\0") else head)
         place += 8 + length + length % 2
@@ -304,8 +329,24 @@ def _webp(stream: IO[bytes], start: bytes, size: int) -> Header:
 
 
 def _gif(stream: IO[bytes], start: bytes, size: int) -> Header:
-    width, height = struct.unpack("<HH", start[6:10])
-    return Header("GIF", height, width, 8, "palette")
+    width, height, packed = struct.unpack("<HHB", start[6:11])
+    place, pages = 13 + (3 << (packed & 7) + 1 if packed & 0x80 else 0), 0
+    while pages < 2:  # blocks: pictures (","), remarks ("!"), the end
+        stream.seek(place)
+        head = stream.read(10)
+        if head[:1] == b"," and len(head) == 10:
+            pages += 1
+            place += 11 + (3 << (head[9] & 7) + 1 if head[9] & 0x80 else 0)
+        elif head[:1] == b"!":
+            place += 2
+        else:
+            break
+        length = 1
+        while length:  # a block's contents: parts of up to 255 bytes, then an empty one
+            stream.seek(place)
+            length = int.from_bytes(stream.read(1), "little")
+            place += 1 + length
+    return Header("GIF", height, width, 8, "palette", pages=max(pages, 1))
 
 
 def _pnm(stream: IO[bytes], start: bytes, size: int) -> Header:
@@ -318,7 +359,7 @@ def _pnm(stream: IO[bytes], start: bytes, size: int) -> Header:
     numbers = [int(word) for word in words[: 2 if kind in b"14" else 3]]
     top = 1 if kind in b"14" else numbers[2]
     colour = "rgb" if kind in b"36" else "inverted grey" if kind in b"14" else "grey"
-    return Header("PPM", numbers[1], numbers[0], top.bit_length(), colour)  # 1 is black in a bitmap
+    return Header("PPM", numbers[1], numbers[0], top.bit_length(), colour, top=top)  # 1 is black in a bitmap
 
 
 def _jpeg2000(stream: IO[bytes], start: bytes, size: int) -> Header:

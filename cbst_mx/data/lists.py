@@ -43,6 +43,7 @@ EXACT = "# names, one per line, exactly as they are"
 
 _CITYSCAPES = "_leftImg8bit"
 _LARGEST = 64_000_000  # bytes: a million lines
+_MOST_BLANKS = 20  # of a line's beginnings that may be names
 _MOST_SIGNS = 20  # places of a line where a comment may begin
 _LONGEST_SHOWN = 80  # characters of a line in a message
 
@@ -259,7 +260,10 @@ class _Index:
         whole = next(filter(None, map(self._loosely, (*cuts[:-1], plain))), [])
         if not _is_column(column, cuts[0]):
             return whole  # "road (2).png" does not mean "road"
-        return [*dict.fromkeys([*whole, *(first or self._loosely(column))])]
+        # "a b 0.9" may begin with the name "a" or "a b"
+        ends = [place for place, sign in enumerate(plain) if sign.isspace()][1:_MOST_BLANKS]
+        longer = [number for end in ends for number in self._as_it_stands(plain[:end].rstrip())]
+        return [*dict.fromkeys([*whole, *longer, *(first or self._loosely(column))])]
 
     def _as_it_stands(self, text: str) -> list[int]:
         matches = self._exact.get(text) or self._composed.get(_composed(text)) or []

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder, existing_labels
 from cbst_mx.data.folds import split_fold
 from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.listing import matching_images, merged
@@ -72,7 +72,7 @@ def open_labelled(
     folder = city_folder(root, city) / "Labels" / "Test"
     existing_folder(folder, "NTHU label folder", _LAYOUT)
     label_paths = [folder / label_name(path) for path in images]
-    check_labels_exist(images, label_paths)
+    label_paths = existing_labels(images, label_paths)
     return LabelledImageSet([path.stem for path in images], images, label_paths, label_space, "cityscapes")
 
 

@@ -17,7 +17,7 @@ from cbst_mx.data.image_files import PathLike, read_header
 from cbst_mx.data.listing import ENDINGS, Listing, all_images, merged, names_below
 from cbst_mx.errors import DataError
 
-__all__ = ["Photographs", "find_photographs", "upright"]
+__all__ = ["Photographs", "ReadOnce", "find_photographs", "upright"]
 
 
 def upright(stored: np.ndarray, turn: int) -> np.ndarray:
@@ -94,6 +94,45 @@ class Photographs(ImageSet):
         """
         chosen = self._checked(indices)
         return Photographs([self.names[i] for i in chosen], [self.image_paths[i] for i in chosen])
+
+
+class ReadOnce(ImageSet):
+    """Images whose pixels are kept from the first reading until they are taken, for a consumer a little ahead.
+
+    Parameters
+    ----------
+    images : ImageSet
+        What is read.
+    """
+
+    __slots__ = ("_images", "_kept")
+
+    def __init__(self, images: ImageSet) -> None:
+        super().__init__(images.names, images.image_paths)
+        self._images = images
+        self._kept: dict[int, np.ndarray] = {}
+
+    def image(self, index: int) -> np.ndarray:
+        """Read one image, and keep it.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        self._kept[index] = self._images.image(index)
+        return self._kept[index]
+
+    def take(self, index: int) -> np.ndarray:
+        """Return an image without reading its file again, and forget it.
+
+        Raises
+        ------
+        DataError
+            If it was not read before and cannot be read now.
+        """
+        kept = self._kept.pop(index, None)
+        return self._images.image(index) if kept is None else kept
 
 
 def find_photographs(paths: Sequence[Path], out: Path | None = None) -> tuple[Photographs, str]:

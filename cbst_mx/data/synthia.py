@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, check_labels_exist, existing_folder
+from cbst_mx.data.datasets import Format, ImageSet, LabelledImageSet, existing_folder, existing_labels
 from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb16
 from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import DataError, check_choice
@@ -55,7 +55,7 @@ def open_labelled(root: PathLike, label_space: LabelSpace, labels: str = "raw") 
     else:
         existing_folder(folder, "SYNTHIA label folder", _LAYOUT)
     label_paths = [folder / path.name for path in images]
-    check_labels_exist(images, label_paths)
+    label_paths = existing_labels(images, label_paths)
     names = [path.stem for path in images]
     read = read_class_ids if labels == "raw" else read_label
     return LabelledImageSet(names, images, label_paths, label_space, LABEL_FILES[labels], read)

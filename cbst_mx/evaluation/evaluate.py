@@ -183,7 +183,8 @@ def evaluate_parameters(
     network, spec, space = load_network(parameters, device)
     space = _data_label_space(parameters, space, data.get("description"))
     images = open_labelled(**data, label_space=space)
-    check_labelled(images, "the image set")
+    part = " ".join(f"{key} {data[key]}" for key in ("city", "split") if data.get(key) is not None)
+    check_labelled(images, f"image set {data['root']}{f' ({part})' if part else ''}")
     options = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
     calibration = images.subset(range(min(calibration_images, len(images))))
     formed, agreement = choose_form(network, spec, calibration, ctx=device, inference=inference, tile=tile, **options)

@@ -92,7 +92,9 @@ def _check_image_kinds(found: Examination, part: Part, headers: Mapping[Path, He
     found.add_files("error", "image", deep, HAVE, "more than 8 bits per channel", "unpack the originals again")
     grey = [path for path in present if headers[path].colour not in ("rgb", "rgba") and headers[path].bits <= 8]
     label_like = [path for path in grey if headers[path].colour == "palette"]
-    found.add_files("error", "image", label_like, HAVE, "a palette: labels in the images' place?", "unpack them again")
+    # the published photographs have none; one's own may, and are read
+    severity, mend = ("warning", "look at the files") if part.size is None else ("error", "unpack them again")
+    found.add_files(severity, "image", label_like, HAVE, "a palette: labels in the images' place?", mend)
     others = [path for path in grey if headers[path].colour != "palette"]
     found.add_files("warning", "image", others, ARE, "not RGB", "unpack the originals, unless they are grey indeed")
 
@@ -129,7 +131,8 @@ def _check_label_kinds(found: Examination, part: Part, headers: Mapping[Path, He
             what, advice = _converted_to(paths)
             found.add_files("error", "label", paths, HAVE, f"one channel instead of three: {what}", advice or mend)
         else:
-            found.add_files("error", "label", paths, ARE, f"{bits}-bit {colour}, not as published", mend)
+            wanted = "not as published" if part.size is not None else "neither grey nor a palette of ids"
+            found.add_files("error", "label", paths, ARE, f"{bits}-bit {colour}, {wanted}", mend)
     return wrong
 
 

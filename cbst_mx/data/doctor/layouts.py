@@ -12,6 +12,7 @@ from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.doctor.findings import ARE, HAVE, Examination, Mend, Part, Remedy, counted, fix_text
 from cbst_mx.data.image_files import PathLike, read_label
+from cbst_mx.data.label_files import files_below
 from cbst_mx.data.listing import images_beside, matching_images
 from cbst_mx.data.lists import list_path
 from cbst_mx.errors import ConfigError, DataError, check_choice
@@ -70,15 +71,21 @@ def _paired(
     label_of: Callable[[Path], Path],
     label_files: Iterable[Path],
     mend: Mend,
-) -> list[Path]:
-    """Report labels without image and images without label; return the images that have both."""
-    existing = set(label_files)
-    expected = {label_of(image): image for image in images}
-    without = [label for label in expected if label not in existing]
-    found.add_files("error", "label", without, ARE, "missing", mend)
-    stray = sorted(existing - set(expected))
+) -> tuple[list[Path], list[Path]]:
+    """Report labels without image and images without label; return the images that have both, and their labels."""
+    existing, expected = set(label_files), [label_of(image) for image in images]
+    try:
+        labels = files_below(found.root, [label.relative_to(found.root).as_posix() for label in expected])
+    except DataError as error:  # two files that differ in the case of their endings
+        found.add("error", str(error), found.root, "delete the one that the archive does not have")
+        labels = [label if label in existing else None for label in expected]
+    found.add_files(
+        "error", "label", [path for path, label in zip(expected, labels) if not label], ARE, "missing", mend
+    )
+    stray = sorted(existing.difference(label for label in labels if label))
     found.add_files("error", "label", stray, HAVE, "no image", "unpack the images again")
-    return [image for image in images if label_of(image) in existing]
+    pairs = [(image, label) for image, label in zip(images, labels) if label]
+    return [image for image, _ in pairs], [label for _, label in pairs]
 
 
 def _delete_and(make: str) -> Remedy:
@@ -125,8 +132,7 @@ def _open_gta5(found: Examination) -> None:
     if not _has_folders(found, "images", "labels", fix=f"{mend_image([])}; {mend_label([])}"):
         return
     images, label_files = _pngs(root / "images"), _pngs(root / "labels")
-    pairs = _paired(found, images, lambda path: root / "labels" / path.name, label_files, mend_label)
-    labels = [root / "labels" / path.name for path in pairs]
+    pairs, labels = _paired(found, images, lambda path: root / "labels" / path.name, label_files, mend_label)
     height, width = published.SIZES["gta5"]
     part = Part(
         "",
@@ -165,13 +171,13 @@ def _open_synthia(found: Examination, labels: str = "raw") -> None:
     directory = synthia.label_folder(root, labels, SYNTHIA_16)
     images = _pngs(root / "RGB")
     missing = make if made else _UNPACK_SYNTHIA
-    pairs = _paired(found, images, lambda path: directory / path.name, _pngs(directory), missing)
+    pairs, label_paths = _paired(found, images, lambda path: directory / path.name, _pngs(directory), missing)
     part = Part(
         "",
         LabelledImageSet(
             [path.stem for path in pairs],
             pairs,
-            [directory / path.name for path in pairs],
+            label_paths,
             SYNTHIA_16,
             synthia.LABEL_FILES[labels],
             synthia.read_class_ids if labels == "raw" else read_label,
@@ -238,12 +244,12 @@ def _cityscapes_part(found: Examination, name: str, images: ImageSet, labels: st
         what = f"the labelIds of {name} are missing, there are labelTrainIds alone"
         found.add("error", what, truth, f"{unpack}; or use labels: labelTrainIds (19 classes only)")
         return part
-    pairs = _paired(found, images.image_paths, label_of, label_files, make)
+    pairs, label_paths = _paired(found, images.image_paths, label_of, label_files, make)
     names = dict(zip(images.image_paths, images.names))
     part.images = LabelledImageSet(
         [names[path] for path in pairs],
         pairs,
-        [label_of(path) for path in pairs],
+        label_paths,
         CITYSCAPES_19,
         cityscapes.LABEL_FILES[labels],
     )
@@ -313,9 +319,8 @@ def _open_city(found: Examination, name: str, base: Path, split: str | None) -> 
         def label_of(image: Path) -> Path:
             return truth / nthu.label_name(image)
 
-        label_files = [path for path in nthu.list_images(truth) if path.name.endswith("_eval.png")]
-        pairs = _paired(found, test, label_of, label_files, _UNPACK_NTHU)
-        labels = [label_of(path) for path in pairs]
+        label_files = [path for path in nthu.list_images(truth) if path.name.lower().endswith("_eval.png")]
+        pairs, labels = _paired(found, test, label_of, label_files, _UNPACK_NTHU)
         part = Part(
             f"{name} test",
             LabelledImageSet([path.stem for path in pairs], pairs, labels, NTHU_13, "cityscapes"),
