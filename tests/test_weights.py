@@ -449,3 +449,55 @@ def test_options_and_descriptions_reach_the_sidecar(tmp_path):
     assert spec.options == {"skip_scale": [1e-4, 1e-2], "batch_norm": "batch", "width": 1 / 32}
     assert space.name == "mine"
     assert space.names == ("a", "b", "c")
+
+
+# ------------------------------------------------------------------------------------------- some classes of a network
+
+SHARED = [CITYSCAPES_19.names.index(name) for name in NTHU_13.names]
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "resnet38"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_shared_classes_of_a_larger_network_are_kept_by_name(tmp_path, name, ours):
+    spec = NetworkSpec(name, 19, SMALL)
+    network = resnet38() if name == "resnet38" else build_network(spec, mx.cpu(), seed=3)
+    file, out = tmp_path / "cityscapes.params", tmp_path / "nthu.params"
+    if ours:
+        parameters.save_parameters(file, network, spec, CITYSCAPES_19)
+    else:
+        tensors = released(network) if name == "resnet38" else numpy_parameters(network)
+        save(file, tensors)
+    arguments = [
+        "--network",
+        name,
+        "--num-classes",
+        13,
+        "--out",
+        out,
+        "--width",
+        1 / 32,
+        "--classes-of",
+        "cityscapes-19",
+    ]
+    result = run(file, *arguments)
+    assert result.exit_code == 0, result.output
+    smaller, written, space = parameters.load_network(out, mx.cpu())
+    assert (written.num_classes, space.names) == (13, NTHU_13.names)
+    x = mx.nd.random.normal(shape=(1, 3, 64, 64))
+    # every score belongs to one class, so those of the others are none of its business
+    np.testing.assert_allclose(smaller(x).asnumpy(), network(x).asnumpy()[:, SHARED], rtol=1e-5, atol=1e-5)
+
+
+def test_classes_that_a_file_has_not_are_refused(own, tmp_path):
+    path, _ = own
+    source = read_weights(path)
+    with pytest.raises(
+        ConfigError, match="^classes of cityscapes-19 must be among those of the file, nthu-13, got wall, "
+    ):
+        weights.keep_classes(source, NTHU_13, CITYSCAPES_19)
+    with pytest.raises(CheckpointError, match="was trained for label space cityscapes-19, not synthia-16$"):
+        weights.keep_classes(source, SYNTHIA_16, NTHU_13)
+    plain = tmp_path / "plain.params"
+    plain.write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match="plain.params has no layer of 16 classes, those of synthia-16$"):
+        weights.keep_classes(read_weights(plain), SYNTHIA_16, NTHU_13)

@@ -32,6 +32,11 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
     help="Meaning of the classes: a known name, a number of classes, or the YAML description of a data folder. "
     "Default: by number, 19 cityscapes-19, 16 synthia-16, 13 nthu-13, others numbered.",
 )
+@click.option(
+    "--classes-of",
+    metavar="LABEL_SPACE",
+    help="Classes of FILE, where the network has only some of them: their scores are kept, by name.",
+)
 @click.option("--width", type=float, help="Multiplier of the network's channels. Default: 1, or the file's own.")
 @click.option(
     "--batch-norm", type=click.Choice(["none", "frozen", "batch"]), help="Default: the network's, or the file's."
@@ -76,6 +81,7 @@ def import_weights(
     num_classes: int,
     out: Path,
     label_space: str | None,
+    classes_of: str | None,
     width: float | None,
     batch_norm: str | None,
     options: tuple[str, ...],
@@ -92,6 +98,9 @@ def import_weights(
     VGG-16 of gluon-cv's detectors (vgg16_atrous, tensors stages.i.j.*) is another network and is not read. No code in
     FILE is run.
 
+    --classes-of cityscapes-19 --label-space nthu-13 keeps, of a network of Cityscapes' 19 classes, the scores of the 13
+    that NTHU has.
+
     --option form=classifier keeps a ResNet-38 the classifier of whole images that an ImageNet file is: of any number of
     classes, without label space, and of use only as FILE of another import (--option form=segmentation).
 
@@ -106,13 +115,17 @@ def import_weights(
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.label_space import find
     from cbst_mx.networks.inputs import InputForm, contradictions, told_text
-    from cbst_mx.networks.weights import SEED, read_weights
+    from cbst_mx.networks.weights import SEED, keep_classes, read_weights
     from cbst_mx.networks.weights import import_weights as write
 
     space = None if label_space is None else find(label_space, read=read_label_space)
     given = _options(options, width, batch_norm)
     form = _input(channels, scale, mean, std)
     source = read_weights(file)
+    if classes_of is not None:
+        wanted = space or find(None, num_classes)
+        wanted.check_classes(num_classes, "the network")
+        source = keep_classes(source, find(classes_of, read=read_label_space), wanted)
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = 120  # for the longest names; rich takes 80 where it cannot ask

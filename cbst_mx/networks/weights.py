@@ -19,6 +19,8 @@ is refused.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -28,6 +30,7 @@ import numpy as np
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find
+from cbst_mx.messages import listed
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.inputs import InputForm, Told, first_convolution, slow_branches, tell_input, turn_to_rgb
 from cbst_mx.networks.matching import Comparison, match, shown
@@ -42,6 +45,7 @@ __all__ = [
     "compare",
     "fill",
     "import_weights",
+    "keep_classes",
     "read_weights",
     "tensor_names",
 ]
@@ -50,6 +54,8 @@ SEED = 0
 ZOO_FILE = "vgg16-e660d456.params"
 ZOO_SHA1 = "e660d4569ccb679ec68f1fd3cce07a387252a90a"
 
+# Names of layers with a row per class: ResNet-38's, as released and as Gluon counts blocks, and FCN8s's.
+_CLASS_LAYER = re.compile(r"(^|[.:])(linear\d+_|head\.4\.|score_|upscore)")
 _PARAMS_MAGIC = 0x112  # the first eight bytes of MXNet's .params, little-endian
 
 
@@ -132,6 +138,49 @@ def _zoo_file(name: str) -> Path:
     if digest != ZOO_SHA1:
         raise CheckpointError(f"zoo:vgg16 must have SHA-1 {ZOO_SHA1}, but {path} has {digest}: damaged or another file")
     return path
+
+
+def keep_classes(source: Source, theirs: LabelSpace, ours: LabelSpace) -> Source:
+    """Return a file's weights with those of its classes that a network of fewer classes has, in its order.
+
+    The layers of one row per class (``linear19_*`` of ResNet-38, ``score_*`` and ``upscore*`` of FCN8s) are cut to the
+    classes of `ours`, by their names; all other tensors stay.
+
+    Parameters
+    ----------
+    source : Source
+        Result of :func:`read_weights`.
+    theirs : LabelSpace
+        Classes of the file.
+    ours : LabelSpace
+        Classes of the network, all among those of the file.
+
+    Raises
+    ------
+    ConfigError
+        If a class of the network is none of the file's.
+    CheckpointError
+        If the file's sidecar names other classes, or it has no layer of as many classes.
+    """
+    missing = [name for name in ours.names if name not in theirs.names]
+    if missing:
+        raise ConfigError(
+            f"classes of {ours.name} must be among those of the file, {theirs.name}, got {listed(missing)}"
+        )
+    if source.label_space is not None and source.label_space.names != theirs.names:
+        raise CheckpointError(f"{source.path} was trained for label space {source.label_space.name}, not {theirs.name}")
+    kept = [theirs.names.index(name) for name in ours.names]
+    tensors, cut = {}, 0
+    for name, array in source.tensors.items():
+        layer = _CLASS_LAYER.search(name)
+        if layer is not None and array.shape[:1] == (theirs.num_classes,):
+            array = array[kept][:, kept] if layer[2] == "upscore" else array[kept]
+            name = name.replace(f"linear{theirs.num_classes}_", f"linear{ours.num_classes}_")
+            cut += 1
+        tensors[name] = array
+    if not cut:
+        raise CheckpointError(f"{source.path} has no layer of {theirs.num_classes} classes, those of {theirs.name}")
+    return dataclasses.replace(source, tensors=tensors, label_space=None)
 
 
 # ------------------------------------------------------------------------------------------------------------- filling
