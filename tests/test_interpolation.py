@@ -72,9 +72,7 @@ def test_pillow_is_pillow_twice_at_any_size(data):
 
 def test_pillow_is_no_other_interpolation():
     maps = random_maps(2, (3, 6, 8))
-    found = {
-        kind: ClassMaps(maps, (48, 64), interpolation=kind, stride=8).rows(0, 48) for kind in INTERPOLATIONS
-    }
+    found = {kind: ClassMaps(maps, (48, 64), interpolation=kind, stride=8).rows(0, 48) for kind in INTERPOLATIONS}
     for kind in ("bilinear", "bicubic"):
         assert np.abs(found["pillow"] - found[kind]).max() > 0.02
 
@@ -102,7 +100,8 @@ def test_maps_of_an_image_of_no_whole_cells_are_cropped():
 def test_cells_never_go_back_and_are_all_there(kind, cells, pixels, part, stride):
     axis = plan_axis(cells, pixels, kind, part / stride, stride)
     for part_cells in (axis.base, *(others for others, _ in axis.others)):
-        assert part_cells.min() >= 0 and part_cells.max() < cells
+        assert part_cells.min() >= 0
+        assert part_cells.max() < cells
         assert (np.diff(part_cells) >= 0).all()
     assert axis.cells(slice(0, pixels)) == (0, cells)
 

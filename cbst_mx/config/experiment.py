@@ -53,6 +53,9 @@ class Experiment(StrictModel):
     validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
+    # how images are resized, in training and for the network's input; program: Lanczos to fewer pixels and cubic to
+    # more, as the released program does
+    resampling: Literal["linear", "program"] = "linear"
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
     initial_parameters: Optional[FilePath] = Field(
         None, validate_default=True
@@ -110,15 +113,26 @@ class Experiment(StrictModel):
         return validation
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out; `starts_from` only where it is given."""
-        unused = {"starts_from"} if self.starts_from is None else set()
+        """Return the experiment with all defaults written out, but for keys that came later: those where given."""
+        unused = self._later_keys()
+        if self.starts_from is None:
+            unused["starts_from"] = True
         return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
+
+    def _later_keys(self) -> Dict[str, Any]:
+        """Return the keys at their defaults that came later: run folders of before are continued."""
+        later: Dict[str, Any] = {}
+        if self.resampling == "linear":
+            later["resampling"] = True
+        if self.evaluation.upsampling == "bilinear":
+            later["evaluation"] = {"upsampling"}
+        return later
 
     @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
         beside: Dict[str, Any] = dict.fromkeys(("workers", "ctx", "starts_from", "paper", "origin"), True)
-        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}})
+        return self.model_dump(exclude={**beside, **self._later_keys(), "self_training": {"keep_maps"}})
 
     def classes(self) -> LabelSpace:
         """Return the label space.

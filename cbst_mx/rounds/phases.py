@@ -23,7 +23,7 @@ from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.parameters import load_parameters
-from cbst_mx.rounds.workload import count_iterations
+from cbst_mx.rounds.workload import count_iterations, prediction_options
 from cbst_mx.selftrain import class_statistics, prior_files, spatial_prior
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
@@ -172,7 +172,7 @@ def _batches(
     spec = experiment.network_spec()
     return BatchLoader(
         samples,
-        experiment.augmentation.transform(mining=mining),
+        experiment.augmentation.transform(mining=mining, resampling=experiment.resampling),
         batch_size=optimiser.batch_size,
         seed=experiment.seed,
         round=index,
@@ -333,7 +333,7 @@ def evaluate(
     DataError
         If an image cannot be used, or no pixel counts.
     """
-    space, options = experiment.classes(), _prediction(experiment, ctx)
+    space, options = experiment.classes(), prediction_options(experiment, ctx)
     counts = evaluate_network(network, images, classes=space.names, progress=progress, **options)
     matrices = protocols.ImageMatrices(images.label_space.names, images.names, counts)
     try:
@@ -359,11 +359,5 @@ def observe(
     images : ImageSet
         Images without labels.
     """
-    options = _prediction(experiment, ctx)
+    options = prediction_options(experiment, ctx)
     return label_free.predict_set(network, images, classes=experiment.classes().names, progress=progress, **options)
-
-
-def _prediction(experiment: Experiment, ctx: mx.Context) -> dict[str, Any]:
-    """Return how networks are evaluated, as keyword arguments."""
-    spec, settings = experiment.network_spec(), experiment.evaluation.model_dump()
-    return {"mean": spec.mean, "std": spec.std, "ctx": ctx, "batch_size": experiment.inference_batch, **settings}

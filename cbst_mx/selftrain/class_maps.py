@@ -97,8 +97,8 @@ class ClassMaps:
     Raises
     ------
     ConfigError
-        If `interpolation` is unknown, a side of `size` is below 1, the image would not lie inside the cells, or "pillow"
-        would have to crop within a pixel of the input.
+        If `interpolation` is unknown, a side of `size` is below 1, the image would not lie inside the cells, or
+        "pillow" would have to crop within a pixel of the input.
     DataError
         If `maps` has another shape or type.
     """

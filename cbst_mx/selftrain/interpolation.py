@@ -5,11 +5,11 @@ half-pixel centres, of N pixels over n cells pixel i has its centre at (i + 0.5)
 
 * "bilinear" is the networks' own upsampling in this project: two cells; beyond the edges cells are repeated.
 * "bicubic" is OpenCV's: four cells by Keys' kernel with a = -0.75; beyond the edges cells are repeated.
-* "pillow" is the authors' released program's: Pillow's bicubic resize, twice. A map at stride s becomes s times as large,
-  the size of the network's padded input; that is cropped to the input itself and resized to the image. Pillow's kernel
-  is Keys' with a = -0.5, as wide as the output's pixels where it shrinks; beyond the edges there are no cells, the
-  weights of the others sum to 1. Both steps are linear, so one weight per pixel and cell does both. Pillow keeps float32
-  between its four passes (mode "F"; nothing is clipped), so its values differ from those here by a few roundings.
+* "pillow" is the authors' released program's: Pillow's bicubic resize, twice. A map at stride s becomes s times as
+  large, the size of the network's padded input; that is cropped to the input itself and resized to the image. Pillow's
+  kernel is Keys' with a = -0.5, widened where it shrinks; beyond the edges there are no cells, and the weights of the
+  others sum to 1. Both steps are linear, so one weight per pixel and cell does both. Pillow keeps float32 between its
+  four passes (mode "F"; nothing is clipped), so its values differ from those here by a few roundings.
 
 R. Keys, "Cubic convolution interpolation for digital image processing", 1981.
 """
