@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cbst_mx import selftrain
 from cbst_mx.errors import ConfigError
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.interpolation import INTERPOLATIONS, plan_axis
+from cbst_mx.selftrain.on_device import full_size
+from symbols.backend import mx
 from tests.maps import random_maps
+
+GOLDEN = Path(__file__).parent / "golden" / "upsampled_maps.npz"
 
 # Pillow rounds to float32 after each of its four passes, here two do; each result is below 2, so a rounding is at most
 # 2^-24, and the kernels' weights enlarge those of earlier passes 1.25^2-fold at most in each step.
@@ -68,6 +75,26 @@ def test_pillow_is_pillow_twice_at_any_size(data):
     maps = random_maps(data.draw(st.integers(0, 9)), (2, *small))
     expected = np.stack([twice(plane, stride, part, size) for plane in maps])
     np.testing.assert_allclose(pillow_maps(maps, stride, part, size), expected, rtol=0, atol=ROUNDINGS)
+
+
+@pytest.mark.parametrize("name", ["enlarged", "cropped", "shrunk"])
+def test_golden_maps_of_the_programs_two_steps(name):
+    golden = np.load(GOLDEN)
+    cells, part, maps = (golden[f"{name}_{what}"] for what in ("cells", "part", "maps"))
+    size = maps.shape[1:]
+    found = pillow_maps(cells, 8, part, size)
+    np.testing.assert_allclose(found, maps, rtol=0, atol=ROUNDINGS)
+    on_ctx = full_size(mx.nd.array(cells[None]), size, extent=tuple(part / 8), interpolation="pillow", stride=8)
+    np.testing.assert_allclose(on_ctx[0].asnumpy(), maps, rtol=0, atol=ROUNDINGS)
+    thresholds = selftrain.thresholds([found], fidelity="released", origin="bicubic")
+    # a threshold is a pixel's confidence, so it moves by roundings at most
+    np.testing.assert_allclose(
+        thresholds.values, selftrain.thresholds([maps], fidelity="released", origin="bicubic").values, atol=ROUNDINGS
+    )
+    # and the golden values see the difference that another kernel makes
+    for kind in ("bilinear", "bicubic"):
+        other = ClassMaps(cells, size, interpolation=kind, extent=tuple(part / 8), stride=8).rows(0, size[0])
+        assert np.abs(other - maps).max() > 0.02
 
 
 def test_pillow_is_no_other_interpolation():
