@@ -53,8 +53,8 @@ class Experiment(StrictModel):
     validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
-    # how images are resized, in training and for the network's input; program: Lanczos to fewer pixels and cubic to
-    # more, as the released program does
+    # how images are resized, in training and for the network's input; the default is ours; program: Lanczos to fewer
+    # pixels and cubic to more, as the released program does
     resampling: Literal["linear", "program"] = "linear"
     source_training: Optional[Optimiser] = None  # None: initial_parameters must be given
     initial_parameters: Optional[FilePath] = Field(
