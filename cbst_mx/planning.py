@@ -39,7 +39,7 @@ from cbst_mx.rounds.workload import (
     count_snapshots,
     estimate_needs,
     find_image_sets,
-    scale_side,
+    prediction_options,
     source_indices,
     target_maps,
 )
@@ -346,7 +346,7 @@ def _reading_seconds(experiment: Experiment) -> float:
     samples = labelled_samples(experiment.open_source())[:16]
     loader = BatchLoader(
         samples,
-        experiment.augmentation.transform(),
+        experiment.augmentation.transform(resampling=experiment.resampling),
         batch_size=1,
         seed=experiment.seed,
         iterations=8,
@@ -423,12 +423,9 @@ def _evaluation_seconds(
     plan: Plan,
 ) -> float:
     """Return the time of predicting one image that is evaluated."""
-    spec = experiment.network_spec()
-    settings = experiment.evaluation.model_dump()
 
     def work(chosen: ImageSet, side: float) -> None:
-        options: dict[str, Any] = {**settings, "long_side": scale_side(settings["long_side"], side)}
-        for _ in predictions(network, chosen, mean=spec.mean, std=spec.std, ctx=ctx, **options):
+        for _ in predictions(network, chosen, **prediction_options(experiment, ctx, side)):
             pass
 
     return _scaled(work, "evaluation", images.size, budget, meter, plan)

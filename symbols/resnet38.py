@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from symbols.backend import gluon, mx
+from symbols.backend import gluon
 from symbols.blocks import BATCH_NORM, check_choice, check_rates, check_width, scaled
 
 nn = gluon.nn
@@ -189,22 +189,19 @@ class ResNet38(gluon.HybridBlock):
             self.head.add(
                 self._classifier_convolution(channels, hidden, "conv6a_"),
                 nn.Activation("relu", prefix=""),
-                self._classifier_convolution(hidden, num_classes, linear, initializer=mx.init.Normal(0.01)),
+                self._classifier_convolution(hidden, num_classes, linear),
             )
         else:
             self.head.add(nn.GlobalAvgPool2D(prefix=""), nn.Dense(num_classes, in_units=channels, prefix=linear))
 
     @staticmethod
-    def _classifier_convolution(
-        in_channels: int, channels: int, prefix: str, initializer: Any = None
-    ) -> gluon.nn.Conv2D:
+    def _classifier_convolution(in_channels: int, channels: int, prefix: str) -> gluon.nn.Conv2D:
         return nn.Conv2D(
             channels,
             3,
             padding=12,
             dilation=12,
             in_channels=in_channels,
-            weight_initializer=initializer,
             prefix=prefix,
         )
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
+from cbst_mx.selftrain.class_maps import ClassMaps
+from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from tests.maps import random_maps
 
 GOLDEN = Path(__file__).parent / "golden" / "pseudo_labels.npz"
@@ -69,7 +70,7 @@ def test_bilinear_is_the_networks_own_upsampling(small, size):
 
 @pytest.mark.parametrize(("kind", "theirs"), [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
 @pytest.mark.parametrize(("small", "size"), SIZES)
-def test_both_kinds_are_those_of_opencv(kind, theirs, small, size):
+def test_bilinear_and_bicubic_are_those_of_opencv(kind, theirs, small, size):
     maps = random_maps(2, (3, *small))
     expected = np.stack([cv2.resize(plane, size[::-1], interpolation=theirs) for plane in maps])
     found = ClassMaps(maps, size, interpolation=kind).rows(0, size[0])
@@ -99,7 +100,7 @@ def test_equal_cells_keep_their_value(kind):
 
 def test_refusals():
     maps = random_maps(6, (3, 4, 5))
-    with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
+    with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, pillow, got 'nearest'"):
         ClassMaps(maps, (8, 10), interpolation="nearest")
     with pytest.raises(ConfigError, match=r"size must be a height and a width of at least 1 pixel, got \(0, 5\)"):
         ClassMaps(maps, (0, 5))

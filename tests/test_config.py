@@ -70,6 +70,19 @@ def test_what_changes_numbers_makes_another_run(change):
     assert load_experiment(DEMO).identity != load_experiment(DEMO, (change,)).identity
 
 
+@pytest.mark.parametrize("change", ["resampling=program", "evaluation.upsampling=pillow"])
+def test_keys_that_came_later_leave_other_runs_as_they_were(tmp_path, change):
+    base, given = load_experiment(DEMO), load_experiment(DEMO, (change,))
+    name = change.partition("=")[0].split(".")[-1]
+    assert base.to_yaml().count(f"{name}:") == given.to_yaml().count(f"{name}:") - 1
+    assert name not in (base.identity if name == "resampling" else base.identity["evaluation"])
+    assert base.identity != given.identity
+    (tmp_path / "again.yaml").write_text(given.to_yaml())
+    assert load_experiment(tmp_path / "again.yaml") == given
+    default = {"resampling": "linear", "upsampling": "bilinear"}[name]
+    assert load_experiment(DEMO, (f"{change.partition('=')[0]}={default}",)).identity == base.identity
+
+
 def test_the_experiment_that_rounds_start_from_is_a_name_and_no_setting(tmp_path):
     base, named = load_experiment(DEMO), load_experiment(DEMO, ("starts_from=gta5-source",))
     assert (base.starts_from, named.starts_from) == (None, "gta5-source")

@@ -113,6 +113,24 @@ def test_the_command_writes_what_the_library_says(folder, tmp_path):
     }
 
 
+def test_settings_name_other_interpolations_only(folder, tmp_path):
+    arguments = ["evaluate", "--parameters", folder / "p.params", "--format", "folder", "--root", folder]
+    arguments += ["--split", "all", "--description", folder / "data.yaml", "--out", tmp_path / "out.json"]
+    arguments += ["--long-side", 48, "--upsampling", "pillow", "--resampling", "program"]
+    result = CliRunner().invoke(main, [str(part) for part in arguments])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["settings"]["upsampling"], record["settings"]["resampling"]) == ("pillow", "program")
+    plain = evaluate_parameters(folder / "p.params", data(folder), long_side=48)
+    assert {"upsampling", "resampling"}.isdisjoint(plain.settings)
+    other = evaluate_parameters(
+        folder / "p.params", data(folder), long_side=48, upsampling="pillow", resampling="program"
+    )
+    assert json.loads(json.dumps(other.result)) == {key: record[key] for key in other.result}
+    with pytest.raises(ConfigError, match="upsampling must be one of bilinear, bicubic, pillow, got 'cubic'"):
+        evaluate_parameters(folder / "p.params", data(folder), upsampling="cubic")
+
+
 def test_int8_says_how_near_it_is_on_as_many_images_as_asked(folder):
     assert evaluate_parameters(folder / "p.params", data(folder)).agreement is None
     evaluation = evaluate_parameters(folder / "p.params", data(folder), inference="int8", calibration_images=1)

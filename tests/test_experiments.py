@@ -143,6 +143,15 @@ def test_a_target_that_is_none_is_refused():
         target_changes(demo, "val")
 
 
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_experiments_resize_as_the_program_does(name):
+    experiment = load_experiment(FOLDER / f"{name}.yaml")
+    assert experiment.self_training.fidelity == "released"
+    assert experiment.self_training.upsampling == experiment.evaluation.upsampling == "pillow"
+    assert experiment.resampling == load_experiment(FOLDER / f"{experiment.starts_from}.yaml").resampling == "program"
+    assert (experiment.evaluation.long_side, experiment.evaluation.flip) == (2048, True)
+
+
 def make_steps(*arguments, folder=FOLDER.parent):
     """Return the calls of cbst-mx that make would do in `folder`, each as its arguments."""
     steps = subprocess.run(

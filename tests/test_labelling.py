@@ -135,7 +135,7 @@ def test_stride_maps_are_upsampled_and_multiplied_by_the_prior(tmp_path):
     folder = write_maps(tmp_path / "maps", small)
     prior = np.random.default_rng(2).random((13, 4, 5), dtype=np.float32)
     np.savez(tmp_path / "prior.npz", prior=prior)
-    for kind, size in (("bilinear", ()), ("bicubic", (47, 60))):
+    for kind, size in (("bilinear", ()), ("bicubic", (47, 60)), ("pillow", (47, 60))):
         out = tmp_path / kind
         given = ["--size", *size] if size else []
         succeed(
@@ -144,7 +144,7 @@ def test_stride_maps_are_upsampled_and_multiplied_by_the_prior(tmp_path):
         )
         full = size or (48, 64)
         state = StreamingThresholds(13)
-        seen = [ClassMaps(array, full, interpolation=kind) for array in small]
+        seen = [ClassMaps.at_stride(array, full, 8, interpolation=kind) for array in small]
         for _ in range(2):
             for index, array in enumerate(seen):
                 state.add(str(index), *confidence(array, ClassMaps(prior, full)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cbst_mx
+from cbst_mx.data import ImageSet
 from cbst_mx.errors import CheckpointError, ConfigError, DataError
 from cbst_mx.label_space import NTHU_13
 from cbst_mx.networks.build import build_network
@@ -29,6 +30,17 @@ def parameters(tmp_path_factory):
     return path
 
 
+class ImageSetOf(ImageSet):
+    """Images in memory."""
+
+    def __init__(self, images):
+        super().__init__([str(index) for index in range(len(images))], [""] * len(images))
+        self.pictures = images
+
+    def image(self, index):
+        return self.pictures[index]
+
+
 def picture(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -44,6 +56,21 @@ def test_the_maps_are_those_of_the_network(parameters, options):
     network, spec, _ = load_plain(parameters, mx.cpu())
     looks = {"mean": spec.mean, "std": spec.std, "ctx": mx.cpu(), **{"flip": True, **options}}
     np.testing.assert_array_equal(got, probabilities(network, [image], **looks)[0].asnumpy())
+
+
+@pytest.mark.parametrize("given", [("pillow", "linear"), ("bicubic", "program"), ("pillow", "program")], ids=str)
+def test_maps_and_labels_are_resized_as_asked(parameters, given):
+    images = ImageSetOf([picture(41, 55), picture(24, 32, 1)])
+    predictor = cbst_mx.load_network(parameters, long_side=48, upsampling=given[0], resampling=given[1])
+    network, spec, _ = load_plain(parameters, mx.cpu())
+    looks = {"mean": spec.mean, "std": spec.std, "ctx": mx.cpu(), "flip": True, "long_side": 48}
+    plain = cbst_mx.load_network(parameters, long_side=48)
+    for index, label in enumerate(predictor.labels(images)):
+        image = images.image(index)
+        expected = probabilities(network, [image], interpolation=given[0], resampling=given[1], **looks)[0].asnumpy()
+        np.testing.assert_array_equal(predictor.predict(image), expected)
+        np.testing.assert_array_equal(label, expected.argmax(axis=0))
+        assert (expected != plain.predict(image)).any()
 
 
 def test_a_list_holds_images_of_any_sizes_and_gives_a_map_for_each_in_order(parameters):
@@ -117,6 +144,8 @@ def test_what_is_no_image_is_refused_in_one_sentence(parameters, images, sentenc
         ({"scales": []}, r"scales must hold at least one factor, each above 0, got \[\]"),
         ({"scales": [1, 0]}, r"scales must hold at least one factor, each above 0, got \[1, 0\]"),
         ({"combine": "sum"}, "combine must be mean or max, got 'sum'"),
+        ({"upsampling": "cubic"}, "upsampling must be one of bilinear, bicubic, pillow, got 'cubic'"),
+        ({"resampling": "area"}, "resampling must be one of linear, program, got 'area'"),
         ({"long_side": 0}, "long_side must be a whole number of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
         ({"inference": "fp8"}, "inference must be one of plain, fused, int8, got 'fp8'"),

@@ -12,6 +12,7 @@ import pytest
 from cbst_mx import selftrain
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.labelling import MapFolder, run
+from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from tests.maps import random_maps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ def test_thresholds_and_labels_are_those_of_the_sorted_form(policy, fidelity):
         np.testing.assert_array_equal(predicted, array.argmax(axis=0))
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_maps_at_a_stride_with_a_prior_are_those_of_the_labelling_job(tmp_path, interpolation):
     from cbst_mx.data.image_files import read_label
     from cbst_mx.selftrain import prior_files
@@ -138,7 +139,7 @@ ONE = random_maps(0, (3, 4, 5))
         ([ONE], {"size": (4, 0)}, r"size must be a height and a width of at least 1 pixel, got \(4, 0\)"),
         ([ONE], {"stride": 8, "size": (40, 40)}, "map 0 must have the cells of 40 x 40 pixels at stride 8, got 4 x 5"),
         ([ONE, ONE], {"size": [(4, 5)]}, r"size must be one \(H, W\) or as many as there are maps, 1 are in both"),
-        ([ONE], {"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic, got 'nearest'"),
+        ([ONE], {"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic, pillow, got 'nearest'"),
         ([ONE], {"prior": np.ones((2, 4, 5))}, r"prior must have the 3 classes of the maps, got shape \(2, 4, 5\)"),
         ([ONE], {"prior": -np.ones((3, 4, 5))}, "prior must hold finite values of at least 0"),
         ([ONE], {"prior": np.ones((3, 4))}, r"prior must hold a prior of shape \(C, H, W\), got \(3, 4\)"),

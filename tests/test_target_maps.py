@@ -11,8 +11,9 @@ from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps
+from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from cbst_mx.selftrain.network_maps import predictions, probabilities, stride_probabilities
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.selftrain.target_maps import TargetMaps
@@ -117,20 +118,23 @@ def test_auto_takes_memory_then_disk_but_never_full_size_maps_on_disk(images, tm
         make(images, tmp_path, keep="tape")
 
 
-def test_bicubic_maps_are_those_of_the_labelling_job(images, tmp_path):
-    bilinear, bicubic = (
-        [view.confidence[0] for _, view in make(images, tmp_path, interpolation=kind)] for kind in INTERPOLATIONS
+@pytest.mark.parametrize("kind", ["bicubic", "pillow"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_maps_of_other_interpolations_are_those_of_class_maps(images, tmp_path, kind, on_device):
+    bilinear, found = (
+        [view.confidence[0] for _, view in make(images, tmp_path, interpolation=name, on_device=on_device)]
+        for name in ("bilinear", kind)
     )
     outputs = [
         stride_probabilities(network_of("resnet38"), [images.image(i)], ctx=mx.cpu(), **LOOKS)
         for i in range(len(SIZES))
     ]
-    for (maps, part), size, other, value in zip(outputs, SIZES, bilinear, bicubic):
+    for (maps, part), size, other, value in zip(outputs, SIZES, bilinear, found):
         extent = (part[0] / 8, part[1] / 8)
-        whole = ClassMaps(maps[0].asnumpy(), size, interpolation="bicubic", extent=extent).rows(0, size[0])
+        whole = ClassMaps(maps[0].asnumpy(), size, interpolation=kind, extent=extent, stride=8).rows(0, size[0])
         np.testing.assert_array_equal(value, whole.max(axis=0))
         assert np.abs(value - other).max() > 1e-4
-    with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
+    with pytest.raises(ConfigError, match="interpolation must be one of bilinear, bicubic, pillow, got 'nearest'"):
         make(images, tmp_path, interpolation="nearest")
 
 

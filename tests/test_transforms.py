@@ -5,10 +5,12 @@ import time
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cbst_mx.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RESAMPLINGS,
     TrainTransform,
     label_at_stride,
     normalise,
@@ -90,8 +92,35 @@ def test_label_takes_the_pixel_at_the_centre_of_each_area():
     np.testing.assert_array_equal(resize_label(label[:, :3], (1, 6)), [[0, 0, 1, 1, 2, 2]])
 
 
+def test_images_are_resized_by_pillow_as_in_the_program():
+    image, _ = sample()
+    for size, kernel in (((32, 80), Image.LANCZOS), ((63, 159), Image.LANCZOS), ((90, 208), Image.BICUBIC)):
+        expected = np.asarray(Image.fromarray(image).resize(size[::-1], kernel))
+        np.testing.assert_array_equal(resize_image(image, size, "program"), expected)
+        assert (resize_image(image, size) != expected).any()
+    same = resize_image(image, image.shape[:2], "program")
+    np.testing.assert_array_equal(same, image)
+    assert not np.shares_memory(same, image)
+    with pytest.raises(ConfigError, match="resampling must be one of linear, program, got 'area'"):
+        resize_image(image, (5, 5), "area")
+    with pytest.raises(ConfigError, match="resampling must be one of linear, program, got 'area'"):
+        TrainTransform(crop=(8, 8), resampling="area")
+
+
+@pytest.mark.parametrize("scale", [(0.7, 0.95), (1.05, 1.3)])
+def test_resampling_changes_the_grey_values_of_a_training_image_only(scale):
+    image, label = sample()
+    one, other = (
+        TrainTransform(crop=(24, 40), scale=scale, resampling=kind)(image, label, np.random.default_rng(5))
+        for kind in ("linear", "program")
+    )
+    np.testing.assert_array_equal(one[1], other[1])
+    assert (one[0] != other[0]).any()
+
+
+@pytest.mark.parametrize("resampling", RESAMPLINGS)
 @pytest.mark.parametrize("factor", [0.7, 0.83, 0.999, 1.07, 1.3, 2.0])
-def test_image_and_label_stay_aligned_to_half_a_pixel(factor):
+def test_image_and_label_stay_aligned_to_half_a_pixel(factor, resampling):
     # One vertical edge: in the image the place where the brightness crosses one half, in the label where the class
     # changes. Both mark the same line after scaling, for edges all over the width.
     width = 200
@@ -100,7 +129,7 @@ def test_image_and_label_stay_aligned_to_half_a_pixel(factor):
         label[:, edge:] = 1
         image = np.repeat(label[..., None] * 200, 3, axis=2)
         size = (8, round(width * factor))
-        row = resize_image(image, size)[4, :, 0].astype(float)
+        row = resize_image(image, size, resampling)[4, :, 0].astype(float)
         first = int(np.argmax(row >= 100))
         crossing = first if row[first] == 100 else first - (row[first] - 100) / (row[first] - row[first - 1])
         change = int(np.argmax(resize_label(label, size)[4])) - 0.5

@@ -76,3 +76,21 @@ def test_what_a_run_needs_beside_its_network():
     none = workload.estimate_needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
     assert none.memory == 0
     assert none.disk < 20e6
+
+
+def test_networks_are_evaluated_as_the_experiment_says():
+    ctx = parse_context("cpu")
+    options = workload.prediction_options(load("gta5-cbst-released"), ctx, side=0.5)
+    assert options["interpolation"] == "pillow"
+    assert options["resampling"] == "program"
+    assert (options["flip"], options["long_side"], options["batch_size"]) == (True, 1024, 1)
+    options = workload.prediction_options(load("demo", "evaluation.scales=[0.5, 1]"), ctx)
+    assert (options["interpolation"], options["resampling"], options["scales"]) == ("bilinear", "linear", [0.5, 1])
+    assert "upsampling" not in options
+
+
+def test_target_maps_are_made_as_the_experiment_says(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(workload, "TargetMaps", lambda *given, **options: seen.update(options))
+    workload.target_maps(load("gta5-cbst-released"), None, None, folder=tmp_path, ctx=None)
+    assert (seen["interpolation"], seen["resampling"], seen["long_side"]) == ("pillow", "program", 1850)

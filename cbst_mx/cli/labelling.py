@@ -65,8 +65,9 @@ _MAPS = (
         "--upsampling",
         default="bilinear",
         show_default=True,
-        type=click.Choice(["bilinear", "bicubic"]),
-        help="How: bilinear as in this package's networks, bicubic as in the authors' program.",
+        type=click.Choice(["bilinear", "bicubic", "pillow"]),
+        help="How: bilinear as in this package's networks, bicubic as OpenCV does (a = -0.75), pillow as the authors' "
+        "program does (Pillow's bicubic, a = -0.5, to S times the map, cropped to the image).",
     ),
     click.option(
         "--origin",

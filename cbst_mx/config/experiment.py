@@ -41,6 +41,17 @@ __all__ = ["DATA_VARIABLE", "Experiment", "below_data_root", "load_experiment"]
 
 DATA_VARIABLE = "CBST_DATA"
 
+# Keys that came after run folders had been made, which have none of them and are continued all the same.
+_LATER = (
+    "starts_from",
+    "released_start",
+    "resampling",
+    "evaluation.upsampling",
+    "source_training.snapshots",
+    "self_training.mining.methods",
+    "self_training.mining.classes",
+)
+
 
 class Experiment(StrictModel):
     """Settings of one run."""
@@ -53,6 +64,9 @@ class Experiment(StrictModel):
     validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
+    # how images are resized, in training and for the network's input; the default is ours; program: Lanczos to fewer
+    # pixels and cubic to more, as the released program does
+    resampling: Literal["linear", "program"] = "linear"
     source_training: Optional[SourceTraining] = None  # None: initial_parameters must be given
     initial_parameters: Optional[FilePath] = Field(
         None, validate_default=True
@@ -120,17 +134,35 @@ class Experiment(StrictModel):
         return validation
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out; what names another start only where it is given."""
-        unused = {key for key in ("starts_from", "released_start") if getattr(self, key) is None}
+        """Return the experiment with all defaults written out, but for keys that came later: those where given."""
+        unused = self._later_keys()
         return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
+
+    def _later_keys(self) -> Dict[str, Any]:
+        """Return the keys at their defaults that came later, nested as pydantic excludes them."""
+        excluded: Dict[str, Any] = {}
+        for key in _LATER:
+            *parents, last = key.split(".")
+            level: Any = self
+            for parent in parents:
+                level = getattr(level, parent, None)
+            if level is None or getattr(level, last) != type(level).model_fields[last].default:
+                continue
+            inside = excluded
+            for parent in parents:
+                inside = inside.setdefault(parent, {})
+            inside[last] = True
+        return excluded
 
     @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
-        beside: Dict[str, Any] = dict.fromkeys(
-            ("workers", "ctx", "starts_from", "released_start", "paper", "origin"), True
-        )
-        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}, "source_training": {"snapshots"}})
+        others = ("workers", "ctx", "starts_from", "released_start", "paper", "origin")
+        beside: Dict[str, Any] = dict.fromkeys(others, True)
+        later = self._later_keys()
+        for key, inside in (("self_training", "keep_maps"), ("source_training", "snapshots")):
+            later.setdefault(key, {})[inside] = True
+        return self.model_dump(exclude={**later, **beside})
 
     def classes(self) -> LabelSpace:
         """Return the label space.

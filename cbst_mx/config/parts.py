@@ -138,10 +138,10 @@ class Augmentation(StrictModel):
             raise ValueError(str(error)) from error
         return self
 
-    def transform(self, mining: Optional[ClassMining] = None) -> TrainTransform:
-        """Return the transform described, with crops by `mining`."""
+    def transform(self, mining: Optional[ClassMining] = None, resampling: str = "linear") -> TrainTransform:
+        """Return the transform described, with crops by `mining` and images scaled by `resampling`."""
         values = self.model_dump()
-        values.update(crop=tuple(values["crop"]), scale=tuple(values["scale"]), mining=mining)
+        values.update(crop=tuple(values["crop"]), scale=tuple(values["scale"]), mining=mining, resampling=resampling)
         return TrainTransform(**values)
 
 
@@ -224,8 +224,8 @@ class SelfTraining(StrictModel):
     flip: bool = True  # average with the mirrored image when pseudo-labelling
     scales: List[Scale] = Field([1.0], min_length=1, max_length=32)  # average over these scales when pseudo-labelling
     long_side: Optional[_LongSide] = None  # pixels of the input when pseudo-labelling; None: as it is
-    # of the network's output to the image; the released program's is bicubic
-    upsampling: Literal["bilinear", "bicubic"] = "bilinear"
+    # of the network's output to the image; bicubic is OpenCV's, pillow the released program's: bicubic, twice
+    upsampling: Literal["bilinear", "bicubic", "pillow"] = "bilinear"
     # where the network's output stays between thresholds and selection; auto: memory up to 256 MB, else disk, but
     # FCN8s, whose output has the image's size, runs again
     keep_maps: Literal["auto", "memory", "disk", "recompute"] = "auto"
@@ -268,6 +268,7 @@ class Evaluation(StrictModel):
     scales: List[Scale] = Field([1.0], min_length=1, max_length=32)  # multi-scale testing
     combine: Literal["mean", "max"] = "mean"  # over the scales; the paper does not say which
     long_side: Optional[_LongSide] = None  # pixels of the network's input at scale 1; None = as it is
+    upsampling: Literal["bilinear", "bicubic", "pillow"] = "bilinear"  # as that of self_training
 
 
 class WarmUp(StrictModel):

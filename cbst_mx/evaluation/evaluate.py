@@ -15,7 +15,7 @@ from cbst_mx.data import LabelledImageSet, folder, open_labelled
 from cbst_mx.data.image_headers import read_header
 from cbst_mx.errors import CheckpointError, DataError
 from cbst_mx.evaluation import confusion, protocols
-from cbst_mx.evaluation.predictor import choose_form
+from cbst_mx.evaluation.predictor import check_resizing, choose_form
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.devices import parse_context
@@ -151,6 +151,8 @@ def evaluate_parameters(
     scales: Sequence[float] = (1.0,),
     combine: str = "mean",
     long_side: int | None = None,
+    upsampling: str = "bilinear",
+    resampling: str = "linear",
     progress: Counter = silent,
 ) -> Evaluation:
     """Evaluate a parameter file on labelled images.
@@ -162,7 +164,7 @@ def evaluate_parameters(
     data : mapping
         Which images: ``format``, ``root`` and other keyword arguments of :func:`cbst_mx.data.open_labelled`, without
         the label space, which is the network's or that of ``description``.
-    ctx, inference, tile, flip, scales, combine, long_side
+    ctx, inference, tile, flip, scales, combine, long_side, upsampling, resampling
         As for :func:`cbst_mx.load_network`.
     calibration_images : int
         How many of the images, from the first, give the value ranges of int8.
@@ -186,8 +188,11 @@ def evaluate_parameters(
     part = " ".join(f"{key} {data[key]}" for key in ("city", "split") if data.get(key) is not None)
     check_labelled(images, f"image set {data['root']}{f' ({part})' if part else ''}")
     options = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
+    resizing = check_resizing(upsampling, resampling)
     calibration = images.subset(range(min(calibration_images, len(images))))
-    formed, agreement = choose_form(network, spec, calibration, ctx=device, inference=inference, tile=tile, **options)
+    formed, agreement = choose_form(
+        network, spec, calibration, ctx=device, inference=inference, tile=tile, **options, **resizing
+    )
     matrices = evaluate_network(
         formed,
         images,
@@ -198,7 +203,12 @@ def evaluate_parameters(
         batch_size=1 if tile else 8,
         progress=progress,
         **options,
+        **resizing,
     )
+    if upsampling != "bilinear":
+        options["upsampling"] = upsampling
+    if resampling != "linear":
+        options["resampling"] = resampling
     named = {key: data.get(key) for key in ("format", "root", "split", "list", "city", "fold")}
     return Evaluation(
         result=confusion.summary(matrices.sum(axis=0), space),

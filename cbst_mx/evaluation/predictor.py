@@ -13,16 +13,18 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.data.transforms import RESAMPLINGS
+from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form, exact_form, quantised
 from cbst_mx.networks.parameters import load_network as load_plain
 from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from cbst_mx.selftrain.network_maps import predictions, probabilities, probability_maps
 from symbols.backend import gluon, mx
 
-__all__ = ["Predictor", "choose_form", "load_network"]
+__all__ = ["Predictor", "check_resizing", "choose_form", "load_network"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,8 @@ def load_network(
     scales: Sequence[float] = (1.0,),
     combine: str = "mean",
     long_side: int | None = None,
+    upsampling: str = "bilinear",
+    resampling: str = "linear",
     batch_size: int = 8,
     inference: str = "plain",
     tile: int | None = None,
@@ -171,6 +175,10 @@ def load_network(
         How: the mean over the scales, or the largest value of each class, which does not sum to 1.
     long_side : int, optional
         Longer side of the network's input at scale 1, in pixels; by default that of the image.
+    upsampling : {"bilinear", "bicubic", "pillow"}
+        How the network's output becomes the image's size; "pillow" as in the authors' released program.
+    resampling : {"linear", "program"}
+        How images are resized for the network; "program" as in the authors' released program.
     batch_size : int
         Images of equal size per forward pass at most.
     inference : {"plain", "fused", "int8"}
@@ -216,7 +224,8 @@ def load_network(
     device = parse_context(ctx)
     check_form(inference, device, tile)
     network, spec, label_space = load_plain(Path(parameters), device)
-    options = {"flip": flip, "scales": tuple(scales), "combine": combine, "long_side": long_side}
+    options: dict[str, Any] = {"flip": flip, "scales": tuple(scales), "combine": combine, "long_side": long_side}
+    options.update(check_resizing(upsampling, resampling))
     images = calibration if isinstance(calibration, ImageSet) else _ArraySet(calibration)
     formed, agreement = choose_form(network, spec, images, ctx=device, inference=inference, tile=tile, **options)
     return Predictor(formed, spec, label_space, device, options, batch_size, agreement)
@@ -232,6 +241,19 @@ def _check_options(scales: Sequence[float], combine: str, long_side: int | None,
             continue
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_resizing(upsampling: str, resampling: str) -> dict[str, Any]:
+    """Return how maps and images are resized as keyword arguments of :func:`~.network_maps.probabilities`.
+
+    Raises
+    ------
+    ConfigError
+        If `upsampling` or `resampling` is unknown.
+    """
+    check_choice("upsampling", upsampling, INTERPOLATIONS)
+    check_choice("resampling", resampling, RESAMPLINGS)
+    return {"interpolation": upsampling, "resampling": resampling}
 
 
 def choose_form(

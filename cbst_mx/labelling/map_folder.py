@@ -19,7 +19,8 @@ from cbst_mx.files import file_digest
 from cbst_mx.label_space import LabelSpace, find, numbered
 from cbst_mx.labelling.map_files import Version, array_bytes, file_version, find_maps, read_header, read_map
 from cbst_mx.selftrain import prior_files
-from cbst_mx.selftrain.class_maps import INTERPOLATIONS, ClassMaps, size_at_stride
+from cbst_mx.selftrain.class_maps import ClassMaps, size_at_stride
+from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from cbst_mx.selftrain.map_checks import Sums, check_origin, check_sums
 from cbst_mx.selftrain.views import HostMap
 
@@ -51,7 +52,7 @@ class MapFolder:
         Pixels per cell along each side.
     size : (int, int), optional
         (H, W) of every image, where that was given.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "pillow"}
     origin : {"plain", "bicubic", "maximum", "prior", "scores"}
         What the classes of a pixel sum to, see ``map_checks.ORIGINS``.
     prior : Path, optional
@@ -193,7 +194,7 @@ class MapFolder:
         stored = read_map(self.paths[index], self.key, mapped=self.shapes[index][1:] == self.sizes[index])
         if stored.shape != self.shapes[index]:
             raise DataError(f"{self.paths[index]} has changed: its shape was {self.shapes[index]}, is {stored.shape}")
-        return ClassMaps(stored, self.sizes[index], interpolation=self.interpolation)
+        return ClassMaps.at_stride(stored, self.sizes[index], self.stride, interpolation=self.interpolation)
 
     def prior_maps(self, index: int) -> ClassMaps | None:
         """Return the spatial prior at the size of one image, None where there is none."""

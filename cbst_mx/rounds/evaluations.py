@@ -20,6 +20,7 @@ from cbst_mx.evaluation.label_free import predict_set
 from cbst_mx.files import write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.parameters import load_network, save_parameters
+from cbst_mx.rounds.workload import prediction_options
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.portion import iterations_of_epochs
 from symbols.backend import gluon, mx
@@ -69,7 +70,7 @@ def evaluate(
     DataError
         If an image cannot be used, or no pixel of a set counts.
     """
-    space, options = experiment.classes(), _prediction(experiment, ctx)
+    space, options = experiment.classes(), prediction_options(experiment, ctx)
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
     for name, images in sets.items():
@@ -114,7 +115,7 @@ def observe(
     """
     bar = functools.partial(progress, f"{title}: predictions of the target")
     seen = predict_set(
-        network, images, classes=experiment.classes().names, progress=bar, **_prediction(experiment, ctx)
+        network, images, classes=experiment.classes().names, progress=bar, **prediction_options(experiment, ctx)
     )
     record = seen.summary(*(None if other is None else other.predictions for other in (before, source)))
     seen.save_grid(stage.predictions)
@@ -122,12 +123,6 @@ def observe(
     logger.info("%s: mean confidence %.3f", title, record["mean_confidence"])
     if record["moved"] is not None:
         logger.info("%s: %.1f %% of the pixels moved", title, 100 * record["moved"])
-
-
-def _prediction(experiment: Experiment, ctx: mx.Context) -> dict[str, Any]:
-    """Return how networks are evaluated, as keyword arguments."""
-    spec, settings = experiment.network_spec(), experiment.evaluation.model_dump()
-    return {"mean": spec.mean, "std": spec.std, "ctx": ctx, "batch_size": experiment.inference_batch, **settings}
 
 
 def snapshot_options(

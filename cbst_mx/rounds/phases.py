@@ -231,7 +231,7 @@ def _batches(
     spec = experiment.network_spec()
     return BatchLoader(
         samples,
-        experiment.augmentation.transform(mining=mining),
+        experiment.augmentation.transform(mining=mining, resampling=experiment.resampling),
         batch_size=optimiser.batch_size,
         seed=experiment.seed,
         round=index,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = [
     "count_snapshots",
     "estimate_needs",
     "find_image_sets",
+    "prediction_options",
     "scale_side",
     "source_indices",
     "target_maps",
@@ -229,4 +230,30 @@ def target_maps(
         std=spec.std,
         flip=training.flip,
         long_side=scale_side(training.long_side, side),
+        resampling=experiment.resampling,
     )
+
+
+def prediction_options(experiment: Experiment, ctx: mx.Context, side: float = 1.0) -> dict[str, Any]:
+    """Return how networks are evaluated, as keyword arguments of :func:`.network_maps.predictions`.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    ctx : mx.Context
+        Where the network computes.
+    side : float
+        Factor of the experiment's `long_side`, for images that are smaller than its own.
+    """
+    spec, settings = experiment.network_spec(), experiment.evaluation.model_dump()
+    return {
+        "mean": spec.mean,
+        "std": spec.std,
+        "ctx": ctx,
+        "batch_size": experiment.inference_batch,
+        "interpolation": settings.pop("upsampling"),
+        **settings,
+        "long_side": scale_side(settings["long_side"], side),
+        "resampling": experiment.resampling,
+    }

@@ -70,8 +70,9 @@ def thresholds(
         Pixels per cell of the maps along each side; 1 for maps at full size.
     size : (int, int) or sequence of (int, int), optional
         (H, W) of all images, or of each one, where they are not `stride` times the map.
-    interpolation : {"bilinear", "bicubic"}
-        How maps at a stride are upsampled.
+    interpolation : {"bilinear", "bicubic", "pillow"}
+        How maps at a stride are upsampled: as networks of this package do, as OpenCV does, or as the authors' program
+        does with Pillow.
     origin : {"plain", "bicubic", "maximum", "prior", "scores"}
         What the classes of a pixel sum to: 1 in "plain" maps; see ``cbst_mx.selftrain.map_checks.ORIGINS``.
     fidelity : {"paper", "released"}
@@ -228,7 +229,8 @@ def _view(
     bounded = origin not in _UNBOUNDED
     if num_classes is not None and len(values) != num_classes:
         raise DataError(f"{what} must have {num_classes} classes, got shape {values.shape}")
-    maps = ClassMaps(values, size_at_stride(values.shape, stride, size, what), interpolation=interpolation)
+    full = size_at_stride(values.shape, stride, size, what)
+    maps = ClassMaps.at_stride(values, full, stride, interpolation=interpolation)
     if prior is None:
         return HostMap(maps, None, what, bounded=bounded)
     kept = {} if priors is None else priors

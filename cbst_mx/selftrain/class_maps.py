@@ -10,82 +10,26 @@ from left to right, then from top to bottom, and always in float32,
 
     value = a + sum over the other cells of (cell - a) * weight
 
-where a is the cell before the pixel's centre. "bilinear" (the network's own upsampling in this project, half-pixel
-centres, cells repeated beyond the edges) has one other cell; "bicubic" (the released program's, kernel with
-a = -0.75) has three. Where all cells are equal the value is exactly theirs, so that probabilities of 1 stay 1.
+where a is the cell before the pixel's centre; `interpolation` has the cells and weights. Where all cells are equal the
+value is exactly theirs, so that probabilities of 1 stay 1.
 """
 
 from __future__ import annotations
 
 import mmap
-from typing import Iterator, NamedTuple, Sequence
+from typing import Iterator, Sequence
 
 import cv2
 import numpy as np
 
-from cbst_mx.errors import ConfigError, DataError, check_choice
+from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.selftrain.interpolation import Axis, check_interpolation, plan_axis
 
-__all__ = ["INTERPOLATIONS", "Axis", "ClassMaps", "check_interpolation", "plan_axis", "size_at_stride"]
-
-INTERPOLATIONS = ("bilinear", "bicubic")
+__all__ = ["ClassMaps", "size_at_stride"]
 
 _TILE = (128, 256)  # pixels: its arrays fit the processor's cache, and few classes compete in it
 _BAND = 16  # rows of a map that is at full size already: whole rows are read from the disk
 _RELEASED = 256  # rows of a mapped file after which the memory of its pages is given back
-
-
-def check_interpolation(interpolation: str) -> None:
-    """Refuse an unknown interpolation.
-
-    Raises
-    ------
-    ConfigError
-        If it is not one of ``INTERPOLATIONS``.
-    """
-    check_choice("interpolation", interpolation, INTERPOLATIONS)
-
-
-class Axis(NamedTuple):
-    """How the pixels along one axis are made from the cells."""
-
-    base: np.ndarray  # intp (N,): cell before the centre of each of N pixels
-    others: list[tuple[np.ndarray, np.ndarray]]  # further cells intp (N,) and their weights float32 (N,)
-
-    def cells(self, pixels: slice) -> tuple[int, int]:
-        """Return the first and the end of the cells that `pixels` are made from."""
-        parts = [self.base, *(cells for cells, _ in self.others)]  # none of them ever goes back
-        return min(int(part[pixels.start]) for part in parts), max(int(part[pixels.stop - 1]) for part in parts) + 1
-
-
-def plan_axis(cells: int, pixels: int, interpolation: str, extent: float) -> Axis | None:
-    """Return how pixels are made from cells along one axis; None where the pixels are the cells.
-
-    Parameters
-    ----------
-    cells, pixels : int
-        How many there are.
-    interpolation : {"bilinear", "bicubic"}
-    extent : float
-        How many of the cells, from the first one, the pixels lie over.
-    """
-    if cells == pixels == extent:
-        return None
-    centres = (np.arange(pixels) + 0.5) * (extent / pixels) - 0.5
-    before = np.floor(centres)
-    t = centres - before
-    base = before.astype(np.intp)
-    if interpolation == "bilinear":
-        weights = {1: t}
-    else:  # R. Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.75
-        a = -0.75
-        weights = {
-            -1: ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a,
-            1: ((a + 2) * (1 - t) - (a + 3)) * (1 - t) ** 2 + 1,
-            2: ((a * (2 - t) - 5 * a) * (2 - t) + 8 * a) * (2 - t) - 4 * a,
-        }
-    last = cells - 1
-    others = [(np.clip(base + step, 0, last), weight.astype(np.float32)) for step, weight in weights.items()]
-    return Axis(np.clip(base, 0, last), others)
 
 
 def size_at_stride(
@@ -142,15 +86,19 @@ class ClassMaps:
         Probabilities, or a prior; may be an array mapped from a file.
     size : tuple of int, optional
         H and W of the image; by default h and w.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "pillow"}
+        See ``cbst_mx.selftrain.interpolation``.
     extent : tuple of float, optional
         How many cells the image covers along each axis, from the first one; by default all, h and w. A network at
         stride s whose input had 925 rows gives 116 cells, of which the image covers 925 / s.
+    stride : int
+        Pixels of the network's input per cell, to whose size "pillow" enlarges the maps first; nothing else needs it.
 
     Raises
     ------
     ConfigError
-        If `interpolation` is unknown, a side of `size` is below 1, or the image would not lie inside the cells.
+        If `interpolation` is unknown, a side of `size` is below 1, the image would not lie inside the cells, or
+        "pillow" would have to crop within a pixel of the input.
     DataError
         If `maps` has another shape or type.
     """
@@ -162,6 +110,7 @@ class ClassMaps:
         *,
         interpolation: str = "bilinear",
         extent: tuple[float, float] | None = None,
+        stride: int = 1,
     ) -> None:
         check_interpolation(interpolation)
         if maps.ndim != 3 or 0 in maps.shape or maps.dtype not in (np.float32, np.float16):
@@ -178,8 +127,8 @@ class ClassMaps:
         covered = extent or maps.shape[1:]
         if not all(0 < part <= cells for part, cells in zip(covered, maps.shape[1:])):
             raise ConfigError(f"extent must be above 0 and at most {maps.shape[1:]} cells, got {extent}")
-        self._rows = plan_axis(maps.shape[1], self.size[0], interpolation, covered[0])
-        self._columns = plan_axis(maps.shape[2], self.size[1], interpolation, covered[1])
+        self._rows = plan_axis(maps.shape[1], self.size[0], interpolation, covered[0], stride)
+        self._columns = plan_axis(maps.shape[2], self.size[1], interpolation, covered[1], stride)
         full = self._rows is None and self._columns is None
         # the maps of one stride are small and used more than once; those at full size are read band by band
         self._maps = maps if full else np.asarray(maps, dtype=np.float32)
@@ -190,6 +139,32 @@ class ClassMaps:
         self.range = None if full else (float(self._maps.min()), float(self._maps.max()))
         # interpolated values lie between the cells' only where no weight is negative
         self.between = self.range is not None and self.range[0] >= 0 and interpolation == "bilinear"
+
+    @classmethod
+    def at_stride(
+        cls, maps: np.ndarray, size: tuple[int, int], stride: int, *, interpolation: str = "bilinear"
+    ) -> ClassMaps:
+        """Return the maps of a network whose input had the image's own size, for "pillow" padded to whole cells.
+
+        Parameters
+        ----------
+        maps : ndarray of shape (C, h, w), float32 or float16
+        size : tuple of int
+            H and W of the image, as :func:`size_at_stride` gives them.
+        stride : int
+            Pixels per cell along each side.
+        interpolation : {"bilinear", "bicubic", "pillow"}
+            "pillow" crops what the cells cover beyond the image, as the program does; the others lay all cells over it.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As the constructor.
+        """
+        extent = None
+        if interpolation == "pillow":
+            extent = (min(size[0] / stride, maps.shape[1]), min(size[1] / stride, maps.shape[2]))
+        return cls(maps, size, interpolation=interpolation, extent=extent, stride=stride)
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Yield rows and columns of the tiles of the image, in raster order."""

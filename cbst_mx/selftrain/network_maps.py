@@ -31,6 +31,7 @@ def probabilities(
     combine: str = "mean",
     long_side: int | None = None,
     interpolation: str = "bilinear",
+    resampling: str = "linear",
 ) -> mx.nd.NDArray:
     """Return the softmax probabilities of images of one size.
 
@@ -52,8 +53,10 @@ def probabilities(
         How: the mean over the scales, or the largest value of each class, which does not sum to 1.
     long_side : int, optional
         The longer side of the network's input at scale 1, in pixels; by default that of the images.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "pillow"}
         How the network's output becomes the image's size, see :func:`at_image_size`.
+    resampling : {"linear", "program"}
+        How the image becomes the network's input, see :func:`.transforms.resize_image`.
 
     Returns
     -------
@@ -64,7 +67,15 @@ def probabilities(
     results = []
     for scale in scales:
         maps, part = stride_probabilities(
-            network, images, mean=mean, std=std, ctx=ctx, flip=flip, scale=scale, long_side=long_side
+            network,
+            images,
+            mean=mean,
+            std=std,
+            ctx=ctx,
+            flip=flip,
+            scale=scale,
+            long_side=long_side,
+            resampling=resampling,
         )
         results.append(at_image_size(maps, network.stride, part, size, interpolation))
     if combine == "max":
@@ -82,6 +93,7 @@ def stride_probabilities(
     flip: bool = False,
     scale: float = 1.0,
     long_side: int | None = None,
+    resampling: str = "linear",
 ) -> tuple[mx.nd.NDArray, tuple[int, int]]:
     """Return the network's own output for images of one size: probabilities at its stride.
 
@@ -91,7 +103,7 @@ def stride_probabilities(
 
     Parameters
     ----------
-    network, images, mean, std, ctx, flip, long_side
+    network, images, mean, std, ctx, flip, long_side, resampling
         As for :func:`probabilities`.
     scale : float
         Factor of the images' sides.
@@ -106,7 +118,7 @@ def stride_probabilities(
     height, width = images[0].shape[:2]
     base = scale * (scale_for_long_side(height, width, long_side) if long_side else 1.0)
     rows, columns = max(1, round(height * base)), max(1, round(width * base))
-    batch = np.stack([normalise(resize_image(image, (rows, columns)), mean, std) for image in images])
+    batch = np.stack([normalise(resize_image(image, (rows, columns), resampling), mean, std) for image in images])
     below, beside = (
         -max(size, network.smallest) % network.stride + max(size, network.smallest) - size for size in (rows, columns)
     )
@@ -122,7 +134,7 @@ def stride_probabilities(
 def at_image_size(
     maps: mx.nd.NDArray, stride: int, part: tuple[int, int], size: tuple[int, int], interpolation: str = "bilinear"
 ) -> mx.nd.NDArray:
-    """Return what :func:`stride_probabilities` gave at the images' size, in one interpolation.
+    """Return what :func:`stride_probabilities` gave at the images' size, in one go.
 
     Parameters
     ----------
@@ -134,7 +146,7 @@ def at_image_size(
         Rows and columns of the input that are the image.
     size : tuple of int
         H and W of the images.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "pillow"}
 
     Returns
     -------
@@ -143,8 +155,10 @@ def at_image_size(
     """
     extent = (part[0] / stride, part[1] / stride)
     if maps.context.device_type != "cpu":
-        return on_device.full_size(maps, size, extent=extent, interpolation=interpolation)
-    seen = (ClassMaps(cells, size, interpolation=interpolation, extent=extent) for cells in maps.asnumpy())
+        return on_device.full_size(maps, size, extent=extent, interpolation=interpolation, stride=stride)
+    seen = (
+        ClassMaps(cells, size, interpolation=interpolation, extent=extent, stride=stride) for cells in maps.asnumpy()
+    )
     # MXNet's own operators on the processor take ten times as long
     return mx.nd.array(np.stack([view.rows(0, size[0]) for view in seen]), ctx=maps.context)
 
@@ -237,10 +251,8 @@ def confidences(
         extent = (part[0] / network.stride, part[1] / network.stride)
         size = (batch[0].shape[0], batch[0].shape[1])
         for index, cells in enumerate(maps.asnumpy(), start):
-            view = HostMap(
-                ClassMaps(cells, size, interpolation=interpolation, extent=extent), origin=images.names[index]
-            )
-            yield (index, *view.confidence)
+            whole = ClassMaps(cells, size, interpolation=interpolation, extent=extent, stride=network.stride)
+            yield (index, *HostMap(whole, origin=images.names[index]).confidence)
 
 
 def _batches(images: ImageSet, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import IGNORE
-from cbst_mx.selftrain.class_maps import plan_axis
 from cbst_mx.selftrain.counting import LOWER, LOWER_BITS, UPPER, StreamingThresholds, keys_of
+from cbst_mx.selftrain.interpolation import plan_axis
 from cbst_mx.selftrain.thresholds import Thresholds
 from symbols.backend import mx
 
@@ -30,6 +30,7 @@ def full_size(
     *,
     extent: tuple[float, float] | None = None,
     interpolation: str = "bilinear",
+    stride: int = 1,
 ) -> mx.nd.NDArray:
     """Return class maps at the images' size: what :class:`.class_maps.ClassMaps` gives, bit for bit.
 
@@ -41,7 +42,9 @@ def full_size(
         H and W of the images.
     extent : tuple of float, optional
         How many cells the images cover along each axis, from the first one; by default all, h and w.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "pillow"}
+    stride : int
+        Pixels of the network's input per cell, for "pillow".
 
     Returns
     -------
@@ -49,7 +52,7 @@ def full_size(
     """
     covered = extent or maps.shape[2:]
     for along in (3, 2):  # from left to right, then from top to bottom
-        axis = plan_axis(maps.shape[along], size[along - 2], interpolation, covered[along - 2])
+        axis = plan_axis(maps.shape[along], size[along - 2], interpolation, covered[along - 2], stride)
         if axis is None:
             continue
         base = _taken(maps, axis.base, along)

@@ -19,8 +19,9 @@ from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import check_choice
 from cbst_mx.files import atomic_path
 from cbst_mx.selftrain import on_device, spatial_prior
-from cbst_mx.selftrain.class_maps import ClassMaps, check_interpolation
+from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.counting import StreamingThresholds
+from cbst_mx.selftrain.interpolation import check_interpolation
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.network_maps import probabilities, stride_probabilities
 from cbst_mx.selftrain.selection import Collector
@@ -146,12 +147,12 @@ class TargetMaps:
     scales, combine
         See :func:`.network_maps.probabilities`. With several scales there is no map at the network's stride: it is run
         again for every pass.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "pillow"}
         How the network's output is upsampled.
     on_device : bool, optional
         Work on full-size NDArrays; by default on GPUs only.
     **options
-        mean, std, flip, long_side as for :func:`.network_maps.stride_probabilities`.
+        mean, std, flip, long_side, resampling as for :func:`.network_maps.stride_probabilities`.
     """
 
     def __init__(
@@ -245,15 +246,16 @@ class TargetMaps:
 
     def _map(self, name: str, output: _Output) -> View:
         maps = np.load(output.maps) if isinstance(output.maps, Path) else output.maps
-        extent = (output.part[0] / self._network.stride, output.part[1] / self._network.stride)
+        stride = self._network.stride
+        extent = (output.part[0] / stride, output.part[1] / stride)
         if self._on_device:
             cells = maps if isinstance(maps, mx.nd.NDArray) else mx.nd.array(maps, ctx=self._ctx)
             whole = on_device.full_size(
-                cells.expand_dims(0), output.size, extent=extent, interpolation=self._interpolation
+                cells.expand_dims(0), output.size, extent=extent, interpolation=self._interpolation, stride=stride
             )
             return DeviceMap(self._times_prior(whole[0]))
         array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
-        view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent)
+        view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
         return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
     def _of_several_scales(self, image: np.ndarray) -> DeviceMap:
