@@ -27,6 +27,7 @@ from cbst_mx.config.parts import (
     Seed,
     SelfTraining,
     SetName,
+    SpatialPrior,
     WarmUp,
 )
 from cbst_mx.config.settings import read_settings
@@ -110,15 +111,22 @@ class Experiment(StrictModel):
         return validation
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out; `starts_from` only where it is given."""
-        unused = {"starts_from"} if self.starts_from is None else set()
+        """Return the experiment with all defaults written out, but those of optional parts that are not in use."""
+        unused: Dict[str, Any] = {"starts_from": True} if self.starts_from is None else {}
+        prior = self.self_training.spatial_prior
+        if not self.self_training.uses_prior and prior.normalisation == SpatialPrior().normalisation:
+            unused["self_training"] = {"spatial_prior": {"normalisation"}}
         return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
 
     @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
         beside: Dict[str, Any] = dict.fromkeys(("workers", "ctx", "starts_from", "paper", "origin"), True)
-        return self.model_dump(exclude={**beside, "self_training": {"keep_maps"}})
+        training: Dict[str, Any] = {"keep_maps": True}
+        # run folders made before there was a choice of normalisation have "maximum" and do not say so
+        if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
+            training["spatial_prior"] = {"normalisation"}
+        return self.model_dump(exclude={**beside, "self_training": training})
 
     def classes(self) -> LabelSpace:
         """Return the label space.
@@ -143,6 +151,11 @@ class Experiment(StrictModel):
     def pretrained_path(self, data_root: Optional[Path] = None) -> Path:
         """Return the parameters the source training starts from."""
         return below_data_root(str(self.pretrained), data_root)
+
+    def prior_path(self, data_root: Optional[Path] = None) -> Optional[Path]:
+        """Return the file of the spatial prior; None where it is estimated or no round uses one."""
+        file = self.self_training.spatial_prior.file
+        return None if file is None or not self.self_training.uses_prior else below_data_root(file, data_root)
 
     def open_source(self, data_root: Optional[Path] = None) -> LabelledImageSet:
         """Open the labelled source images."""

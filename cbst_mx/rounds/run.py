@@ -26,7 +26,8 @@ from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
-from cbst_mx.rounds.phases import evaluate, load_prior, mine_classes, observe, start_network, train_phase, warm_up
+from cbst_mx.rounds.phases import evaluate, mine_classes, observe, start_network, train_phase, warm_up
+from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
 from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -92,11 +93,19 @@ class Run:
             experiment, start, target=len(self.target), size=(height, width), validation=validation
         )
         check_free_space(out, self.needs.disk)
+        given = given_prior(experiment, RunDir(out), data_root=data_root)
         counts = {"source": len(self.source), "target": len(self.target)}
         counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
-        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
+        inputs: dict[str, Any] = {"images": counts}
+        if given is not None:
+            inputs["spatial_prior"] = given.record(experiment.self_training.spatial_prior.file)
+        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs=inputs)
+        if given is not None:
+            keep_given(given, self.dir)
         self.results = RunResults(out)
         with self.dir.logging():
+            if experiment.self_training.uses_prior:
+                logger.info("%s", describe_prior(experiment, self.dir))
             others = ((f"validation {name}", images) for name, images in self.validation.items())
             for name, images in (("source", self.source), *others):
                 if images.left_out:
