@@ -163,7 +163,7 @@ def make_plan(
         plan.notes.append("evaluating the snapshots of the source training is not counted")
     if experiment.target.fold is not None:
         plan.notes.append(f"one fold of {experiment.target.folds or 10}; the source network is shared")
-    if experiment.self_training.method == "cbst-sp":
+    if experiment.self_training.uses_prior and experiment.self_training.spatial_prior.file is None:
         plan.notes.append("estimating the spatial prior, once over all source labels, is not counted")
     plan.memory = meter.most
     total = sum(images.number for images in sets.validation.values())

@@ -35,7 +35,7 @@ def streets(tmp_path_factory):
 def test_build_counts_smooths_and_describes(streets, tmp_path):
     out = tmp_path / "new" / "prior.npz"
     text = call("build", "--source", "gta5", "--root", streets / "gta5", "--grid", 16, 32, "--out", out)
-    assert "prior of 19 classes on 16 x 32 pixels from 12 label maps in" in text
+    assert "prior of 19 classes on 16 x 32 pixels from 12 label maps (normalisation sum) in" in text
     prior, metadata = prior_files.read(out)
     source = open_labelled("gta5", streets / "gta5", label_space=CITYSCAPES_19)
     np.testing.assert_array_equal(prior, spatial_prior.estimate(source, (16, 32)))
@@ -45,9 +45,10 @@ def test_build_counts_smooths_and_describes(streets, tmp_path):
         "names": list(CITYSCAPES_19.names),
         "kernel": 70.0,
         "sigma": 70 / 6,
-        "normalisation": "maximum",
+        "normalisation": "sum",
         "images": 12,
     }
+    np.testing.assert_allclose(prior[ROAD].mean(), 1, rtol=1e-5)  # 512 values rounded to float32
     assert prior[SKY, :4].mean() > 5 * prior[SKY, 8:].mean()
     assert prior[ROAD, :4].max() == 0
     assert [path.name for path in out.parent.iterdir()] == ["prior.npz"]
@@ -101,6 +102,17 @@ def test_build_from_an_experiment_is_the_runs_own_prior(streets, tmp_path, monke
     call("build", "--experiment", experiment, "--grid", 4, 8, "--kernel", 0, "--out", out)
     assert prior_files.read(out)[1]["grid"] == [4, 8]
     assert prior_files.read(out)[1]["kernel"] == 0
+    assert prior_files.read(out)[1]["normalisation"] == "sum"
+    settings = "{grid: [8, 16], kernel: 140, sigma: 30, normalisation: frequency}"
+    experiment.write_text(experiment.read_text().replace("{grid: [8, 16], kernel: 140}", settings))
+    call("build", "--experiment", experiment, "--out", out)
+    expected = spatial_prior.estimate(source, (8, 16), kernel=140, sigma=30, normalisation="frequency")
+    np.testing.assert_array_equal(prior_files.read(out)[0], expected)
+    call("build", "--experiment", experiment, "--normalisation", "maximum", "--sigma", 20, "--out", out)
+    assert [prior_files.read(out)[1][key] for key in ("normalisation", "sigma")] == ["maximum", 20]
+    experiment.write_text(experiment.read_text().replace(settings, "{file: a.npz}"))
+    text = call("build", "--experiment", experiment, "--out", out, code=2)
+    assert text.endswith("experiment.yaml takes its prior from the file a.npz: nothing is built")
     text = call("build", "--experiment", experiment, "--split", "train", "--out", out, code=2)
     assert text.endswith("Error: --experiment says what the source is: leave out --split")
 
@@ -146,7 +158,9 @@ def test_show_draws_every_class(tmp_path):
     prior_files.save(tmp_path / "prior.npz", rng.random((3, 8, 16)), {"names": ["a", "b", "c"], "images": 4})
     np.savez(tmp_path / "bare.npz", prior=rng.random((16, 8, 16)))
     out = tmp_path / "sheet.png"
-    assert "3 class maps drawn in" in call("show", tmp_path / "prior.npz", "--out", out)
+    text = call("show", tmp_path / "prior.npz", "--out", out)
+    assert text.startswith("3 class maps drawn in ")
+    assert text.endswith("sheet.png (8 x 16 pixels, 4 label maps, normalisation: not recorded)")
     small = read_rgb(out)
     assert "16 class maps drawn in" in call("show", tmp_path / "bare.npz", "--out", out)
     unnamed = read_rgb(out)
@@ -173,6 +187,8 @@ def test_import_says_what_it_changed(tmp_path):
     np.testing.assert_array_equal(prior, np.maximum(values, 0).astype(np.float32))
     metadata = prior_files.read(out)[1]
     assert metadata["imported"] == "prior_array.mat"
+    shown = call("show", out, "--out", tmp_path / "sheet.png")
+    assert shown.endswith("(8 x 16 pixels, normalisation: as imported)")
     assert metadata["clamped"] == 3
     call("import", file, "--out", out, "--grid", 4, 8)
     assert prior_files.load(out, 19).shape == (19, 4, 8)

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy import io
 
 from cbst_mx.cli import main
 from cbst_mx.config import describe_target, load_experiment, target_changes
@@ -150,6 +152,32 @@ def test_released_experiments_resize_as_the_program_does(name):
     assert experiment.self_training.upsampling == experiment.evaluation.upsampling == "pillow"
     assert experiment.resampling == load_experiment(FOLDER / f"{experiment.starts_from}.yaml").resampling == "program"
     assert (experiment.evaluation.long_side, experiment.evaluation.flip) == (2048, True)
+
+
+def test_the_priors_of_paper_and_program():
+    def prior(name, *changes):
+        return load_experiment(FOLDER / f"{name}.yaml", changes).self_training.spatial_prior.model_dump()
+
+    common = {"kernel": 70.0, "normalisation": "sum"}
+    assert prior("gta5-cbst-sp") == prior("gta5-fcn8s-cbst-sp") == {**common, "grid": [512, 1024]}
+    assert prior("gta5-cbst-sp-released") == {**common, "grid": [1024, 2048]}
+    file = {"file": "weights/prior_array.mat"}
+    assert prior("gta5-cbst-sp-prior-released") == file
+    change = "self_training.spatial_prior.file=weights/prior_array.mat"
+    assert prior("gta5-cbst-sp-released", change) == prior("gta5-cbst-sp", change) == file
+    # the numbers of the README were measured with it
+    assert prior("demo")["normalisation"] == "maximum"
+
+
+def test_the_authors_prior_is_missed_before_any_training(tmp_path):
+    dataset_fixtures.write_gta5(tmp_path / "gta5")
+    dataset_fixtures.write_cityscapes(tmp_path / "cityscapes")
+    names = sorted(path.name for path in (tmp_path / "cityscapes/leftImg8bit/train").rglob("*.png"))
+    (tmp_path / "cityscapes" / "train-505.txt").write_text(names[0] + "\n")
+    file = FOLDER / "gta5-cbst-sp-prior-released.yaml"
+    output = call(tmp_path, "run", file, "--out", tmp_path / "run", "--smoke", code=1)
+    assert "weights/prior_array.mat does not exist: put the file there, or name another" in " ".join(output.split())
+    assert not (tmp_path / "run").exists()
 
 
 def make_steps(*arguments, folder=FOLDER.parent):
@@ -345,6 +373,10 @@ def data(tmp_path_factory):
     dataset_fixtures.write_nthu(root / "nthu", train=2, test=10)
     names = sorted(path.name for path in (root / "cityscapes/leftImg8bit/train").rglob("*.png"))
     (root / "cityscapes" / "train-505.txt").write_text("\n".join(names[:2]) + "\n")
+    (root / "weights").mkdir()
+    io.savemat(
+        str(root / "weights" / "prior_array.mat"), {"prior_array": np.random.default_rng(0).random((19, 16, 32))}
+    )
     return root
 
 

@@ -140,17 +140,27 @@ def test_order_of_images_and_context_change_nothing():
     np.testing.assert_array_equal(first.values, second.values)
 
 
-def test_a_constant_factor_per_class_cancels_in_cbst():
-    # powers of two are exact in float32, so the labels must agree everywhere; the predicted classes do change with the
-    # factor, so it is applied to pools built per class from the same predictions
+@pytest.mark.parametrize("policy", ["global", "class-balanced"])
+def test_a_common_factor_of_all_classes_changes_nothing(policy):
+    # powers of two are exact in float32, so labels and pools agree everywhere
     maps = some_maps(7, classes=4, size=(12, 12))
-    thresholds = pool_of(maps).thresholds("class-balanced", 0.3)
-    factors = np.float32([1, 4, 0.5, 2])
-    scaled = type(thresholds)("class-balanced", "paper", 0.3, thresholds.values * factors, thresholds.counts)
-    for m in maps:
-        np.testing.assert_array_equal(
-            select(mx.nd.array(m * factors[:, None, None]), scaled), select(mx.nd.array(m), thresholds)
-        )
+    scaled = [m * np.float32(0.25) for m in maps]
+    before, after = (pool_of(values).thresholds(policy, 0.3) for values in (maps, scaled))
+    np.testing.assert_array_equal(after.values, before.values * np.float32(0.25))
+    np.testing.assert_array_equal(after.counts, before.counts)
+    for m, times in zip(maps, scaled):
+        np.testing.assert_array_equal(select(mx.nd.array(times), after), select(mx.nd.array(m), before))
+
+
+def test_a_factor_of_one_class_changes_the_pools():
+    # the predicted class changes with it, and with that whose pool a pixel is in
+    maps = some_maps(7, classes=4, size=(12, 12))
+    factors = np.float32([1, 2, 1, 1])[:, None, None]
+    before, after = (pool_of([m * f for m in maps]).thresholds("class-balanced", 0.3) for f in (1, factors))
+    assert after.counts[1] > before.counts[1]
+    assert (after.counts[[0, 2, 3]] < before.counts[[0, 2, 3]]).all()
+    labels = [[select(mx.nd.array(m * f), t) for m in maps] for f, t in ((1, before), (factors, after))]
+    assert (np.array(labels[0]) != np.array(labels[1])).any()
 
 
 @pytest.mark.parametrize(("policy", "run"), [("class-balanced", "cb"), ("global", "global"), ("class-balanced", "sp")])

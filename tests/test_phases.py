@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cbst_mx.config import load_experiment
-from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import CheckpointError, ConfigError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.devices import parse_contexts
@@ -93,29 +92,6 @@ def test_a_warm_up_on_several_devices_is_refused():
     settings = experiment(f"warm_up={{optimiser: {optimiser}}}", "ctx=cpu:0,1")
     with pytest.raises(ConfigError, match="warm_up runs on one device without float16, got ctx cpu:0,1, amp none"):
         phases.start_network(settings, parse_contexts("cpu:0,1"))
-
-
-def test_the_prior_is_estimated_once(tmp_path):
-    write_demo_data(
-        tmp_path,
-        source_count=3,
-        source_val_count=1,
-        target_count=1,
-        target_val_count=1,
-        size=(32, 64),
-        seed=0,
-        shift=Shift(),
-    )
-    settings = experiment("self_training.spatial_prior={grid: [8, 16], kernel: 70.0}")
-    source, path, seen = settings.open_source(tmp_path), tmp_path / "prior.npz", []
-    prior = phases.load_prior(settings, source, path, progress=lambda *done: seen.append(done))
-    assert (prior.shape, prior.dtype) == ((19, 8, 16), np.float32)
-    assert seen[-1] == (3, 3)
-    before = path.read_bytes()
-    again = phases.load_prior(settings, source, path, progress=lambda *done: seen.append("again"))
-    np.testing.assert_array_equal(again, prior)
-    assert "again" not in seen
-    assert path.read_bytes() == before
 
 
 def test_mined_classes_are_those_predicted_least():

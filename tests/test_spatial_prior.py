@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import io
 
+from cbst_mx import selftrain
 from cbst_mx.data import open_labelled
 from cbst_mx.data.street_scenes import render_scene
 from cbst_mx.errors import ConfigError, DataError
@@ -19,6 +22,7 @@ from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import mx
 from tests.maps import softmax
+from tests.reference import prior as reference
 from tests.tiny import write_scenes
 
 
@@ -38,7 +42,9 @@ class Labels:
 
 
 def test_counts_worked_by_hand_without_smoothing():
-    prior = spatial_prior.estimate(Labels([[0, 1], [1, 255]], [[0, 0], [1, 2]]), (2, 2), kernel=0)
+    prior = spatial_prior.estimate(
+        Labels([[0, 1], [1, 255]], [[0, 0], [1, 2]]), (2, 2), kernel=0, normalisation="maximum"
+    )
     np.testing.assert_array_equal(prior[0], [[1, 0.5], [0, 0]])  # class 0 occurs 2, 1, 0, 0 times
     np.testing.assert_array_equal(prior[1], [[0, 0.5], [1, 0]])
     np.testing.assert_array_equal(prior[2], [[0, 0], [0, 1]])
@@ -48,7 +54,7 @@ def test_counts_worked_by_hand_without_smoothing():
 def test_smoothing_spreads_by_the_scaled_kernel():
     counts = np.zeros((1, 128, 256))
     counts[0, 64, 128] = 1
-    maps = spatial_prior.smooth(counts)
+    maps = spatial_prior.smooth(counts, normalisation="maximum")
     assert maps.dtype == np.float32
     assert (maps >= 0).all()
     rows = np.flatnonzero(maps[0].sum(axis=1))
@@ -60,7 +66,7 @@ def test_smoothing_spreads_by_the_scaled_kernel():
 def test_generated_streets_have_sky_above_and_road_below(tmp_path):
     write_scenes(tmp_path / "d", source=30, source_val=0, target=0, target_val=0, size=(64, 128))
     source = open_labelled("gta5", tmp_path / "d" / "gta5", label_space=CITYSCAPES_19)
-    prior = spatial_prior.estimate(source, (32, 64))
+    prior = spatial_prior.estimate(source, (32, 64), normalisation="maximum")
     sky, road = prior[CITYSCAPES_19.names.index("sky")], prior[CITYSCAPES_19.names.index("road")]
     assert sky[:8].mean() > 0.2
     assert sky[16:].max() < 0.05
@@ -122,7 +128,8 @@ def test_normalisations_worked_by_hand():
 
     # class 0 occurs 2, 1, 0, 0 times in two label maps, class 1 0, 1, 2, 0 times
     np.testing.assert_array_equal(prior("maximum")[0], [[1, 0.5], [0, 0]])
-    np.testing.assert_array_equal(prior("sum")[:2], np.float32([[[2 / 3, 1 / 3], [0, 0]], [[0, 1 / 3], [2 / 3, 0]]]))
+    # the means over the four pixels are 3/4
+    np.testing.assert_array_equal(prior("sum")[:2], np.float32([[[8 / 3, 4 / 3], [0, 0]], [[0, 4 / 3], [8 / 3, 0]]]))
     np.testing.assert_array_equal(prior("frequency")[:3], [[[1, 0.5], [0, 0]], [[0, 0.5], [1, 0]], [[0, 0], [0, 0.5]]])
     for normalisation in spatial_prior.NORMALISATIONS:
         assert not prior(normalisation)[3:].any()
@@ -131,7 +138,8 @@ def test_normalisations_worked_by_hand():
 def test_normalisations_differ_by_one_factor_per_class():
     counts = 1 + np.random.default_rng(0).poisson(1.0, (4, 16, 32))
     maps = {n: spatial_prior.smooth(counts, normalisation=n, images=7) for n in spatial_prior.NORMALISATIONS}
-    np.testing.assert_allclose(maps["sum"].sum(axis=(1, 2)), 1, rtol=1e-5)  # 512 values rounded to float32
+    np.testing.assert_allclose(maps["sum"].mean(axis=(1, 2)), 1, rtol=1e-5)  # 512 values rounded to float32
+    np.testing.assert_array_equal(spatial_prior.smooth(counts), maps["sum"])  # the default
     for other in ("sum", "frequency"):
         factors = maps[other] / maps["maximum"]
         # both are rounded to float32
@@ -150,7 +158,7 @@ def test_sigma_sets_the_width_and_the_kernel_its_end():
         rows, columns = np.nonzero(maps)
         # 70 pixels are 17.5 at this grid, half of them to either side: 9 pixels and the one in the middle
         assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 19
-    spread = (default.sum(axis=1) * (np.arange(256) - 128) ** 2).sum()
+    spread = (default.sum(axis=1) * (np.arange(256) - 128) ** 2).sum() / default.sum()
     # cut off at three standard deviations a Gaussian loses 3 % of its variance; a pixel's width adds about 1 %
     assert spread == pytest.approx((70 / 6 / 4) ** 2, rel=0.05)
 
@@ -166,13 +174,13 @@ def test_estimate_refuses_before_it_reads():
         ({"kernel": float("nan")}, "^kernel must be 0 or more pixels, got nan$"),
         ({"sigma": 0.0}, "^sigma must be more than 0 pixels, got 0.0$"),
         ({"kernel": 0, "sigma": 2.0}, "^sigma must not be given with a kernel of 0, which does not smooth, got 2.0$"),
-        ({"normalisation": "l2"}, "^normalisation must be one of maximum, sum, frequency, got 'l2'$"),
+        ({"normalisation": "l2"}, "^normalisation must be one of sum, maximum, frequency, got 'l2'$"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             spatial_prior.estimate(source, **{"grid": (2, 2), **arguments})
 
 
-# --------------------------------------------------------------------------------- what a constant per class changes
+# ------------------------------------------------------------------ what a factor of all classes, and of one, changes
 
 
 def scenes(count=3, size=(32, 64)):
@@ -183,16 +191,18 @@ def scenes(count=3, size=(32, 64)):
     logits += 0.5 * rng.standard_normal(logits.shape)
     probabilities = softmax(logits).astype(np.float32)
     source = Labels(*(render_scene(0, index, domain="source", size=size)[1] for index in range(20)))
-    return probabilities, np.float32(0.2) + np.float32(0.8) * spatial_prior.estimate(source, size)
+    return probabilities, np.float32(0.2) + np.float32(0.8) * spatial_prior.estimate(
+        source, size, normalisation="maximum"
+    )
 
 
-def labelled(probabilities, prior, portion=0.3):
+def labelled(probabilities, prior, portion=0.3, fidelity="paper", policy="class-balanced"):
     """Return the thresholds and pseudo-labels of a whole pass (Algorithm 2, eq. 8 and 9)."""
     maps = [mx.nd.array(probability * prior) for probability in probabilities]
-    pool = ConfidencePool(len(prior))
+    pool = ConfidencePool(len(prior), fidelity=fidelity)
     for values in maps:
         pool.add(values)
-    thresholds = pool.thresholds("class-balanced", portion)
+    thresholds = pool.thresholds(policy, portion)
     return thresholds, np.stack([select(values, thresholds) for values in maps])
 
 
@@ -204,7 +214,7 @@ def times(prior, index, factor):
 
 @pytest.mark.parametrize("name", ["road", "sky", "car", "person"])
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_k_c_absorbs_a_constant_that_changes_no_predicted_class(name, factor):
+def test_a_factor_of_a_class_that_changes_no_predicted_class_changes_no_label(name, factor):
     probabilities, prior = scenes()
     index = CITYSCAPES_19.names.index(name)
     changed = times(prior, index, factor)
@@ -220,7 +230,7 @@ def test_k_c_absorbs_a_constant_that_changes_no_predicted_class(name, factor):
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.3])
-def test_other_constants_move_pixels_on_the_threshold_only(factor):
+def test_such_a_factor_that_rounds_moves_pixels_on_the_threshold_only(factor):
     probabilities, prior = scenes()
     index = CITYSCAPES_19.names.index("building")
     before, labels = labelled(probabilities, prior)
@@ -232,13 +242,90 @@ def test_other_constants_move_pixels_on_the_threshold_only(factor):
     assert (abs(ratio - 1) > 1e-6).mean() > 0.99
 
 
-@pytest.mark.parametrize("factor", [2.0**-20, 8.0, 2.0**30])
-def test_one_constant_for_all_classes_and_for_thresholds_changes_nothing_at_all(factor):
-    rng = np.random.default_rng(3)  # no class is confident, so that predictions are easily overturned
+def unsure(seed=3):
+    """Return probabilities (2, 5, 16, 32) without a confident class, whose predictions are easily overturned, and q."""
+    rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.ones(5), (2, 16, 32)).transpose(0, 3, 1, 2).astype(np.float32)
-    prior = rng.random((5, 16, 32)).astype(np.float32)
+    return probabilities, rng.random((5, 16, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize("policy", ["global", "class-balanced"])
+@pytest.mark.parametrize("factor", [2.0**-20, 8.0, 2.0**30])
+def test_a_factor_common_to_all_classes_changes_nothing(factor, policy):
+    # powers of two multiply floats without rounding: equal to the last bit
+    probabilities, prior = unsure()
+    before, labels = labelled(probabilities, prior, policy=policy)
+    after, same = labelled(probabilities, prior * np.float32(factor), policy=policy)
+    np.testing.assert_array_equal(same, labels)
+    np.testing.assert_array_equal(after.counts, before.counts)
+    np.testing.assert_array_equal(after.values, before.values * np.float32(factor))
+    assert len(np.unique(labels)) == 6  # every class, and pixels without a label
+
+
+def test_a_common_factor_that_rounds_moves_pixels_on_the_threshold_only():
+    probabilities, prior = unsure()
+    before, labels = labelled(probabilities, prior)
+    after, others = labelled(probabilities, prior * np.float32(0.3))
+    np.testing.assert_allclose(after.values, before.values * np.float32(0.3), rtol=4e-7)  # a few roundings to float32
+    ratio = (probabilities * prior / before.values[:, None, None]).max(axis=1)
+    np.testing.assert_array_equal(others[abs(ratio - 1) > 1e-6], labels[abs(ratio - 1) > 1e-6])
+    assert (abs(ratio - 1) > 1e-6).mean() > 0.99
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_factor_of_one_class_changes_the_pools_and_the_labels(factor):
+    probabilities, prior = unsure()
+    before, labels = labelled(probabilities, prior)
+    after, others = labelled(probabilities, times(prior, 2, factor))
+    # Algorithm 2 takes the portion of a pool that has grown or shrunk
+    assert (after.counts[2] > before.counts[2]) == (factor > 1)
+    assert abs(after.counts[2] - before.counts[2]) > 0.1 * before.counts[2]
+    assert after.values[2] != before.values[2] * np.float32(factor)
+    assert (others != labels).mean() > 0.01
+
+
+def test_sum_and_maximum_choose_other_labels():
+    source = Labels(*(render_scene(0, index, domain="source", size=(32, 64))[1] for index in range(20)))
+    probabilities, _ = scenes()
+    both = [
+        labelled(probabilities, spatial_prior.estimate(source, (32, 64), normalisation=normalisation))
+        for normalisation in ("sum", "maximum")
+    ]
+    assert (both[0][0].counts != both[1][0].counts).any()
+    assert (both[0][1] != both[1][1]).any()
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 2.0**20])
+def test_a_common_factor_changes_nothing_by_the_released_rules_either(factor):
+    # They give a class without pixels the threshold 1, which a prior above 1 reaches: class 1 is nowhere the strongest,
+    # but in half of the pixels far more frequent than elsewhere.
+    probabilities = np.float32([[[[0.6, 0.6, 0.6, 0.6]], [[0.4, 0.4, 0.4, 0.4]]]])
+    prior = np.float32([[[4.0, 4.0, 2.0, 2.0]], [[0.5, 0.5, 2.75, 2.75]]])
+    reached, labels = labelled(probabilities, prior, portion=0.5, fidelity="released")
+    assert reached.values[1] == 1
+    assert (labels == 1).any()
+    below = spatial_prior.within_one(prior * np.float32(factor))
+    np.testing.assert_array_equal(below, prior / 8)  # the largest value, 4, becomes 0.5
+    expected = labelled(probabilities, prior / np.float32(2**21), portion=0.5, fidelity="released")[1]
+    np.testing.assert_array_equal(labelled(probabilities, below, portion=0.5, fidelity="released")[1], expected)
+    assert not (expected == 1).any()
+    # the front door does so by itself
+    given = prior * np.float32(factor)
+    found = selftrain.thresholds(probabilities, policy="cbst-sp", prior=given, portion=0.5, fidelity="released")
+    np.testing.assert_array_equal(selftrain.pseudo_labels(probabilities[0], found, prior=given), expected[0])
+
+
+def test_a_prior_is_brought_below_one_by_a_power_of_two():
+    prior = np.float32([[[0.0, 1e-30, 5.0]], [[3.0, 1.0, 0.7]]])
+    np.testing.assert_array_equal(spatial_prior.within_one(prior), prior * np.float32(0.125))
+    for unchanged in (prior / 5, np.ones((1, 1, 1), np.float32)):
+        assert spatial_prior.within_one(unchanged) is unchanged
+
+
+def test_k_c_given_takes_the_factor_of_its_class():
+    factor = 8.0
+    probabilities, prior = unsure()
     thresholds, labels = labelled(probabilities, prior)
-    np.testing.assert_array_equal(labelled(probabilities, prior * np.float32(factor))[1], labels)
     # eq. 8 and 9 alone: k_c given, a factor of one class is a shift of its k_c, whoever wins
     values = thresholds.values.copy()
     values[2] *= np.float32(factor)
@@ -269,6 +356,47 @@ def test_normalisation_removes_constants(normalisation):
     expected = spatial_prior.normalised(maps, normalisation)
     np.testing.assert_array_equal(spatial_prior.normalised(times(maps, 1, 0.25), normalisation), expected)
     np.testing.assert_allclose(spatial_prior.normalised(times(maps, 1, 0.3), normalisation), expected, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ golden values
+
+
+def test_the_literal_prior_still_gives_the_golden_values():
+    made = reference.make()
+    with np.load(reference.GOLDEN) as golden:
+        assert sorted(golden.files) == sorted(made)
+        for name in golden.files:
+            # the last digit of exp may differ between machines
+            np.testing.assert_allclose(golden[name], made[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("case", list(reference.CASES))
+def test_a_pass_with_the_prior_gives_the_golden_values(case):
+    kernel, sigma, normalisation = reference.CASES[case]
+    with np.load(reference.GOLDEN) as golden:
+        labels, probability, portion = golden["labels"], golden["probability"], float(golden["portion"])
+        prior, threshold, count, label = (golden[f"{case}_{part}"] for part in ("prior", "threshold", "count", "label"))
+    space = Labels(*labels)
+    found = spatial_prior.estimate(space, labels.shape[1:], kernel=kernel, sigma=sigma, normalisation=normalisation)
+    # sums in another order and one rounding to float32; classes that are in no label stay 0
+    np.testing.assert_allclose(found[: reference.CLASSES], prior, rtol=1e-6)
+    assert not found[reference.CLASSES - 1 :].any()
+    # given the same numbers, the pass is the literal one to the last bit
+    thresholds, chosen = labelled(probability, prior, portion=portion)
+    np.testing.assert_array_equal(thresholds.values, threshold)
+    np.testing.assert_array_equal(thresholds.counts, count)
+    np.testing.assert_array_equal(chosen, label)
+    below = selftrain.thresholds(probability, policy="cbst-sp", prior=prior, portion=portion)
+    for image, expected in zip(probability, label):
+        np.testing.assert_array_equal(selftrain.pseudo_labels(image, below, prior=prior), expected)
+
+
+def test_the_golden_values_tell_the_normalisations_apart():
+    with np.load(reference.GOLDEN) as golden:
+        labels = [golden[f"{case}_label"] for case in reference.CASES]
+    for index, one in enumerate(labels):
+        for other in labels[:index]:
+            assert (one != other).mean() > 0.02
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -368,6 +496,49 @@ def test_matlab_maps_are_shrunk_to_means(tmp_path):
     np.testing.assert_allclose(prior, expected, rtol=1e-6)  # sums of four in another order
     with pytest.raises(ConfigError, match="^grid must be at most 4 x 8, got 4 x 16$"):
         prior_files.read_matlab(path, grid=(4, 16))
+
+
+def test_a_given_file_is_read_as_it_is(tmp_path):
+    path = matlab(tmp_path / "prior_array.MAT", prior_array=np.where(PRIOR < 0.1, -0.001, 5 * PRIOR))
+    prior, metadata = prior_files.read_given(path, 19, NAMES)
+    np.testing.assert_array_equal(prior, np.where(PRIOR < 0.1, 0, 5 * PRIOR.astype(np.float64)).astype(np.float32))
+    clamped = int((PRIOR < 0.1).sum())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = {"normalisation": "as given", "clamped": clamped, "names": NAMES, "file": path.name, "sha256": digest}
+    assert metadata == expected
+    prior_files.save(tmp_path / "a.npz", 5 * PRIOR, {"names": NAMES, "normalisation": "maximum", "images": 4})
+    prior, metadata = prior_files.read_given(tmp_path / "a.npz", 19, NAMES)
+    np.testing.assert_array_equal(prior, 5 * PRIOR)
+    assert (metadata["normalisation"], metadata["images"], metadata["file"]) == ("maximum", 4, "a.npz")
+    # its copy says the same, and is used times a power of two
+    prior_files.save(tmp_path / "copy.npz", prior, metadata)
+    assert prior_files.read(tmp_path / "copy.npz")[1] == metadata
+    np.testing.assert_array_equal(prior_files.load(tmp_path / "copy.npz", 19, NAMES), 5 * PRIOR / np.float32(8))
+
+
+def test_given_files_that_cannot_be_used_are_refused(tmp_path):
+    zero = matlab(tmp_path / "zero.mat", prior_array=np.zeros((19, 4, 8)))
+    few = matlab(tmp_path / "few.mat", prior_array=PRIOR[:16])
+    low = matlab(tmp_path / "low.mat", prior_array=np.log(PRIOR))
+    bad = matlab(tmp_path / "bad.mat", prior_array=PRIOR * np.nan)
+    flat = matlab(tmp_path / "flat.mat", prior_array=PRIOR[0])
+    np.savez(tmp_path / "negative.npz", prior=PRIOR - 0.5)
+    np.savez(tmp_path / "zero.npz", prior=PRIOR * 0)
+    prior_files.save(tmp_path / "other.npz", PRIOR, {"names": [*NAMES[:9], "grass", *NAMES[10:]]})
+    for path, sentence in (
+        (zero, "zero.mat must hold a value above 0, got zeros only: no pixel could get a label$"),
+        (few, r"few.mat must hold a prior of shape \(19, H, W\), got \(16, 4, 8\)$"),
+        (low, "low.mat must hold frequencies, whose negative values are small, got -"),
+        (bad, "bad.mat must hold finite values, got NaN or infinity"),
+        (flat, r"real numbers of shape \(C, H, W\), got single of shape \(4, 8\)$"),
+        (tmp_path / "negative.npz", "negative.npz must hold finite values of at least 0$"),
+        (tmp_path / "zero.npz", "zero.npz must hold a value above 0"),
+        (tmp_path / "other.npz", "class 9 is 'grass', not 'terrain'$"),
+        (tmp_path / "none.mat", "^spatial prior .*none.mat does not exist: put the file there, or name another$"),
+        (Path(__file__), r"test_spatial_prior.py must be a .npz file or the authors' .mat file$"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            prior_files.read_given(path, 19, NAMES)
 
 
 def test_matlab_files_are_refused(tmp_path):

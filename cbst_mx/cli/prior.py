@@ -26,7 +26,7 @@ def prior() -> None:
 
 
 @prior.command()
-@click.option("--experiment", type=FILE, help="Take source, classes, grid and kernel from this experiment file.")
+@click.option("--experiment", type=FILE, help="Take source, classes and settings from this experiment file.")
 @click.option("--source", "format_", type=FORMAT, help="Layout of the source.")
 @click.option("--root", type=FOLDER, help="Data root of the source.")
 @click.option("--split", help="Split (cityscapes, nthu, folder).")
@@ -40,10 +40,9 @@ def prior() -> None:
 @click.option("--sigma", type=float, help="Its standard deviation in those pixels. Default: a sixth of its size.")
 @click.option(
     "--normalisation",
-    type=click.Choice(["maximum", "sum", "frequency"]),
-    default="maximum",
-    show_default=True,
-    help="Divide each class map by its largest value, its sum, or the number of images.",
+    type=click.Choice(["sum", "maximum", "frequency"]),
+    help="Divide each class map by its mean (sum: a distribution over the pixels) or its largest value, or all by the "
+    "number of images. Default: sum.",
 )
 @_OUT
 def build(
@@ -55,7 +54,7 @@ def build(
     grid: tuple[int, int] | None,
     kernel: float | None,
     sigma: float | None,
-    normalisation: str,
+    normalisation: str | None,
     out: Path,
     **options: Any,
 ) -> None:
@@ -77,7 +76,11 @@ def build(
         loaded = load_experiment(experiment)
         settings = loaded.self_training.spatial_prior
         grid = grid or (settings.grid[0], settings.grid[1])
+        if settings.file is not None:
+            raise click.UsageError(f"{experiment} takes its prior from the file {settings.file}: nothing is built")
+        sigma = settings.sigma if sigma is None and kernel is None else sigma
         kernel = settings.kernel if kernel is None else kernel
+        normalisation = normalisation or settings.normalisation
         labelled = loaded.open_source()
     elif format_ is None or root is None:
         raise click.UsageError("give the source by --source and --root, or by --experiment")
@@ -85,6 +88,7 @@ def build(
         labelled = _open_source(format_, root, list_, space_name, options)
     grid = grid or (256, 512)
     kernel = spatial_prior.KERNEL if kernel is None else kernel
+    normalisation = normalisation or spatial_prior.NORMALISATIONS[0]
     with Bars(Console()) as bars:
         maps = spatial_prior.estimate(
             labelled,
@@ -106,7 +110,8 @@ def build(
     absent = [name for name, plane in zip(names, maps) if not plane.any()]
     if absent:
         click.echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
-    click.echo(f"prior of {len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps in {out}")
+    what = f"{len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps"
+    click.echo(f"prior of {what} (normalisation {normalisation}) in {out}")
 
 
 def _open_source(
@@ -131,7 +136,8 @@ def _open_source(
 def show(file: Path, space_name: str | None, out: Path) -> None:
     """Draw the class maps of the spatial prior FILE as a sheet of heat maps.
 
-    Every class has its own scale, from 0 to its largest value, which is written beside its name.
+    Every class has its own scale, from 0 to its largest value, which is written beside its name. Size, kernel and
+    normalisation are printed and written below.
     """
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.data.image_files import write_rgb_png
@@ -144,8 +150,9 @@ def show(file: Path, space_name: str | None, out: Path) -> None:
         titles = find(space_name, len(maps), origin=str(file), read=read_label_space).names
     else:
         titles = metadata.get("names") or numbered(len(maps)).names
-    write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], _caption(maps.shape, metadata)))
-    click.echo(f"{len(maps)} class maps drawn in {out}")
+    caption = _caption(maps.shape, metadata)
+    write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], caption))
+    click.echo(f"{len(maps)} class maps drawn in {out} ({caption})")
 
 
 @prior.command("import")
@@ -187,8 +194,7 @@ def _caption(shape: tuple[int, ...], metadata: dict[str, Any]) -> str:
     ):
         if isinstance(metadata.get(key), (int, float)):
             parts.append(text.format(metadata[key]))
-    if "normalisation" in metadata:
-        parts.append(f"normalisation: {metadata['normalisation']}")
+    parts.append(f"normalisation: {metadata.get('normalisation', 'not recorded')}")
     return ", ".join(parts)
 
 

@@ -27,6 +27,7 @@ from cbst_mx.config.parts import (
     SelfTraining,
     SetName,
     SourceTraining,
+    SpatialPrior,
     WarmUp,
 )
 from cbst_mx.config.settings import read_settings
@@ -134,8 +135,11 @@ class Experiment(StrictModel):
         return validation
 
     def to_yaml(self) -> str:
-        """Return the experiment with all defaults written out, but for keys that came later: those where given."""
+        """Return the experiment with all defaults written out, but those of keys that came later or are not in use."""
         unused = self._later_keys()
+        prior = self.self_training.spatial_prior
+        if not self.self_training.uses_prior and prior.normalisation == SpatialPrior().normalisation:
+            unused.setdefault("self_training", {})["spatial_prior"] = {"normalisation"}
         return yaml.safe_dump(self.model_dump(exclude=unused), sort_keys=False)
 
     def _later_keys(self) -> Dict[str, Any]:
@@ -162,6 +166,9 @@ class Experiment(StrictModel):
         later = self._later_keys()
         for key, inside in (("self_training", "keep_maps"), ("source_training", "snapshots")):
             later.setdefault(key, {})[inside] = True
+        # run folders made before there was a choice of normalisation have "maximum" and do not say so
+        if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
+            later["self_training"]["spatial_prior"] = {"normalisation"}
         return self.model_dump(exclude={**later, **beside})
 
     def classes(self) -> LabelSpace:
@@ -187,6 +194,11 @@ class Experiment(StrictModel):
     def pretrained_path(self, data_root: Optional[Path] = None) -> Path:
         """Return the parameters the source training starts from."""
         return below_data_root(str(self.pretrained), data_root)
+
+    def prior_path(self, data_root: Optional[Path] = None) -> Optional[Path]:
+        """Return the file of the spatial prior; None where it is estimated or no round uses one."""
+        file = self.self_training.spatial_prior.file
+        return None if file is None or not self.self_training.uses_prior else below_data_root(file, data_root)
 
     def open_source(self, data_root: Optional[Path] = None) -> LabelledImageSet:
         """Open the labelled source images."""

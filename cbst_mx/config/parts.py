@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Annotated, Literal
 
 from cbst_mx import METHODS
@@ -187,10 +195,42 @@ class Portion(StrictModel):
 
 
 class SpatialPrior(StrictModel):
-    """The spatial prior of CBST-SP."""
+    """The spatial prior of CBST-SP: estimated from the source labels, or read from a file.
 
+    A file is used as it is, as the authors' program uses its own: it takes the place of all other settings, which are
+    refused beside it. See `cbst_mx.selftrain.spatial_prior` for what the three normalisations are.
+    """
+
+    file: Optional[FilePath] = None  # .npz, or the authors' prior_array.mat; below the data root when relative
     grid: List[_Side] = Field([256, 512], min_length=2, max_length=2)  # rows, columns of the stored maps
-    kernel: float = Field(70.0, ge=0, le=2048)  # pixels at 1024 x 2048
+    kernel: float = Field(70.0, ge=0, le=2048)  # size of the Gaussian in pixels at 1024 x 2048; 0: no smoothing
+    sigma: Optional[float] = Field(None, gt=0, le=2048)  # its standard deviation in those pixels; None: kernel / 6
+    normalisation: Literal["sum", "maximum", "frequency"] = "sum"
+
+    @field_validator("sigma")
+    @classmethod
+    def _smooths(cls, sigma: Optional[float], info: ValidationInfo) -> Optional[float]:
+        if sigma is not None and info.data.get("kernel") == 0:
+            raise ValueError(f"sigma must not be given with a kernel of 0, which does not smooth, got {sigma}")
+        return sigma
+
+    @model_validator(mode="after")
+    def _file_or_estimate(self) -> SpatialPrior:
+        needless = sorted(self.model_fields_set - {"file"})
+        if self.file is not None and needless:
+            raise ValueError(
+                f"file must not be given with {', '.join(needless)}: a file is used as it is, the others say how a "
+                "prior is estimated"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _in_use(self, write: SerializerFunctionWrapHandler) -> Dict[str, Any]:
+        """Return the file alone or else all other settings, so that what is written can be read again."""
+        values: Dict[str, Any] = write(self)
+        if self.file is not None:
+            return {"file": self.file}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 class SourcePortion(StrictModel):
@@ -242,6 +282,11 @@ class SelfTraining(StrictModel):
     def policy(self) -> str:
         """Rule of the method's thresholds: "global" for ``st``, "class-balanced" for ``cbst`` and ``cbst-sp``."""
         return METHODS[self.method]
+
+    @property
+    def uses_prior(self) -> bool:
+        """Whether any round multiplies by the spatial prior."""
+        return self.method == "cbst-sp" and self.rounds > 0
 
     @field_validator("target_per_batch")
     @classmethod

@@ -23,11 +23,12 @@ _SMOKE = {
     "self_training": {
         "long_side": None,
         "target_per_batch": None,
-        "spatial_prior": {"grid": [32, 64]},
     },
     "inference_batch": 1,
     "workers": 0,
 }
+_SMOKE_PRIOR = {"grid": [32, 64]}
+_PRIOR_FILE = "self_training.spatial_prior.file"
 _SMOKE_PHASE = {"iterations": 1, "epochs": None, "batch_size": 2}
 
 
@@ -39,7 +40,9 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, An
     path : Path
         YAML; the key ``extends`` names another experiment file, relative to this one, whose settings it changes.
     changes : sequence of str
-        ``key=value`` pairs that override it, with dots between levels; values are YAML.
+        ``key=value`` pairs that override it, with dots between levels; values are YAML. A file of the spatial prior,
+        here or in an experiment file, takes the place of all that the file which is changed says of the prior: that is
+        how to estimate one.
 
     Returns
     -------
@@ -55,6 +58,8 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, An
     """
     values = _read_with_bases(path)
     problems = []
+    if any(_gives_prior(change) for change in changes):
+        _forget_prior(values)
     for change in changes:
         try:
             _change(values, change)
@@ -89,6 +94,8 @@ def _make_smoke(values: dict[str, Any]) -> None:
     """Make the experiment a smoke test; what is not of the right kind stays for the schema to refuse."""
     _merge(values, _SMOKE)
     training = values["self_training"]
+    if not _names_prior(values):  # a file is used as it is
+        _merge(training, {"spatial_prior": _SMOKE_PRIOR})
     rounds = training.get("rounds", 7)
     if isinstance(rounds, int) and not isinstance(rounds, bool):
         training["rounds"] = min(rounds, 2)
@@ -97,6 +104,26 @@ def _make_smoke(values: dict[str, Any]) -> None:
     for phase in (values.get("source_training"), training.get("retraining"), optimiser):
         if isinstance(phase, dict) and phase:
             _merge(phase, _SMOKE_PHASE)
+
+
+def _names_prior(values: Mapping[str, Any]) -> bool:
+    """Return whether settings name a file of the spatial prior."""
+    training = values.get("self_training")
+    prior = training.get("spatial_prior") if isinstance(training, dict) else None
+    return isinstance(prior, dict) and prior.get("file") is not None
+
+
+def _gives_prior(change: str) -> bool:
+    """Return whether a change names a file of the spatial prior."""
+    key, _, text = change.partition("=")
+    return key == _PRIOR_FILE and text.strip().lower() not in ("", "~", "null")
+
+
+def _forget_prior(values: dict[str, Any]) -> None:
+    """Remove what settings say of the spatial prior."""
+    training = values.get("self_training")
+    if isinstance(training, dict):
+        training.pop("spatial_prior", None)
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -121,6 +148,8 @@ def _read_with_bases(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]
     if base_path in (_resolved(path, path.name, "extends"), *below) or len(below) > _MOST_LEVELS:
         raise ConfigError(f"{path}: extends {base} leads back to itself")
     merged = _read_with_bases(base_path, (*below, _resolved(path, path.name, "extends")))
+    if _names_prior(values):
+        _forget_prior(merged)
     _merge(merged, values)
     return merged
 

@@ -18,11 +18,11 @@ from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, check_choice
-from cbst_mx.messages import Counter, silent
+from cbst_mx.messages import Counter
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.parameters import load_parameters, read_sidecar, sidecar_path
 from cbst_mx.rounds.workload import count_iterations
-from cbst_mx.selftrain import class_statistics, prior_files, spatial_prior
+from cbst_mx.selftrain import class_statistics
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
@@ -30,7 +30,7 @@ from cbst_mx.training.sgd import Schedule, TrainingRecord, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["follow_start", "load_prior", "mine_classes", "start_network", "train_phase", "warm_up"]
+__all__ = ["follow_start", "mine_classes", "start_network", "train_phase", "warm_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -296,41 +296,6 @@ def warm_up(
         progress=progress,
     )
     return {"warm_up": adapted.to_json()}
-
-
-def load_prior(
-    experiment: Experiment, source: LabelledImageSet, path: Path, *, progress: Counter = silent
-) -> np.ndarray:
-    """Return the spatial prior q_n(c) of CBST-SP; it is estimated and written where `path` does not exist.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        The experiment that is run.
-    source : LabelledImageSet
-        The images from whose labels it is estimated.
-    path : Path
-        File of the prior.
-    progress : callable
-        Called with (done, in all) as labels are read.
-
-    Returns
-    -------
-    ndarray of shape (C, h, w), float32
-        At the experiment's grid of h x w cells.
-
-    Raises
-    ------
-    CBSTError
-        If a label or the file cannot be used.
-    """
-    names = experiment.classes().names
-    if not path.is_file():
-        settings = experiment.self_training.spatial_prior
-        grid = (settings.grid[0], settings.grid[1])
-        prior = spatial_prior.estimate(source, grid, kernel=settings.kernel, progress=progress)
-        prior_files.save(path, prior, {"names": list(names), "kernel": settings.kernel})
-    return prior_files.load(path, len(names), names)
 
 
 def mine_classes(experiment: Experiment, record: Mapping[str, Any]) -> ClassMining | None:

@@ -27,7 +27,8 @@ from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
-from cbst_mx.rounds.phases import follow_start, load_prior, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.phases import follow_start, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
 from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -89,23 +90,24 @@ class Run:
         self._holds = -1  # the stage whose parameters the network holds
         start = self._start_network()
         height, width, _ = self.target.image(0).shape
+        numbers = {"source": len(self.source), "target": len(self.target)}
         validation = sum(map(len, self.validation.values()))
-        self.needs = estimate_needs(
-            experiment,
-            start,
-            source=len(self.source),
-            target=len(self.target),
-            size=(height, width),
-            validation=validation,
-        )
+        self.needs = estimate_needs(experiment, start, size=(height, width), validation=validation, **numbers)
         check_free_space(out, self.needs.disk)
-        counts = {"source": len(self.source), "target": len(self.target)}
-        counts.update({f"validation {name}": len(images) for name, images in self.validation.items()})
-        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs={"images": counts})
+        given = given_prior(experiment, RunDir(out), data_root=data_root)
+        numbers.update({f"validation {name}": len(images) for name, images in self.validation.items()})
+        inputs: dict[str, Any] = {"images": numbers}
+        if given is not None:
+            inputs["spatial_prior"] = given.record(experiment.self_training.spatial_prior.file)
+        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs=inputs)
+        if given is not None:
+            keep_given(given, self.dir)
         self.results = RunResults(out)
         with self.dir.logging():
             for sentence in changes:
                 logger.info("%s: %s", experiment.name, sentence)
+            if experiment.self_training.uses_prior:
+                logger.info("%s", describe_prior(experiment, self.dir))
             others = ((f"validation {name}", images) for name, images in self.validation.items())
             for name, images in (("source", self.source), *others):
                 if images.left_out:
@@ -256,9 +258,8 @@ class Run:
 
     def evaluate_snapshots(self) -> None:
         """Evaluate the source network after the epochs at which it was kept, where that is not done."""
-        evaluate_snapshots(
-            self.experiment, self.dir, self.validation, self.target, ctx=self.ctx, progress=self.progress
-        )
+        options = {"ctx": self.ctx, "progress": self.progress}
+        evaluate_snapshots(self.experiment, self.dir, self.validation, self.target, **options)
 
     def write_summary(self) -> dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""

@@ -241,7 +241,7 @@ def _view(
         if len(q) != len(values):
             raise DataError(f"prior must have the {len(values)} classes of the maps, got shape {q.shape}")
         kept.clear()
-        kept[maps.size] = ClassMaps(q, maps.size)
+        kept[maps.size] = ClassMaps(spatial_prior.within_one(q), maps.size)
     return HostMap(maps, kept[maps.size], what, bounded=bounded)
 
 

@@ -1,4 +1,4 @@
-"""Files of spatial priors: this package's ``.npz``, and the authors' MATLAB file."""
+"""Files of spatial priors: this package's ``.npz``, and the authors' MATLAB file ``prior_array.mat``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import check_end, open_npz, save_npz
+from cbst_mx.files import check_end, file_digest, open_npz, save_npz
 from cbst_mx.messages import listed
 from cbst_mx.selftrain.matlab_files import read_variable
-from cbst_mx.selftrain.spatial_prior import check_grid, checked
+from cbst_mx.selftrain.spatial_prior import check_grid, checked, within_one
 
-__all__ = ["FORMAT", "load", "read", "read_matlab", "save"]
+__all__ = ["FORMAT", "load", "read", "read_given", "read_matlab", "save"]
 
 FORMAT = 1  # of the files; those of format 0 hold the array and nothing else
 
@@ -38,7 +38,8 @@ def save(path: Path, prior: np.ndarray, metadata: Mapping[str, Any] | None = Non
         JSON values to keep with it. ``names``, the class names by trainId, is compared on use; ``format`` and ``grid``
         are added here.
     """
-    facts = {"format": FORMAT, "grid": list(prior.shape[1:]), **(metadata or {})}
+    own = {"format": FORMAT, "grid": list(prior.shape[1:])}
+    facts = {**own, **(metadata or {}), **own}
     save_npz(path, {"prior": prior.astype(np.float32), "metadata": np.array(json.dumps(facts, allow_nan=False))})
 
 
@@ -90,6 +91,8 @@ def load(path: Path, num_classes: int, names: Sequence[str] | None = None) -> np
     Returns
     -------
     ndarray of shape (C, H, W), float32
+        What the file holds, or that times a power of two so that no value is above 1: see
+        :func:`.spatial_prior.within_one`.
 
     Raises
     ------
@@ -97,6 +100,56 @@ def load(path: Path, num_classes: int, names: Sequence[str] | None = None) -> np
         If the file cannot be used, or is for other classes.
     """
     prior, metadata = read(path)
+    _check_classes(path, prior, metadata, num_classes, names)
+    return within_one(prior)
+
+
+def read_given(path: Path, num_classes: int, names: Sequence[str] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a prior that somebody gives to an experiment, as it is: nothing is normalised.
+
+    Parameters
+    ----------
+    path : Path
+        A file as for :func:`read`, or the authors' ``prior_array.mat`` as for :func:`read_matlab`, by its ending.
+    num_classes : int
+        Number of classes C.
+    names : sequence of str, optional
+        Class names by trainId; compared with the file's, where it has them.
+
+    Returns
+    -------
+    prior : ndarray of shape (C, H, W), float32
+    metadata : dict
+        What is known of it, to be given to :func:`save`: what the file says itself, ``file``, its name, ``sha256``, its
+        digest, and ``clamped``, how many small negative values of a MATLAB file became 0.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, has another ending or cannot be used, or is for other classes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"spatial prior {path} does not exist: put the file there, or name another")
+    ending = path.suffix.lower()
+    if ending == ".mat":
+        prior, clamped, _ = read_matlab(path)
+        prior = checked(prior, str(path))
+        metadata: dict[str, Any] = {"normalisation": "as given", "clamped": clamped}
+    elif ending == ".npz":
+        prior, metadata = read(path)
+    else:
+        raise DataError(f"spatial prior {path} must be a .npz file or the authors' .mat file")
+    _check_classes(path, prior, metadata, num_classes, names)
+    if names is not None:
+        metadata["names"] = list(names)
+    return prior, {**metadata, "file": path.name, "sha256": file_digest(path)}
+
+
+def _check_classes(
+    path: Path, prior: np.ndarray, metadata: Mapping[str, Any], num_classes: int, names: Sequence[str] | None
+) -> None:
+    """Refuse a prior of another number of classes, or whose file names other ones."""
     if len(prior) != num_classes:
         raise DataError(f"{path} must hold a prior of shape ({num_classes}, H, W), got {prior.shape}")
     stored = metadata.get("names")
@@ -106,7 +159,6 @@ def load(path: Path, num_classes: int, names: Sequence[str] | None = None) -> np
                 raise DataError(
                     f"{path} must hold a prior of the same classes: class {index} is {theirs!r}, not {ours!r}"
                 )
-    return prior
 
 
 def read_matlab(path: Path, *, grid: tuple[int, int] | None = None) -> tuple[np.ndarray, int, float]:

@@ -1,25 +1,36 @@
 """Spatial prior q_n(c): how frequent class c is at pixel n in the source labels (CBST-SP, eq. 9).
 
 C classes, H x W pixels of one grid. The class counts per pixel are smoothed by a Gaussian kernel, which is 70 x 70
-pixels at 1024 x 2048 and scaled with the grid; its standard deviation, not published, is a sixth of its size by
-default, so that the kernel spans three standard deviations to either side.
+pixels at 1024 x 2048 (the paper's) and scaled with the grid; its standard deviation, not published, is a sixth of its
+size by default, so that the kernel spans three standard deviations to either side.
 
-The published text of the normalisation is not known with certainty, so it is a choice here. All three divide each class
-map by one number:
+The smoothed counts are divided by one number:
 
-``maximum``    its largest value: q_n(c) is 1 where class c is most frequent (the default);
-``sum``        its sum over the pixels: a distribution over the image for each class;
-``frequency``  the number of source images: the share of them that show class c at pixel n (each is 1 at most).
+``sum``        each class map by its mean over the pixels: mean 1, hence the distribution over the image that sums to 1
+               times H W, a factor common to all classes. The default, and what the paper asks for (from memory: the
+               sentence is cut in every copy that was found). An answer by an author, that scores fall by some orders of
+               magnitude under the prior (issue 15 of yzou2/CRST), fits it.
+``maximum``    each class map by its largest value: q_n(c) is 1 where class c is most frequent. Ours; the only one of
+               experiments before there was a choice.
+``frequency``  all maps by the number of label maps, which normalises no class: the share of them that show class c at
+               pixel n. Ours; the plain reading of "frequency".
 
-What a factor per class changes: the selection by eq. 8 and 9 does not see it when exp(-k_c) takes the same factor, and
-Algorithm 2 gives exp(-k_c) that factor as long as no pixel changes its predicted class argmax_c q_n(c) p_n(c). A factor
-large enough to do that moves pixels from one class's pool to another's; then the ranks, and the selection, do change:
-with ``sum`` a class confined to a small region wins pixels that it loses with ``maximum``. One factor for all classes
-never changes anything. ST has one k for all classes, so there the choice always matters.
+The authors' program reads a finished file, ``prior_array.mat``, and normalises nothing (see ``prior_files``).
+
+A factor common to all classes changes nothing: the pools of Algorithm 2 stay, every exp(-k_c) takes the factor, and the
+ratio of eq. 8 and 9 loses it. A factor of one class does change the selection: exp(-k_c) takes it too, but the class
+argmax_c q_n(c) p_n(c), which says whose pool a pixel belongs to, does not lose it. Pixels move between pools, with them
+the ranks and the thresholds, and the predicted shares that steer rare-class mining. The three choices differ by factors
+of single classes: with ``sum`` a class confined to a small region wins pixels there that it loses with ``maximum``.
+
+One rule of the released program is not free of scale: a class without a rank has the threshold 1, which no product of
+a probability and a prior at most 1 exceeds. :func:`within_one` brings a prior below 1 by a power of two before it is
+used, so that a common factor changes nothing by those rules either.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Sequence
 
 import numpy as np
@@ -43,11 +54,12 @@ __all__ = [
     "resized",
     "smooth",
     "standard_deviation",
+    "within_one",
 ]
 
 FULL_SIZE = (1024, 2048)  # pixels of a Cityscapes image, for which the kernel's size is published
 KERNEL = 70.0
-NORMALISATIONS = ("maximum", "sum", "frequency")
+NORMALISATIONS = ("sum", "maximum", "frequency")
 
 
 def standard_deviation(kernel: float, sigma: float | None = None) -> float:
@@ -74,7 +86,7 @@ def smooth(
     *,
     kernel: float = KERNEL,
     sigma: float | None = None,
-    normalisation: str = "maximum",
+    normalisation: str = "sum",
     images: int = 1,
 ) -> np.ndarray:
     """Smooth and normalise class counts.
@@ -87,15 +99,16 @@ def smooth(
         Size of the Gaussian kernel in pixels at ``FULL_SIZE``; 0 does not smooth.
     sigma : float, optional
         Its standard deviation in the same pixels; by default a sixth of `kernel`.
-    normalisation : {"maximum", "sum", "frequency"}
-        What each class map is divided by; see the module's text.
+    normalisation : {"sum", "maximum", "frequency"}
+        What the smoothed counts are divided by; see the module's text.
     images : int
         How many label maps were counted; used by "frequency" alone.
 
     Returns
     -------
     ndarray of shape (C, H, W), float32
-        At least 0; all 0 for a class that never occurs. With "maximum" the largest value per class is 1.
+        At least 0; all 0 for a class that never occurs. The mean of each other map is 1 with "sum", its largest value
+        is 1 with "maximum".
 
     Raises
     ------
@@ -114,17 +127,17 @@ def smooth(
     return prior
 
 
-def normalised(maps: np.ndarray, normalisation: str = "maximum", *, images: int = 1) -> np.ndarray:
+def normalised(maps: np.ndarray, normalisation: str = "sum", *, images: int = 1) -> np.ndarray:
     """Return class maps (C, H, W) divided by one number each, float32; a map of zeros stays one.
 
-    The parameters are those of :func:`smooth`. With "maximum" and "sum" the result does not depend on a factor of a
-    class map: not by one bit when it is a power of two, else within the rounding of float32.
+    The parameters are those of :func:`smooth`. "sum" and "maximum" take a factor of a class map away:
+    to the last bit when it is a power of two, else within the rounding of float32.
     """
     _check_normalisation(normalisation)
     if normalisation == "maximum":
         divisors = maps.max(axis=(1, 2), keepdims=True)
     elif normalisation == "sum":
-        divisors = maps.sum(axis=(1, 2), keepdims=True, dtype=np.float64)
+        divisors = maps.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
     else:
         divisors = np.full((len(maps), 1, 1), float(images))
     return np.divide(maps, divisors, out=np.zeros(maps.shape), where=divisors > 0).astype(np.float32)
@@ -152,7 +165,7 @@ def estimate(
     *,
     kernel: float = KERNEL,
     sigma: float | None = None,
-    normalisation: str = "maximum",
+    normalisation: str = "sum",
     progress: Counter = silent,
 ) -> np.ndarray:
     """Estimate the spatial prior from the source labels.
@@ -206,7 +219,7 @@ def checked(prior: np.ndarray, what: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If it has another shape or type, or a value that is negative or not finite.
+        If it has another shape or type, a value that is negative or not finite, or no value above 0.
     """
     prior = np.asarray(prior)
     if prior.dtype.kind not in "fiu":
@@ -218,7 +231,19 @@ def checked(prior: np.ndarray, what: str) -> np.ndarray:
     for plane in prior:  # one by one: all maps of full size take 159 MB
         if not (np.isfinite(plane).all() and plane.min() >= 0):
             raise DataError(f"{what} must hold finite values of at least 0")
+    if not prior.any():
+        raise DataError(f"{what} must hold a value above 0, got zeros only: no pixel could get a label")
     return prior
+
+
+def within_one(prior: np.ndarray) -> np.ndarray:
+    """Return `prior` (C, H, W), float32, times the power of two that makes its largest value at most 1; 1 if it is.
+
+    A factor common to all classes changes no pseudo-label, see the module's text; a power of two rounds nothing. The
+    thresholds exp(-k_c) take the factor.
+    """
+    largest = float(prior.max())
+    return prior if largest <= 1 else np.ldexp(prior, -math.frexp(largest)[1])
 
 
 def resized(prior: np.ndarray, size: tuple[int, int]) -> np.ndarray:
