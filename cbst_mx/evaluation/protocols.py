@@ -41,10 +41,12 @@ __all__ = [
     "Protocol",
     "Result",
     "WorstImage",
+    "draw_images",
     "evaluate",
     "find_protocols",
     "mean_over",
     "narrow",
+    "resampled_miou",
     "widen",
     "worst_images",
 ]
@@ -223,12 +225,7 @@ def evaluate(matrices: ImageMatrices, *, samples: int = 1000, seed: int = 0) -> 
     ConfigError
         If `samples` is below 1.
     """
-    if samples < 1:
-        raise ConfigError(f"samples must be at least 1, got {samples}")
-    count = len(matrices.images)
-    if count == 0:
-        raise DataError("matrices must be of at least one image, got none")
-    draws = generator(seed, purpose="bootstrap").multinomial(count, np.full(count, 1 / count), size=samples)
+    draws = draw_images(len(matrices.images), samples=samples, seed=seed)
     results, refused = [], {}
     for protocol in find_protocols(matrices.classes):
         predicted = [name for name in protocol.never if matrices.counts[:, :, matrices.classes.index(name)].any()]
@@ -250,6 +247,37 @@ def evaluate(matrices: ImageMatrices, *, samples: int = 1000, seed: int = 0) -> 
     if matrices.classes == _SIXTEEN:
         refused["19 x 19/16"] = f"the truth of {', '.join(_OTHERS)} was ignored when the labels were read"
     return results, refused
+
+
+def draw_images(count: int, *, samples: int, seed: int) -> np.ndarray:
+    """Return how often each of `count` images is in each bootstrap sample, int64 (samples, count).
+
+    Raises
+    ------
+    DataError
+        If there is no image.
+    ConfigError
+        If `samples` is below 1.
+    """
+    if samples < 1:
+        raise ConfigError(f"samples must be at least 1, got {samples}")
+    if count == 0:
+        raise DataError("matrices must be of at least one image, got none")
+    return generator(seed, purpose="bootstrap").multinomial(count, np.full(count, 1 / count), size=samples)
+
+
+def resampled_miou(matrices: ImageMatrices, draws: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the mean IoU over all classes that have one, and that of every sample of :func:`draw_images`.
+
+    Returns
+    -------
+    miou : float
+        In [0, 1].
+    resampled : ndarray of shape (samples,), float64
+    """
+    hits, unions = _counts(matrices, Protocol("", "", "", matrices.classes, matrices.classes))
+    resampled = _mean(_ratio(draws @ hits.astype(np.float64), draws @ unions.astype(np.float64)))
+    return float(_mean(_ratio(hits.sum(axis=0), unions.sum(axis=0)))), resampled
 
 
 @dataclass(frozen=True)

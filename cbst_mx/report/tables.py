@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.errors import DataError
+from cbst_mx.evaluation.comparison import Compared
 from cbst_mx.evaluation.confusion import class_accuracy, iou_per_class
 from cbst_mx.evaluation.paper_check import Check
 from cbst_mx.evaluation.paper_tables import PaperRow
@@ -30,6 +31,7 @@ __all__ = [
     "as_markdown",
     "check_table",
     "class_table",
+    "comparison_table",
     "iou_table",
     "label_free_table",
     "mean_std_table",
@@ -109,6 +111,22 @@ def snapshot_table(snapshots: Sequence[Snapshot], chosen: Mapping[str, int]) -> 
         means = (_points(100 * value) for value in one.miou.values())
         taken = ", ".join(rule for rule, epoch in chosen.items() if epoch == one.epoch)
         table.add_row(str(one.epoch), *means, f"{100 * one.mean_confidence:.1f}", str(len(one.signs)), taken)
+    return table
+
+
+def comparison_table(rows: Sequence[Compared]) -> Table:
+    """Return a table of runs side by side: mIoU over their seeds, gain over the first, and its interval.
+
+    Parameters
+    ----------
+    rows : sequence of cbst_mx.evaluation.comparison.Compared
+        The base first.
+    """
+    table = _plain("runs", "stage", "mIoU in %", "gain", f"{100 * LEVEL:g} % interval")
+    for number, row in enumerate(rows):
+        interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}" if number else _DASH
+        gain = f"{100 * row.gain:+.1f}" if number else _DASH
+        table.add_row(Text(row.name), row.stage, _cell(row.miou), gain, interval)
     return table
 
 
@@ -265,7 +283,7 @@ def _plain(first: str, *others: str, title: str | None = None) -> Table:
     """Return an empty table, the first column of words, the others of numbers."""
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", show_edge=False)
     for number, text in enumerate((first, *others)):
-        words = text in ("mean of", "protocol of", "verdict", "worst class", "taken by")
+        words = text in ("mean of", "protocol of", "verdict", "worst class", "taken by", "stage")
         table.add_column(Text(text), justify="right" if number and not words else "left")
     return table
 

@@ -1,0 +1,141 @@
+"""Several runs side by side: mIoU over seeds, and what one gains over another with a paired interval over images.
+
+N images, C classes. Two networks that are tested on the same images mostly err on the same ones, so the difference of
+their means is known better than either mean: the images are drawn once for both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+
+from cbst_mx.errors import ConfigError, DataError, check_choice
+from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, draw_images, resampled_miou
+from cbst_mx.evaluation.run_results import RunResults, find_runs
+from cbst_mx.messages import listed
+
+__all__ = ["Compared", "compare"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs of one experiment, one per seed, beside those of another.
+
+    Attributes
+    ----------
+    name : str
+        Name of the runs' folder.
+    seeds : tuple of int
+        Seeds of the runs.
+    stage : str
+        Stage that counts, in words.
+    miou : tuple of float
+        mIoU in [0, 1] by seed.
+    gain : float
+        Mean over the seeds of the difference of mIoU to the base's run of the same seed; 0 for the base.
+    low, high : float
+        Interval that holds `LEVEL` of the gains over bootstrap samples of the images, the same for both runs and for
+        all seeds. It says nothing of other seeds.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    stage: str
+    miou: tuple[float, ...]
+    gain: float
+    low: float
+    high: float
+
+    @property
+    def mean(self) -> float:
+        """Mean of mIoU over the seeds."""
+        return statistics.fmean(self.miou)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return {**vars(self), "mean": self.mean, "level": LEVEL}
+
+
+def compare(folders: Sequence[Path], *, name: str | None = None, samples: int = 1000, seed: int = 0) -> list[Compared]:
+    """Compare runs with those of the first folder, seed by seed.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each a run folder, or a folder of runs that differ in their seeds. The last evaluated stage of a run counts; all
+        are evaluated on the same images.
+    name : str, optional
+        The validation set; by default the one that the first run names first.
+    samples : int
+        Bootstrap samples of the images, at least 1.
+    seed : int
+        Seed of the samples.
+
+    Returns
+    -------
+    list of Compared
+        One per folder, in their order; the first is the base.
+
+    Raises
+    ------
+    RunError
+        If a folder is no run and holds none, or a run has no results.
+    DataError
+        If a set is of other images or classes than the base's.
+    ConfigError
+        If the seeds differ, a set is unknown, or `samples` is below 1.
+    """
+    groups = [_read(path, name) for path in folders]
+    base = groups[0]
+    draws = draw_images(len(next(iter(base.matrices.values())).images), samples=samples, seed=seed)
+    scored = {number: resampled_miou(matrices, draws) for number, matrices in base.matrices.items()}
+    rows = []
+    for path, group in zip(folders, groups):
+        if set(group.matrices) != set(scored):
+            seeds = (listed(sorted(one)) for one in (scored, group.matrices))
+            raise ConfigError(
+                "runs in {} must have the seeds of those in {}, {}, got {}".format(path, folders[0], *seeds)
+            )
+        means, gains = [], []
+        for number, matrices in group.matrices.items():
+            other = base.matrices[number]
+            if (matrices.images, matrices.classes) != (other.images, other.classes):
+                raise DataError(f"runs in {path} must be evaluated on the images and classes of those in {folders[0]}")
+            whole, drawn = resampled_miou(matrices, draws)
+            means.append(whole)
+            gains.append(np.append(drawn - scored[number][1], whole - scored[number][0]))
+        *resampled, gain = np.mean(gains, axis=0)
+        low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+        row = Compared(
+            path.name, tuple(group.matrices), group.stage, tuple(means), float(gain), float(low), float(high)
+        )
+        rows.append(row)
+    return rows
+
+
+class _Group(NamedTuple):
+    """Confusion matrices of runs by seed, and the stage they are of."""
+
+    matrices: dict[int, ImageMatrices]
+    stage: str
+
+
+def _read(path: Path, name: str | None) -> _Group:
+    """Read the last evaluated stage of every run in a folder."""
+    found: dict[int, ImageMatrices] = {}
+    stages = set()
+    for folder in find_runs(path):
+        run = RunResults(folder)
+        number = run.settings.seed
+        if number in found:
+            raise ConfigError(f"runs in {path} must differ in their seeds, got two of seed {number}")
+        sets = run.matrices()
+        chosen = run.leading if name is None else name
+        check_choice("set", chosen, sets)
+        found[number] = sets[str(chosen)]
+        stages.add("source" if run.evaluated[-1] == 0 else f"round {run.evaluated[-1]}")
+    return _Group(dict(sorted(found.items())), ", ".join(sorted(stages)))
