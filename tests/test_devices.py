@@ -436,7 +436,7 @@ def losses_of(name):
         found.append(float(loss.asscalar()))
         for parameter in network.collect_params().values():
             if parameter.grad_req != "null":
-                parameter.data()[:] = parameter.data() - 0.01 * parameter.grad()
+                parameter.data()[:] = parameter.data() - 0.001 * parameter.grad()
     return found
 
 
@@ -449,8 +449,9 @@ def test_bfloat16_agrees_with_float32(names):
     half = child(BFLOAT16, *names)
     for name, losses in zip(names, half["losses"]):
         full = losses_of(name)
-        # bfloat16 has 8 bits: 0.4 % an operation, which mostly cancels over a network (measured: 0.3 % and less)
-        np.testing.assert_allclose(losses, full, rtol=0.01, err_msg=name)
+        # bfloat16 has 8 bits: 0.4 % an operation, which mostly cancels over a network (measured: 0.8 % for ResNet-38,
+        # whose new head gives logits of order 1 here, 0.03 % for the others)
+        np.testing.assert_allclose(losses, full, rtol=0.02, err_msg=name)
         assert losses != full
     if "recomputed" in names:  # recomputing changes nothing in bfloat16 either
         assert half["losses"][1] == half["losses"][2]

@@ -87,7 +87,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int], resampling: str = "li
     resampling : {"linear", "program"}
         "linear": bilinear, of two pixels along each side whatever the factor. "program": as the authors' released
         program does with Pillow, Lanczos' kernel (three lobes, widened by the factor) to fewer pixels and Keys' cubic
-        one (a = -0.5) to more; it keeps edges sharper and takes longer, see ``tools/bench/resampling.py``.
+        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long.
 
     Returns
     -------
