@@ -61,6 +61,15 @@ def test_without_validation_the_target_is_predicted(constant):
     assert "round 7" in console.file.getvalue()
 
 
+def test_only_an_estimate_of_the_prior_is_not_counted(constant):
+    def notes(name):
+        return " ".join(planning.make_plan(load(name)).notes)
+
+    assert "estimating the spatial prior" in notes("gta5-cbst-sp")
+    assert "estimating the spatial prior" not in notes("gta5-cbst-sp-prior-released")
+    assert "estimating the spatial prior" not in notes("gta5-cbst-sp-mst")  # it has no rounds
+
+
 def test_the_maps_need_no_disk_where_the_network_runs_again(constant):
     kept, recomputed = (
         planning.make_plan(load("gta5-cbst", f"self_training.keep_maps={keep}")).disk for keep in ("disk", "recompute")

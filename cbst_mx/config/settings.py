@@ -41,8 +41,8 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, An
         YAML; the key ``extends`` names another experiment file, relative to this one, whose settings it changes.
     changes : sequence of str
         ``key=value`` pairs that override it, with dots between levels; values are YAML. A file of the spatial prior,
-        here or in an experiment file, takes the place of all that the file which is changed says of the prior: that is
-        how to estimate one.
+        here or in an experiment file, takes the place of all that the file so changed says of the prior, which is how
+        to estimate it.
 
     Returns
     -------

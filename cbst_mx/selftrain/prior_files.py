@@ -126,7 +126,7 @@ def read_given(path: Path, num_classes: int, names: Sequence[str] | None = None)
     Raises
     ------
     DataError
-        If the file is missing, has another ending or cannot be used, or is for other classes.
+        If the file is missing, has another ending, cannot be used, is 0 everywhere, or is for other classes.
     """
     path = Path(path)
     if not path.exists():
@@ -141,6 +141,8 @@ def read_given(path: Path, num_classes: int, names: Sequence[str] | None = None)
     else:
         raise DataError(f"spatial prior {path} must be a .npz file or the authors' .mat file")
     _check_classes(path, prior, metadata, num_classes, names)
+    if not prior.any():
+        raise DataError(f"{path} must hold a value above 0, got zeros only: no pixel could get a label")
     if names is not None:
         metadata["names"] = list(names)
     return prior, {**metadata, "file": path.name, "sha256": file_digest(path)}

@@ -219,7 +219,7 @@ def checked(prior: np.ndarray, what: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If it has another shape or type, a value that is negative or not finite, or no value above 0.
+        If it has another shape or type, or a value that is negative or not finite.
     """
     prior = np.asarray(prior)
     if prior.dtype.kind not in "fiu":
@@ -231,8 +231,6 @@ def checked(prior: np.ndarray, what: str) -> np.ndarray:
     for plane in prior:  # one by one: all maps of full size take 159 MB
         if not (np.isfinite(plane).all() and plane.min() >= 0):
             raise DataError(f"{what} must hold finite values of at least 0")
-    if not prior.any():
-        raise DataError(f"{what} must hold a value above 0, got zeros only: no pixel could get a label")
     return prior
 
 
