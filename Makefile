@@ -44,8 +44,9 @@ rounds = $(call smoke,$(shell seq 1 1 $(if $(filter-out 0,$(stated)),$(or $(ROUN
 folds = $(call smoke,$(if $(filter train,$(TARGET)),,$(if $(call setting,$1,folds),$(shell seq 0 1 $$(($(call setting,$1,folds) - 1))))))
 # $(call folder,NAME) is where NAME runs. TARGET=train adapts on other images and ROUNDS=12 that often, in folders of their
 # own; an experiment without rounds adapts on none, and the source network that others start from is always the same.
-folder = $(RUNS)/$1$(if $(call rounds,$1),$(addprefix -,$(TARGET))$(patsubst %,-%-rounds,$(ROUNDS)))
-variant = $(if $(call rounds,$1),$(addprefix --target ,$(TARGET)) $(addprefix --rounds ,$(ROUNDS)))
+varied = $(if $(TARGET)$(ROUNDS),$(filter-out 0,$(call setting,$1,rounds)))
+folder = $(RUNS)/$1$(if $(call varied,$1),$(addprefix -,$(TARGET))$(patsubst %,-%-rounds,$(ROUNDS)))
+variant = $(if $(call varied,$1),$(addprefix --target ,$(TARGET)) $(addprefix --rounds ,$(ROUNDS)))
 # $(call network,NAME) is what NAME ends with: its last round's network, or the source network where it has no rounds.
 network = $(call folder,$1)/$(or $(patsubst %,round-%,$(lastword $(call rounds,$1))),source)/parameters.params
 

@@ -32,6 +32,7 @@ EXPLAINED = {
     ("cbst_mx/data/listing.py", "matching_images"): "find_images makes one sentence of it; the other patterns are ours",
     ("cbst_mx/data/image_files.py", "*"): WRAPPED,
     ("cbst_mx/data/image_headers.py", "*"): WRAPPED,
+    ("cbst_mx/data/jpeg_parts.py", "*"): WRAPPED,
     (
         "cbst_mx/data/loader.py",
         "BatchLoader._sample",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
@@ -115,8 +116,8 @@ def import_weights(
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.label_space import find
     from cbst_mx.networks.inputs import InputForm, contradictions, told_text
-    from cbst_mx.networks.weights import SEED, keep_classes, read_weights
     from cbst_mx.networks.weights import import_weights as write
+    from cbst_mx.networks.weights import keep_classes, read_weights
 
     space = None if label_space is None else find(label_space, read=read_label_space)
     given = _options(options, width, batch_norm)
@@ -126,18 +127,6 @@ def import_weights(
         wanted = space or find(None, num_classes)
         wanted.check_classes(num_classes, "the network")
         source = keep_classes(source, find(classes_of, read=read_label_space), wanted)
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 120  # for the longest names; rich takes 80 where it cannot ask
-
-    def show(comparison: Comparison) -> None:
-        console.print(_table(comparison.rows))
-        counts = [f"{comparison.count(status)} {status}" for status in _STYLES]
-        console.print(
-            f"{source.format}: {', '.join(counts)}; {len(comparison.initialised)} left as initialised", markup=False
-        )
-        if comparison.classifier:
-            console.print(f"{comparison.classifier} (seed {SEED})", markup=False, highlight=False)
 
     def look(told: Told) -> None:
         sentences = contradictions(told, form or InputForm())
@@ -155,7 +144,7 @@ def import_weights(
         options=given,
         allow_missing=allow_missing,
         form=form,
-        show=show,
+        show=functools.partial(_show, source.format),
         look=look,
         warn=lambda sentence: click.echo(f"warning: {sentence}", err=True),
     )
@@ -165,6 +154,20 @@ def import_weights(
         f"{out}: {name} with {num_classes} classes {meaning}, for {spec.input_text()}{turned}; "
         f"{out.name}.json belongs to it"
     )
+
+
+def _show(form: str, comparison: Comparison) -> None:
+    """Print a line per tensor of a file of the format `form`, and how many are what."""
+    from cbst_mx.networks.weights import SEED
+
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # for the longest names; rich takes 80 where it cannot ask
+    console.print(_table(comparison.rows))
+    counts = [f"{comparison.count(status)} {status}" for status in _STYLES]
+    console.print(f"{form}: {', '.join(counts)}; {len(comparison.initialised)} left as initialised", markup=False)
+    if comparison.classifier:
+        console.print(f"{comparison.classifier} (seed {SEED})", markup=False, highlight=False)
 
 
 def _options(pairs: tuple[str, ...], width: float | None, batch_norm: str | None) -> dict[str, Any]:
