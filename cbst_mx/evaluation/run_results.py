@@ -344,6 +344,7 @@ class RunResults:
             "name": self.settings.name,
             "method": training.method,
             "seed": self.settings.seed,
+            "target": self.adaptation,
             "leading": self.leading,
             "stages": [
                 {
