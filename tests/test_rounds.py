@@ -182,6 +182,26 @@ def test_labels_of_no_use_are_refused_before_the_training(
     assert not (tmp_path / "run" / "source" / "parameters.params").exists()
 
 
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        (Image.new("L", (64, 32), 99), "has label id 99, unknown in the 'cityscapes' convention"),
+        (Image.new("RGB", (64, 32)), "must hold one class id per pixel"),
+    ],
+    ids=["unknown id", "colours"],
+)
+def test_the_last_label_of_a_validation_set_is_read_before_the_training(data, tmp_path, monkeypatch, label, sentence):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    last = max((broken / "gta5_val" / "labels").iterdir())
+    label.save(last)
+    monkeypatch.setenv("CBST_DATA", str(broken))
+    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *options()])
+    assert result.exit_code == 1
+    assert re.search(rf"^Error: .*{last.name}.* {sentence}", result.output, re.MULTILINE), result.output
+    assert not (tmp_path / "run" / "source" / "parameters.params").exists()
+
+
 def test_a_source_image_that_is_none_is_refused_before_the_training(data, tmp_path, monkeypatch):
     broken = tmp_path / "data"
     shutil.copytree(data, broken)
