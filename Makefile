@@ -60,7 +60,7 @@ start = $(if $(call released,$1),,$(call setting,$1,starts_from))
 define steps
 $(if $2,$(call before,$2,$(call start,$2)),$(call source-step,$1))
 $(if $(call folds,$1),$(foreach f,$(call folds,$1),$(call round-steps,$1,$2,/fold-$f,--fold $f)),$(call round-steps,$1,$2))
-$(CBST) check-paper $(call folder,$1)
+$(if $(call setting,$1,table),$(CBST) check-paper $(call folder,$1))
 
 endef
 # A START that itself starts from nothing is only trained, not evaluated.

@@ -76,7 +76,7 @@ def test_without_validation_the_target_is_predicted(constant):
 
 def test_only_an_estimate_of_the_prior_is_not_counted(constant):
     def notes(name):
-        return " ".join(planning.make_plan(load(name)).notes)
+        return " ".join(planning.make_plan(load(name, "target.list=null")).notes)
 
     assert "estimating the spatial prior" in notes("gta5-cbst-sp")
     assert "estimating the spatial prior" not in notes("gta5-cbst-sp-prior-released")
