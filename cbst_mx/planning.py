@@ -31,7 +31,7 @@ from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.build import build_network, parameter_bytes
 from cbst_mx.networks.devices import parse_contexts, set_precision
-from cbst_mx.rounds.phases import follow_start
+from cbst_mx.rounds.phases import follow_start, start_path
 from cbst_mx.rounds.workload import (
     Images,
     ImageSets,
@@ -149,6 +149,10 @@ def make_plan(
     missing = [name for name, images in sets.named().items() if images.published]
     if missing:
         plan.notes.append(f"the data are not here ({', '.join(missing)}): the publishers' numbers of images are used")
+    with contextlib.suppress(ConfigError):
+        start = start_path(experiment)
+        if start is not None and not start.is_file():
+            plan.notes.append(f"{start} is not there: the run starts from these parameters")
 
     base = _memory_now(contexts[0])
     network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)

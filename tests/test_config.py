@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 
 from cbst_mx.config import below_data_root, load_experiment
 from cbst_mx.errors import CBSTError, ConfigError, DataError
+from cbst_mx.networks.spec import NETWORK_NAMES
 from tests.tiny import DEMO, write_scenes
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -166,6 +168,7 @@ def test_refusals(change, sentence):
         ("validation={a.images: {format: gta5, root: x}}", "or .images, got 'a.images'"),
         ('source.root=""', "key 'source.root': must be a path, got ''"),
         ('target.root="a\\0b"', "key 'target.root': must be a path, got 'a\\x00b'"),
+        ("network.name=fcn9s", "network must be one of fcn8s, resnet38, got 'fcn9s'"),
         ("label_space=mine", "label_space must be one of cityscapes-19, synthia-16, nthu-13, folder (with"),
         ("label_space=folder", "label_space must be one of cityscapes-19"),
     ],
@@ -177,11 +180,21 @@ def test_what_no_run_can_have_is_refused_when_the_experiment_is_read(change, sen
     assert "\n" not in str(error.value)
 
 
+def test_the_networks_that_are_known_without_mxnet_are_those_there_are(monkeypatch):
+    symbols = pytest.importorskip("symbols")
+    assert sorted(NETWORK_NAMES) == sorted(symbols.NETWORKS)
+    monkeypatch.setitem(symbols.NETWORKS, "own", symbols.NETWORKS["fcn8s"])
+    assert load_experiment(DEMO, ("network={name: own}",)).network.name == "own"
+    monkeypatch.setitem(sys.modules, "symbols", None)  # as where mxnet cannot be imported
+    assert load_experiment(DEMO, ("network={name: another}",)).network.name == "another"
+
+
 def test_all_problems_of_a_file_and_its_changes_are_in_one_answer():
     changes = (
         "self_training.rounds=two", "source_training.learning_rate=-1", "source_training.epochs=3", "batch=3",
         "augmentation.scale=[2.0, 1.0]", "target.root=''", "nonsense", "seed=0x_",
         "self_training.target_per_batch=64", "validation={1: 2}", "evaluation.combine=min", "source.root.x=1",
+        "network.name=fcn9s",
     )  # fmt: skip
     with pytest.raises(ConfigError) as error:
         load_experiment(DEMO, changes)

@@ -572,11 +572,17 @@ def test_released_rules_keep_nothing_where_the_threshold_would_be_0(maps, tmp_pa
     record = run(MapFolder.open(maps), tmp_path / "out", **given)
     assert record["threshold"] == [1.0] * 13
     assert record["kept_portion"] == 0
-    np.savez(tmp_path / "prior.npz", prior=np.zeros((13, 4, 4), np.float32))
+    zeros = write_maps(tmp_path / "zeros", [np.zeros_like(array) for array in probabilities(2, 2, 13)])
     given["portion"] = 0.5
-    record = run(MapFolder.open(maps, prior=tmp_path / "prior.npz"), tmp_path / "prior", **given)
+    record = run(MapFolder.open(zeros), tmp_path / "out-zeros", **given)
     assert record["threshold"] == [1.0] * 13
     assert record["kept_portion"] == 0
+
+
+def test_a_prior_of_zeros_is_refused_by_its_name(maps, tmp_path):
+    np.savez(tmp_path / "prior.npz", prior=np.zeros((13, 4, 4), np.float32))
+    with pytest.raises(DataError, match=r"prior[.]npz must hold a value above 0, got zeros only"):
+        run(MapFolder.open(maps, prior=tmp_path / "prior.npz"), tmp_path / "out", policy="class-balanced", portion=0.5)
 
 
 def test_masked_regions_never_become_a_class(tmp_path):
@@ -692,7 +698,7 @@ def test_a_count_checks_the_disk_as_well(maps, tmp_path, monkeypatch):
 
 
 def test_the_memory_of_a_prior_is_that_of_its_array(maps, tmp_path):
-    np.savez_compressed(tmp_path / "prior.npz", prior=np.zeros((13, 1000, 1000), np.float32))
+    np.savez_compressed(tmp_path / "prior.npz", prior=np.ones((13, 1000, 1000), np.float32))
     with_prior = MapFolder.open(maps, prior=tmp_path / "prior.npz")
     assert needs(with_prior, workers=1).memory - needs(MapFolder.open(maps), workers=1).memory == 52_000_000
 

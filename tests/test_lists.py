@@ -147,7 +147,7 @@ def test_a_whole_line_goes_before_its_first_column(file):
         assert chosen(images, line) == (f"img/{file}",), line
 
 
-@pytest.mark.parametrize("line", ["road (2).png", "img/road (2).png", "road (3).jpg"])
+@pytest.mark.parametrize("line", ["road (2).png", "img/road (2).png", "road (3).jpg", "road (3)", "img/road (12)"])
 def test_the_beginning_of_a_name_that_is_not_there_is_no_other_image(line):
     with pytest.raises(DataError, match=r"names 1 of 1 images that are not there: .*road \("):
         chosen(images_of("img/road.png"), line)

@@ -52,6 +52,7 @@ def test_masked_regions_and_nan_have_no_sum():
         (np.maximum(softmax(scores(0)), softmax(scores(1))), "a maximum over scales does that"),
         (softmax(scores())[1:], "a class was left out"),
         (scores(), "logits have to go through a softmax"),
+        (100 * softmax(scores()), "every pixel has the same sum, by which the maps can be divided"),
         (np.log(softmax(scores())) + 30, "logits have to go through a softmax"),
     ],
     ids=[
@@ -65,6 +66,7 @@ def test_masked_regions_and_nan_have_no_sum():
         "maximum",
         "left out",
         "logits",
+        "percent",
         "log",
     ],
 )

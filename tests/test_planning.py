@@ -50,6 +50,19 @@ def test_numbers_of_gta5_by_hand(constant):
     assert any("publishers' numbers" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("key", ["pretrained", "initial_parameters"])
+def test_parameters_that_are_not_there_are_noted(constant, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("CBST_DATA", str(tmp_path))
+    monkeypatch.setattr(planning, "follow_start", lambda experiment: (experiment, []))  # reads them
+    path = tmp_path / "vgg.params"
+    changes = ["pretrained=null", "source_training=null"] if key == "initial_parameters" else []
+    sentence = f"{path} is not there: the run starts from these parameters"
+    experiment = load("gta5-fcn8s-cbst", *changes, f"{key}={path}")
+    assert sentence in planning.make_plan(experiment).notes
+    path.write_bytes(b"")
+    assert sentence not in planning.make_plan(experiment).notes
+
+
 def test_without_validation_the_target_is_predicted(constant):
     planned = planning.make_plan(load("gta5-cbst", "validation={}", "target.split=train"))
     assert {stage.evaluation for stage in planned.stages} == {5 * 2975}

@@ -154,23 +154,65 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     ("label", "sentence"),
     [
         # 0 is no class of GTA5's 19
-        (Image.new("L", (64, 32), 0), "none of its 2 labels has a labelled pixel, as those of a benchmark's test set"),
+        (Image.new("L", (64, 32), 0), "none of its .* labels has a labelled pixel, as those of a benchmark's test set"),
         (Image.new("L", (32, 32), 7), "must have the height and width of image .*, 32 x 64, got 32 x 32"),
     ],
     ids=["unlabelled", "size"],
 )
-def test_a_set_that_cannot_be_evaluated_is_refused_before_the_training(data, tmp_path, monkeypatch, label, sentence):
+@pytest.mark.parametrize(
+    ("folder", "beginning"),
+    [("gta5_val", "validation set source cannot be evaluated"), ("gta5", "the source cannot be trained on")],
+)
+def test_labels_of_no_use_are_refused_before_the_training(
+    data, tmp_path, monkeypatch, label, sentence, folder, beginning
+):
     broken = tmp_path / "data"
     shutil.copytree(data, broken)
-    for path in (broken / "gta5_val" / "labels").iterdir():
+    paths = sorted((broken / folder / "labels").iterdir())
+    if label.size == (32, 32):
+        paths = paths[-1:]
+    for path in paths:
         label.save(path)
     monkeypatch.setenv("CBST_DATA", str(broken))
     changes = options("self_training.rounds=0")
     result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *changes])
     assert result.exit_code == 1, result.output
-    assert re.search(f"^Error: validation set source cannot be evaluated: .*{sentence}$", result.output, re.MULTILINE)
+    assert re.search(f"^Error: {beginning}: .*{sentence}$", result.output, re.MULTILINE)
     assert not (tmp_path / "run" / "source" / "checkpoint.params").exists()
     assert not (tmp_path / "run" / "source" / "parameters.params").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        (Image.new("L", (64, 32), 99), "has label id 99, unknown in the 'cityscapes' convention"),
+        (Image.new("RGB", (64, 32)), "must hold one class id per pixel"),
+    ],
+    ids=["unknown id", "colours"],
+)
+def test_the_last_label_of_a_validation_set_is_read_before_the_training(data, tmp_path, monkeypatch, label, sentence):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    last = max((broken / "gta5_val" / "labels").iterdir())
+    label.save(last)
+    monkeypatch.setenv("CBST_DATA", str(broken))
+    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *options()])
+    assert result.exit_code == 1
+    assert re.search(rf"^Error: .*{last.name}.* {sentence}", result.output, re.MULTILINE), result.output
+    assert not (tmp_path / "run" / "source" / "parameters.params").exists()
+
+
+def test_a_source_image_that_is_none_is_refused_before_the_training(data, tmp_path, monkeypatch):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    last = max((broken / "gta5" / "images").iterdir())
+    last.write_bytes(b"")
+    monkeypatch.setenv("CBST_DATA", str(broken))
+    result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *options()])
+    assert result.exit_code == 1
+    assert f"Error: image {last} is empty (0 bytes)" in result.output
+    assert not (tmp_path / "run" / "source" / "checkpoint.params").exists()
+    assert "loss" not in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_the_start_network_is_built_once(tmp_path, monkeypatch):

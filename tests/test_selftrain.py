@@ -93,6 +93,11 @@ def test_maps_at_a_stride_with_a_prior_are_those_of_the_labelling_job(tmp_path, 
         assert value.shape == size
 
 
+def test_a_prior_of_zeros_is_refused_by_its_name():
+    with pytest.raises(DataError, match="^prior must hold a value above 0, got zeros only"):
+        selftrain.thresholds(maps_of(), policy="cbst-sp", prior=np.zeros((len(maps_of()[0]), 4, 6)))
+
+
 def test_any_float_type_and_anything_that_can_be_read_twice_will_do():
     maps = maps_of()
     expected = selftrain.thresholds(maps)

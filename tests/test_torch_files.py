@@ -99,6 +99,24 @@ def test_tensors_of_few_bits_are_read(tmp_path, storage, data, values):
         np.testing.assert_array_equal(found["b"], [2])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"}.", b"}" + text("optimizer") + b"}" + text("lr") + b"K\x01ss.", b"}" + text("epoch") + b"K\x03s."],
+    ids=["empty", "numbers within", "a number"],
+)
+def test_a_file_without_tensors_says_so(tmp_path, content):
+    write_zip(tmp_path / "w.pth", HEAD + content, {})
+    assert "holds no tensor" in refused(tmp_path / "w.pth")
+
+
+def test_tensors_in_too_many_dictionaries_are_not_said_to_be_missing(tmp_path):
+    inside = dictionary({"a": tensor("0", "f4", 1, (1,), (1,), view="zip")})[2:-1]
+    for key in "dcba":
+        inside = b"}" + text(key) + inside + b"s"
+    write_zip(tmp_path / "w.pth", HEAD + inside + b".", {"0": np.float32(1).tobytes()})
+    assert "in more than 3 dictionaries within each other" in refused(tmp_path / "w.pth")
+
+
 ONE = tensor("0", "f4", 1, (1,), (1,), view="zip")
 FUNCTION = name("torch._utils", "_rebuild_tensor_v2")
 PARAMETER = name("torch.nn.parameter", "Parameter") + b"(" + ONE + b"t\x81(\x89\x89Ntb"  # as in files of 2017

@@ -169,8 +169,10 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.label_space import find
     from cbst_mx.selftrain import prior_files
+    from cbst_mx.selftrain.spatial_prior import check_not_zero
 
     maps, clamped, smallest = prior_files.read_matlab(file, grid=grid)
+    check_not_zero(maps, str(file))
     if space_name is None and len(maps) == 19:
         space_name = "cityscapes-19"
     metadata: dict[str, Any] = {"imported": file.name, "normalisation": "as imported", "clamped": clamped}

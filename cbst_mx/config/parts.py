@@ -23,6 +23,7 @@ from cbst_mx.data import FORMATS
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
+from cbst_mx.networks.spec import check_network
 from cbst_mx.strict_yaml import StrictModel
 
 __all__ = [
@@ -63,6 +64,14 @@ def _key(name: str) -> str:
     if name.endswith((".npy", ".classes", ".images")):
         raise ValueError(f"must not end with .npy, .classes or .images, got {name[:60]!r}")
     return _printable(name)
+
+
+def _network(name: str) -> str:
+    try:
+        check_network(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return name
 
 
 def _path(text: str) -> str:
@@ -120,7 +129,7 @@ class Data(StrictModel):
 class Network(StrictModel):
     """The network and the normalisation of its input."""
 
-    name: str = "fcn8s"
+    name: Annotated[str, AfterValidator(_network)] = "fcn8s"
     options: Dict[str, Any] = {}  # keyword arguments of its constructor
     mean: List[Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(list(IMAGENET_MEAN), min_length=3, max_length=3)
     std: List[Annotated[float, Field(ge=1e-6, le=1e6)]] = Field(list(IMAGENET_STD), min_length=3, max_length=3)

@@ -22,6 +22,7 @@ such a list is one name, and nothing else.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,7 @@ _CITYSCAPES = "_leftImg8bit"
 _LARGEST = 64_000_000  # bytes: a million lines
 _MOST_BLANKS = 20  # of a line's beginnings that may be names
 _MOST_SIGNS = 20  # places of a line where a comment may begin
+_COPY = re.compile(r"\([0-9]+\)(\s|$)")  # how systems name a second file
 _LONGEST_SHOWN = 80  # characters of a line in a message
 
 
@@ -263,7 +265,9 @@ class _Index:
         # "a b 0.9" may begin with the name "a" or "a b"
         ends = [place for place, sign in enumerate(plain) if sign.isspace()][1:_MOST_BLANKS]
         longer = [number for end in ends for number in self._as_it_stands(plain[:end].rstrip())]
-        return [*dict.fromkeys([*whole, *longer, *(first or self._loosely(column))])]
+        if not _COPY.match(plain[len(column) :].strip()):  # "road (2)" does not mean "road" either
+            longer += first or self._loosely(column)
+        return [*dict.fromkeys([*whole, *longer])]
 
     def _as_it_stands(self, text: str) -> list[int]:
         matches = self._exact.get(text) or self._composed.get(_composed(text)) or []

@@ -75,8 +75,8 @@ def evaluate_network(
     return matrices
 
 
-def check_labelled(images: LabelledImageSet, name: str) -> None:
-    """Refuse an image set that no evaluation can come of, before anything is computed.
+def check_labelled(images: LabelledImageSet, name: str, use: str = "evaluated", *, every: bool = False) -> None:
+    """Refuse an image set that no evaluation, or no training, can come of, before anything is computed.
 
     Labels are read until one has a labelled pixel, mostly one; sizes are compared by the files' headers.
 
@@ -86,6 +86,10 @@ def check_labelled(images: LabelledImageSet, name: str) -> None:
         Images with labels.
     name : str
         Name of the set, for errors.
+    use : str
+        What it is for, for errors.
+    every : bool
+        Read every label: one that cannot be used, for an unknown id or colours, is then found as well.
 
     Raises
     ------
@@ -96,12 +100,13 @@ def check_labelled(images: LabelledImageSet, name: str) -> None:
         first, second = read_header(image), read_header(label, "label")
         if (first.height, first.width) != (second.height, second.width):
             raise DataError(
-                f"{name} cannot be evaluated: label {label} must have the height and width of image {image}, "
+                f"{name} cannot be {use}: label {label} must have the height and width of image {image}, "
                 f"{first.height} x {first.width}, got {second.height} x {second.width}"
             )
-    if not any((images.label(index) != IGNORE).any() for index in range(len(images))):
+    labelled = ((images.label(index) != IGNORE).any() for index in range(len(images)))
+    if not any([*labelled] if every else labelled):
         raise DataError(
-            f"{name} cannot be evaluated: none of its {len(images)} labels has a labelled pixel, as those of a "
+            f"{name} cannot be {use}: none of its {len(images)} labels has a labelled pixel, as those of a "
             "benchmark's test set"
         )
 

@@ -22,6 +22,7 @@ from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_maps import ClassMaps, size_at_stride
 from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from cbst_mx.selftrain.map_checks import Sums, check_origin, check_sums
+from cbst_mx.selftrain.spatial_prior import check_not_zero
 from cbst_mx.selftrain.views import HostMap
 
 __all__ = ["MapFolder"]
@@ -265,7 +266,9 @@ def _sha256(path: Path) -> str:
 # In the key the hash stands for what the file holds; neighbouring images share the prior, resized tile by tile.
 @functools.lru_cache(maxsize=1)
 def _prior(path: Path, sha256: str, num_classes: int, names: tuple[str, ...] | None) -> np.ndarray:
-    return prior_files.load(path, num_classes, names)
+    prior = prior_files.load(path, num_classes, names)
+    check_not_zero(prior, str(path))
+    return prior
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,8 +7,32 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from cbst_mx.errors import check_choice
 
-__all__ = ["NetworkSpec"]
+__all__ = ["NETWORK_NAMES", "NetworkSpec", "check_network"]
+
+#: Networks that the program brings; ``symbols.NETWORKS`` has them all, but importing it imports mxnet.
+NETWORK_NAMES = ("fcn8s", "resnet38")
+
+
+def check_network(name: str) -> None:
+    """Refuse a network that there is not.
+
+    mxnet is imported only for a name that is not among those the program brings. Where it is missing, nothing is known
+    of such a name, and it passes.
+
+    Raises
+    ------
+    ConfigError
+        If `name` is not in ``symbols.NETWORKS``.
+    """
+    if name in NETWORK_NAMES:
+        return
+    try:
+        from symbols import NETWORKS
+    except ImportError:
+        return
+    check_choice("network", name, sorted(NETWORKS))
 
 
 @dataclass(frozen=True)

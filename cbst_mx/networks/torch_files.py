@@ -239,7 +239,10 @@ def _weights(content: dict[str | int, Any]) -> dict[str | int, Any]:
             f"its tensors are in {listed(list(places))} and none of these is a usual place ({', '.join(_USUAL_KEYS)}): "
             "save the one that is meant by itself"
         )
-    return next(iter(places.values()), content)
+    if not places:
+        deeper = f", or only in more than {_DEEPEST + 1} dictionaries within each other" if level else ""
+        raise _ForbiddenError(f"it holds no tensor by name{deeper}")
+    return next(iter(places.values()))
 
 
 def _check_total(tensors: Collection[_Tensor], storages: _Storages) -> None:

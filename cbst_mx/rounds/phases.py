@@ -30,7 +30,7 @@ from cbst_mx.training.sgd import Schedule, TrainingRecord, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["follow_start", "mine_classes", "start_network", "train_phase", "warm_up"]
+__all__ = ["follow_start", "mine_classes", "start_network", "start_path", "train_phase", "warm_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     CheckpointError
         If the sidecar of the parameters is damaged.
     """
-    path = _start_path(experiment, data_root)
+    path = start_path(experiment, data_root)
     if path is None or not path.is_file() or not sidecar_path(path).is_file():
         return experiment, []  # refused by start_network, with what is missing
     stored, own = read_sidecar(path)[0], experiment.network_spec()
@@ -83,8 +83,14 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     return experiment.model_copy(update={"network": experiment.network.model_copy(update=update)}), changes
 
 
-def _start_path(experiment: Experiment, data_root: Path | None) -> Path | None:
-    """Return the file of the parameters that an experiment starts from; None for random ones."""
+def start_path(experiment: Experiment, data_root: Path | None = None) -> Path | None:
+    """Return the file of the parameters that an experiment starts from; None for random ones.
+
+    Raises
+    ------
+    ConfigError
+        If the path is relative and there is no data root.
+    """
     if experiment.initial_parameters is not None:
         return Path(experiment.initial_parameters)
     return None if experiment.pretrained is None else experiment.pretrained_path(data_root)
@@ -114,7 +120,7 @@ def start_network(
     spec = experiment.network_spec()
     network = build_network(spec, contexts[0], seed=experiment.seed)
     _check_training(experiment, network, len(contexts))
-    path = _start_path(experiment, data_root)
+    path = start_path(experiment, data_root)
     if path is None:
         return network
     if experiment.pretrained is not None and not path.is_file():

@@ -146,7 +146,9 @@ class Run:
         if stage.training.is_file():
             return
         for name, images in self.validation.items():
-            check_labelled(images, f"validation set {name}")
+            check_labelled(images, f"validation set {name}", every=True)
+        if self.experiment.source_training is not None or self.experiment.self_training.rounds:
+            check_labelled(self.source, "the source", use="trained on")
         for path in self.target.image_paths:  # else the last of them is first looked at after the source training
             read_header(path)
         network, self._start = self._start_network() if self._start is None else self._start, None

@@ -238,6 +238,7 @@ def _view(
         from cbst_mx.selftrain import spatial_prior  # scipy and the readers take half a second
 
         q = spatial_prior.checked(prior, "prior")
+        spatial_prior.check_not_zero(q, "prior")
         if len(q) != len(values):
             raise DataError(f"prior must have the {len(values)} classes of the maps, got shape {q.shape}")
         kept.clear()

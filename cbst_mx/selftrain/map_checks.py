@@ -125,10 +125,10 @@ def _cause(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray, values: np.n
             return _LAST if axis == 2 else "they sum to 1 along the rows, so the softmax was taken over the wrong axis"
     if (values > 1 - 1e-3).all() and (values < 1 + 1e-3).all():
         return "every value is 1, as a softmax over the images of a batch gives them"
+    if values.min() >= 0 and np.ptp(sums) < 0.02 * sums.mean():
+        return "every pixel has the same sum, by which the maps can be divided"
     if values.min() < 0 or values.max() > 1.5:
         return "logits have to go through a softmax"
-    if np.ptp(sums) < 0.02 * sums.mean():
-        return "every pixel has the same sum, by which the maps can be divided"
     if sums.min() >= 1 - tolerance(len(maps)):
         return "a maximum over scales does that (then say origin maximum), or sigmoids in place of a softmax"
     if sums.max() <= 1 + tolerance(len(maps)):

@@ -13,7 +13,7 @@ from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import check_end, file_digest, open_npz, save_npz
 from cbst_mx.messages import listed
 from cbst_mx.selftrain.matlab_files import read_variable
-from cbst_mx.selftrain.spatial_prior import check_grid, checked, within_one
+from cbst_mx.selftrain.spatial_prior import check_grid, check_not_zero, checked, within_one
 
 __all__ = ["FORMAT", "load", "read", "read_given", "read_matlab", "save"]
 
@@ -141,8 +141,7 @@ def read_given(path: Path, num_classes: int, names: Sequence[str] | None = None)
     else:
         raise DataError(f"spatial prior {path} must be a .npz file or the authors' .mat file")
     _check_classes(path, prior, metadata, num_classes, names)
-    if not prior.any():
-        raise DataError(f"{path} must hold a value above 0, got zeros only: no pixel could get a label")
+    check_not_zero(prior, str(path))
     if names is not None:
         metadata["names"] = list(names)
     return prior, {**metadata, "file": path.name, "sha256": file_digest(path)}

@@ -48,6 +48,7 @@ __all__ = [
     "KERNEL",
     "NORMALISATIONS",
     "check_grid",
+    "check_not_zero",
     "checked",
     "estimate",
     "normalised",
@@ -232,6 +233,18 @@ def checked(prior: np.ndarray, what: str) -> np.ndarray:
         if not (np.isfinite(plane).all() and plane.min() >= 0):
             raise DataError(f"{what} must hold finite values of at least 0")
     return prior
+
+
+def check_not_zero(prior: np.ndarray, what: str) -> None:
+    """Refuse a prior that is 0 everywhere.
+
+    Raises
+    ------
+    DataError
+        If `prior` has no value above 0; the message names it `what`.
+    """
+    if not prior.any():
+        raise DataError(f"{what} must hold a value above 0, got zeros only: no pixel could get a label")
 
 
 def within_one(prior: np.ndarray) -> np.ndarray:
