@@ -42,7 +42,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 import cbst_mx
-from cbst_mx.errors import RunError
+from cbst_mx.errors import CBSTError, RunError, StoppedError
 from cbst_mx.files import read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
 
 __all__ = ["RunDir", "StageDir"]
@@ -61,6 +61,16 @@ def _holds_text(path: Path, text: str) -> bool:
         return read_bounded(path, len(text.encode())) == text.encode()
     except OSError:
         return False
+
+
+def _log_end(handler: logging.Handler, error: BaseException) -> None:
+    """Write into the log file alone why the work ended: whoever called says it to the user."""
+    level, text = logging.ERROR, " ".join(str(error).split())
+    if isinstance(error, StoppedError):
+        level = logging.INFO
+    elif not isinstance(error, CBSTError):
+        text = f"ended by {type(error).__name__}" + (f": {text}" if str(error) else "")
+    handler.handle(logging.LogRecord(__name__, level, __file__, 0, "%s", (text,), None))
 
 
 class RunDir:
@@ -168,7 +178,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
-        """Write what the package logs into the log file while the (outermost) block runs."""
+        """Write what the package logs into the log file while the (outermost) block runs, and what ends it early."""
         if self._logging:
             yield
             return
@@ -181,6 +191,11 @@ class RunDir:
         package.setLevel(logging.INFO)
         try:
             yield
+        except BaseException as error:
+            if isinstance(error, StoppedError):
+                error.keep("steps")
+            _log_end(handler, error)
+            raise
         finally:
             self._logging = False
             package.removeHandler(handler)

@@ -1,0 +1,196 @@
+"""Stops from outside, with real processes and signals: what is saved, what is said, and that the result is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cbst_mx.cli.base import Bars
+from cbst_mx.errors import StoppedError
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The command line, whose progress tells a parent process where it is and gives it a moment to send a signal.
+CHILD = """
+import os, sys, time
+from cbst_mx.cli import main
+from cbst_mx.cli.base import Bars
+shown, where, at = Bars.__call__, sys.argv[1], int(sys.argv[2])
+def told(self, what, done, total):
+    if where in what and done == at:
+        os.write(1, b"at\\n")
+        end = time.monotonic() + float(sys.argv[3])
+        while time.monotonic() < end and self._stop.signal is None:
+            time.sleep(0.01)
+    shown(self, what, done, total)
+Bars.__call__ = told
+main(sys.argv[4:], prog_name="cbst-mx")
+"""
+
+
+def start(where, at, *arguments, pause=30, **options):
+    """Start a command; its stdout has a line ``at`` as soon as `where` is at step `at`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, where, str(at), str(pause), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes, **options)
+
+
+def wait_for(process, line="at"):
+    for got in process.stdout:
+        if got.strip() == line:
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+def stopped(where, at, number, *arguments):
+    """Stop a command at a step by a signal; return exit code, stderr and the seconds until it ended."""
+    process = start(where, at, *arguments)
+    wait_for(process)
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    return process.returncode, error, time.monotonic() - begun
+
+
+def contents(folder):
+    skipped = ("log.txt", "manifest.json", "ledger.jsonl")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in skipped
+    }
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+WARM_UP = "warm_up={optimiser: {iterations: 6, batch_size: 4, learning_rate: 0.01}, discriminator_width: 4}"
+
+
+def run_command(out, *changes):
+    return ("run", tiny.DEMO, "--out", out, *tiny.options("self_training.rounds=1", *changes))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    finish(data, *run_command(out, WARM_UP))
+    return contents(out)
+
+
+def finish(data, *arguments):
+    process = start("nowhere", 0, *arguments)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+
+
+@pytest.fixture(autouse=True)
+def _data(data, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(data))
+
+
+STOPS = [  # where, done, in all, signal, exit code, what is kept
+    ("source: training", 7, 12, "SIGINT", 130, "the same command continues"),
+    ("warm-up", 3, 6, "SIGTERM", 143, "the same command continues"),
+    ("source: evaluation on target", 1, 3, "SIGUSR1", 138, "the same command continues, with this step from its start"),
+    ("pseudo-labels", 3, 10, "SIGINT", 130, "the same command continues, with this step from its start"),
+    ("pseudo-labels", 8, 10, "SIGTERM", 143, "the same command continues, with this step from its start"),
+    ("round 1: training", 3, 4, "SIGHUP", 129, "the same command continues"),
+    ("round 1: evaluation on target", 2, 3, "SIGTERM", 143, "the same command continues, with this step from its start"),
+]
+
+
+def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, data, tmp_path):
+    out = tmp_path / "run"
+    for where, done, total, name, code, kept in STOPS:
+        number = getattr(signal, name)
+        returned, error, seconds = stopped(where, done, number, *run_command(out, WARM_UP))
+        assert returned == code, (where, error)
+        sentence = f"{where}: stopped at {done} of {total}; {kept}\n"
+        assert sentence in error
+        assert sentence in (out / "log.txt").read_text()
+        assert "Traceback" not in error
+        assert seconds < 5
+        assert not [path for path in out.rglob("*.part") if path.name != "maps.part"]
+    finish(data, *run_command(out, WARM_UP))
+    found = contents(out)
+    assert set(found) == set(whole)
+    assert [name for name in whole if found[name] != whole[name]] == []
+
+
+def test_the_iteration_that_was_finished_is_not_lost(data, tmp_path):
+    out = tmp_path / "run"
+    changes = (WARM_UP, "source_training.checkpoint_every=0")
+    stopped("source: training", 7, signal.SIGTERM, *run_command(out, *changes))
+    stopped("warm-up", 4, signal.SIGTERM, *run_command(out, *changes))
+    log = (out / "log.txt").read_text()
+    assert "continuing at iteration 7 of 12" in log
+    stopped("source: evaluation on target", 1, signal.SIGTERM, *run_command(out, *changes))
+    log = (out / "log.txt").read_text()
+    assert "continuing at iteration 12 of 12" in log  # the source training is not repeated for the warm-up
+    assert "warm-up: continuing at iteration 4 of 6" in log
+
+
+def test_a_second_signal_ends_at_once(data, tmp_path):
+    # the child sleeps after the first one, as if it were inside MXNet
+    child = CHILD.replace("and self._stop.signal is None", "")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", child, "source: training", "2", "60", *map(str, run_command(tmp_path / "run"))]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        wait_for(process)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # as timeout(1) does: one request
+        time.sleep(1)
+        assert process.poll() is None
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=20)
+        assert time.monotonic() - begun < 2
+    assert process.returncode == 130
+    assert "stopping after this step; once more to stop at once\nstopped at once\n" in error
+
+
+def test_signals_that_are_ignored_stay_ignored(data, tmp_path):
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = start("source: training", 7, *run_command(tmp_path / "run"), pause=0.5, preexec_fn=ignore)
+    wait_for(process)
+    process.send_signal(signal.SIGHUP)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+
+
+def maps(folder, count=40):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        logits = rng.normal(size=(13, 24, 48)) * 3
+        values = np.exp(logits) / np.exp(logits).sum(axis=0)
+        np.save(folder / f"{index:02d}.npy", values.astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_labelling_job_stopped_in_every_pass_ends_as_one_that_was_not(tmp_path, workers):
+    given = ("label", "--probabilities", maps(tmp_path / "maps"), "--classes", "13", "--portion", "0.2")
+    finish(None, *given, "--out", tmp_path / "whole")
+    command = (*given, "--out", tmp_path / "out", "--workers", workers)
+    for where in ("count", "refinement", "selection"):
+        process = start(where, 0, *command, start_new_session=True)
+        time.sleep(0)
+        process.kill()
+        process.communicate()
+    ...
