@@ -8,7 +8,8 @@
       log.txt                    every line the run logged
       spatial_prior.npz          the spatial prior (CBST-SP only)
       source/
-        checkpoint.params        parameters and momentum while training goes on; removed at its end
+        checkpoint.params        parameters and momentum while training goes on, and checkpoint.previous.params from
+                                 before; removed at its end. warm_up.params in the warm-up
         parameters.params        the network, with its sidecar parameters.params.json
         training.json            losses and settings of the training, written last
         confusion.npz            confusion matrices per validation set and image, with the names of classes and images
@@ -231,6 +232,11 @@ class StageDir:
     def checkpoint(self) -> Path:
         """Parameters and momentum within the stage; removed at its end."""
         return self.path / "checkpoint.params"
+
+    @property
+    def warm_up(self) -> Path:
+        """Both networks of the warm-up and their optimisers within it; removed at its end."""
+        return self.path / "warm_up.params"
 
     @property
     def training(self) -> Path:

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cbst_mx.cli.base import Bars
-from cbst_mx.errors import StoppedError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +105,14 @@ STOPS = [  # where, done, in all, signal, exit code, what is kept
     ("pseudo-labels", 3, 10, "SIGINT", 130, "the same command continues, with this step from its start"),
     ("pseudo-labels", 8, 10, "SIGTERM", 143, "the same command continues, with this step from its start"),
     ("round 1: training", 3, 4, "SIGHUP", 129, "the same command continues"),
-    ("round 1: evaluation on target", 2, 3, "SIGTERM", 143, "the same command continues, with this step from its start"),
+    (
+        "round 1: evaluation on target",
+        2,
+        3,
+        "SIGTERM",
+        143,
+        "the same command continues, with this step from its start",
+    ),
 ]
 
 

@@ -328,9 +328,7 @@ def _select(
     def tell() -> None:
         progress("selection", done, count)
 
-    blocks = pool.blocks(
-        _select_block, folder, folder.names, thresholds, labels, reuse, waiting_for=tell
-    )
+    blocks = pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse, waiting_for=tell)
     try:
         for number, kept in blocks:
             total += kept

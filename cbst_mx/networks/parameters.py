@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Iterator
@@ -44,16 +45,28 @@ def sidecar_path(path: Path) -> Path:
     return Path(f"{path}.json")
 
 
-def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
+def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray], *, previous: Path | None = None) -> str:
     """Write named NDArrays to `path`, atomically and read back, and return the file's SHA-256.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.params`` file.
+    arrays : dict
+        What it holds.
+    previous : Path, optional
+        Takes the file that was at `path` before.
 
     Raises
     ------
     RunError
-        If the file cannot be written completely; what was at `path` before is then still there.
+        If the file cannot be written completely; what was at `path` before is then still there, or at `previous`.
     """
     with atomic_path(Path(path)) as temporary:
-        return _write_arrays(temporary, arrays)
+        digest = _write_arrays(temporary, arrays)
+        if previous is not None and Path(path).is_file():
+            os.replace(path, previous)
+    return digest
 
 
 def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:

@@ -11,18 +11,33 @@ B images, C classes, h x w pixels. The discriminator's class 1 is "source".
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from pathlib import Path
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
 from cbst_mx import seeding
 from cbst_mx.data.loader import BatchLoader
-from cbst_mx.errors import ConfigError, TrainingError
+from cbst_mx.errors import ConfigError
 from cbst_mx.messages import Counter, silent
+from cbst_mx.training.checkpoints import (
+    Checkpoints,
+    State,
+    count_threads,
+    network_arrays,
+    optimiser_arrays,
+    restore_network,
+    restore_optimiser,
+    saving_at_a_stop,
+    shapes_digest,
+)
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.sgd import CHECK_EVERY, Schedule, adding_gradients, place, set_multipliers
+from cbst_mx.training.record import CHECK_EVERY, note_threads
+from cbst_mx.training.sgd import Schedule, adding_gradients, place, set_multipliers
+from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
 from symbols.backend import autograd, gluon, mx
 
 __all__ = [
@@ -33,6 +48,8 @@ __all__ = [
     "discriminator_step",
     "network_step",
 ]
+
+logger = logging.getLogger(__name__)
 
 nn = gluon.nn
 
@@ -94,6 +111,8 @@ class AdversarialRecord:
     segmentation: list[float] = field(default_factory=list)
     adversarial: list[float] = field(default_factory=list)
     discriminator: list[float] = field(default_factory=list)
+    gradient_norms: list[float | None] = field(default_factory=list)  # of the segmentation network
+    threads: list[int] = field(default_factory=lambda: [count_threads()])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -103,7 +122,20 @@ class AdversarialRecord:
             "loss": self.segmentation,
             "adversarial_loss": self.adversarial,
             "discriminator_loss": self.discriminator,
+            "gradient_norm": self.gradient_norms,
+            "threads": self.threads[0] if len(self.threads) == 1 else self.threads,
         }
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it, as JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "iterations"}
+
+    @classmethod
+    def continued(cls, state: State) -> AdversarialRecord:
+        """Return the record of a warm-up that goes on from a checkpoint; a change of threads is noted and logged."""
+        record = cls(state.iterations, **state.record)
+        record.threads = note_threads(record.threads)
+        return record
 
 
 def network_step(
@@ -193,6 +225,11 @@ def adapt_output_space(
     weight_decay: float = 5e-4,
     bias_lr_mult: float = 2.0,
     bias_wd_mult: float = 0.0,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 0,
+    checkpoint_minutes: float = 0.0,
+    identity: Mapping[str, Any] | None = None,
+    advice: str = "",
     progress: Counter = silent,
 ) -> AdversarialRecord:
     """Adapt a source network to unlabelled target images in output space.
@@ -208,8 +245,8 @@ def adapt_output_space(
     network : HybridBlock
         Its parameters are changed in place.
     make_source_loader, make_target_loader : callable
-        Given the first iteration to run (0), return a loader of ``schedule.iterations`` batches of equal crops, at
-        least 32 x 32. The labels of the target batches are not looked at: see :func:`.samples.unlabelled_samples`.
+        Given the first iteration to run, return a loader of the remaining batches of equal crops, at least 32 x 32.
+        The labels of the target batches are not looked at: see :func:`.samples.unlabelled_samples`.
     schedule : Schedule
         Learning rate of the network and number of iterations.
     num_classes : int
@@ -227,8 +264,10 @@ def adapt_output_space(
         See :class:`OutputDiscriminator`.
     momentum, weight_decay, bias_lr_mult, bias_wd_mult : float
         As for :func:`~.sgd.train`.
+    checkpoint, checkpoint_every, checkpoint_minutes, identity, advice
+        As for :func:`~.sgd.train`; a checkpoint holds the discriminator and the state of Adam as well.
     progress : callable, optional
-        Called with (iterations done, iterations in all).
+        Called with (iterations done, iterations in all). It may raise StoppedError: the state is then saved first.
 
     Returns
     -------
@@ -239,7 +278,9 @@ def adapt_output_space(
     ConfigError
         If an argument is out of its range or the crops are too small.
     TrainingError
-        If a loss is not finite.
+        If a loss or a parameter is not finite.
+    StoppedError
+        If `progress` asks for a stop.
     """
     _check_arguments(weight, discriminator_learning_rate)
     place(network, [ctx])
@@ -250,37 +291,83 @@ def adapt_output_space(
     adam = {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99}
     judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
     loss_of = BatchLoss()
+    settings = {"schedule": vars(schedule), "sgd": sgd, "adam": adam, "weight": weight, "seed": seed}
+    own = {**(identity or {}), **settings, "network": shapes_digest(network)}
+    checkpoints = Checkpoints(checkpoint, own, every=checkpoint_every, minutes=checkpoint_minutes)
+    lower = f"lower the learning rate ({schedule.learning_rate:g}){advice and ': '}{advice}"
+    names = ("segmentation", "adversary", "discriminator")
+    watch = LossWatch("adversarial warm-up", names, schedule.iterations, advice=lower)
     record = AdversarialRecord()
+    trained = _Trained(network, discriminator, trainer, judge)
+    if (state := checkpoints.load()) is not None:
+        trained.restore(state)
+        record, watch.checkpoint = AdversarialRecord.continued(state), state.iterations
+        logger.info("warm-up: continuing at iteration %d of %d", record.iterations, schedule.iterations)
+
+    def save() -> bool:
+        watch.look()  # nothing that is not finite is written
+        watch.check_parameters(network, record.iterations, schedule(record.iterations - 1))
+        watch.checkpoint = record.iterations
+        return checkpoints.save(trained.arrays(), record.iterations, record.to_state())
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(adding_gradients(network))
         sources, targets = (
-            stack.enter_context(contextlib.closing(iter(make(0)))) for make in (make_source_loader, make_target_loader)
+            stack.enter_context(contextlib.closing(iter(make(record.iterations))))
+            for make in (make_source_loader, make_target_loader)
         )
         for (source, labels), (target, _) in zip(sources, targets):
-            iteration = record.iterations
+            iteration, rate = record.iterations, schedule(record.iterations)
             _check_crops(source, target)
             rng = seeding.generator(seed, index=iteration, purpose="adversarial")
             mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
             network.collect_params().zero_grad()
-            step = network_step(
-                network,
-                discriminator,
-                mx.nd.array(source, ctx=ctx),
-                labels,
-                mx.nd.array(target, ctx=ctx),
-                loss_of=loss_of,
-                weight=weight,
-            )
+            images = (mx.nd.array(source, ctx=ctx), labels, mx.nd.array(target, ctx=ctx))
+            step = network_step(network, discriminator, *images, loss_of=loss_of, weight=weight)
             loss = discriminator_step(discriminator, step.source_maps, step.target_maps)
-            trainer.set_learning_rate(schedule(iteration))
-            judge.set_learning_rate(discriminator_learning_rate * schedule(iteration) / schedule.learning_rate)
+            trainer.set_learning_rate(rate)
+            judge.set_learning_rate(discriminator_learning_rate * rate / schedule.learning_rate)
             trainer.step(1)
             judge.step(1)
             record.iterations = iteration + 1
+            watch.add(record.iterations, rate, [[step.segmentation], [step.adversarial], [loss]])
             if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
-                _note_losses(record, step, loss, schedule)
-            progress(record.iterations, schedule.iterations)
+                norm = gradient_norm(network)
+                for losses, value in zip((record.segmentation, record.adversarial, record.discriminator), watch.look()):
+                    losses.append(value)
+                record.gradient_norms.append(finite_or_none(norm))
+            if checkpoints.due(record.iterations):
+                save()
+            with saving_at_a_stop(save):
+                progress(record.iterations, schedule.iterations)
+    watch.check_parameters(network, record.iterations, schedule(max(0, record.iterations - 1)))
     return record
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """All that changes in a warm-up: two networks and the states of their optimisers."""
+
+    network: gluon.HybridBlock
+    discriminator: gluon.HybridBlock
+    trainer: gluon.Trainer
+    judge: gluon.Trainer
+
+    def arrays(self) -> dict[str, mx.nd.NDArray]:
+        """Return it as the arrays of a checkpoint."""
+        return {
+            **network_arrays(self.network),
+            **network_arrays(self.discriminator, "discriminator"),
+            **optimiser_arrays(self.trainer),
+            **optimiser_arrays(self.judge, "adam"),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take it over from a checkpoint."""
+        restore_network(self.network, state.arrays)
+        restore_network(self.discriminator, state.arrays, "discriminator")
+        restore_optimiser(self.trainer, state.arrays, state.iterations)
+        restore_optimiser(self.judge, state.arrays, state.iterations, "adam")
 
 
 def _check_arguments(weight: float, discriminator_learning_rate: float) -> None:
@@ -332,17 +419,3 @@ def _check_crops(source: np.ndarray, target: np.ndarray) -> None:
                 f"{name} crops must be at least {_SMALLEST} x {_SMALLEST} pixels for the discriminator, "
                 f"got {images.shape[2]} x {images.shape[3]}"
             )
-
-
-def _note_losses(record: AdversarialRecord, step: NetworkStep, loss: mx.nd.NDArray, schedule: Schedule) -> None:
-    """Add the losses to the record and refuse to go on when one is not finite."""
-    values = [float(value.asscalar()) for value in (step.segmentation, step.adversarial, loss)]
-    if not all(map(math.isfinite, values)):
-        raise TrainingError(
-            f"adversarial warm-up diverged: the losses of segmentation, adversary and discriminator are "
-            f"{', '.join(f'{value:g}' for value in values)} at iteration {record.iterations}; "
-            f"lower the learning rate ({schedule.learning_rate:g})"
-        )
-    record.segmentation.append(values[0])
-    record.adversarial.append(values[1])
-    record.discriminator.append(values[2])
