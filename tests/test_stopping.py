@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,9 +22,9 @@ CHILD = """
 import os, sys, time
 from cbst_mx.cli import main
 from cbst_mx.cli.base import Bars
-shown, where, at = Bars.__call__, sys.argv[1], int(sys.argv[2])
+shown, where, at = Bars.__call__, sys.argv[1], sys.argv[2]
 def told(self, what, done, total):
-    if where in what and done == at:
+    if (where in what if len(where) > 12 else where == what) and done < total and at in ("None", str(done)):
         os.write(1, b"at\\n")
         end = time.monotonic() + float(sys.argv[3])
         while time.monotonic() < end and self._stop.signal is None:
@@ -68,9 +69,12 @@ def contents(folder):
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def data(tmp_path_factory):
-    return tiny.write_scenes(tmp_path_factory.mktemp("scenes"))
+    root = tiny.write_scenes(tmp_path_factory.mktemp("scenes"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CBST_DATA", str(root))
+        yield root
 
 
 WARM_UP = "warm_up={optimiser: {iterations: 6, batch_size: 4, learning_rate: 0.01}, discriminator_width: 4}"
@@ -81,29 +85,31 @@ def run_command(out, *changes):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(data, *run_command(out, WARM_UP))
+    finish(*run_command(out, WARM_UP))
     return contents(out)
 
 
-def finish(data, *arguments):
+def finish(*arguments):
     process = start("nowhere", 0, *arguments)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
 
 
-@pytest.fixture(autouse=True)
-def _data(data, monkeypatch):
-    monkeypatch.setenv("CBST_DATA", str(data))
-
-
 STOPS = [  # where, done, in all, signal, exit code, what is kept
     ("source: training", 7, 12, "SIGINT", 130, "the same command continues"),
-    ("warm-up", 3, 6, "SIGTERM", 143, "the same command continues"),
-    ("source: evaluation on target", 1, 3, "SIGUSR1", 138, "the same command continues, with this step from its start"),
-    ("pseudo-labels", 3, 10, "SIGINT", 130, "the same command continues, with this step from its start"),
-    ("pseudo-labels", 8, 10, "SIGTERM", 143, "the same command continues, with this step from its start"),
+    ("demo, warm-up", 3, 6, "SIGTERM", 143, "the same command continues"),
+    (
+        "demo, source: evaluation on target",
+        1,
+        3,
+        "SIGUSR1",
+        138,
+        "the same command continues, with this step from its start",
+    ),
+    ("round 1: pseudo-labels", 3, 10, "SIGINT", 130, "the same command continues, with this step from its start"),
+    ("round 1: pseudo-labels", 8, 10, "SIGTERM", 143, "the same command continues, with this step from its start"),
     ("round 1: training", 3, 4, "SIGHUP", 129, "the same command continues"),
     (
         "round 1: evaluation on target",
@@ -116,7 +122,7 @@ STOPS = [  # where, done, in all, signal, exit code, what is kept
 ]
 
 
-def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, data, tmp_path):
+def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, tmp_path):
     out = tmp_path / "run"
     for where, done, total, name, code, kept in STOPS:
         number = getattr(signal, name)
@@ -128,17 +134,17 @@ def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, data, tmp_
         assert "Traceback" not in error
         assert seconds < 5
         assert not [path for path in out.rglob("*.part") if path.name != "maps.part"]
-    finish(data, *run_command(out, WARM_UP))
+    finish(*run_command(out, WARM_UP))
     found = contents(out)
     assert set(found) == set(whole)
     assert [name for name in whole if found[name] != whole[name]] == []
 
 
-def test_the_iteration_that_was_finished_is_not_lost(data, tmp_path):
+def test_the_iteration_that_was_finished_is_not_lost(tmp_path):
     out = tmp_path / "run"
     changes = (WARM_UP, "source_training.checkpoint_every=0")
     stopped("source: training", 7, signal.SIGTERM, *run_command(out, *changes))
-    stopped("warm-up", 4, signal.SIGTERM, *run_command(out, *changes))
+    stopped("demo, warm-up", 4, signal.SIGTERM, *run_command(out, *changes))
     log = (out / "log.txt").read_text()
     assert "continuing at iteration 7 of 12" in log
     stopped("source: evaluation on target", 1, signal.SIGTERM, *run_command(out, *changes))
@@ -147,7 +153,7 @@ def test_the_iteration_that_was_finished_is_not_lost(data, tmp_path):
     assert "warm-up: continuing at iteration 4 of 6" in log
 
 
-def test_a_second_signal_ends_at_once(data, tmp_path):
+def test_a_second_signal_ends_at_once(tmp_path):
     # the child sleeps after the first one, as if it were inside MXNet
     child = CHILD.replace("and self._stop.signal is None", "")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -167,7 +173,7 @@ def test_a_second_signal_ends_at_once(data, tmp_path):
     assert "stopping after this step; once more to stop at once\nstopped at once\n" in error
 
 
-def test_signals_that_are_ignored_stay_ignored(data, tmp_path):
+def test_signals_that_are_ignored_stay_ignored(tmp_path):
     def ignore():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -190,12 +196,47 @@ def maps(folder, count=40):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_labelling_job_stopped_in_every_pass_ends_as_one_that_was_not(tmp_path, workers):
-    given = ("label", "--probabilities", maps(tmp_path / "maps"), "--classes", "13", "--portion", "0.2")
-    finish(None, *given, "--out", tmp_path / "whole")
-    command = (*given, "--out", tmp_path / "out", "--workers", workers)
-    for where in ("count", "refinement", "selection"):
-        process = start(where, 0, *command, start_new_session=True)
-        time.sleep(0)
-        process.kill()
-        process.communicate()
-    ...
+    given = ("label", "--probabilities", maps(tmp_path / "maps"), "--portion", "0.2", "--workers", workers)
+    finish(*given, "--out", tmp_path / "whole")
+    command = (*given, "--out", tmp_path / "out")
+    for where in ("count", "second count", "selection"):
+        # to all processes of the group, as a terminal and a batch system do
+        process = start(where, None, *command, start_new_session=True)
+        wait_for(process)
+        begun = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130, (where, error)
+        assert time.monotonic() - begun < 5
+        assert re.search(rf"^{where}: stopped at \d+ of 40; the same command continues$", error, re.MULTILINE), error
+        assert "Traceback" not in error
+    finish(*command)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_a_labelling_job(tmp_path, number):
+    # even where the thread that watches for the end of the job is held up: the workers are stopped here
+    command = ("label", "--probabilities", maps(tmp_path / "maps"), "--portion", "0.2", "--workers", "2")
+    process = start("count", None, *command, "--out", tmp_path / "out", start_new_session=True)
+    wait_for(process)
+    assert len(session(process.pid)) >= 4  # the job, fork server, workers; the resource tracker
+    process.send_signal(number)
+    process.communicate(timeout=20)  # ends when the last process that holds its output is gone
+    end = time.monotonic() + 10
+    while session(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert session(process.pid) == []
+
+
+def session(leader):
+    """Return the processes of a session that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(number) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found

@@ -83,7 +83,7 @@ def lower_rate(experiment: Experiment, index: int, checkpoint: Path, *, warm_up:
     if index:
         key, optimiser = "self_training.retraining", experiment.self_training.retraining
     elif warm_up:
-        key, optimiser = "warm_up.optimiser", experiment.warm_up and experiment.warm_up.optimiser
+        key, optimiser = "warm_up.optimiser", None if experiment.warm_up is None else experiment.warm_up.optimiser
     else:
         key, optimiser = "source_training", experiment.source_training
     assert optimiser is not None  # the phase is one of the experiment's
