@@ -135,22 +135,13 @@ def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, tmp_path):
         assert seconds < 5
         assert not [path for path in out.rglob("*.part") if path.name != "maps.part"]
     finish(*run_command(out, WARM_UP))
+    log = (out / "log.txt").read_text()
+    assert "training: continuing at iteration 7 of 12" in log  # the iteration that was finished is not lost
+    assert "training: continuing at iteration 12 of 12" in log  # nor the source training by a stop in the warm-up
+    assert "warm-up: continuing at iteration 3 of 6" in log
     found = contents(out)
     assert set(found) == set(whole)
     assert [name for name in whole if found[name] != whole[name]] == []
-
-
-def test_the_iteration_that_was_finished_is_not_lost(tmp_path):
-    out = tmp_path / "run"
-    changes = (WARM_UP, "source_training.checkpoint_every=0")
-    stopped("source: training", 7, signal.SIGTERM, *run_command(out, *changes))
-    stopped("demo, warm-up", 4, signal.SIGTERM, *run_command(out, *changes))
-    log = (out / "log.txt").read_text()
-    assert "continuing at iteration 7 of 12" in log
-    stopped("source: evaluation on target", 1, signal.SIGTERM, *run_command(out, *changes))
-    log = (out / "log.txt").read_text()
-    assert "continuing at iteration 12 of 12" in log  # the source training is not repeated for the warm-up
-    assert "warm-up: continuing at iteration 4 of 6" in log
 
 
 def test_a_second_signal_ends_at_once(tmp_path):

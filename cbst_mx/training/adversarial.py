@@ -11,11 +11,10 @@ B images, C classes, h x w pixels. The discriminator's class 1 is "source".
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,13 +30,12 @@ from cbst_mx.training.checkpoints import (
     optimiser_arrays,
     restore_network,
     restore_optimiser,
-    saving_at_a_stop,
     shapes_digest,
 )
 from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.phase import Phase, Schedule
 from cbst_mx.training.record import CHECK_EVERY, note_threads
-from cbst_mx.training.sgd import Schedule, adding_gradients, place, set_multipliers
-from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
+from cbst_mx.training.sgd import adding_gradients, place, set_multipliers
 from symbols.backend import autograd, gluon, mx
 
 __all__ = [
@@ -48,8 +46,6 @@ __all__ = [
     "discriminator_step",
     "network_step",
 ]
-
-logger = logging.getLogger(__name__)
 
 nn = gluon.nn
 
@@ -113,6 +109,12 @@ class AdversarialRecord:
     discriminator: list[float] = field(default_factory=list)
     gradient_norms: list[float | None] = field(default_factory=list)  # of the segmentation network
     threads: list[int] = field(default_factory=lambda: [count_threads()])
+
+    def note(self, losses: Sequence[float], norm: float | None) -> None:
+        """Add the three losses of an iteration and the norm of its gradient."""
+        for noted, loss in zip((self.segmentation, self.adversarial, self.discriminator), losses):
+            noted.append(loss)
+        self.gradient_norms.append(norm)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -287,61 +289,40 @@ def adapt_output_space(
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
     discriminator = _initialised_discriminator(num_classes, discriminator_width, seed, ctx)
     sgd = {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay}
-    trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
     adam = {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99}
-    judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
-    loss_of = BatchLoss()
-    settings = {"schedule": vars(schedule), "sgd": sgd, "adam": adam, "weight": weight, "seed": seed}
-    own = {**(identity or {}), **settings, "network": shapes_digest(network)}
-    checkpoints = Checkpoints(checkpoint, own, every=checkpoint_every, minutes=checkpoint_minutes)
-    lower = f"lower the learning rate ({schedule.learning_rate:g}){advice and ': '}{advice}"
-    names = ("segmentation", "adversary", "discriminator")
-    watch = LossWatch("adversarial warm-up", names, schedule.iterations, advice=lower)
-    record = AdversarialRecord()
-    trained = _Trained(network, discriminator, trainer, judge)
-    if (state := checkpoints.load()) is not None:
-        trained.restore(state)
-        record, watch.checkpoint = AdversarialRecord.continued(state), state.iterations
-        logger.info("warm-up: continuing at iteration %d of %d", record.iterations, schedule.iterations)
-
-    def save() -> bool:
-        watch.look()  # nothing that is not finite is written
-        watch.check_parameters(network, record.iterations, schedule(record.iterations - 1))
-        watch.checkpoint = record.iterations
-        return checkpoints.save(trained.arrays(), record.iterations, record.to_state())
-
+    own = {"schedule": vars(schedule), "sgd": sgd, "adam": adam, "weight": weight, "seed": seed, **(identity or {})}
+    trained = _Trained.new(network, discriminator, sgd, adam)
+    phase = Phase(
+        "adversarial warm-up",
+        ("segmentation", "adversary", "discriminator"),
+        network,
+        schedule,
+        AdversarialRecord(),
+        arrays=trained.arrays,
+        restore=trained.restore,
+        checkpoints=Checkpoints(
+            checkpoint, {**own, **trained.shapes()}, every=checkpoint_every, minutes=checkpoint_minutes
+        ),
+        advice=advice,
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(adding_gradients(network))
         sources, targets = (
-            stack.enter_context(contextlib.closing(iter(make(record.iterations))))
+            stack.enter_context(contextlib.closing(iter(make(phase.record.iterations))))
             for make in (make_source_loader, make_target_loader)
         )
         for (source, labels), (target, _) in zip(sources, targets):
-            iteration, rate = record.iterations, schedule(record.iterations)
+            rate = schedule(phase.record.iterations)
             _check_crops(source, target)
-            rng = seeding.generator(seed, index=iteration, purpose="adversarial")
+            rng = seeding.generator(seed, index=phase.record.iterations, purpose="adversarial")
             mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
-            network.collect_params().zero_grad()
             images = (mx.nd.array(source, ctx=ctx), labels, mx.nd.array(target, ctx=ctx))
-            step = network_step(network, discriminator, *images, loss_of=loss_of, weight=weight)
-            loss = discriminator_step(discriminator, step.source_maps, step.target_maps)
-            trainer.set_learning_rate(rate)
-            judge.set_learning_rate(discriminator_learning_rate * rate / schedule.learning_rate)
-            trainer.step(1)
-            judge.step(1)
-            record.iterations = iteration + 1
-            watch.add(record.iterations, rate, [[step.segmentation], [step.adversarial], [loss]])
-            if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
-                norm = gradient_norm(network)
-                for losses, value in zip((record.segmentation, record.adversarial, record.discriminator), watch.look()):
-                    losses.append(value)
-                record.gradient_norms.append(finite_or_none(norm))
-            if checkpoints.due(record.iterations):
-                save()
-            with saving_at_a_stop(save):
-                progress(record.iterations, schedule.iterations)
-    watch.check_parameters(network, record.iterations, schedule(max(0, record.iterations - 1)))
-    return record
+            judge_rate = discriminator_learning_rate * rate / schedule.learning_rate
+            losses = trained.step(*images, weight=weight, rate=rate, judge_rate=judge_rate)
+            phase.note([[loss] for loss in losses])
+            phase.keep(progress)
+    phase.check()
+    return phase.record
 
 
 @dataclass(frozen=True)
@@ -352,6 +333,33 @@ class _Trained:
     discriminator: gluon.HybridBlock
     trainer: gluon.Trainer
     judge: gluon.Trainer
+    loss_of: BatchLoss
+
+    @classmethod
+    def new(
+        cls, network: gluon.HybridBlock, discriminator: gluon.HybridBlock, sgd: dict[str, float], adam: dict[str, float]
+    ) -> _Trained:
+        """Return it with new optimisers of these options."""
+        trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
+        judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
+        return cls(network, discriminator, trainer, judge, BatchLoss())
+
+    def step(
+        self, *images: Any, weight: float, rate: float, judge_rate: float
+    ) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
+        """Take a step of the network and one of the discriminator; return their three losses."""
+        self.network.collect_params().zero_grad()
+        step = network_step(self.network, self.discriminator, *images, loss_of=self.loss_of, weight=weight)
+        loss = discriminator_step(self.discriminator, step.source_maps, step.target_maps)
+        self.trainer.set_learning_rate(rate)
+        self.judge.set_learning_rate(judge_rate)
+        self.trainer.step(1)
+        self.judge.step(1)
+        return step.segmentation, step.adversarial, loss
+
+    def shapes(self) -> dict[str, str]:
+        """Return what tells these networks from others, for the identity of checkpoints."""
+        return {"network": shapes_digest(self.network), "discriminator": shapes_digest(self.discriminator)}
 
     def arrays(self) -> dict[str, mx.nd.NDArray]:
         """Return it as the arrays of a checkpoint."""

@@ -36,6 +36,11 @@ class TrainingRecord:
     gradient_norms: list[float | None] = field(default_factory=list)
     threads: list[int] = field(default_factory=lambda: [count_threads()])
 
+    def note(self, losses: Sequence[float], norm: float | None) -> None:
+        """Add the loss of an iteration and the norm of its gradient."""
+        self.losses.extend(losses)
+        self.gradient_norms.append(norm)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {

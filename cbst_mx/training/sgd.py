@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -26,13 +24,12 @@ from cbst_mx.training.checkpoints import (
     optimiser_arrays,
     restore_network,
     restore_optimiser,
-    saving_at_a_stop,
     shapes_digest,
 )
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.record import CHECK_EVERY, TrainingRecord
+from cbst_mx.training.phase import Phase, Schedule
+from cbst_mx.training.record import TrainingRecord
 from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
-from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
 from symbols.backend import autograd, gluon, load_amp, mx
 
 __all__ = [
@@ -43,35 +40,6 @@ __all__ = [
     "spread",
     "train",
 ]
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate over the iterations of one training phase.
-
-    Attributes
-    ----------
-    learning_rate : float
-        The rate after the warm-up.
-    iterations : int
-        Length of the phase.
-    warmup : int
-        Iterations of linear increase from 0.
-    power : float
-        The rate falls as (1 - i / iterations) ** power; 0 keeps it constant.
-    """
-
-    learning_rate: float
-    iterations: int
-    warmup: int = 0
-    power: float = 0.0
-
-    def __call__(self, iteration: int) -> float:
-        """Return the learning rate of `iteration` (0, 1, ...)."""
-        ramp = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * ramp * (1 - iteration / max(1, self.iterations)) ** self.power
 
 
 def train(
@@ -172,52 +140,39 @@ def train(
     computing = {"step": step, "loss_of": BatchLoss(), "backward": backward}
     settings = {"schedule": vars(schedule), "momentum": momentum, "weight_decay": weight_decay, "seed": seed}
     own = {**(identity or {}), **settings, "round": round, "network": shapes_digest(network)}
-    checkpoints = Checkpoints(checkpoint, own, every=checkpoint_every, minutes=checkpoint_minutes)
-    lower = f"lower the learning rate ({schedule.learning_rate:g}){advice and ': '}{advice}"
-    watch = LossWatch("training", ["training"], schedule.iterations, advice=lower)
-    record = TrainingRecord()
-    if (state := checkpoints.load()) is not None:
-        _restore(state, network, trainer)
-        record, watch.checkpoint = TrainingRecord.continued(state), state.iterations
-        logger.info("continuing at iteration %d of %d", record.iterations, schedule.iterations)
-
-    def save() -> bool:
-        watch.look()  # nothing that is not finite is written
-        watch.check_parameters(network, record.iterations, schedule(record.iterations - 1))
-        watch.checkpoint = record.iterations
-        return checkpoints.save(_state_arrays(network, trainer), record.iterations, record.to_state())
-
+    phase = Phase(
+        "training",
+        ["training"],
+        network,
+        schedule,
+        TrainingRecord(),
+        arrays=functools.partial(_state_arrays, network, trainer),
+        restore=functools.partial(_restore, network, trainer),
+        checkpoints=Checkpoints(checkpoint, own, every=checkpoint_every, minutes=checkpoint_minutes),
+        advice=advice,
+    )
     with contextlib.ExitStack() as stack:
         if len(parts) > 1:
             stack.enter_context(adding_gradients(network))
-        batches = stack.enter_context(contextlib.closing(iter(make_loader(record.iterations))))
+        batches = stack.enter_context(contextlib.closing(iter(make_loader(phase.record.iterations))))
         for images, labels in batches:
-            iteration, rate = record.iterations, schedule(record.iterations)
+            iteration = phase.record.iterations
             # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
             rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
             losses = _gradient(network, images, labels, parts, contexts, **computing, rng=rng)
-            record.iterations = iteration + 1
-            watch.add(record.iterations, rate, [losses])
-            noted = record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations
             scale = _loss_scale(trainer)
-            trainer.set_learning_rate(rate)
+            trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
-            if noted:
-                norm = gradient_norm(network, scale)
-                record.losses += watch.look()
-                record.gradient_norms.append(finite_or_none(norm))
-            if snapshot is not None and snapshot_every and record.iterations % snapshot_every == 0:
+            phase.note([losses], scale)
+            if snapshot is not None and snapshot_every and (iteration + 1) % snapshot_every == 0:
                 _unify_statistics(network)
-                snapshot(record.iterations)
-            if checkpoints.due(record.iterations):
-                save()
-            with saving_at_a_stop(save):
-                progress(record.iterations, schedule.iterations)
+                snapshot(iteration + 1)
+            phase.keep(progress)
+    phase.check()
     if checkpoint_end:
-        save()
-    watch.check_parameters(network, record.iterations, schedule(max(0, record.iterations - 1)))
+        phase.save()
     _unify_statistics(network)
-    return record
+    return phase.record
 
 
 def _gradient(
@@ -358,7 +313,7 @@ def _state_arrays(network: gluon.HybridBlock, trainer: gluon.Trainer) -> dict[st
     return arrays
 
 
-def _restore(state: State, network: gluon.HybridBlock, trainer: gluon.Trainer) -> None:
+def _restore(network: gluon.HybridBlock, trainer: gluon.Trainer, state: State) -> None:
     """Take over what :func:`_state_arrays` gave, onto every context of the trainer."""
     restore_network(network, state.arrays)
     restore_optimiser(trainer, state.arrays, state.iterations)
