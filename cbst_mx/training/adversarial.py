@@ -292,6 +292,7 @@ def adapt_output_space(
     adam = {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99}
     own = {"schedule": vars(schedule), "sgd": sgd, "adam": adam, "weight": weight, "seed": seed, **(identity or {})}
     trained = _Trained.new(network, discriminator, sgd, adam)
+    own.update(trained.shapes())
     phase = Phase(
         "adversarial warm-up",
         ("segmentation", "adversary", "discriminator"),
