@@ -190,14 +190,15 @@ def test_a_labelling_job_stopped_in_every_pass_ends_as_one_that_was_not(tmp_path
     given = ("label", "--probabilities", maps(tmp_path / "maps"), "--portion", "0.2", "--workers", workers)
     finish(*given, "--out", tmp_path / "whole")
     command = (*given, "--out", tmp_path / "out")
-    for where in ("count", "second count", "selection"):
+    stops = (("count", "SIGINT", 130), ("second count", "SIGTERM", 143), ("selection", "SIGUSR1", 138))
+    for where, name, code in stops:
         # to all processes of the group, as a terminal and a batch system do
         process = start(where, None, *command, start_new_session=True)
         wait_for(process)
         begun = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, getattr(signal, name))
         _, error = process.communicate(timeout=60)
-        assert process.returncode == 130, (where, error)
+        assert process.returncode == code, (where, error)
         assert time.monotonic() - begun < 5
         assert re.search(rf"^{where}: stopped at \d+ of 40; the same command continues$", error, re.MULTILINE), error
         assert "Traceback" not in error

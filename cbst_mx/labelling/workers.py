@@ -11,7 +11,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterator, Sequence
@@ -32,10 +32,8 @@ _PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 def _start(alive: Connection) -> None:
-    # a terminal and a batch system send these to all processes of a job: the one that started it says when to end
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _requests():  # the process that started the job says when to end
+        signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
     cv2.setNumThreads(1)  # the processes share the processor already
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
@@ -61,7 +59,28 @@ def _context() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once for all of them
+    for process in (resource_tracker, forkserver):  # in this order: starting the first unmasks signals
+        with _signals_held():
+            process.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let processes that are started in the block be deaf to the signals that ask for a stop, as :func:`_start` has it.
+
+    They come to this process when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _requests())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _requests() -> list[int]:
+    """Return the signals that a terminal and a batch system send to all processes of a job."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Workers:

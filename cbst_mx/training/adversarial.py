@@ -308,15 +308,12 @@ def adapt_output_space(
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(adding_gradients(network))
-        sources, targets = (
-            stack.enter_context(contextlib.closing(iter(make(phase.record.iterations))))
-            for make in (make_source_loader, make_target_loader)
-        )
-        for (source, labels), (target, _) in zip(sources, targets):
+        loaders = [make(phase.record.iterations) for make in (make_source_loader, make_target_loader)]
+        batches = [stack.enter_context(contextlib.closing(iter(loader))) for loader in loaders]
+        for (source, labels), (target, _) in zip(*batches):
             rate = schedule(phase.record.iterations)
             _check_crops(source, target)
-            rng = seeding.generator(seed, index=phase.record.iterations, purpose="adversarial")
-            mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
+            _seed_dropout(seed, phase.record.iterations)
             images = (mx.nd.array(source, ctx=ctx), labels, mx.nd.array(target, ctx=ctx))
             judge_rate = discriminator_learning_rate * rate / schedule.learning_rate
             losses = trained.step(*images, weight=weight, rate=rate, judge_rate=judge_rate)
@@ -377,6 +374,10 @@ class _Trained:
         restore_network(self.discriminator, state.arrays, "discriminator")
         restore_optimiser(self.trainer, state.arrays, state.iterations)
         restore_optimiser(self.judge, state.arrays, state.iterations, "adam")
+
+
+def _seed_dropout(seed: int, iteration: int) -> None:
+    mx.random.seed(int(seeding.generator(seed, index=iteration, purpose="adversarial").integers(2**31)))
 
 
 def _check_arguments(weight: float, discriminator_learning_rate: float) -> None:
