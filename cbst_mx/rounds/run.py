@@ -308,21 +308,11 @@ class Run:
         """Adapt the source network, where the experiment says so, and write the parameters of stage `index`."""
         if index == 0:
             bar = functools.partial(self.progress, f"{self.experiment.name}, warm-up")
-            record.update(
-                warm_up(
-                    self.experiment,
-                    network,
-                    self.source,
-                    self.target,
-                    ctx=self.ctx,
-                    checkpoint=stage.warm_up,
-                    progress=bar,
-                )
-            )
+            where = {"ctx": self.ctx, "checkpoint": stage.warm_up, "progress": bar}
+            record.update(warm_up(self.experiment, network, self.source, self.target, **where))
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
-        remove_checkpoints(stage.checkpoint)
-        remove_checkpoints(stage.warm_up)
+        remove_checkpoints(stage.checkpoint, stage.warm_up)
         self._network, self._holds = network, index
 
     def _stage_network(self, index: int) -> gluon.HybridBlock:

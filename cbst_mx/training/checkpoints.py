@@ -71,11 +71,12 @@ def previous_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def remove_checkpoints(path: Path) -> None:
-    """Remove the checkpoint at `path` and the one before it, where they are there."""
-    for place in (path, previous_path(path)):
-        with contextlib.suppress(FileNotFoundError):
-            place.unlink()
+def remove_checkpoints(*paths: Path) -> None:
+    """Remove the checkpoints at `paths` and those before them, where they are there."""
+    for path in paths:
+        for place in (path, previous_path(path)):
+            with contextlib.suppress(FileNotFoundError):
+                place.unlink()
 
 
 def count_threads() -> int:

@@ -29,7 +29,7 @@ from cbst_mx.training.checkpoints import (
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.phase import Phase, Schedule
 from cbst_mx.training.record import TrainingRecord
-from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
+from cbst_mx.training.steps import Backward, checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx
 
 __all__ = [
@@ -134,23 +134,10 @@ def train(
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
     backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
-    step = functools.partial(plain_step, network)
-    if gradient_checkpointing:
-        step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
-    computing = {"step": step, "loss_of": BatchLoss(), "backward": backward}
-    settings = {"schedule": vars(schedule), "momentum": momentum, "weight_decay": weight_decay, "seed": seed}
-    own = {**(identity or {}), **settings, "round": round, "network": shapes_digest(network)}
-    phase = Phase(
-        "training",
-        ["training"],
-        network,
-        schedule,
-        TrainingRecord(),
-        arrays=functools.partial(_state_arrays, network, trainer),
-        restore=functools.partial(_restore, network, trainer),
-        checkpoints=Checkpoints(checkpoint, own, every=checkpoint_every, minutes=checkpoint_minutes),
-        advice=advice,
-    )
+    gradient = _gradient_of(network, contexts, parts, backward, gradient_checkpointing)
+    own = {"momentum": momentum, "weight_decay": weight_decay, "seed": seed, "round": round, **(identity or {})}
+    due = {"every": checkpoint_every, "minutes": checkpoint_minutes}
+    phase = _phase(network, trainer, schedule, checkpoint, own, due, advice)
     with contextlib.ExitStack() as stack:
         if len(parts) > 1:
             stack.enter_context(adding_gradients(network))
@@ -159,7 +146,7 @@ def train(
             iteration = phase.record.iterations
             # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
             rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
-            losses = _gradient(network, images, labels, parts, contexts, **computing, rng=rng)
+            losses = gradient(images, labels, rng)
             scale = _loss_scale(trainer)
             trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
@@ -175,23 +162,53 @@ def train(
     return phase.record
 
 
-def _gradient(
+def _phase(
     network: gluon.HybridBlock,
-    images: np.ndarray,
-    labels: np.ndarray,
-    parts: Sequence[int],
+    trainer: gluon.Trainer,
+    schedule: Schedule,
+    checkpoint: Path | None,
+    identity: Mapping[str, Any],
+    due: Mapping[str, Any],
+    advice: str,
+) -> Phase[TrainingRecord]:
+    """Return the phase around the steps of `trainer`, where it begins or goes on."""
+    own = {"schedule": vars(schedule), "network": shapes_digest(network), **identity}
+    return Phase(
+        "training",
+        ["training"],
+        network,
+        schedule,
+        TrainingRecord(),
+        arrays=functools.partial(_state_arrays, network, trainer),
+        restore=functools.partial(_restore, network, trainer),
+        checkpoints=Checkpoints(checkpoint, own, **due),
+        advice=advice,
+    )
+
+
+def _gradient_of(
+    network: gluon.HybridBlock,
     contexts: Sequence[mx.Context],
-    **options: Any,
-) -> list[mx.nd.NDArray]:
-    """Compute the gradient of a batch, part after part, and return the losses of all parts and contexts."""
-    step, loss_of = options.pop("step"), options.pop("loss_of")
-    if len(parts) > 1:
-        network.collect_params().zero_grad()
-    losses: list[mx.nd.NDArray] = []
-    for rows in _rows(parts or [len(images)]):
-        loss_of_part = functools.partial(loss_of, batch=labels)
-        losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, **options)
-    return losses
+    parts: Sequence[int],
+    backward: Backward,
+    gradient_checkpointing: bool,
+) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
+    """Return what computes the gradient of a batch, part after part, and gives the losses of all parts and contexts."""
+    step = functools.partial(plain_step, network)
+    if gradient_checkpointing:
+        step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
+    loss_of = BatchLoss()
+
+    def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
+        if len(parts) > 1:
+            network.collect_params().zero_grad()
+        losses: list[mx.nd.NDArray] = []
+        for rows in _rows(parts or [len(images)]):
+            loss_of_part = functools.partial(loss_of, batch=labels)
+            losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
+        return losses
+
+    return gradient
 
 
 def _loss_scale(trainer: gluon.Trainer) -> float:
