@@ -8,6 +8,7 @@ The tree, and the exit code the command line gives::
       CheckpointError      1   network parameters cannot be used
       RunError             1   a run folder cannot be used (of another run, not writable, disk full)
       TrainingError        1   a training phase diverged
+      StoppedError       128+N the work was asked to stop, by signal N (130 Ctrl-C, 143 SIGTERM)
 
 The command line's other codes: 0 done, 2 wrong usage (raised by click itself), 3 a number check failed. Any other
 exception is a defect of this program and keeps its traceback. The library raises and never prints or exits; only
@@ -25,6 +26,7 @@ __all__ = [
     "DamagedError",
     "DataError",
     "RunError",
+    "StoppedError",
     "TrainingError",
     "check_choice",
 ]
@@ -56,6 +58,46 @@ class RunError(CBSTError):
 
 class TrainingError(CBSTError):
     """A training phase cannot go on: the loss is not finite."""
+
+
+class StoppedError(CBSTError):
+    """The work was asked to stop, and has: raised by a `progress` callable, which is called after every step.
+
+    Whoever is at work saves what it has, says so in `kept`, and lets the error pass; so any caller of the library can
+    stop it where the next call goes on.
+
+    Parameters
+    ----------
+    what : str
+        Name of the work.
+    done, total : int
+        Steps done (iterations or images), and in all.
+    signal : int, optional
+        Number of the signal that asked for it.
+
+    Attributes
+    ----------
+    kept : {"nothing", "steps", "all"}
+        What the next call finds: nothing; all but the work `what`, which it does from its start; or all that was done.
+    """
+
+    def __init__(self, what: str, done: int, total: int, *, signal: int | None = None):
+        super().__init__(what, done, total)
+        self.what, self.done, self.total, self.signal = what, done, total, signal
+        self.kept = "nothing"
+
+    def keep(self, kept: str) -> None:
+        """Note that at least so much is kept."""
+        order = ("nothing", "steps", "all")
+        self.kept = max(self.kept, kept, key=order.index)
+
+    def __str__(self) -> str:
+        after = {
+            "all": "the same command continues",
+            "steps": "the same command continues, with this step from its start",
+            "nothing": "nothing of it is kept",
+        }
+        return f"{self.what}: stopped at {self.done} of {self.total}; {after[self.kept]}"
 
 
 def check_choice(option: str, value: Any, allowed: Collection[str], *, of: str = "") -> None:

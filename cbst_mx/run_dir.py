@@ -8,7 +8,8 @@
       log.txt                    every line the run logged
       spatial_prior.npz          the spatial prior (CBST-SP only)
       source/
-        checkpoint.params        parameters and momentum while training goes on; removed at its end
+        checkpoint.params        parameters and momentum while training goes on, and checkpoint.previous.params from
+                                 before; removed at its end. warm_up.params in the warm-up
         parameters.params        the network, with its sidecar parameters.params.json
         training.json            losses and settings of the training, written last
         confusion.npz            confusion matrices per validation set and image, with the names of classes and images
@@ -42,7 +43,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 import cbst_mx
-from cbst_mx.errors import RunError
+from cbst_mx.errors import CBSTError, RunError, StoppedError
 from cbst_mx.files import read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
 
 __all__ = ["RunDir", "StageDir"]
@@ -61,6 +62,16 @@ def _holds_text(path: Path, text: str) -> bool:
         return read_bounded(path, len(text.encode())) == text.encode()
     except OSError:
         return False
+
+
+def _log_end(handler: logging.Handler, error: BaseException) -> None:
+    """Write into the log file alone why the work ended: whoever called says it to the user."""
+    level, text = logging.ERROR, " ".join(str(error).split())
+    if isinstance(error, StoppedError):
+        level = logging.INFO
+    elif not isinstance(error, CBSTError):
+        text = f"ended by {type(error).__name__}" + (f": {text}" if str(error) else "")
+    handler.handle(logging.LogRecord(__name__, level, __file__, 0, "%s", (text,), None))
 
 
 class RunDir:
@@ -168,7 +179,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
-        """Write what the package logs into the log file while the (outermost) block runs."""
+        """Write what the package logs into the log file while the (outermost) block runs, and what ends it early."""
         if self._logging:
             yield
             return
@@ -181,6 +192,11 @@ class RunDir:
         package.setLevel(logging.INFO)
         try:
             yield
+        except BaseException as error:
+            if isinstance(error, StoppedError):
+                error.keep("steps")
+            _log_end(handler, error)
+            raise
         finally:
             self._logging = False
             package.removeHandler(handler)
@@ -216,6 +232,11 @@ class StageDir:
     def checkpoint(self) -> Path:
         """Parameters and momentum within the stage; removed at its end."""
         return self.path / "checkpoint.params"
+
+    @property
+    def warm_up(self) -> Path:
+        """Both networks of the warm-up and their optimisers within it; removed at its end."""
+        return self.path / "warm_up.params"
 
     @property
     def training(self) -> Path:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import numpy as np
 import pytest
 
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform
-from cbst_mx.errors import CheckpointError, TrainingError
+from cbst_mx.errors import TrainingError
 from cbst_mx.networks.build import build_network
+from cbst_mx.networks.parameters import load_arrays
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.training.losses import SegmentationLoss
 from cbst_mx.training.sgd import Schedule, train
+from cbst_mx.training.watch import LAG, gradient_norm
 from symbols.backend import autograd, mx
 
 SPEC = NetworkSpec("fcn8s", 3, {"width": 0.03125, "batch_norm": "batch", "dropout": 0.5})
@@ -80,7 +85,7 @@ def samples(count=6):
     return [lambda pair=pair: pair for pair in made]
 
 
-def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=0.05):
+def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=0.05, told=None, seed=3, **options):
     network = build_network(SPEC, mx.cpu(), seed=3)
 
     def loader(start):
@@ -97,6 +102,8 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
         pass
 
     def progress(done, total):
+        if told is not None:
+            told(done)
         if done == stop:
             raise StopError
 
@@ -106,10 +113,11 @@ def run_training(iterations, checkpoint=None, every=0, stop=None, learning_rate=
             loader,
             Schedule(learning_rate, iterations, power=0.9),
             ctx=mx.cpu(),
-            seed=3,
+            seed=seed,
             checkpoint=checkpoint,
             checkpoint_every=every,
             progress=progress,
+            **options,
         )
     except StopError:
         record = None
@@ -169,12 +177,60 @@ def test_parts_of_a_batch_have_batch_statistics_of_their_own():
     assert np.abs(whole - parts).max() > 1e-4
 
 
-def test_divergence_and_foreign_checkpoint_are_refused(tmp_path):
-    with pytest.raises(TrainingError, match=r"training diverged: the loss is .* lower the learning rate \(1e\+30\)"):
-        run_training(20, learning_rate=1e30)
-    mx.nd.save(str(tmp_path / "c.params"), {"parameter:other": mx.nd.zeros(3)})
-    with pytest.raises(CheckpointError, match="is not this network's"):
-        run_training(2, tmp_path / "c.params", every=1)
-    (tmp_path / "c.params").write_bytes(b"cut")
-    with pytest.raises(CheckpointError, match="is not a readable MXNet .params file"):
-        run_training(2, tmp_path / "c.params", every=1)
+def test_divergence_is_seen_at_its_iteration(tmp_path):
+    sentence = (
+        r"training diverged: the loss is (nan|inf) at iteration (\d+) of 20, where the learning rate was [\d.e+]+; "
+        r"there is no checkpoint before it; lower the learning rate \(1e\+30\)"
+    )
+    done = []
+    with pytest.raises(TrainingError, match=sentence) as caught:
+        run_training(20, learning_rate=1e30, told=done.append)
+    found = int(re.search(r"iteration (\d+)", str(caught.value))[1])
+    assert done[-1] <= found + LAG  # not at the next of the iterations that are recorded
+
+
+def test_no_checkpoint_is_written_of_what_is_not_finite(tmp_path):
+    path = tmp_path / "c.params"
+    with pytest.raises(TrainingError) as caught:
+        run_training(20, path, every=1, learning_rate=1e4)
+    kept = int(re.search(r"the last checkpoint, of iteration (\d+), is from before it", str(caught.value))[1])
+    failed = int(re.search(r"iteration (\d+) of 20", str(caught.value))[1])
+    assert kept <= failed
+    for name, array in load_arrays(path).items():
+        assert np.isfinite(array.asnumpy()).all(), name
+
+
+def test_a_last_step_that_is_not_finite_is_refused():
+    # the loss of the last iteration is finite, the step that follows it is not
+    with pytest.raises(TrainingError, match="training diverged: parameters are not finite after iteration 1 of 1"):
+        run_training(1, learning_rate=1e38, weight_decay=1e9)
+
+
+def test_losses_and_gradient_norms_of_a_record():
+    record, _ = run_training(25)
+    assert len(record.losses) == len(record.gradient_norms) == 2
+    assert all(0 < norm < 1e3 for norm in record.gradient_norms)
+    assert record.to_json()["threads"] == int(os.environ["OMP_NUM_THREADS"])
+
+
+def test_the_norm_of_a_gradient_is_that_of_all_its_numbers():
+    network = build_network(SPEC, mx.cpu(), seed=3)
+    network.initialize(force_reinit=True)
+    rng, squares = np.random.default_rng(0), 0.0
+    for parameter in network.collect_params().values():
+        if parameter.grad_req != "null":
+            values = rng.normal(size=parameter.shape).astype(np.float32)
+            parameter.list_grad()[0][:] = values
+            squares += float((values.astype(float) ** 2).sum())
+    # sums of some thousand float32 numbers
+    assert gradient_norm(network, 4.0).asscalar() == pytest.approx(np.sqrt(squares) / 4, rel=1e-5)
+
+
+def test_a_phase_continues_from_its_end(tmp_path):
+    # what follows the phase is stopped: losses of iterations that are no multiple of 20 stay
+    path = tmp_path / "c.params"
+    record, whole = run_training(25, path, every=25)
+    again, values = run_training(25, path, every=25)
+    assert again.to_json() == record.to_json()
+    for name in whole:
+        np.testing.assert_array_equal(values[name], whole[name])

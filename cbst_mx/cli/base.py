@@ -1,8 +1,10 @@
-"""What the commands share: progress bars, path types, and errors as one sentence."""
+"""What the commands share: progress bars that end where a stop is asked for, path types, errors as one sentence."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID,
 from rich.table import Table
 from rich.text import Text
 
-from cbst_mx.errors import CBSTError
+from cbst_mx.cli.stopping import StopRequest
+from cbst_mx.errors import CBSTError, StoppedError
 
 __all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "print_table"]
 
@@ -62,7 +65,10 @@ class _Rate(TextColumn):
 
 
 class Bars:
-    """One progress bar per stage while it runs, and a line for what the library logs; ``bars(what, done, total)``."""
+    """One progress bar per stage while it runs, and a line for what the library logs; ``bars(what, done, total)``.
+
+    Signals that ask for a stop raise after the step that is being done, see :class:`.StopRequest`.
+    """
 
     def __init__(self, console: Console):
         columns = (
@@ -74,18 +80,28 @@ class Bars:
         )
         self._progress = Progress(*columns, console=console, transient=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
+        self._stop = StopRequest()
+        self._listening = contextlib.ExitStack()
         self._messages = RichHandler(console=console, show_level=False, show_path=False, highlighter=NullHighlighter())
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps of `what` are done."""
+        """Show that `done` of `total` steps of `what` are done.
+
+        Raises
+        ------
+        StoppedError
+            If a stop is asked for.
+        """
         if what not in self._tasks:
             self._progress.start()  # not before there is something to show: errors come without a blank line
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)
         if done == total:
             self._progress.remove_task(self._tasks.pop(what))
+        self._stop.check(what, done, total)
 
     def __enter__(self) -> Bars:
+        self._listening.enter_context(self._stop.listen())
         logging.getLogger("cbst_mx").addHandler(self._messages)
         return self
 
@@ -93,6 +109,7 @@ class Bars:
         logging.getLogger("cbst_mx").removeHandler(self._messages)
         if self._progress.live.is_started:
             self._progress.stop()
+        self._listening.close()
 
 
 def print_table(table: Table) -> None:
@@ -109,6 +126,10 @@ class OneSentence(click.Group):
         """Run the command; end with a sentence where its user can mend what is wrong."""
         try:
             return super().invoke(ctx)
+        except StoppedError as error:
+            _stopped(str(error), error.signal)
+        except KeyboardInterrupt:
+            _stopped("stopped", None)
         except CBSTError as error:
             _fail(str(error))
         except ImportError as error:
@@ -118,6 +139,12 @@ class OneSentence(click.Group):
         except OSError as error:
             # what has no better sentence of its own: a disk full in the log file, a folder without permission
             _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+
+
+def _stopped(sentence: str, number: int | None) -> None:
+    """Say where the work stopped, and end as a shell tells of a process that signal `number` ended."""
+    click.echo(sentence, err=True)
+    raise click.exceptions.Exit(128 + (signal.SIGINT if number is None else number))
 
 
 def _fail(sentence: str) -> None:

@@ -49,6 +49,9 @@ _LATER = (
     "resampling",
     "evaluation.upsampling",
     "source_training.snapshots",
+    "source_training.checkpoint_minutes",
+    "self_training.retraining.checkpoint_minutes",
+    "warm_up.optimiser.checkpoint_minutes",
     "self_training.mining.methods",
     "self_training.mining.classes",
 )
@@ -166,6 +169,11 @@ class Experiment(StrictModel):
         later = self._later_keys()
         for key, inside in (("self_training", "keep_maps"), ("source_training", "snapshots")):
             later.setdefault(key, {})[inside] = True
+        for parents in (("source_training",), ("self_training", "retraining"), ("warm_up", "optimiser")):
+            level = later
+            for parent in parents:
+                level = level.setdefault(parent, {})
+            level["checkpoint_minutes"] = True
         # run folders made before there was a choice of normalisation have "maximum" and do not say so
         if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
             later["self_training"]["spatial_prior"] = {"normalisation"}

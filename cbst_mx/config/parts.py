@@ -177,7 +177,8 @@ class Optimiser(StrictModel):
     weight_decay: _Factor = 5e-4
     bias_lr_mult: _Factor = 2.0  # of the learning rate, for all biases and batch-norm betas
     bias_wd_mult: _Factor = 0.0  # of the weight decay, for the same
-    checkpoint_every: _Count = 500  # iterations; 0 = only at the end of the phase
+    checkpoint_every: _Count = 500  # iterations; 0 = not by iterations
+    checkpoint_minutes: float = Field(5.0, ge=0, le=1e6)  # and by time; 0 = not by time
 
     # On fields, not on the whole: pydantic looks at a whole only once all its fields are right, and a user wants to
     # hear of everything at once.

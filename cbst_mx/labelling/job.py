@@ -11,7 +11,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.data.image_files import read_label, write_label_png
-from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError
+from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError, StoppedError
 from cbst_mx.files import check_free_space, read_json, remove_leftovers, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.results import finished, sweep_rows, sweep_text
@@ -145,7 +145,14 @@ def _count(folder: MapFolder, state: State, path: Path, pool: Workers, progress:
     done, saved = len(folder.names) - len(names), time.monotonic()
     versions = dict(zip(folder.names, folder.versions))
     try:
-        for number, (part, statistics, error) in pool.blocks(_count_block, folder, names, state.counts.part()):
+        blocks = pool.blocks(
+            _count_block,
+            folder,
+            names,
+            state.counts.part(),
+            waiting_for=lambda: progress(what, done, len(folder.names)),
+        )
+        for number, (part, statistics, error) in blocks:
             state.counts.merge(part)
             if statistics is not None:
                 state.statistics.merge(statistics)
@@ -157,6 +164,9 @@ def _count(folder: MapFolder, state: State, path: Path, pool: Workers, progress:
             if time.monotonic() - saved > _CHECKPOINT:
                 state.save(path)
                 saved = time.monotonic()
+    except StoppedError as error:
+        error.keep("all")
+        raise
     finally:
         state.save(path)
 
@@ -288,11 +298,7 @@ def run(
         state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
-        total, done = Kept.none(len(wanted), folder.num_classes), 0
-        for number, kept in pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse):
-            total += kept
-            done += number
-            progress("selection", done, len(folder.names))
+        total = _select(folder, thresholds, labels, pool, progress, reuse=reuse)
 
     names = folder.label_space.names
     result: dict[str, Any] = {"sweep": []}
@@ -305,6 +311,33 @@ def run(
         write_json(out / "kc.json", record)
         result.update(record)
     return result
+
+
+def _select(
+    folder: MapFolder,
+    thresholds: Sequence[Thresholds],
+    labels: Path | None,
+    pool: Workers,
+    progress: Progress,
+    *,
+    reuse: bool,
+) -> Kept:
+    """Label all images, as :func:`_select_block` does some; return the kept pixels."""
+    total, done, count = Kept.none(len(thresholds), folder.num_classes), 0, len(folder.names)
+
+    def tell() -> None:
+        progress("selection", done, count)
+
+    blocks = pool.blocks(_select_block, folder, folder.names, thresholds, labels, reuse, waiting_for=tell)
+    try:
+        for number, kept in blocks:
+            total += kept
+            done += number
+            tell()
+    except StoppedError as error:
+        error.keep("all" if labels is not None and len(thresholds) == 1 else "steps")
+        raise
+    return total
 
 
 def _record(thresholds: Thresholds, total: Kept, state: State, folder: MapFolder) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Callable, Iterator, Sequence
@@ -17,14 +20,21 @@ import cv2
 
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.labelling.map_folder import MapFolder
+from cbst_mx.messages import silent
 
 __all__ = ["Workers", "check_workers"]
 
 _MOST = 1000  # processes
 _BLOCK = 16  # images a process is given at a time, at most
+_BLOCK_SECONDS = 1.0  # about as long as a block may take in this process, which looks for a stop behind each
+_LOOK = 0.5  # seconds between looks for a stop while processes are at work
+_PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 def _start(alive: Connection) -> None:
+    for number in _requests():  # the process that started the job says when to end
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
     cv2.setNumThreads(1)  # the processes share the processor already
     threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
 
@@ -33,7 +43,14 @@ def _end_with_parent(alive: Connection) -> None:
     """End this process when the one that started the job is gone, however that ended: its end of the pipe closes."""
     with contextlib.suppress(EOFError, OSError):
         alive.recv_bytes()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with the fork server, should the thread of :func:`_end_with_parent` be held up."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _context() -> BaseContext:
@@ -42,7 +59,28 @@ def _context() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once for all of them
+    for process in (resource_tracker, forkserver):  # in this order: starting the first unmasks signals
+        with _signals_held():
+            process.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let processes that are started in the block be deaf to the signals that ask for a stop, as :func:`_start` has it.
+
+    They come to this process when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _requests())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _requests() -> list[int]:
+    """Return the signals that a terminal and a batch system send to all processes of a job."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Workers:
@@ -58,26 +96,33 @@ class Workers:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        if self._alive is not None and exception[0] is not None:
+            self._alive.close()  # nobody waits for what they are at: they end at once
         if self._pool is not None:
             self._pool.shutdown()
         if self._alive is not None:
             self._alive.close()
 
     def blocks(
-        self, function: Callable[..., Any], folder: MapFolder, names: Sequence[str], *arguments: Any
+        self,
+        function: Callable[..., Any],
+        folder: MapFolder,
+        names: Sequence[str],
+        *arguments: Any,
+        waiting_for: Callable[[], None] = silent,
     ) -> Iterator[tuple[int, Any]]:
         """Call ``function(part of folder, *arguments)`` for all of `names`, block by block.
 
-        Yields the length of a block and the result, in any order.
+        Yields the length of a block and the result, in any order. `waiting_for` is called twice a second while
+        processes are waited for; it may raise to end the work.
         """
         length = max(1, min(_BLOCK, -(-len(names) // (2 * self._number))))
         places = {name: index for index, name in enumerate(folder.names)}
         indices = [places[name] for name in names]
-        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
-        if self._number == 1 or len(blocks) <= 1:
-            for block in blocks:
-                yield len(block.names), function(block, *arguments)
+        if self._number == 1 or len(indices) <= length:
+            yield from _one_by_one(function, folder, indices, *arguments)
             return
+        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
         if self._pool is None:
             context = _context()
             watched, self._alive = context.Pipe(duplex=False)
@@ -88,7 +133,9 @@ class Workers:
                 while blocks and len(waiting) < 2 * self._number:  # results wait in memory
                     block = blocks.pop(0)
                     waiting[self._pool.submit(function, block, *arguments)] = len(block.names)
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                done, _ = wait(waiting, timeout=_LOOK, return_when=FIRST_COMPLETED)
+                if not done:
+                    waiting_for()
                 for future in done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
@@ -96,6 +143,20 @@ class Workers:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _one_by_one(
+    function: Callable[..., Any], folder: MapFolder, indices: Sequence[int], *arguments: Any
+) -> Iterator[tuple[int, Any]]:
+    """Call `function` in this process, with as many images at a time as take about a second."""
+    done, length = 0, 1
+    while done < len(indices):
+        begun = time.monotonic()
+        block = indices[done : done + length]
+        yield len(block), function(folder.subset(block), *arguments)
+        done += length
+        each = max(1e-9, time.monotonic() - begun) / len(block)
+        length = max(1, min(_BLOCK, int(_BLOCK_SECONDS / each)))
 
 
 def check_workers(workers: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Iterator
@@ -44,20 +45,31 @@ def sidecar_path(path: Path) -> Path:
     return Path(f"{path}.json")
 
 
-def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
-    """Write named NDArrays to `path`, atomically and read back, and return the file's SHA-256.
+def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray], *, previous: Path | None = None) -> None:
+    """Write named NDArrays to `path`, atomically and read back.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.params`` file.
+    arrays : dict
+        What it holds.
+    previous : Path, optional
+        Takes the file that was at `path` before.
 
     Raises
     ------
     RunError
-        If the file cannot be written completely; what was at `path` before is then still there.
+        If the file cannot be written completely; what was at `path` before is then still there, or at `previous`.
     """
     with atomic_path(Path(path)) as temporary:
-        return _write_arrays(temporary, arrays)
+        _write_arrays(temporary, arrays)
+        if previous is not None and Path(path).is_file():
+            os.replace(path, previous)
 
 
-def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
-    """Write a file, read it back and return its SHA-256."""
+def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
+    """Write a file and read it back."""
     # a small file on a full disk is reported as written by MXNet: only reading it back tells
     try:
         mx.nd.save(str(path), arrays)
@@ -66,7 +78,6 @@ def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> str:
         raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
     if not complete:
         raise OSError(errno.ENOSPC, "the file read back is incomplete")
-    return file_digest(path)
 
 
 @contextlib.contextmanager
@@ -148,12 +159,13 @@ def save_parameters(
         if not np.isfinite(array.asnumpy()).all():
             raise CheckpointError(f"parameters not saved to {path}: {name} has values that are not finite (diverged?)")
     with _restored(side), atomic_path(path) as temporary:
+        _write_arrays(temporary, arrays)
         sidecar = {
             "format": SIDECAR_FORMAT,
             "network": spec.to_json(),
             "label_space": _label_space_to_json(label_space),
             "config_sha256": config_hash,
-            "sha256": _write_arrays(temporary, arrays),
+            "sha256": file_digest(temporary),
             **({} if imported is None else {"imported": imported}),
         }
         write_json(side, sidecar)

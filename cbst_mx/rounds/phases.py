@@ -21,12 +21,14 @@ from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.messages import Counter
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.parameters import load_parameters, read_sidecar, sidecar_path
+from cbst_mx.rounds.continuation import lower_rate, phase_identity
 from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.selftrain import class_statistics
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
+from cbst_mx.training.record import TrainingRecord
 from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
-from cbst_mx.training.sgd import Schedule, TrainingRecord, train
+from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
@@ -216,6 +218,10 @@ def train_phase(
         loss_scaling=experiment.amp == "float16",
         checkpoint=checkpoint,
         checkpoint_every=optimiser.checkpoint_every,
+        checkpoint_minutes=optimiser.checkpoint_minutes,
+        checkpoint_end=index == 0 and experiment.warm_up is not None,  # else a stop in the warm-up would lose it
+        identity=phase_identity(experiment, index, "training"),
+        advice=lower_rate(experiment, index, checkpoint),
         snapshot=snapshot,
         snapshot_every=snapshot_every,
         progress=progress,
@@ -257,6 +263,7 @@ def warm_up(
     target: ImageSet,
     *,
     ctx: mx.Context,
+    checkpoint: Path,
     progress: Counter,
 ) -> dict[str, Any]:
     """Adapt the source network adversarially, where the experiment asks for it.
@@ -271,6 +278,8 @@ def warm_up(
         Labelled images, and images without labels.
     ctx : mx.Context
         Device.
+    checkpoint : Path
+        File of both networks and their optimisers within the warm-up.
     progress : callable
         Called with (done, in all).
 
@@ -299,6 +308,11 @@ def warm_up(
         weight_decay=optimiser.weight_decay,
         bias_lr_mult=optimiser.bias_lr_mult,
         bias_wd_mult=optimiser.bias_wd_mult,
+        checkpoint=checkpoint,
+        checkpoint_every=optimiser.checkpoint_every,
+        checkpoint_minutes=optimiser.checkpoint_minutes,
+        identity=phase_identity(experiment, 0, "warm-up"),
+        advice=lower_rate(experiment, 0, checkpoint, warm_up=True),
         progress=progress,
     )
     return {"warm_up": adapted.to_json()}

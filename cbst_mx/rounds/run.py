@@ -26,6 +26,7 @@ from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
+from cbst_mx.rounds.continuation import warn_of_threads
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.phases import follow_start, mine_classes, start_network, train_phase, warm_up
 from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
@@ -34,6 +35,7 @@ from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.portion import learning_rate, portion
 from cbst_mx.selftrain.selection import label_set, remarks
+from cbst_mx.training.checkpoints import remove_checkpoints
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
 from symbols.backend import gluon
 
@@ -104,6 +106,7 @@ class Run:
             keep_given(given, self.dir)
         self.results = RunResults(out)
         with self.dir.logging():
+            warn_of_threads(self.dir)
             for sentence in changes:
                 logger.info("%s: %s", experiment.name, sentence)
             if experiment.self_training.uses_prior:
@@ -307,11 +310,11 @@ class Run:
         """Adapt the source network, where the experiment says so, and write the parameters of stage `index`."""
         if index == 0:
             bar = functools.partial(self.progress, f"{self.experiment.name}, warm-up")
-            record.update(warm_up(self.experiment, network, self.source, self.target, ctx=self.ctx, progress=bar))
+            where = {"ctx": self.ctx, "checkpoint": stage.warm_up, "progress": bar}
+            record.update(warm_up(self.experiment, network, self.source, self.target, **where))
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
-        with contextlib.suppress(FileNotFoundError):
-            stage.checkpoint.unlink()
+        remove_checkpoints(stage.checkpoint, stage.warm_up)
         self._network, self._holds = network, index
 
     def _stage_network(self, index: int) -> gluon.HybridBlock:

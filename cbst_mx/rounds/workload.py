@@ -166,7 +166,7 @@ def estimate_needs(
     labels = target * (pixels // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
     # a confusion matrix of 8-byte numbers per image, or the grid of `label_free`
     evaluated = validation * 8 * experiment.classes().num_classes ** 2 or target * pixels // STEP**2
-    checkpoint = 3 * parameters  # parameters and momentum, twice while one replaces the other
+    checkpoint = 6 * parameters  # parameters and momentum: two generations, and a third while it is written
     disk = (training.rounds + 1) * (parameters + evaluated) + training.rounds * labels + checkpoint
     disk += count_snapshots(experiment.source_training, source) * (parameters + evaluated)
     if not training.rounds:

@@ -13,16 +13,29 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
 from cbst_mx import seeding
 from cbst_mx.data.loader import BatchLoader
-from cbst_mx.errors import ConfigError, TrainingError
+from cbst_mx.errors import ConfigError
 from cbst_mx.messages import Counter, silent
+from cbst_mx.training.checkpoints import (
+    Checkpoints,
+    State,
+    count_threads,
+    network_arrays,
+    optimiser_arrays,
+    restore_network,
+    restore_optimiser,
+    shapes_digest,
+)
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.sgd import CHECK_EVERY, Schedule, adding_gradients, place, set_multipliers
+from cbst_mx.training.phase import Phase, Schedule
+from cbst_mx.training.record import CHECK_EVERY, note_threads
+from cbst_mx.training.sgd import adding_gradients, place, set_multipliers
 from symbols.backend import autograd, gluon, mx
 
 __all__ = [
@@ -94,6 +107,14 @@ class AdversarialRecord:
     segmentation: list[float] = field(default_factory=list)
     adversarial: list[float] = field(default_factory=list)
     discriminator: list[float] = field(default_factory=list)
+    gradient_norms: list[float | None] = field(default_factory=list)  # of the segmentation network
+    threads: list[int] = field(default_factory=lambda: [count_threads()])
+
+    def note(self, losses: Sequence[float], norm: float | None) -> None:
+        """Add the three losses of an iteration and the norm of its gradient."""
+        for noted, loss in zip((self.segmentation, self.adversarial, self.discriminator), losses):
+            noted.append(loss)
+        self.gradient_norms.append(norm)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -103,7 +124,20 @@ class AdversarialRecord:
             "loss": self.segmentation,
             "adversarial_loss": self.adversarial,
             "discriminator_loss": self.discriminator,
+            "gradient_norm": self.gradient_norms,
+            "threads": self.threads[0] if len(self.threads) == 1 else self.threads,
         }
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it, as JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "iterations"}
+
+    @classmethod
+    def continued(cls, state: State) -> AdversarialRecord:
+        """Return the record of a warm-up that goes on from a checkpoint; a change of threads is noted and logged."""
+        record = cls(state.iterations, **state.record)
+        record.threads = note_threads(record.threads)
+        return record
 
 
 def network_step(
@@ -193,6 +227,11 @@ def adapt_output_space(
     weight_decay: float = 5e-4,
     bias_lr_mult: float = 2.0,
     bias_wd_mult: float = 0.0,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 0,
+    checkpoint_minutes: float = 0.0,
+    identity: Mapping[str, Any] | None = None,
+    advice: str = "",
     progress: Counter = silent,
 ) -> AdversarialRecord:
     """Adapt a source network to unlabelled target images in output space.
@@ -208,8 +247,8 @@ def adapt_output_space(
     network : HybridBlock
         Its parameters are changed in place.
     make_source_loader, make_target_loader : callable
-        Given the first iteration to run (0), return a loader of ``schedule.iterations`` batches of equal crops, at
-        least 32 x 32. The labels of the target batches are not looked at: see :func:`.samples.unlabelled_samples`.
+        Given the first iteration to run, return a loader of the remaining batches of equal crops, at least 32 x 32.
+        The labels of the target batches are not looked at: see :func:`.samples.unlabelled_samples`.
     schedule : Schedule
         Learning rate of the network and number of iterations.
     num_classes : int
@@ -227,8 +266,10 @@ def adapt_output_space(
         See :class:`OutputDiscriminator`.
     momentum, weight_decay, bias_lr_mult, bias_wd_mult : float
         As for :func:`~.sgd.train`.
+    checkpoint, checkpoint_every, checkpoint_minutes, identity, advice
+        As for :func:`~.sgd.train`; a checkpoint holds the discriminator and the state of Adam as well.
     progress : callable, optional
-        Called with (iterations done, iterations in all).
+        Called with (iterations done, iterations in all). It may raise StoppedError: the state is then saved first.
 
     Returns
     -------
@@ -239,48 +280,104 @@ def adapt_output_space(
     ConfigError
         If an argument is out of its range or the crops are too small.
     TrainingError
-        If a loss is not finite.
+        If a loss or a parameter is not finite.
+    StoppedError
+        If `progress` asks for a stop.
     """
     _check_arguments(weight, discriminator_learning_rate)
     place(network, [ctx])
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
     discriminator = _initialised_discriminator(num_classes, discriminator_width, seed, ctx)
     sgd = {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay}
-    trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
     adam = {"learning_rate": discriminator_learning_rate, "beta1": 0.9, "beta2": 0.99}
-    judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
-    loss_of = BatchLoss()
-    record = AdversarialRecord()
+    own = {"schedule": vars(schedule), "sgd": sgd, "adam": adam, "weight": weight, "seed": seed, **(identity or {})}
+    trained = _Trained.new(network, discriminator, sgd, adam)
+    own.update(trained.shapes())
+    phase = Phase(
+        "adversarial warm-up",
+        ("segmentation", "adversary", "discriminator"),
+        network,
+        schedule,
+        AdversarialRecord(),
+        arrays=trained.arrays,
+        restore=trained.restore,
+        checkpoints=Checkpoints(
+            checkpoint, {**own, **trained.shapes()}, every=checkpoint_every, minutes=checkpoint_minutes
+        ),
+        advice=advice,
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(adding_gradients(network))
-        sources, targets = (
-            stack.enter_context(contextlib.closing(iter(make(0)))) for make in (make_source_loader, make_target_loader)
-        )
-        for (source, labels), (target, _) in zip(sources, targets):
-            iteration = record.iterations
+        loaders = [make(phase.record.iterations) for make in (make_source_loader, make_target_loader)]
+        batches = [stack.enter_context(contextlib.closing(iter(loader))) for loader in loaders]
+        for (source, labels), (target, _) in zip(*batches):
+            rate = schedule(phase.record.iterations)
             _check_crops(source, target)
-            rng = seeding.generator(seed, index=iteration, purpose="adversarial")
-            mx.random.seed(int(rng.integers(2**31)))  # dropout draws from it
-            network.collect_params().zero_grad()
-            step = network_step(
-                network,
-                discriminator,
-                mx.nd.array(source, ctx=ctx),
-                labels,
-                mx.nd.array(target, ctx=ctx),
-                loss_of=loss_of,
-                weight=weight,
-            )
-            loss = discriminator_step(discriminator, step.source_maps, step.target_maps)
-            trainer.set_learning_rate(schedule(iteration))
-            judge.set_learning_rate(discriminator_learning_rate * schedule(iteration) / schedule.learning_rate)
-            trainer.step(1)
-            judge.step(1)
-            record.iterations = iteration + 1
-            if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
-                _note_losses(record, step, loss, schedule)
-            progress(record.iterations, schedule.iterations)
-    return record
+            _seed_dropout(seed, phase.record.iterations)
+            images = (mx.nd.array(source, ctx=ctx), labels, mx.nd.array(target, ctx=ctx))
+            judge_rate = discriminator_learning_rate * rate / schedule.learning_rate
+            losses = trained.step(*images, weight=weight, rate=rate, judge_rate=judge_rate)
+            phase.note([[loss] for loss in losses])
+            phase.keep(progress)
+    phase.check()
+    return phase.record
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """All that changes in a warm-up: two networks and the states of their optimisers."""
+
+    network: gluon.HybridBlock
+    discriminator: gluon.HybridBlock
+    trainer: gluon.Trainer
+    judge: gluon.Trainer
+    loss_of: BatchLoss
+
+    @classmethod
+    def new(
+        cls, network: gluon.HybridBlock, discriminator: gluon.HybridBlock, sgd: dict[str, float], adam: dict[str, float]
+    ) -> _Trained:
+        """Return it with new optimisers of these options."""
+        trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
+        judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
+        return cls(network, discriminator, trainer, judge, BatchLoss())
+
+    def step(
+        self, *images: Any, weight: float, rate: float, judge_rate: float
+    ) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
+        """Take a step of the network and one of the discriminator; return their three losses."""
+        self.network.collect_params().zero_grad()
+        step = network_step(self.network, self.discriminator, *images, loss_of=self.loss_of, weight=weight)
+        loss = discriminator_step(self.discriminator, step.source_maps, step.target_maps)
+        self.trainer.set_learning_rate(rate)
+        self.judge.set_learning_rate(judge_rate)
+        self.trainer.step(1)
+        self.judge.step(1)
+        return step.segmentation, step.adversarial, loss
+
+    def shapes(self) -> dict[str, str]:
+        """Return what tells these networks from others, for the identity of checkpoints."""
+        return {"network": shapes_digest(self.network), "discriminator": shapes_digest(self.discriminator)}
+
+    def arrays(self) -> dict[str, mx.nd.NDArray]:
+        """Return it as the arrays of a checkpoint."""
+        return {
+            **network_arrays(self.network),
+            **network_arrays(self.discriminator, "discriminator"),
+            **optimiser_arrays(self.trainer),
+            **optimiser_arrays(self.judge, "adam"),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take it over from a checkpoint."""
+        restore_network(self.network, state.arrays)
+        restore_network(self.discriminator, state.arrays, "discriminator")
+        restore_optimiser(self.trainer, state.arrays, state.iterations)
+        restore_optimiser(self.judge, state.arrays, state.iterations, "adam")
+
+
+def _seed_dropout(seed: int, iteration: int) -> None:
+    mx.random.seed(int(seeding.generator(seed, index=iteration, purpose="adversarial").integers(2**31)))
 
 
 def _check_arguments(weight: float, discriminator_learning_rate: float) -> None:
@@ -332,17 +429,3 @@ def _check_crops(source: np.ndarray, target: np.ndarray) -> None:
                 f"{name} crops must be at least {_SMALLEST} x {_SMALLEST} pixels for the discriminator, "
                 f"got {images.shape[2]} x {images.shape[3]}"
             )
-
-
-def _note_losses(record: AdversarialRecord, step: NetworkStep, loss: mx.nd.NDArray, schedule: Schedule) -> None:
-    """Add the losses to the record and refuse to go on when one is not finite."""
-    values = [float(value.asscalar()) for value in (step.segmentation, step.adversarial, loss)]
-    if not all(map(math.isfinite, values)):
-        raise TrainingError(
-            f"adversarial warm-up diverged: the losses of segmentation, adversary and discriminator are "
-            f"{', '.join(f'{value:g}' for value in values)} at iteration {record.iterations}; "
-            f"lower the learning rate ({schedule.learning_rate:g})"
-        )
-    record.segmentation.append(values[0])
-    record.adversarial.append(values[1])
-    record.discriminator.append(values[2])

@@ -8,76 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
-import math
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from cbst_mx import seeding
 from cbst_mx.data.loader import BatchLoader
-from cbst_mx.errors import CheckpointError, ConfigError, TrainingError
+from cbst_mx.errors import ConfigError
 from cbst_mx.messages import Counter, silent
-from cbst_mx.networks.parameters import load_arrays, save_arrays
+from cbst_mx.training.checkpoints import (
+    Checkpoints,
+    State,
+    network_arrays,
+    optimiser_arrays,
+    restore_network,
+    restore_optimiser,
+    shapes_digest,
+)
 from cbst_mx.training.losses import BatchLoss
-from cbst_mx.training.steps import checkpointed_step, plain_step, prepare_segments
+from cbst_mx.training.phase import Phase, Schedule
+from cbst_mx.training.record import TrainingRecord
+from cbst_mx.training.steps import Backward, checkpointed_step, plain_step, prepare_segments
 from symbols.backend import autograd, gluon, load_amp, mx
 
 __all__ = [
-    "CHECK_EVERY",
     "Schedule",
-    "TrainingRecord",
     "adding_gradients",
     "place",
     "set_multipliers",
     "spread",
     "train",
 ]
-
-logger = logging.getLogger(__name__)
-
-CHECK_EVERY = 20  # iterations between looks at the loss: a look waits for the device
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate over the iterations of one training phase.
-
-    Attributes
-    ----------
-    learning_rate : float
-        The rate after the warm-up.
-    iterations : int
-        Length of the phase.
-    warmup : int
-        Iterations of linear increase from 0.
-    power : float
-        The rate falls as (1 - i / iterations) ** power; 0 keeps it constant.
-    """
-
-    learning_rate: float
-    iterations: int
-    warmup: int = 0
-    power: float = 0.0
-
-    def __call__(self, iteration: int) -> float:
-        """Return the learning rate of `iteration` (0, 1, ...)."""
-        ramp = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * ramp * (1 - iteration / max(1, self.iterations)) ** self.power
-
-
-@dataclass
-class TrainingRecord:
-    """Record of a training phase: iterations done and the loss at every 20th of them."""
-
-    iterations: int = 0
-    losses: list[float] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"iterations": self.iterations, "loss_every": CHECK_EVERY, "loss": self.losses}
 
 
 def train(
@@ -97,6 +59,10 @@ def train(
     loss_scaling: bool = False,
     checkpoint: Path | None = None,
     checkpoint_every: int = 0,
+    checkpoint_minutes: float = 0.0,
+    checkpoint_end: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    advice: str = "",
     snapshot: Callable[[int], None] | None = None,
     snapshot_every: int = 0,
     progress: Counter = silent,
@@ -131,16 +97,24 @@ def train(
         Scale the loss so that float16 gradients do not vanish, and leave out steps whose gradient overflows; needs
         :func:`symbols.backend.enable_amp`.
     checkpoint : Path, optional
-        Parameters, momentum and iteration are written here every `checkpoint_every` iterations and read from here at
-        the start when the file exists: the phase then continues exactly where it was.
+        Parameters, momentum and iteration are written here and read from here at the start: the phase then continues
+        exactly where it was. The file before is kept beside it, see :class:`.Checkpoints`.
     checkpoint_every : int
-        0 writes none.
+        Iterations from one to the next; 0: not by iterations.
+    checkpoint_minutes : float
+        Minutes from one to the next; 0: not by time. When they are written changes no number.
+    checkpoint_end : bool
+        Write one behind the last iteration as well, for what follows the phase.
+    identity : mapping, optional
+        What the phase is beside network, seed and settings of SGD, as JSON values: a checkpoint of another is not used.
+    advice : str
+        What a reader can do about a learning rate that is too high, for the sentence of the error.
     snapshot : callable, optional
         Called with the iterations done every `snapshot_every` iterations, before a checkpoint of the same iteration.
     snapshot_every : int
         0 calls it never.
     progress : callable, optional
-        Called with (iterations done, iterations in all).
+        Called with (iterations done, iterations in all). It may raise StoppedError: the state is then saved first.
 
     Returns
     -------
@@ -149,7 +123,9 @@ def train(
     Raises
     ------
     TrainingError
-        If the loss is not finite.
+        If a loss or a parameter is not finite.
+    StoppedError
+        If `progress` asks for a stop.
     ConfigError
         If a batch has fewer images than there are contexts, or the network cannot be trained as asked.
     """
@@ -158,41 +134,87 @@ def train(
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
     backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
+    gradient = _gradient_of(network, contexts, parts, backward, gradient_checkpointing)
+    own = {"momentum": momentum, "weight_decay": weight_decay, "seed": seed, "round": round, **(identity or {})}
+    due = {"every": checkpoint_every, "minutes": checkpoint_minutes}
+    phase = _phase(network, trainer, schedule, checkpoint, own, due, advice)
+    with contextlib.ExitStack() as stack:
+        if len(parts) > 1:
+            stack.enter_context(adding_gradients(network))
+        batches = stack.enter_context(contextlib.closing(iter(make_loader(phase.record.iterations))))
+        for images, labels in batches:
+            iteration = phase.record.iterations
+            # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
+            rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
+            losses = gradient(images, labels, rng)
+            scale = _loss_scale(trainer)
+            trainer.set_learning_rate(schedule(iteration))
+            trainer.step(1)
+            phase.note([losses], scale)
+            if snapshot is not None and snapshot_every and (iteration + 1) % snapshot_every == 0:
+                _unify_statistics(network)
+                snapshot(iteration + 1)
+            phase.keep(progress)
+    phase.check()
+    if checkpoint_end:
+        phase.save()
+    _unify_statistics(network)
+    return phase.record
+
+
+def _phase(
+    network: gluon.HybridBlock,
+    trainer: gluon.Trainer,
+    schedule: Schedule,
+    checkpoint: Path | None,
+    identity: Mapping[str, Any],
+    due: Mapping[str, Any],
+    advice: str,
+) -> Phase[TrainingRecord]:
+    """Return the phase around the steps of `trainer`, where it begins or goes on."""
+    own = {"schedule": vars(schedule), "network": shapes_digest(network), **identity}
+    return Phase(
+        "training",
+        ["training"],
+        network,
+        schedule,
+        TrainingRecord(),
+        arrays=functools.partial(_state_arrays, network, trainer),
+        restore=functools.partial(_restore, network, trainer),
+        checkpoints=Checkpoints(checkpoint, own, **due),
+        advice=advice,
+    )
+
+
+def _gradient_of(
+    network: gluon.HybridBlock,
+    contexts: Sequence[mx.Context],
+    parts: Sequence[int],
+    backward: Backward,
+    gradient_checkpointing: bool,
+) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
+    """Return what computes the gradient of a batch, part after part, and gives the losses of all parts and contexts."""
     step = functools.partial(plain_step, network)
     if gradient_checkpointing:
         step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
     loss_of = BatchLoss()
-    record = TrainingRecord()
-    if checkpoint is not None and checkpoint.is_file():
-        _restore(checkpoint, network, trainer, record)
-        logger.info("continuing at iteration %d of %d", record.iterations, schedule.iterations)
-    with contextlib.ExitStack() as stack:
+
+    def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
         if len(parts) > 1:
-            stack.enter_context(adding_gradients(network))
-        batches = stack.enter_context(contextlib.closing(iter(make_loader(record.iterations))))
-        for images, labels in batches:
-            iteration = record.iterations
-            # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
-            rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
-            if len(parts) > 1:
-                network.collect_params().zero_grad()
-            losses: list[mx.nd.NDArray] = []
-            for rows in _rows(parts or [len(images)]):
-                loss_of_part = functools.partial(loss_of, batch=labels)
-                losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
-            trainer.set_learning_rate(schedule(iteration))
-            trainer.step(1)
-            record.iterations = iteration + 1
-            if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
-                _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
-            if snapshot is not None and snapshot_every and record.iterations % snapshot_every == 0:
-                _unify_statistics(network)
-                snapshot(record.iterations)
-            if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
-                _save(checkpoint, network, trainer, record)
-            progress(record.iterations, schedule.iterations)
-    _unify_statistics(network)
-    return record
+            network.collect_params().zero_grad()
+        losses: list[mx.nd.NDArray] = []
+        for rows in _rows(parts or [len(images)]):
+            loss_of_part = functools.partial(loss_of, batch=labels)
+            losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
+        return losses
+
+    return gradient
+
+
+def _loss_scale(trainer: gluon.Trainer) -> float:
+    """Return the factor of the loss, and so of the gradient, of the present step."""
+    scaler = getattr(trainer, "_amp_loss_scaler", None)
+    return 1.0 if scaler is None else float(scaler.loss_scale)
 
 
 def _rows(parts: Sequence[int]) -> list[slice]:
@@ -296,55 +318,23 @@ def _unify_statistics(network: gluon.HybridBlock) -> None:
     mx.nd.waitall()
 
 
-def _note_loss(record: TrainingRecord, loss: float, schedule: Schedule) -> None:
-    """Add the loss to the record and refuse to go on when it is not finite."""
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"training diverged: the loss is {loss} at iteration {record.iterations}; "
-            f"lower the learning rate ({schedule.learning_rate:g})"
-        )
-    record.losses.append(loss)
-
-
 _LOSS_SCALE = ("_loss_scale", "_next_loss_scale", "_unskipped")  # the state of MXNet's loss scaler
 
 
-def _save(path: Path, network: gluon.HybridBlock, trainer: gluon.Trainer, record: TrainingRecord) -> None:
-    """Write parameters, momentum and the record as one file of NDArrays (the trainer's own format is a pickle).
-
-    They are equal on all contexts, so the file does not depend on how many there are.
-    """
-    _unify_statistics(network)
-    arrays = {f"parameter:{name}": p.list_data()[0] for name, p in network._collect_params_with_prefix().items()}
-    for index, state in trainer._updaters[0].states.items():
-        if state is not None:
-            arrays[f"momentum:{index}"] = state
+def _state_arrays(network: gluon.HybridBlock, trainer: gluon.Trainer) -> dict[str, mx.nd.NDArray]:
+    """Return parameters, momentum and the loss scale as NDArrays (the trainer's own format is a pickle)."""
+    arrays = {**network_arrays(network), **optimiser_arrays(trainer)}
     scaler = getattr(trainer, "_amp_loss_scaler", None)
     if scaler is not None:
         arrays["loss_scale"] = mx.nd.array([getattr(scaler, name) for name in _LOSS_SCALE], dtype=np.float64)
-    arrays["iterations"] = mx.nd.array([record.iterations], dtype=np.int64)
-    arrays["losses"] = mx.nd.array(np.array(record.losses or [0.0]), dtype=np.float64)
-    save_arrays(path, arrays)
+    return arrays
 
 
-def _restore(path: Path, network: gluon.HybridBlock, trainer: gluon.Trainer, record: TrainingRecord) -> None:
-    """Read what :func:`_save` wrote, onto every context of the trainer."""
-    arrays = load_arrays(path)
-    try:
-        for name, parameter in network._collect_params_with_prefix().items():
-            parameter.set_data(arrays[f"parameter:{name}"])
-        for key, array in arrays.items():
-            kind, _, index = key.partition(":")
-            if kind == "momentum":
-                for context, updater in zip(trainer._contexts, trainer._updaters):
-                    updater.states[int(index)] = array.as_in_context(context)
-                    updater.states_synced[int(index)] = True
-        scaler = getattr(trainer, "_amp_loss_scaler", None)
-        if scaler is not None:
-            for name, value in zip(_LOSS_SCALE, arrays["loss_scale"].asnumpy().tolist()):
-                setattr(scaler, name, type(getattr(scaler, name))(value))
-        record.iterations = int(arrays["iterations"].asscalar())
-        record.losses = arrays["losses"].asnumpy().tolist()[: record.iterations // CHECK_EVERY]
-        mx.nd.waitall()  # for the moving statistics, see _unify_statistics
-    except (KeyError, AssertionError) as error:
-        raise CheckpointError(f"checkpoint {path} is not this network's: delete it to start the phase again") from error
+def _restore(network: gluon.HybridBlock, trainer: gluon.Trainer, state: State) -> None:
+    """Take over what :func:`_state_arrays` gave, onto every context of the trainer."""
+    restore_network(network, state.arrays)
+    restore_optimiser(trainer, state.arrays, state.iterations)
+    scaler = getattr(trainer, "_amp_loss_scaler", None)
+    if scaler is not None:
+        for name, value in zip(_LOSS_SCALE, state.arrays["loss_scale"].asnumpy().tolist()):
+            setattr(scaler, name, type(getattr(scaler, name))(value))

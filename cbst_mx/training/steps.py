@@ -14,7 +14,7 @@ import numpy as np
 from cbst_mx.errors import ConfigError
 from symbols.backend import autograd, gluon, mx
 
-__all__ = ["checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
+__all__ = ["Backward", "checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
 
 #: What passes between two segments, of the images on one context.
 Maps = Tuple[mx.nd.NDArray, ...]

@@ -1,0 +1,177 @@
+"""What training phases share around their steps: rates, where they go on, a look at losses, checkpoints, stops."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Callable, Generic, Protocol, Sequence, TypeVar
+
+from cbst_mx.messages import Counter
+from cbst_mx.training.checkpoints import Checkpoints, State, saving_at_a_stop
+from cbst_mx.training.record import CHECK_EVERY
+from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
+from symbols.backend import gluon, mx
+
+__all__ = ["Phase", "Schedule"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over the iterations of one training phase.
+
+    Attributes
+    ----------
+    learning_rate : float
+        The rate after the warm-up.
+    iterations : int
+        Length of the phase.
+    warmup : int
+        Iterations of linear increase from 0.
+    power : float
+        The rate falls as (1 - i / iterations) ** power; 0 keeps it constant.
+    """
+
+    learning_rate: float
+    iterations: int
+    warmup: int = 0
+    power: float = 0.0
+
+    def __call__(self, iteration: int) -> float:
+        """Return the learning rate of `iteration` (0, 1, ...)."""
+        ramp = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * ramp * (1 - iteration / max(1, self.iterations)) ** self.power
+
+
+class Record(Protocol):
+    """Record of a phase."""
+
+    iterations: int
+
+    def note(self, losses: Sequence[float], norm: float | None) -> None:
+        """Add the losses of an iteration and the norm of its gradient."""
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it, as JSON values."""
+
+    @classmethod
+    def continued(cls, state: State) -> Any:
+        """Return the record of a phase that goes on from a checkpoint."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Phase(Generic[R]):
+    """A training phase between its steps; it goes on from its checkpoint where there is one.
+
+    Parameters
+    ----------
+    what : str
+        Name of the phase, for sentences.
+    names : sequence of str
+        Names of the losses of an iteration.
+    network : HybridBlock
+        The network that is trained.
+    schedule : Schedule
+        Learning rate and number of iterations.
+    record : Record
+        Empty.
+    arrays, restore : callable
+        Return all that changes in the phase as the arrays of a checkpoint, and take it over from one.
+    checkpoints : Checkpoints
+        Those of the phase.
+    advice : str
+        What a reader can do about a learning rate that is too high.
+
+    Attributes
+    ----------
+    record : Record
+        What has been done so far.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        names: Sequence[str],
+        network: gluon.HybridBlock,
+        schedule: Schedule,
+        record: R,
+        *,
+        arrays: Callable[[], dict[str, mx.nd.NDArray]],
+        restore: Callable[[State], None],
+        checkpoints: Checkpoints,
+        advice: str,
+    ):
+        lower = f"lower the learning rate ({schedule.learning_rate:g}){advice and ': '}{advice}"
+        self.record = record
+        self._network, self._schedule, self._arrays, self._checkpoints = network, schedule, arrays, checkpoints
+        self._watch = LossWatch(what, names, schedule.iterations, advice=lower)
+        state = checkpoints.load()
+        if state is not None:
+            restore(state)
+            self.record, self._watch.checkpoint = record.continued(state), state.iterations
+            logger.info("%s: continuing at iteration %d of %d", what, self.record.iterations, schedule.iterations)
+
+    def note(self, losses: list[list[mx.nd.NDArray]], scale: float = 1.0) -> None:
+        """Count an iteration behind its step, and look at losses and, every 20th time, at the gradient.
+
+        Parameters
+        ----------
+        losses : list of list of NDArray of shape (1,)
+            For every name the summands of the loss.
+        scale : float
+            Factor by which the loss was scaled.
+
+        Raises
+        ------
+        TrainingError
+            If a loss is not finite: of this iteration or of one shortly before.
+        """
+        record, schedule = self.record, self._schedule
+        self._watch.add(record.iterations + 1, schedule(record.iterations), losses)
+        record.iterations += 1
+        if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
+            norm = gradient_norm(self._network, scale)
+            record.note(self._watch.look(), finite_or_none(norm))
+
+    def keep(self, progress: Counter) -> None:
+        """End an iteration: write a checkpoint where one is due, and tell `progress`, which may ask for a stop.
+
+        Raises
+        ------
+        StoppedError
+            If it does; the state is saved then.
+        """
+        if self._checkpoints.due(self.record.iterations):
+            self.save()
+        with saving_at_a_stop(self.save):
+            progress(self.record.iterations, self._schedule.iterations)
+
+    def save(self) -> bool:
+        """Write a checkpoint of what is finite, and return whether there is one.
+
+        Raises
+        ------
+        TrainingError
+            If a loss or a parameter is not finite.
+        """
+        self.check()
+        if not self._checkpoints.save(self._arrays(), self.record.iterations, self.record.to_state()):
+            return False
+        self._watch.checkpoint = self.record.iterations
+        return True
+
+    def check(self) -> None:
+        """Wait for all losses, and refuse losses and parameters that are not finite.
+
+        Raises
+        ------
+        TrainingError
+            If one is not.
+        """
+        self._watch.look()
+        self._watch.check_parameters(
+            self._network, self.record.iterations, self._schedule(max(0, self.record.iterations - 1))
+        )

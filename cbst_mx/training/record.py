@@ -1,0 +1,77 @@
+"""Record of a training phase: losses, norms of the gradient, and with how many threads it was computed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Sequence
+
+from cbst_mx.training.checkpoints import State, count_threads
+
+__all__ = ["CHECK_EVERY", "TrainingRecord", "note_threads"]
+
+logger = logging.getLogger(__name__)
+
+CHECK_EVERY = 20  # iterations from one loss in the record to the next
+
+
+@dataclass
+class TrainingRecord:
+    """Record of a training phase: iterations done, and loss and norm of the gradient at every 20th of them.
+
+    Attributes
+    ----------
+    iterations : int
+        Iterations done.
+    losses : list of float
+        At every 20th iteration and at the last.
+    gradient_norms : list of float or None
+        At the same iterations; None where a gradient overflowed and its step was left out (float16).
+    threads : list of int
+        Numbers of threads it was computed with, one after the other; another number gives other last digits.
+    """
+
+    iterations: int = 0
+    losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float | None] = field(default_factory=list)
+    threads: list[int] = field(default_factory=lambda: [count_threads()])
+
+    def note(self, losses: Sequence[float], norm: float | None) -> None:
+        """Add the loss of an iteration and the norm of its gradient."""
+        self.losses.extend(losses)
+        self.gradient_norms.append(norm)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "iterations": self.iterations,
+            "loss_every": CHECK_EVERY,
+            "loss": self.losses,
+            "gradient_norm": self.gradient_norms,
+            "threads": self.threads[0] if len(self.threads) == 1 else self.threads,
+        }
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it, as JSON values."""
+        return {"losses": self.losses, "gradient_norms": self.gradient_norms, "threads": self.threads}
+
+    @classmethod
+    def continued(cls, state: State) -> TrainingRecord:
+        """Return the record of a phase that goes on from a checkpoint; a change of threads is noted and logged."""
+        record = cls(state.iterations, **state.record)
+        record.threads = note_threads(record.threads)
+        return record
+
+
+def note_threads(before: Sequence[int]) -> list[int]:
+    """Return the numbers of threads of a phase that goes on, the present one last; a change is logged."""
+    now = count_threads()
+    if before and before[-1] == now:
+        return list(before)
+    logger.warning(
+        "continuing with %d threads (OMP_NUM_THREADS), before with %s: sums are rounded otherwise, so the numbers are "
+        "not those of a run with either throughout",
+        now,
+        before[-1] if before else "an unknown number",
+    )
+    return [*before, now]
