@@ -5,6 +5,7 @@ The tree, and the exit code the command line gives::
     CBSTError              1   base; catch this one to catch them all
       ConfigError          1   an experiment file, a data description or an argument is wrong
       DataError            1   a data root, an image or a label cannot be used
+        NotFiniteError     1   a network's probabilities are NaN or infinite
       CheckpointError      1   network parameters cannot be used
       RunError             1   a run folder cannot be used (of another run, not writable, disk full)
       TrainingError        1   a training phase diverged
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "DataError",
+    "NotFiniteError",
     "RunError",
     "TrainingError",
     "check_choice",
@@ -44,6 +46,10 @@ class DataError(CBSTError):
 
 class DamagedError(DataError):
     """An image file is damaged or truncated, rather than of another kind."""
+
+
+class NotFiniteError(DataError):
+    """A probability is NaN or infinite: the network that gave it has diverged."""
 
 
 class CheckpointError(CBSTError):

@@ -51,6 +51,7 @@ _LATER = (
     "source_training.snapshots",
     "self_training.mining.methods",
     "self_training.mining.classes",
+    "self_training.guard",
 )
 
 
@@ -166,6 +167,9 @@ class Experiment(StrictModel):
         later = self._later_keys()
         for key, inside in (("self_training", "keep_maps"), ("source_training", "snapshots")):
             later.setdefault(key, {})[inside] = True
+        # what stops a run, or trains a round anew, may be changed to go on; the record says what was done
+        limits = self.self_training.guard.limits
+        later["self_training"]["guard"] = {"policy", "rollbacks"} if limits else True
         # run folders made before there was a choice of normalisation have "maximum" and do not say so
         if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
             later["self_training"]["spatial_prior"] = {"normalisation"}
