@@ -7,6 +7,7 @@ The tree, and the exit code the command line gives::
       DataError            1   a data root, an image or a label cannot be used
         NotFiniteError     1   a network's probabilities are NaN or infinite
       CheckpointError      1   network parameters cannot be used
+        DivergedError      1   network parameters are NaN or infinite
       RunError             1   a run folder cannot be used (of another run, not writable, disk full)
       TrainingError        1   a training phase diverged
 
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "DataError",
+    "DivergedError",
     "NotFiniteError",
     "RunError",
     "TrainingError",
@@ -54,6 +56,10 @@ class NotFiniteError(DataError):
 
 class CheckpointError(CBSTError):
     """Network parameters cannot be used: damaged, missing, or of another network."""
+
+
+class DivergedError(CheckpointError):
+    """Network parameters are NaN or infinite: the training that made them has diverged."""
 
 
 class RunError(CBSTError):

@@ -17,7 +17,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.config import Experiment
-from cbst_mx.errors import CBSTError, RunError, TrainingError
+from cbst_mx.errors import CBSTError, DivergedError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, write_json
 from cbst_mx.networks.parameters import sidecar_path
@@ -135,7 +135,7 @@ class Health:
         """
         judgement = self.judge(index)
         for sign in judgement.signs:
-            if sign.kind in _OF_GUARD_ONLY:  # the others have been told with the pass
+            if sign.kind in guard.OF_GUARD_ONLY and sign.kind != "kept":  # the others have been told with the pass
                 logger.warning("%s: on the target's images, %s", self._title(index - 1), sign.sentence)
         if not judgement.faults or self._settings.policy == "warn":
             return ()
@@ -157,7 +157,7 @@ class Health:
         """
         if index and self._settings.policy == "rollback":
             return (str(error),)
-        if isinstance(error, TrainingError):
+        if isinstance(error, (DivergedError, TrainingError)):
             raise error
         way = "train it again" if index == 0 else "go on with self_training.guard.policy=rollback to train it anew"
         stage = self._folder.stage(index)
@@ -217,14 +217,18 @@ class Health:
         """Return the factor of round `index`'s learning rate that its rollbacks have left."""
         return float(FACTOR ** len(self.rollbacks(index)))
 
-    def settle(self, index: int) -> None:
-        """Remove what a rejected training of round `index` left, where a rollback was recorded after it.
+    def settle(self, *rounds: int) -> None:
+        """Remove what rejected trainings of these rounds left, where a rollback was recorded after them.
 
         Raises
         ------
         RunError
             If a record is damaged.
         """
+        for index in rounds:
+            self._settle(index)
+
+    def _settle(self, index: int) -> None:
         stage, after = self._folder.stage(index), self._folder.stage(index + 1)
         recorded = len(self.rollbacks(index))
         if not recorded or not stage.training.is_file():
@@ -248,10 +252,6 @@ class Health:
 
     def _text(self, index: int) -> str:
         return "the source network" if index == 0 else f"the network of round {index}"
-
-
-# Signs that the pass itself and the comparison with the start do not tell.
-_OF_GUARD_ONLY = ("saturated", "renamed", "disagrees", "narrowed")
 
 
 def _record(stage: StageDir) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from typing import Any, Sequence
 import numpy as np
 
 from cbst_mx.config import Experiment, Optimiser
-from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import read_header
-from cbst_mx.errors import ConfigError, NotFiniteError, RunError, TrainingError
+from cbst_mx.errors import ConfigError, DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import check_free_space, read_json, write_json
@@ -28,12 +27,19 @@ from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.health import Health
-from cbst_mx.rounds.phases import follow_start, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.phases import (
+    follow_start,
+    mine_classes,
+    retraining_options,
+    source_of_round,
+    start_network,
+    train_phase,
+    warm_up,
+)
 from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
 from cbst_mx.rounds.target_pass import label_target, look_at_target
-from cbst_mx.rounds.workload import estimate_needs, source_indices
+from cbst_mx.rounds.workload import estimate_needs
 from cbst_mx.run_dir import RunDir, StageDir
-from cbst_mx.selftrain.portion import learning_rate
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
 from symbols.backend import gluon
 
@@ -178,18 +184,9 @@ class Run:
                 self._train_anew(index - 1, self.health.recover(index - 1, error))
 
     def _label(self, index: int, stage: StageDir) -> None:
-        label_target(
-            self.experiment,
-            self._stage_network(index - 1),
-            self.target,
-            stage,
-            index,
-            prior=self._prior(),
-            limit=self.health.limit(index),
-            title=self._title(index),
-            ctx=self.ctx,
-            progress=self.progress,
-        )
+        network, prior, limit = self._stage_network(index - 1), self._prior(), self.health.limit(index)
+        options = {"prior": prior, "limit": limit, **self._common(index)}
+        label_target(self.experiment, network, self.target, stage, index, **options)
         for sentence in self.results.target_signs(index - 1) if self.validation else ():
             logger.warning("%s: %s", self._title(index - 1), sentence)
 
@@ -202,8 +199,7 @@ class Run:
             If the pseudo-labels or the network of the round before are not there.
         """
         stage = self._round_stage(index)
-        self.health.settle(index - 1)
-        self.health.settle(index)
+        self.health.settle(index - 1, index)
         if stage.training.is_file():
             return
         if not stage.thresholds.is_file():
@@ -211,28 +207,16 @@ class Run:
         while faults := self.health.refuses(index):
             self._train_anew(index - 1, faults)
             self.pseudo_label(index)
-        training = self.experiment.self_training
         network = self._stage_network(index - 1)
         self._holds = -1  # its parameters change from here on
-        source = self._round_source(index)
+        source = source_of_round(self.experiment, index, self.source)
         samples = labelled_samples(source) + pseudo_labelled_samples(self.target, stage.pseudo_labels, self.label_space)
-        groups: list[tuple[int, int]] = []
-        if training.target_per_batch is not None:
-            places = training.target_per_batch
-            groups = [(len(source), training.retraining.batch_size - places), (len(self.target), places)]
+        options = retraining_options(self.experiment, index, len(source), len(self.target))
+        options["factor"] *= self.health.factor(index)
+        options["mining"] = mine_classes(self.experiment, read_json(stage.thresholds))
         try:
-            self._train(
-                stage,
-                index,
-                network,
-                training.retraining,
-                samples,
-                groups=groups,
-                parts=[places for _, places in groups] if training.separate_domains else (),
-                factor=learning_rate(index, initial=self.health.factor(index), factor=training.learning_rate_factor),
-                mining=mine_classes(self.experiment, read_json(stage.thresholds)),
-            )
-        except TrainingError as error:
+            self._train(stage, index, network, self.experiment.self_training.retraining, samples, **options)
+        except (DivergedError, TrainingError) as error:
             self.health.roll_back(index, self.health.recover(index, error))
             self.retrain(index)
 
@@ -242,13 +226,6 @@ class Run:
         self._network, self._holds = None, -1
         self.retrain(index)
         return self.evaluate(index)
-
-    def _round_source(self, index: int) -> LabelledImageSet:
-        """Return the source images that round `index` trains on."""
-        chosen = source_indices(self.experiment, index, len(self.source))
-        if self.experiment.self_training.source_portion is not None:
-            logger.info("%s: %d of %d source images", self._title(index), len(chosen), len(self.source))
-        return self.source.subset(chosen)
 
     def evaluate(self, index: int) -> dict[str, Any]:
         """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set.
@@ -265,7 +242,7 @@ class Run:
 
     def _evaluate(self, index: int, stage: StageDir) -> dict[str, Any]:
         network = self._stage_network(index)
-        common = {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}
+        common = self._common(index)
         if not self.validation:
             before, source = (self.dir.stage(other) if index else None for other in (index - 1, 0))
             observe(self.experiment, network, self.target, stage, before=before, source=source, **common)
@@ -279,7 +256,7 @@ class Run:
         """Judge the network of the last round as the others are by the rounds after them, where that is not done."""
         index, stage = self.experiment.self_training.rounds, self.dir.last
         if index and not self.health.has_judged_last():
-            options = {"ctx": self.ctx, "progress": self.progress, "prior": self._prior(), "title": self._title(index)}
+            options = {"prior": self._prior(), **self._common(index)}
             look_at_target(self.experiment, self._stage_network(index), self.target, stage, **options)
             self.health.judge_last()
 
@@ -298,6 +275,9 @@ class Run:
 
     def _title(self, index: int) -> str:
         return f"{self.experiment.name}, " + ("source" if index == 0 else f"round {index}")
+
+    def _common(self, index: int) -> dict[str, Any]:
+        return {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}
 
     def _start_network(self) -> gluon.HybridBlock:
         return start_network(self.experiment, self.contexts, data_root=self._data_root)

@@ -36,6 +36,7 @@ __all__ = [
     "LOST",
     "MOVED",
     "NARROWED",
+    "OF_GUARD_ONLY",
     "RARE",
     "RENAMED",
     "SATURATED",
@@ -49,6 +50,7 @@ __all__ = [
     "find_signs",
     "judge",
     "renamed",
+    "score",
     "signs",
 ]
 
@@ -90,6 +92,8 @@ class Sign(NamedTuple):
 
 #: Kinds of signs that are about the whole network: under ``stop`` and ``rollback`` no round trains on it.
 FAULTS = ("constant", "saturated", "renamed", "disagrees", "narrowed", "moved", "kept", "not finite", "diverged")
+#: Those of them that :func:`find_signs` and :func:`extremes` do not find.
+OF_GUARD_ONLY = ("saturated", "renamed", "disagrees", "narrowed", "kept")
 
 
 def signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[str]) -> list[str]:
@@ -249,6 +253,24 @@ def effective_classes(predicted: Sequence[int]) -> float:
     counts = np.asarray(predicted, np.float64)
     shares = counts[counts > 0] / max(counts.sum(), 1)
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
+
+
+def score(predicted: np.ndarray, confidence_sums: np.ndarray) -> float:
+    """Return the label-free score of a network: the mean over all classes of the mean confidence of each.
+
+    A class that is predicted nowhere counts as 0. So does the score what class-balanced self-training does: it gives
+    rare classes the weight of large ones, and falls when classes vanish, where the mean over the pixels, which large
+    classes rule, rises in every round whatever happens.
+
+    Parameters
+    ----------
+    predicted : ndarray of shape (C,), integer
+        Pixels predicted as each class.
+    confidence_sums : ndarray of shape (C,), float64
+        Sums of their confidences.
+    """
+    counts = np.asarray(predicted, np.float64)
+    return float((np.asarray(confidence_sums, np.float64) / np.maximum(counts, 1)).mean())
 
 
 @dataclasses.dataclass(frozen=True)
