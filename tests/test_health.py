@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import CheckpointError, RunError, TrainingError
+from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.networks.parameters import load_network, sidecar_path
 from cbst_mx.rounds import Run, health, phases
 from cbst_mx.rounds.health import Health
@@ -301,6 +302,18 @@ def test_the_command_says_it_in_one_sentence(first):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert result.output.splitlines()[-1].startswith("Error: the network of round 1 may have collapsed, so round 2 ")
+
+
+def test_the_round_that_the_score_would_choose_stands_beside_the_last_and_the_best(finished):
+    whole = finished / "whole"
+    choice = RunResults(whole).label_free_choice()
+    sentence = "highest class-balanced confidence on the target of the rounds, chosen without labels: round "
+    for command in (["results", str(whole), "--samples", "1"], ["run", str(DEMO), "--out", str(whole), *options()]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+        (line,) = [line for line in result.output.splitlines() if line.startswith(sentence)]
+        assert line.startswith(f"{sentence}{choice.stage}, {choice.score:.3f}, mIoU ")
+    assert set(RunResults(whole).label_free_scores()) == {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------ single classes
