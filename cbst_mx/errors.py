@@ -5,7 +5,9 @@ The tree, and the exit code the command line gives::
     CBSTError              1   base; catch this one to catch them all
       ConfigError          1   an experiment file, a data description or an argument is wrong
       DataError            1   a data root, an image or a label cannot be used
+        NotFiniteError     1   a network's probabilities are NaN or infinite
       CheckpointError      1   network parameters cannot be used
+        DivergedError      1   network parameters are NaN or infinite
       RunError             1   a run folder cannot be used (of another run, not writable, disk full)
       TrainingError        1   a training phase diverged
       StoppedError       128+N the work was asked to stop, by signal N (130 Ctrl-C, 143 SIGTERM)
@@ -25,6 +27,8 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "DataError",
+    "DivergedError",
+    "NotFiniteError",
     "RunError",
     "StoppedError",
     "TrainingError",
@@ -48,8 +52,16 @@ class DamagedError(DataError):
     """An image file is damaged or truncated, rather than of another kind."""
 
 
+class NotFiniteError(DataError):
+    """A probability is NaN or infinite: the network that gave it has diverged."""
+
+
 class CheckpointError(CBSTError):
     """Network parameters cannot be used: damaged, missing, or of another network."""
+
+
+class DivergedError(CheckpointError):
+    """Network parameters are NaN or infinite: the training that made them has diverged."""
 
 
 class RunError(CBSTError):

@@ -21,8 +21,12 @@
         maps.part/               the network's output while pseudo-labels are made; removed at their end
         pseudo_labels/NAME.png   trainIds with palette, 255 = not selected
         image_statistics.npz     predicted pixels and confidences per target image and class
+        target_predictions.npz   predicted classes of the target images on a grid, by the network of the stage before
+        guard.json               what the guard says of that network and of the pseudo-labels, before training
+        rollback.json            how often the round was trained anew, and why (only where it was)
         thresholds.json          thresholds, counts and kept pixels, written last
       round-2/ ...
+      last/                      image_statistics, target_predictions and guard of the network of the last round
       summary.json               IoU per class and mIoU after the source training and after every round
 
 A step is done when the JSON file it writes last is there, so a killed run starts again at the step it was in.
@@ -212,6 +216,11 @@ class RunDir:
         names = [path.parent.name[len("epoch-") :] for path in self.path.glob("source/snapshots/epoch-*/*.params")]
         return sorted(int(name) for name in names if name.isdecimal())
 
+    @property
+    def last(self) -> StageDir:
+        """The folder of what the network of the last round predicts on the target, and of the judgement on it."""
+        return StageDir(self.path / "last")
+
     def stage(self, index: int) -> StageDir:
         """Return the folder of the source network (`index` 0) or of round `index` (1, 2, ...)."""
         return StageDir(self.path / ("source" if index == 0 else f"round-{index}"))
@@ -262,6 +271,21 @@ class StageDir:
     def image_statistics(self) -> Path:
         """Predicted pixels and confidences per target image and class."""
         return self.path / "image_statistics.npz"
+
+    @property
+    def target_predictions(self) -> Path:
+        """Classes of the target images on a grid, by the network of the stage before, and what was saturated."""
+        return self.path / "target_predictions.npz"
+
+    @property
+    def guard(self) -> Path:
+        """Judgement on the network of the stage before and on the pseudo-labels, see `selftrain.guard`."""
+        return self.path / "guard.json"
+
+    @property
+    def rollback(self) -> Path:
+        """Record of the times that the round was trained anew at a smaller learning rate, and of the reasons."""
+        return self.path / "rollback.json"
 
     @property
     def confusion(self) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cbst_mx.selftrain.guard import extremes, signs
+from cbst_mx.errors import DataError
+from cbst_mx.selftrain.guard import agreement, effective_classes, extremes, factors, judge, renamed, score, signs
 
 NAMES = ("road", "building", "truck", "rider")
 FIRST = (5000, 4880, 100, 20)
@@ -90,3 +91,90 @@ def test_a_class_that_takes_nearly_all_pixels_is_named_whatever_was_before(count
         "the same everywhere, and its pseudo-labels will say so"
     )
     assert extremes([count // 10**5 for count in counts], names) == []  # a handful of pixels
+
+
+# --------------------------------------------------------------------------------- one network against the one before
+
+
+def grids(*rows):
+    return {str(number): np.array([row], np.uint8) for number, row in enumerate(rows)}
+
+
+def test_agreement_counts_what_became_of_every_class():
+    before, now = grids([0, 0, 1, 255], [2, 2, 2, 2]), grids([0, 1, 1, 0], [2, 2, 0, 255])
+    assert agreement(before, now, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+    with pytest.raises(DataError, match="of the same images in the same sizes"):
+        agreement(before, grids([0, 1, 1, 0]), 3)
+    with pytest.raises(DataError, match="of classes 0 to 1 or 255, got others"):
+        agreement(before, now, 2)
+
+
+def test_classes_that_took_the_names_of_others_are_found():
+    rng = np.random.default_rng(0)
+    healthy = np.diag([5000, 3000, 1500, 490, 10]) + rng.integers(0, 5, (5, 5))
+    assert renamed(healthy) == {}
+    assert renamed(healthy[:, [1, 2, 3, 4, 0]]) == {0: 4, 1: 0, 2: 1, 3: 2}  # the last one is too small to tell
+    # two classes of 1 and 0.5 % in one another's places: no training does that
+    rare = np.diag([9000, 850, 100, 50])
+    assert renamed(rare[:, [0, 1, 3, 2]]) == {2: 3, 3: 2}
+    # a class that passes into another one is no permutation: the other one has more pixels of its own
+    assert renamed(np.array([[5000, 0, 0], [1200, 0, 0], [0, 0, 3800]])) == {}
+    # one that others do not return from is one from 10 % of all pixels on
+    for moved, found in ((500, {}), (1500, {1: 2})):
+        assert renamed(np.array([[10_000 - moved, 0, 0], [0, 0, moved], [0, 0, 0]])) == found
+    assert renamed(np.zeros((3, 3), np.int64)) == {}
+
+
+def test_the_effective_number_of_classes():
+    assert effective_classes([7, 7, 7, 0]) == pytest.approx(3)
+    assert effective_classes([9, 0]) == 1
+    assert effective_classes([0, 0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"saturated": 0.6}, "saturated"),
+        ({"kept": 0.4, "portion": 0.2}, "kept"),
+        ({"pairs": np.diag(FIRST)[:, [1, 0, 2, 3]]}, "renamed"),
+        ({"pairs": np.diag(FIRST) + 9000 * np.triu(np.ones((4, 4), np.int64), 1)}, "disagrees"),
+        ({"first": (2600, 2400, 2500, 2500), "predicted": (9500, 300, 200, 0)}, "narrowed"),
+        ({"first": (1000, 4000, 2000, 3000)}, "moved"),
+        ({"predicted": (10_000, 0, 0, 0)}, "constant"),
+    ],
+)
+def test_every_fault_is_judged(options, kind):
+    predicted = options.pop("predicted", FIRST)
+    found = judge(predicted, NAMES, **options)
+    assert kind in [sign.kind for sign in found.signs]
+    assert found.faults
+    record = found.to_json()
+    assert record["healthy"] is False
+    assert {"kind": kind, "sentence": next(s.sentence for s in found.signs if s.kind == kind)} in record["signs"]
+
+
+def test_a_healthy_network_is_judged_so():
+    healthy = np.diag([4000, 4000, 80, 15]) + 30
+    found = judge(FIRST, NAMES, first=FIRST, pairs=healthy, saturated=0.2, kept=0.21, portion=0.2)
+    assert (found.signs, found.faults, found.renamed) == ((), (), {})
+    numbers = found.numbers
+    assert numbers["agreement"] == pytest.approx((8095 + 120) / (8095 + 480))
+    assert (numbers["drift"], numbers["largest"], numbers["saturated"]) == (0, 0.5, 0.2)
+    assert judge(FIRST, NAMES).numbers["drift"] is None
+    # a class that has grown is told, and no fault of the whole network
+    grown = judge((4700, 4580, 700, 20), NAMES, first=FIRST)
+    assert [sign.kind for sign in grown.signs] == ["grown"]
+    assert grown.faults == ()
+
+
+def test_a_class_that_has_grown_is_held_back_or_has_its_share_capped():
+    now = (4700, 4600, 700, 0)
+    assert factors(now, FIRST, NAMES, hold_back=True) == {2: 0.0}
+    assert factors(now, FIRST, NAMES) == {2: pytest.approx(0.01 / 0.07)}
+    assert factors(FIRST, FIRST, NAMES) == {}
+
+
+def test_the_score_is_the_mean_confidence_of_all_classes():
+    counts = np.array([1000, 10, 0, 0])
+    assert score(counts, np.array([900.0, 5.0, 0, 0])) == pytest.approx((0.9 + 0.5) / 4)
+    assert score(np.zeros(4, np.int64), np.zeros(4)) == 0

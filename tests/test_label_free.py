@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import cbst_mx
 from cbst_mx.cli import main
 from cbst_mx.errors import DataError, RunError
-from cbst_mx.evaluation.label_free import STEP, Predicted, load_grid, moved_share
+from cbst_mx.evaluation.label_free import STEP, GridStatistics, Predicted, load_grid, load_saturated, moved_share
 from cbst_mx.rounds import Run
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.network_maps import probabilities
@@ -199,3 +199,22 @@ def test_plan_counts_the_predictions_of_the_target(data, monkeypatch):
     assert result.exit_code == 0, result.output
     source = next(line.split() for line in result.output.splitlines() if line.strip().startswith("source"))
     assert "\N{EN DASH}" not in source[-3:]
+
+
+def test_statistics_that_keep_a_grid_have_the_numbers_of_those_without(tmp_path):
+    rng = np.random.default_rng(0)
+    classes, values = rng.integers(0, 3, (20, 30)).astype(np.uint8), rng.random((20, 30)).astype(np.float32)
+    plain, kept = ImageStatistics(3, NAMES), GridStatistics(3, NAMES)
+    for statistics in (plain, kept):
+        statistics.add_pixels("a", values, classes)
+    np.testing.assert_array_equal(plain.counts, kept.counts)
+    np.testing.assert_array_equal(plain.confidence_sums, kept.confidence_sums)
+    path = tmp_path / "grid.npz"
+    kept.save_grid(path)
+    assert load_saturated(path) is None
+    kept.save_grid(path, saturated=0.25)
+    assert load_saturated(path) == 0.25
+    np.testing.assert_array_equal(load_grid(path)["a"], classes[STEP // 2 :: STEP, STEP // 2 :: STEP])
+    kept.save_grid(path, saturated=1.5)
+    with pytest.raises(DataError, match=r"grid.npz must hold saturated as one share in \[0, 1\], got float64"):
+        load_saturated(path)

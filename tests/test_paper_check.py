@@ -11,7 +11,7 @@ import yaml
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
 from cbst_mx.evaluation.paper_tables import TABLES, expected, experiments, find_row
-from cbst_mx.evaluation.run_results import find_runs
+from cbst_mx.evaluation.run_results import RunResults, find_runs
 from cbst_mx.label_space import CITYSCAPES_19
 
 # -------------------------------------------------------------------------------------------------------------- a check
@@ -133,6 +133,17 @@ def test_the_last_round_is_the_result_and_the_best_is_not(tmp_path):
     assert (result.best.round, result.best.verdict) == (1, "within tolerance")
     assert result.best.miou == pytest.approx(100 * exact(row)["miou"])
     assert {round(line.ours, 9) for line in result.lines} == {10.0}
+
+
+def test_the_round_that_a_score_without_labels_would_choose_is_compared_too(tmp_path, monkeypatch):
+    row = expected(3, "CBST")
+    bad = {"iou": {name: 0.1 for name in row.iou}, "miou": 0.1}
+    assert checked(tmp_path / "none", "gta5-cbst", bad, other=exact(row)).chosen is None
+    scores = {stage: 0.6 if stage in (3, 5) else 0.5 for stage in range(8)}
+    monkeypatch.setattr(RunResults, "label_free_scores", lambda run: scores)
+    result = checked(tmp_path / "all", "gta5-cbst", bad, other=exact(row))
+    assert (result.chosen.round, result.chosen.verdict) == (5, "within tolerance")  # of equal ones the last
+    assert result.missed
 
 
 def test_a_mean_that_is_not_that_of_its_classes_is_refused(tmp_path):

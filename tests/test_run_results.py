@@ -15,6 +15,7 @@ from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import run_results
 from cbst_mx.evaluation.run_results import RunResults, find_runs
 from cbst_mx.files import write_json
+from cbst_mx.selftrain.class_statistics import ImageStatistics
 from tests.fake_run import NAMES, write_run, write_thresholds
 
 ROAD, SKY = NAMES.index("road"), NAMES.index("sky")
@@ -209,3 +210,43 @@ def test_a_network_that_was_collapsed_from_the_start_is_noticed(tmp_path):
     assert expected in run.warnings(0)
     run.folder.stage(1).thresholds.unlink()
     assert run.target_signs(0) == []
+
+
+def write_statistics(stage, confidence):
+    """Write statistics of one image: four pixels of road and of sky, the latter of this confidence."""
+    statistics = ImageStatistics(19, NAMES)
+    counts, sums = np.zeros(19, np.int64), np.zeros(19)
+    counts[[ROAD, SKY]] = 4
+    sums[[ROAD, SKY]] = 4 * 0.9, 4 * confidence
+    statistics.add("frame 0", counts, sums)
+    stage.path.mkdir(exist_ok=True)
+    statistics.save(stage.image_statistics)
+
+
+def test_the_round_of_the_highest_score_is_known_once_the_last_one_has_been_over_the_target(tmp_path):
+    folder = write_run(tmp_path / "run", rounds=2, done=2)
+    run = RunResults(folder.path)
+    assert run.label_free_scores() == {}
+    for stage, confidence in ((1, 0.99), (2, 0.5)):  # of the source network, and of round 1
+        write_statistics(folder.stage(stage), confidence)
+    assert run.label_free_scores() == {0: pytest.approx(1.89 / 19), 1: pytest.approx(1.4 / 19)}
+    assert run.label_free_choice() is None
+    write_statistics(folder.last, 0.4)
+    write_json(folder.last.guard, {"network": 1, "signs": []})  # of a run that had one round less
+    assert run.label_free_choice() is None
+    write_json(folder.last.guard, {"network": 2, "signs": []})
+    assert run.label_free_choice() == (1, pytest.approx(1.4 / 19))  # the source network is no round
+    write_statistics(folder.last, 0.5)
+    assert run.label_free_choice().stage == 2  # of equal ones the last
+
+
+def test_faults_that_the_guard_saw_are_warnings(folder):
+    run = RunResults(folder.path)
+    seen = [{"kind": "saturated", "sentence": "all is 1"}, {"kind": "constant", "sentence": "said by target_signs"}]
+    write_json(folder.stage(1).guard, {"network": 0, "signs": seen})
+    assert run.guard_signs(0) == ["on the target's images, all is 1"]
+    assert run.guard_signs(0)[0] in run.warnings(0)
+    assert run.guard_signs(1) == []
+    write_json(folder.stage(1).guard, {"network": 0, "signs": [3]})
+    with pytest.raises(RunError, match=r"guard.json is no judgement of the guard: TypeError"):
+        run.guard_signs(0)

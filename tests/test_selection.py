@@ -10,7 +10,7 @@ from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.selection import Kept, label, label_set, passes
+from cbst_mx.selftrain.selection import Kept, label, label_set, limited, passes
 from cbst_mx.selftrain.views import HostMap
 from tests.maps import random_maps
 
@@ -115,3 +115,33 @@ def test_errors_name_the_image():
     images = Views([("a.png", HostMap(ClassMaps(broken), origin="a.png"))])
     with pytest.raises(DataError, match="^a.png: probabilities must be finite, got NaN or infinity$"):
         everything(StreamingThresholds(CLASSES), images)
+
+
+@pytest.mark.parametrize("policy", ["class-balanced", "global"])
+@pytest.mark.parametrize("fidelity", ["paper", "released"])
+def test_classes_may_get_fewer_pseudo_labels_or_none(policy, fidelity):
+    found = []
+    for kind in (ConfidencePool, StreamingThresholds):
+        seen, labels = [], {}
+        images, statistics = views(), ImageStatistics(CLASSES)
+
+        def limit(predicted, seen=seen):
+            seen.append(predicted)
+            return {0: 0.0, 2: 0.1}
+
+        options = {"policy": policy, "portion": 0.5, "write": labels.__setitem__, "statistics": statistics}
+        collector = kind(CLASSES, fidelity=fidelity)
+        result = label_set(images, collector, limit=limit, **options)
+        np.testing.assert_array_equal(seen, [statistics.total()])  # asked once, after the first pass
+        assert result.kept[0] == 0
+        assert result.thresholds.values[0] == np.inf
+        plain = collector.thresholds(policy, 0.5)
+        own = collector.thresholds("class-balanced", 0.05).values[2]
+        assert result.thresholds.values[2] == max(own, plain.values[2])
+        np.testing.assert_array_equal(result.thresholds.values[[1, 3]], plain.values[[1, 3]])
+        if fidelity == "paper":  # at most the portion of the pixels, but for rounding; ties there are none
+            assert 0 < result.kept[2] <= 0.05 * statistics.total()[2] + 1
+        found.append((result.to_json("abcd"), {name: one.tobytes() for name, one in labels.items()}))
+    assert found[0] == found[1]
+    none = collector.thresholds(policy, 0.5)
+    assert limited(collector, policy, 0.5, {}).to_json() == none.to_json()

@@ -282,12 +282,16 @@ def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
 
 def _print_protocol(results: RunResults) -> None:
     """Print what a run was adapted on, and which round its labels would choose."""
-    from cbst_mx.evaluation.run_results import BEST
+    from cbst_mx.evaluation.run_results import BEST, UNLABELLED
 
     click.echo(results.adaptation)
     best = results.best()
     if best is not None:
         click.echo(f"{BEST}: {_title(best.stage)}, mIoU {100 * best.miou:.1f} (last: {100 * results.miou():.1f})")
+    choice = results.label_free_choice()
+    if choice is not None:
+        miou = "" if results.leading is None else f", mIoU {100 * results.miou(choice.stage):.1f}"
+        click.echo(f"{UNLABELLED}: {_title(choice.stage)}, {choice.score:.3f}{miou}")
 
 
 def _print_label_free(stages: list[dict[str, Any]]) -> None:

@@ -71,11 +71,12 @@ def check_paper(
     One run folder, or the runs of all folds of an NTHU city (or the folder they are in), whose mean counts. Reads
     summary.json, experiment.yaml and manifest.json. The result of a run is its last round, of a row without
     self-training its source network. A missing number counts as off. Where a row's cells do not give the mean it
-    states, only means are judged. Smoke tests are not judged. One more line compares the round that target labels would
-    choose, which is not the run's result and changes nothing of the exit code.
+    states, only means are judged. Smoke tests are not judged. Two more lines compare the round that target labels would
+    choose, and the one that a score without labels would, which are not the run's result and change nothing of the exit
+    code.
     """
     from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
-    from cbst_mx.evaluation.run_results import BEST, find_runs
+    from cbst_mx.evaluation.run_results import BEST, UNLABELLED, find_runs
     from cbst_mx.report.tables import check_table
 
     folders = [folder for path in runs for folder in find_runs(path)]
@@ -94,6 +95,8 @@ def check_paper(
     )
     if result.best is not None:
         click.echo(f"{BEST}: round {result.best.round}, mIoU {result.best.miou:.1f}: {result.best.verdict}")
+    if result.chosen is not None:
+        click.echo(f"{UNLABELLED}: round {result.chosen.round}, mIoU {result.chosen.miou:.1f}: {result.chosen.verdict}")
     click.echo(f"verdict: {result.verdict}")
     if result.missed:
         raise click.exceptions.Exit(3)

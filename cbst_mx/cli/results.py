@@ -75,9 +75,20 @@ def results(
     best = opened.best()
     if best is not None:
         click.echo(f"{BEST} on {opened.leading}: round {best.stage}, mIoU {100 * best.miou:.1f}")
+    _show_choice(opened)
     if out:
         write_json(out, record)
         click.echo(f"results in {out}")
+
+
+def _show_choice(run: RunResults) -> None:
+    """Print the round that the label-free score would choose, where all rounds have one."""
+    from cbst_mx.evaluation.run_results import UNLABELLED
+
+    choice = run.label_free_choice()
+    if choice is not None:
+        miou = "" if run.leading is None else f", mIoU {100 * run.miou(choice.stage):.1f}"
+        click.echo(f"{UNLABELLED}: round {choice.stage}, {choice.score:.3f}{miou}")
 
 
 def _show_snapshots(run: RunResults, out: Path | None) -> None:
@@ -106,6 +117,7 @@ def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None
     titles = ["source" if one["round"] == 0 else f"round {one['round']}" for one in record]
     click.echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
     Console().print(label_free_table(dict(zip(titles, record))))
+    _show_choice(run)
     if out:
         write_json(out, record)
         click.echo(f"results in {out}")

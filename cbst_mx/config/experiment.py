@@ -54,6 +54,7 @@ _LATER = (
     "warm_up.optimiser.checkpoint_minutes",
     "self_training.mining.methods",
     "self_training.mining.classes",
+    "self_training.guard",
 )
 
 
@@ -174,6 +175,9 @@ class Experiment(StrictModel):
             for parent in parents:
                 level = level.setdefault(parent, {})
             level["checkpoint_minutes"] = True
+        # what stops a run, or trains a round anew, may be changed to go on; the record says what was done
+        limits = self.self_training.guard.limits
+        later["self_training"]["guard"] = {"policy", "rollbacks"} if limits else True
         # run folders made before there was a choice of normalisation have "maximum" and do not say so
         if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
             later["self_training"]["spatial_prior"] = {"normalisation"}

@@ -33,6 +33,7 @@ __all__ = [
     "Data",
     "Evaluation",
     "FilePath",
+    "Guard",
     "Mining",
     "Name",
     "Network",
@@ -264,6 +265,31 @@ class Mining(StrictModel):
     probability: float = Field(0.8, ge=0, le=1)  # of mining an image
 
 
+class Guard(StrictModel):
+    """What is done about a network that may have collapsed; see `cbst_mx.selftrain.guard` for the signs."""
+
+    # before a round trains on a network with a fault: warn, and go on; stop; rollback: train the round before anew,
+    # from the network that it started from, at half the learning rate
+    policy: Literal["warn", "stop", "rollback"] = "warn"
+    rollbacks: int = Field(2, ge=1, le=100)  # at most, in a run
+    # a class that is predicted far more often than before round 1 gets no pseudo-labels, or ...
+    hold_back: bool = False
+    # ... at most as many as if it were predicted as often as before round 1
+    cap_share: bool = Field(False, validate_default=True)
+
+    @field_validator("cap_share")
+    @classmethod
+    def _one_action(cls, cap: bool, info: ValidationInfo) -> bool:
+        if cap and info.data.get("hold_back"):
+            raise ValueError("cap_share must not be given with hold_back, which leaves no pseudo-labels to cap")
+        return cap
+
+    @property
+    def limits(self) -> bool:
+        """Whether pseudo-labels of single classes may be left out."""
+        return self.hold_back or self.cap_share
+
+
 class SelfTraining(StrictModel):
     """The rounds."""
 
@@ -287,6 +313,7 @@ class SelfTraining(StrictModel):
     # source and target part of a batch pass through the network one after the other: batch statistics never mix them
     separate_domains: bool = False
     spatial_prior: SpatialPrior = SpatialPrior()
+    guard: Guard = Guard()
 
     @property
     def policy(self) -> str:

@@ -22,7 +22,7 @@ from cbst_mx.selftrain.class_statistics import ImageStatistics, portions
 from cbst_mx.selftrain.network_maps import confidences
 from symbols.backend import gluon
 
-__all__ = ["STEP", "Predicted", "load_grid", "moved_share", "predict_set"]
+__all__ = ["STEP", "GridStatistics", "Predicted", "load_grid", "load_saturated", "moved_share", "predict_set"]
 
 STEP = 8  # pixels from one point of the grid to the next, along both sides
 
@@ -78,13 +78,57 @@ class Predicted:
 
     def save_grid(self, path: Path) -> None:
         """Write the grids to ``.npz``, atomically: arrays ``names``, ``sizes`` (h and w) and ``classes``, in turn."""
-        flat = [grid.reshape(-1) for grid in self.grid.values()]
-        arrays = {
-            "names": np.array(list(self.grid), dtype=np.str_),
-            "sizes": np.array([grid.shape for grid in self.grid.values()], dtype=np.int64).reshape(-1, 2),
-            "classes": np.concatenate([*flat, np.zeros(0, np.uint8)]),
-        }
-        save_npz(path, arrays)
+        save_npz(path, _grid_arrays(self.grid))
+
+
+class GridStatistics(ImageStatistics):
+    """Statistics that keep the predicted classes on a grid as well, as :class:`Predicted` does.
+
+    Parameters
+    ----------
+    num_classes, class_names
+        As for :class:`.ImageStatistics`.
+
+    Attributes
+    ----------
+    grid : dict of str to ndarray of shape (h, w), uint8
+        As that of :class:`Predicted`.
+    """
+
+    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None):
+        super().__init__(num_classes, class_names)
+        self.grid: dict[str, np.ndarray] = {}
+
+    def add_pixels(self, name: str, confidence: np.ndarray, predicted: np.ndarray) -> None:
+        """Add one image by its pixels, see :meth:`.ImageStatistics.add_pixels`."""
+        super().add_pixels(name, confidence, predicted)
+        self.grid[name] = _on_grid(predicted)
+
+    def save_grid(self, path: Path, *, saturated: float | None = None) -> None:
+        """Write the grids as :meth:`Predicted.save_grid` does.
+
+        Parameters
+        ----------
+        path : Path
+            The ``.npz`` file.
+        saturated : float, optional
+            Share of the network's cells that have a probability of exactly 1, kept beside the grids.
+        """
+        extra = {} if saturated is None else {"saturated": np.array([saturated], np.float64)}
+        save_npz(path, {**_grid_arrays(self.grid), **extra})
+
+
+def _on_grid(predicted: np.ndarray) -> np.ndarray:
+    first = [min(STEP, side) // 2 for side in predicted.shape]
+    return predicted[first[0] :: STEP, first[1] :: STEP].copy()
+
+
+def _grid_arrays(grids: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        "names": np.array(list(grids), dtype=np.str_),
+        "sizes": np.array([grid.shape for grid in grids.values()], dtype=np.int64).reshape(-1, 2),
+        "classes": np.concatenate([*(grid.reshape(-1) for grid in grids.values()), np.zeros(0, np.uint8)]),
+    }
 
 
 def predict_set(
@@ -110,14 +154,11 @@ def predict_set(
     DataError
         If an image cannot be read or a probability is not finite, naming the image.
     """
-    statistics, grid = ImageStatistics(len(classes), classes), {}
+    statistics = GridStatistics(len(classes), classes)
     for index, confidence, predicted in confidences(network, images, **options):
-        name = images.names[index]
-        statistics.add_pixels(name, confidence, predicted)
-        first = [min(STEP, side) // 2 for side in predicted.shape]
-        grid[name] = predicted[first[0] :: STEP, first[1] :: STEP].copy()
+        statistics.add_pixels(images.names[index], confidence, predicted)
         progress(index + 1, len(images))
-    return Predicted(statistics, grid)
+    return Predicted(statistics, statistics.grid)
 
 
 def load_grid(path: Path) -> dict[str, np.ndarray]:
@@ -138,6 +179,23 @@ def load_grid(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} must hold as many classes as its sizes say, got {len(classes)}")
     parts = np.split(classes, ends[:-1]) if len(ends) else []
     return {str(name): part.reshape(size) for name, part, size in zip(names, parts, sizes)}
+
+
+def load_saturated(path: Path) -> float | None:
+    """Read the share of the network's cells with a probability of exactly 1 that a file of grids holds; None if none.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or it is no share.
+    """
+    with open_npz(path, "file of predicted classes") as stored:
+        if "saturated" not in stored.files:
+            return None
+        value = stored["saturated"]
+    if value.shape != (1,) or value.dtype != np.float64 or not 0 <= value[0] <= 1:
+        raise DataError(f"{path} must hold saturated as one share in [0, 1], got {value.dtype} of shape {value.shape}")
+    return float(value[0])
 
 
 def moved_share(now: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> float:

@@ -76,6 +76,8 @@ class Check:
         A sentence each.
     best : BestRound or None
         The round that target labels would choose, compared with the same row; it changes nothing of the verdict.
+    chosen : BestRound or None
+        The same of the round that the label-free score would choose, by its mean over all folds.
     """
 
     row: PaperRow
@@ -84,6 +86,7 @@ class Check:
     verdict: str
     notes: tuple[str, ...]
     best: BestRound | None = None
+    chosen: BestRound | None = None
 
     @property
     def missed(self) -> bool:
@@ -174,19 +177,29 @@ def check(
     else:
         verdict = _verdict(lines)
     notes += dict.fromkeys(run.adaptation for run in runs)
-    best = None if smoke or row.key == "source" else _best_round(runs, row, tolerance)
-    return Check(row, _stage_title(runs[0], row), lines, verdict, tuple(notes), best)
+    rounds = [] if smoke or row.key == "source" else _rounds(runs, row, tolerance)
+    best = max(rounds, key=lambda one: one.miou) if rounds else None
+    chosen = _without_labels(runs, rounds)
+    return Check(row, _stage_title(runs[0], row), lines, verdict, tuple(notes), best, chosen)
 
 
-def _best_round(runs: Sequence[RunResults], row: PaperRow, tolerance: float) -> BestRound | None:
-    """Compare the round of the highest mIoU, over all folds, with a row; None where the runs have no round."""
+def _without_labels(runs: Sequence[RunResults], rounds: Sequence[BestRound]) -> BestRound | None:
+    """Return the round of the highest mean label-free score; None where a run lacks that of a round."""
+    scores = [run.label_free_scores() for run in runs]
+    if not rounds or not all(one.round in found for one in rounds for found in scores):
+        return None
+    return max(rounds, key=lambda one: (sum(found[one.round] for found in scores), one.round))
+
+
+def _rounds(runs: Sequence[RunResults], row: PaperRow, tolerance: float) -> list[BestRound]:
+    """Compare every round, over all folds, with a row."""
     found = []
     for index in range(1, runs[0].rounds + 1):
         lines = _compare(row, _results(runs, index, TABLES[row.table].names), tolerance)
         mean = next(line.ours for line in lines if line.name == "mIoU")
         if mean is not None:
             found.append(BestRound(index, mean, _verdict(lines)))
-    return max(found, key=lambda one: one.miou) if found else None
+    return found
 
 
 def _verdict(lines: Sequence[Line]) -> str:

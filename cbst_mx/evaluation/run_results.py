@@ -19,12 +19,16 @@ from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.files import open_npz, read_json
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import guard
+from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.thresholds import Thresholds
 
-__all__ = ["BEST", "Best", "RunResults", "find_runs", "open_run"]
+__all__ = ["BEST", "UNLABELLED", "Best", "Choice", "RunResults", "find_runs", "open_run"]
 
 #: What is said of the round that :meth:`RunResults.best` gives, wherever it is shown.
 BEST = "best of the rounds, chosen with target labels, as the program's README suggests"
+
+#: What is said of the round that :meth:`RunResults.label_free_choice` gives.
+UNLABELLED = "highest class-balanced confidence on the target of the rounds, chosen without labels"
 
 _RUN_PATHS = ("experiment", "manifest", "log", "summary", "spatial_prior")
 _STAGE_PATHS = (
@@ -93,6 +97,13 @@ class Best(NamedTuple):
     miou: float
 
 
+class Choice(NamedTuple):
+    """A round and its label-free score, chosen without labels."""
+
+    stage: int
+    score: float
+
+
 class RunResults:
     """Results of one run folder, read when they are asked for.
 
@@ -159,6 +170,24 @@ class RunResults:
         rounds = [stage for stage in self.evaluated if stage > 0] if self.leading is not None else []
         found = [Best(stage, self.miou(stage)) for stage in rounds]
         return max(found, key=lambda one: one.miou) if found else None
+
+    def label_free_scores(self) -> dict[int, float]:
+        """Return `guard.score` of every stage whose network has been over the target, in the next round or last."""
+        last = self.folder.last
+        files = {stage: self.folder.stage(stage + 1).image_statistics for stage in range(self.rounds)}
+        if self.rounds and last.guard.is_file() and _read_mapping(last.guard).get("network") == self.rounds:
+            files[self.rounds] = last.image_statistics
+        found = {}
+        for stage, path in files.items():
+            if path.is_file():
+                seen = ImageStatistics.load(path)
+                found[stage] = guard.score(seen.total(), seen.confidence_sums.sum(axis=0))
+        return found
+
+    def label_free_choice(self) -> Choice | None:
+        """Return the round of the highest label-free score, of equal ones the last; None where a round has none."""
+        scores = [Choice(stage, score) for stage, score in self.label_free_scores().items() if stage]
+        return max(scores, key=lambda one: one[::-1]) if 0 < len(scores) == self.rounds else None
 
     @property
     def evaluated(self) -> list[int]:
@@ -296,7 +325,19 @@ class RunResults:
 
     def warnings(self, stage: int) -> list[str]:
         """Return what speaks for a collapse of a stage, as far as its files tell; see `selftrain.guard`."""
-        return [*self.target_signs(stage), *self.validation_signs(stage)]
+        return [*self.target_signs(stage), *self.guard_signs(stage), *self.validation_signs(stage)]
+
+    def guard_signs(self, stage: int) -> list[str]:
+        """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
+        path = (self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last).guard
+        judged = _read_mapping(path) if path.is_file() else {}
+        if judged.get("network") != stage:
+            return []
+        try:
+            found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{path} is no judgement of the guard: {error!r}") from error
+        return [f"on the target's images, {sentence}" for sentence in found]
 
     def target_signs(self, stage: int) -> list[str]:
         """Return the signs on the target's training images.

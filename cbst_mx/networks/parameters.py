@@ -17,7 +17,7 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from cbst_mx.errors import CheckpointError, ConfigError
+from cbst_mx.errors import CheckpointError, ConfigError, DivergedError
 from cbst_mx.files import atomic_path, file_digest, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.build import build_network, network_options
@@ -145,7 +145,7 @@ def save_parameters(
 
     Raises
     ------
-    CheckpointError
+    DivergedError
         If a parameter is not finite.
     RunError
         If a file cannot be written; what was there before is then still there.
@@ -157,7 +157,7 @@ def save_parameters(
     }
     for name, array in arrays.items():
         if not np.isfinite(array.asnumpy()).all():
-            raise CheckpointError(f"parameters not saved to {path}: {name} has values that are not finite (diverged?)")
+            raise DivergedError(f"parameters not saved to {path}: {name} has values that are not finite (diverged?)")
     with _restored(side), atomic_path(path) as temporary:
         _write_arrays(temporary, arrays)
         sidecar = {

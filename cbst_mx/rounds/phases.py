@@ -22,8 +22,9 @@ from cbst_mx.messages import Counter
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.parameters import load_parameters, read_sidecar, sidecar_path
 from cbst_mx.rounds.continuation import lower_rate, phase_identity
-from cbst_mx.rounds.workload import count_iterations
+from cbst_mx.rounds.workload import count_iterations, source_indices
 from cbst_mx.selftrain import class_statistics
+from cbst_mx.selftrain.portion import learning_rate
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.record import TrainingRecord
@@ -32,7 +33,16 @@ from cbst_mx.training.sgd import Schedule, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["follow_start", "mine_classes", "start_network", "start_path", "train_phase", "warm_up"]
+__all__ = [
+    "follow_start",
+    "mine_classes",
+    "retraining_options",
+    "source_of_round",
+    "start_network",
+    "start_path",
+    "train_phase",
+    "warm_up",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +161,53 @@ def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices:
         segments_of(network)
     if experiment.warm_up is not None and (devices > 1 or experiment.amp == "float16"):
         raise ConfigError(f"warm_up runs on one device without float16, got ctx {experiment.ctx}, amp {experiment.amp}")
+
+
+def source_of_round(experiment: Experiment, index: int, source: LabelledImageSet) -> LabelledImageSet:
+    """Return the source images that round `index` trains on, and log how many where the experiment takes a portion.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    index : int
+        Round, 1 is the first.
+    source : LabelledImageSet
+        All source images.
+    """
+    chosen = source_indices(experiment, index, len(source))
+    if experiment.self_training.source_portion is not None:
+        logger.info("%s, round %d: %d of %d source images", experiment.name, index, len(chosen), len(source))
+    return source.subset(chosen)
+
+
+def retraining_options(experiment: Experiment, index: int, source: int, target: int) -> dict[str, Any]:
+    """Return how round `index` composes its batches and its learning rate, as arguments of :func:`train_phase`.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    index : int
+        Round, 1 is the first.
+    source, target : int
+        Numbers of images it trains on.
+
+    Returns
+    -------
+    dict
+        ``groups``, ``parts`` and ``factor``.
+    """
+    training = experiment.self_training
+    groups: list[tuple[int, int]] = []
+    if training.target_per_batch is not None:
+        places = training.target_per_batch
+        groups = [(source, training.retraining.batch_size - places), (target, places)]
+    return {
+        "groups": groups,
+        "parts": [places for _, places in groups] if training.separate_domains else (),
+        "factor": learning_rate(index, initial=1.0, factor=training.learning_rate_factor),
+    }
 
 
 def train_phase(

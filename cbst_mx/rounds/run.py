@@ -8,33 +8,38 @@ target labels.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
 from cbst_mx.config import Experiment, Optimiser
-from cbst_mx.data import LabelledImageSet
-from cbst_mx.data.image_files import read_header, write_label_png
-from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.data.image_files import read_header
+from cbst_mx.errors import ConfigError, DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
-from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
+from cbst_mx.files import check_free_space, read_json, write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.continuation import warn_of_threads
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
-from cbst_mx.rounds.phases import follow_start, mine_classes, start_network, train_phase, warm_up
+from cbst_mx.rounds.health import Health
+from cbst_mx.rounds.phases import (
+    follow_start,
+    mine_classes,
+    retraining_options,
+    source_of_round,
+    start_network,
+    train_phase,
+    warm_up,
+)
 from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
-from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
+from cbst_mx.rounds.target_pass import label_target, look_at_target
+from cbst_mx.rounds.workload import estimate_needs
 from cbst_mx.run_dir import RunDir, StageDir
-from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.portion import learning_rate, portion
-from cbst_mx.selftrain.selection import label_set, remarks
 from cbst_mx.training.checkpoints import remove_checkpoints
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
 from symbols.backend import gluon
@@ -64,6 +69,8 @@ class Run:
         The names of the run folder's files.
     results : RunResults
         What the folder says so far.
+    health : Health
+        Judges a network before the next round trains on it.
     needs : Needs
         Disk space of the run, and memory in addition to the network's own.
 
@@ -105,6 +112,7 @@ class Run:
         if given is not None:
             keep_given(given, self.dir)
         self.results = RunResults(out)
+        self.health = Health(experiment, self.dir)
         with self.dir.logging():
             warn_of_threads(self.dir)
             for sentence in changes:
@@ -135,6 +143,7 @@ class Run:
             self.evaluate_snapshots()
             for index in range(1, self.experiment.self_training.rounds + 1):
                 self.round(index)
+            self.look_at_last()
             return self.write_summary()
 
     def round(self, index: int) -> None:
@@ -171,33 +180,17 @@ class Run:
             If the network of the round before is not there.
         """
         stage = self._round_stage(index)
-        if stage.thresholds.is_file():
-            return
-        training = self.experiment.self_training
-        network = self._stage_network(index - 1)
-        p = portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
-        what = f"{self._title(index)}: pseudo-labels"
-        prior = self._prior() if training.method == "cbst-sp" else None
-        opened = target_maps(self.experiment, network, self.target, folder=stage.maps, ctx=self.ctx, prior=prior)
-        statistics = ImageStatistics(self.label_space.num_classes, self.label_space.names)
-        with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels) as folder:
-            logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
-            labelling = label_set(
-                maps,
-                maps.collector(training.fidelity),
-                policy=training.policy,
-                portion=p,
-                write=lambda name, label: write_label_png(folder / f"{name}.png", label, self.label_space),
-                what=what,
-                statistics=statistics,
-                progress=self.progress,
-            )
-        statistics.save(stage.image_statistics)
-        record = labelling.to_json(self.label_space.names, method=training.method, predicted=statistics.total())
-        write_json(stage.thresholds, record)
-        logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * labelling.kept_portion)
-        for sentence in remarks(labelling, statistics.total()):
-            logger.warning("%s: %s", self._title(index), sentence)
+        self.health.settle(index - 1)
+        while not stage.thresholds.is_file():
+            try:
+                self._label(index, stage)
+            except NotFiniteError as error:
+                self._train_anew(index - 1, self.health.recover(index - 1, error))
+
+    def _label(self, index: int, stage: StageDir) -> None:
+        network, prior, limit = self._stage_network(index - 1), self._prior(), self.health.limit(index)
+        options = {"prior": prior, "limit": limit, **self._common(index)}
+        label_target(self.experiment, network, self.target, stage, index, **options)
         for sentence in self.results.target_signs(index - 1) if self.validation else ():
             logger.warning("%s: %s", self._title(index - 1), sentence)
 
@@ -210,37 +203,33 @@ class Run:
             If the pseudo-labels or the network of the round before are not there.
         """
         stage = self._round_stage(index)
+        self.health.settle(index - 1, index)
         if stage.training.is_file():
             return
         if not stage.thresholds.is_file():
             raise RunError(f"{stage.thresholds} does not exist: run pseudo-label for round {index} first")
-        training = self.experiment.self_training
+        while faults := self.health.refuses(index):
+            self._train_anew(index - 1, faults)
+            self.pseudo_label(index)
         network = self._stage_network(index - 1)
         self._holds = -1  # its parameters change from here on
-        source = self._round_source(index)
+        source = source_of_round(self.experiment, index, self.source)
         samples = labelled_samples(source) + pseudo_labelled_samples(self.target, stage.pseudo_labels, self.label_space)
-        groups: list[tuple[int, int]] = []
-        if training.target_per_batch is not None:
-            places = training.target_per_batch
-            groups = [(len(source), training.retraining.batch_size - places), (len(self.target), places)]
-        self._train(
-            stage,
-            index,
-            network,
-            training.retraining,
-            samples,
-            groups=groups,
-            parts=[places for _, places in groups] if training.separate_domains else (),
-            factor=learning_rate(index, initial=1.0, factor=training.learning_rate_factor),
-            mining=mine_classes(self.experiment, read_json(stage.thresholds)),
-        )
+        options = retraining_options(self.experiment, index, len(source), len(self.target))
+        options["factor"] *= self.health.factor(index)
+        options["mining"] = mine_classes(self.experiment, read_json(stage.thresholds))
+        try:
+            self._train(stage, index, network, self.experiment.self_training.retraining, samples, **options)
+        except (DivergedError, TrainingError) as error:
+            self.health.roll_back(index, self.health.recover(index, error))
+            self.retrain(index)
 
-    def _round_source(self, index: int) -> LabelledImageSet:
-        """Return the source images that round `index` trains on."""
-        chosen = source_indices(self.experiment, index, len(self.source))
-        if self.experiment.self_training.source_portion is not None:
-            logger.info("%s: %d of %d source images", self._title(index), len(chosen), len(self.source))
-        return self.source.subset(chosen)
+    def _train_anew(self, index: int, reasons: Sequence[str]) -> dict[str, Any]:
+        """Roll round `index` back, train it again at a smaller learning rate, and return its evaluation."""
+        self.health.roll_back(index, reasons)
+        self._network, self._holds = None, -1
+        self.retrain(index)
+        return self.evaluate(index)
 
     def evaluate(self, index: int) -> dict[str, Any]:
         """Evaluate stage `index` on every validation set and return IoU per class and mIoU per set.
@@ -250,8 +239,14 @@ class Run:
         stage = self.dir.stage(index)
         if stage.evaluation.is_file():
             return read_json(stage.evaluation)
+        try:
+            return self._evaluate(index, stage)
+        except NotFiniteError as error:
+            return self._train_anew(index, self.health.recover(index, error))
+
+    def _evaluate(self, index: int, stage: StageDir) -> dict[str, Any]:
         network = self._stage_network(index)
-        common = {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}
+        common = self._common(index)
         if not self.validation:
             before, source = (self.dir.stage(other) if index else None for other in (index - 1, 0))
             observe(self.experiment, network, self.target, stage, before=before, source=source, **common)
@@ -260,6 +255,14 @@ class Run:
         for sentence in signs:
             logger.warning("%s: %s", self._title(index), sentence)
         return results
+
+    def look_at_last(self) -> None:
+        """Judge the network of the last round as the others are by the rounds after them, where that is not done."""
+        index, stage = self.experiment.self_training.rounds, self.dir.last
+        if index and not self.health.has_judged_last():
+            options = {"prior": self._prior(), **self._common(index)}
+            look_at_target(self.experiment, self._stage_network(index), self.target, stage, **options)
+            self.health.judge_last()
 
     def evaluate_snapshots(self) -> None:
         """Evaluate the source network after the epochs at which it was kept, where that is not done."""
@@ -276,6 +279,9 @@ class Run:
 
     def _title(self, index: int) -> str:
         return f"{self.experiment.name}, " + ("source" if index == 0 else f"round {index}")
+
+    def _common(self, index: int) -> dict[str, Any]:
+        return {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}
 
     def _start_network(self) -> gluon.HybridBlock:
         return start_network(self.experiment, self.contexts, data_root=self._data_root)
@@ -312,6 +318,8 @@ class Run:
             bar = functools.partial(self.progress, f"{self.experiment.name}, warm-up")
             where = {"ctx": self.ctx, "checkpoint": stage.warm_up, "progress": bar}
             record.update(warm_up(self.experiment, network, self.source, self.target, **where))
+        if rollbacks := self.health.rollbacks(index):
+            record["rollbacks"] = rollbacks
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
         remove_checkpoints(stage.checkpoint, stage.warm_up)
@@ -336,6 +344,8 @@ class Run:
             raise ConfigError(f"round must be from 1 to {rounds} (self_training.rounds), got {index}")
         return self.dir.stage(index)
 
-    def _prior(self) -> np.ndarray:
+    def _prior(self) -> np.ndarray | None:
+        if not self.experiment.self_training.uses_prior:
+            return None
         progress = functools.partial(self.progress, f"{self.experiment.name}, spatial prior")
         return load_prior(self.experiment, self.source, self.dir.spatial_prior, progress=progress)

@@ -27,7 +27,7 @@ from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Protocol, Seque
 import cv2
 import numpy as np
 
-from cbst_mx.errors import ConfigError, DataError
+from cbst_mx.errors import ConfigError, DataError, NotFiniteError
 from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.thresholds import (
     POLICIES,
@@ -183,7 +183,7 @@ class StreamingThresholds:
         numbers = values.view(np.uint32)
         signed = bool(numbers.max() >= _INFINITY)  # or NaN, or infinity
         if signed and not np.isfinite(values).all():
-            raise DataError(f"confidence of image {name} must be finite, got NaN or infinity")
+            raise NotFiniteError(f"confidence of image {name} must be finite, got NaN or infinity")
         if rows.max() >= self.num_classes:
             unsure = rows == IGNORE
             wrong = rows[(rows >= self.num_classes) & ~unsure]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Sequence
 
 import numpy as np
 
-from cbst_mx.errors import DataError
+from cbst_mx.errors import DataError, NotFiniteError
 from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.on_device import confidence
 from cbst_mx.selftrain.thresholds import (
@@ -97,7 +97,7 @@ class ConfidencePool:
         values, predicted = (_as_ndarray(array).reshape(-1) for array in (values, predicted))
         host = values.asnumpy()
         if not np.isfinite(host).all():
-            raise DataError("probability must be finite, got a map with NaN or infinity")
+            raise NotFiniteError("probability must be finite, got a map with NaN or infinity")
         classes = predicted.asnumpy().astype(np.int64)
         unsure = classes == IGNORE
         if self.fidelity == "released":

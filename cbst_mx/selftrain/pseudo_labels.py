@@ -9,7 +9,7 @@ from typing import Sequence
 
 import numpy as np
 
-from cbst_mx.errors import DataError
+from cbst_mx.errors import DataError, NotFiniteError
 from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.thresholds import Thresholds
@@ -82,7 +82,7 @@ def check_range(smallest: float, largest: float, *, bounded: bool = True) -> Non
         If a value is not finite, far below 0 or, where they are `bounded`, far above 1.
     """
     if not (np.isfinite(smallest) and np.isfinite(largest)):
-        raise DataError("probabilities must be finite, got NaN or infinity")
+        raise NotFiniteError("probabilities must be finite, got NaN or infinity")
     if smallest < _OVERSHOOT[0]:
         raise DataError(f"probabilities must be at least 0, got {smallest}: logits have to go through a softmax")
     if bounded and largest > _OVERSHOOT[1]:

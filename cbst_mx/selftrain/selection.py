@@ -8,7 +8,7 @@ whether confidences are sorted or counted, and where labels go.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
@@ -28,11 +28,12 @@ __all__ = [
     "collect",
     "label",
     "label_set",
+    "limited",
     "passes",
     "remarks",
 ]
 
-_FAR_MORE = 1.5  # times the portion asked for
+BALANCED = "class-balanced"  # the rule that has a threshold for every class by itself
 PIXEL_BYTES = 40  # of memory while an image is labelled, per pixel: the most that was measured
 
 Views = Iterable["tuple[str, View]"]
@@ -159,7 +160,7 @@ def remarks(labelling: Labelling, predicted: np.ndarray, names: Sequence[str] | 
         )
     elif names is not None:
         found += guard.extremes(predicted.tolist(), names)
-    if kept > _FAR_MORE * portion * confident + number:  # ranks are rounded once a class
+    if kept > guard.FAR_MORE * portion * confident + number:  # ranks are rounded once a class
         found.append(
             f"{100 * kept / confident:.3g} % of the pixels are kept where {100 * portion:.3g} % were asked for: many "
             "are exactly as confident as a threshold (all 1, or one value everywhere)"
@@ -216,6 +217,28 @@ def label(views: Views, thresholds: Sequence[Thresholds], write: Callable[[str, 
     return total
 
 
+def limited(collector: Collector, policy: str, portion: float, factors: Mapping[int, float]) -> Thresholds:
+    """Determine the thresholds, higher ones for some classes.
+
+    Parameters
+    ----------
+    collector : Collector
+        All confidences.
+    policy, portion
+        As for :func:`label_set`.
+    factors : mapping of int to float
+        TrainId to a factor f in [0, 1): at most the portion f * p of the pixels predicted as the class gets the class
+        as its pseudo-label by its own threshold, none at all where f is 0, as by a threshold of infinity. What other
+        classes then win is theirs (eq. 5, 8 and 9).
+    """
+    thresholds = collector.thresholds(policy, portion)
+    values = thresholds.values.copy()
+    for index, factor in factors.items():
+        own = collector.thresholds(BALANCED, portion * factor).values[index] if factor else np.inf
+        values[index] = max(values[index], own)
+    return dataclasses.replace(thresholds, values=values) if factors else thresholds
+
+
 def label_set(
     views: Any,
     collector: Collector,
@@ -226,6 +249,7 @@ def label_set(
     what: str = "pseudo-labels",
     statistics: ImageStatistics,
     progress: Progress = silent,
+    limit: Callable[[np.ndarray], Mapping[int, float]] | None = None,
 ) -> Labelling:
     """Run the whole pass over a set of images: Algorithm 1 or 2, then eq. 5, 8 or 9.
 
@@ -247,20 +271,30 @@ def label_set(
         Empty; takes the predictions per image and class.
     progress : callable, optional
         Called with (what, done, in all) after every image of every pass.
+    limit : callable, optional
+        Called with the pixels predicted as each class, int64 (C,); gives classes that get fewer pseudo-labels, trainId
+        to a factor of p in [0, 1), see :func:`limited`.
 
     Raises
     ------
     CBSTError
         If an argument is not allowed or an image cannot be used.
     """
+    factors: Mapping[int, float] = {}
     count = len(views)
     total, done = 2 * count, 0  # a second pass over critical confidences is quick, and only known when it comes
-    for number, _ in enumerate(passes(collector, [policy], [portion])):
+    policies, portions = [policy], [portion]
+    for number, _ in enumerate(passes(collector, policies, portions)):
         for name, view in views:
             collect(name, view, collector, None if number else statistics)
             done += 1
             progress(what, min(done, total - 1), total)
-    thresholds = collector.thresholds(policy, portion)
+        if limit is not None and not number:  # before the collector is asked what it needs another pass for
+            factors = limit(statistics.total())
+            if factors:
+                policies += [BALANCED] if policy != BALANCED else []
+                portions += [portion * factor for factor in factors.values() if factor]
+    thresholds = limited(collector, policy, portion, factors)
     kept = Kept.none(1, collector.num_classes)
     for done, pair in enumerate(views, 1):
         kept += label([pair], [thresholds], write)

@@ -178,6 +178,7 @@ class TargetMaps:
         self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
         self._folder = Path(folder)
         self._kept: dict[int, _Output] = {}
+        self._sure: dict[int, tuple[int, int]] = {}  # cells of an image that have a probability of 1, and all
         self._priors: dict[tuple[int, ...], Any] = {}
         height, width = images.image(0).shape[:2]
         #: Pixels of all images, if they have the size of the first one.
@@ -197,7 +198,7 @@ class TargetMaps:
         """Yield name and map of every image."""
         for index, name in enumerate(self._images.names):
             if len(self._scales) > 1:
-                yield name, self._of_several_scales(self._images.image(index))
+                yield name, self._of_several_scales(index)
                 continue
             if index in self._kept:
                 output = self._kept[index]
@@ -206,6 +207,7 @@ class TargetMaps:
                 maps, part = stride_probabilities(
                     self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options
                 )
+                self._note(index, maps[0])
                 output = _Output(maps[0], part, (image.shape[0], image.shape[1]))
                 if self.keep != "recompute":
                     self._kept[index] = self._store(name, output)
@@ -227,6 +229,12 @@ class TargetMaps:
         if self.pixels <= sorted_pixels:
             return ConfidencePool(self._num_classes, fidelity=fidelity)
         return StreamingThresholds(self._num_classes, fidelity=fidelity)
+
+    @property
+    def saturated(self) -> float | None:
+        """Share of the network's cells that have a probability of exactly 1, before any prior; None before a pass."""
+        found, cells = (sum(counts) for counts in zip(*self._sure.values())) if self._sure else (0, 0)
+        return found / cells if cells else None
 
     def close(self) -> None:
         """Forget all maps and remove those on disk."""
@@ -258,16 +266,21 @@ class TargetMaps:
         view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
         return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
-    def _of_several_scales(self, image: np.ndarray) -> DeviceMap:
+    def _of_several_scales(self, index: int) -> DeviceMap:
         maps = probabilities(
             self._network,
-            [image],
+            [self._images.image(index)],
             ctx=self._ctx,
             scales=self._scales,
             interpolation=self._interpolation,
             **self._options,
         )
+        self._note(index, maps[0])
         return DeviceMap(self._times_prior(maps[0]))
+
+    def _note(self, index: int, maps: mx.nd.NDArray) -> None:
+        sure = maps.max(axis=0) == 1
+        self._sure[index] = int(sure.sum().asscalar()), sure.size
 
     def _times_prior(self, probability: mx.nd.NDArray) -> mx.nd.NDArray:
         def resized(prior: np.ndarray, size: tuple[int, int]) -> mx.nd.NDArray:

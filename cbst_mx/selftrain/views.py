@@ -69,7 +69,7 @@ class HostMap:
         try:
             return confidence(self._maps, self._prior, bounded=self._bounded)
         except DataError as error:
-            raise DataError(f"{self._origin}: {error}" if self._origin else str(error)) from error
+            raise type(error)(f"{self._origin}: {error}" if self._origin else str(error)) from error
 
     def sort_into(self, pool: ConfidencePool) -> None:
         """Add the pixels to a pool that sorts them."""

@@ -1,0 +1,135 @@
+"""A network over the target's images: the pass that makes a round's pseudo-labels, and one that only looks.
+
+Both leave what the network predicts (statistics per image, a grid of predicted classes), from which the guard judges
+it. The second is for the network of the last round, after which there is no other pass; with the spatial prior, where
+the rounds have one, so that its numbers are theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Callable, Mapping
+
+import numpy as np
+
+from cbst_mx.config import Experiment
+from cbst_mx.data import ImageSet
+from cbst_mx.data.image_files import write_label_png
+from cbst_mx.evaluation.label_free import GridStatistics
+from cbst_mx.files import atomic_folder, write_json
+from cbst_mx.messages import Progress, silent
+from cbst_mx.rounds.workload import target_maps
+from cbst_mx.run_dir import StageDir
+from cbst_mx.selftrain.portion import portion
+from cbst_mx.selftrain.selection import label_set, remarks
+from symbols.backend import gluon, mx
+
+__all__ = ["label_target", "look_at_target"]
+
+logger = logging.getLogger(__name__)
+
+
+def label_target(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    target: ImageSet,
+    stage: StageDir,
+    index: int,
+    *,
+    ctx: mx.Context,
+    title: str,
+    prior: np.ndarray | None = None,
+    limit: Callable[[np.ndarray], Mapping[int, float]] | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Make the pseudo-labels of round `index`, and write them, the statistics and, last, the record.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment that is run.
+    network : HybridBlock
+        The network of the round before.
+    target : ImageSet
+        The target's images.
+    stage : StageDir
+        The round's folder.
+    index : int
+        Round, 1 is the first.
+    ctx : mx.Context
+        Device.
+    title : str
+        Name of the round, for log and progress.
+    prior : ndarray of shape (C, h, w), float32, optional
+        Spatial prior q_n(c).
+    limit : callable, optional
+        As for :func:`.label_set`.
+    progress : callable
+        Called with (what, done, in all).
+
+    Raises
+    ------
+    NotFiniteError
+        If the network gives NaN or infinity.
+    DataError
+        If an image cannot be used.
+    """
+    training, space = experiment.self_training, experiment.classes()
+    p = portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
+    what = f"{title}: pseudo-labels"
+    opened = target_maps(experiment, network, target, folder=stage.maps, ctx=ctx, prior=prior)
+    statistics = GridStatistics(space.num_classes, space.names)
+    with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels) as folder:
+        logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
+        labelling = label_set(
+            maps,
+            maps.collector(training.fidelity),
+            policy=training.policy,
+            portion=p,
+            write=lambda name, label: write_label_png(folder / f"{name}.png", label, space),
+            what=what,
+            statistics=statistics,
+            progress=progress,
+            limit=limit,
+        )
+        saturated = maps.saturated
+    statistics.save_grid(stage.target_predictions, saturated=saturated)
+    statistics.save(stage.image_statistics)
+    record = labelling.to_json(space.names, method=training.method, predicted=statistics.total())
+    write_json(stage.thresholds, record)
+    logger.info("%s: p = %.2f, %.1f %% of the pixels kept", title, p, 100 * labelling.kept_portion)
+    for sentence in remarks(labelling, statistics.total()):
+        logger.warning("%s: %s", title, sentence)
+
+
+def look_at_target(
+    experiment: Experiment,
+    network: gluon.HybridBlock,
+    target: ImageSet,
+    stage: StageDir,
+    *,
+    ctx: mx.Context,
+    title: str,
+    prior: np.ndarray | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Predict the target's images as :func:`label_target` does, and write the statistics, but no pseudo-labels.
+
+    Parameters
+    ----------
+    experiment, network, target, stage, ctx, title, prior, progress
+        As for :func:`label_target`.
+    """
+    space = experiment.classes()
+    statistics = GridStatistics(space.num_classes, space.names)
+    once = experiment.model_copy(
+        update={"self_training": experiment.self_training.model_copy(update={"keep_maps": "recompute"})}
+    )
+    with contextlib.closing(target_maps(once, network, target, folder=stage.maps, ctx=ctx, prior=prior)) as maps:
+        for done, (name, view) in enumerate(maps, 1):
+            statistics.add_pixels(name, *view.confidence)
+            progress(f"{title}: predictions of the target", done, len(maps))
+        saturated = maps.saturated
+    statistics.save_grid(stage.target_predictions, saturated=saturated)
+    statistics.save(stage.image_statistics)
