@@ -40,6 +40,7 @@ __all__ = [
     "source_of_round",
     "start_network",
     "start_path",
+    "tell_left_out",
     "train_phase",
     "warm_up",
 ]
@@ -106,6 +107,14 @@ def start_path(experiment: Experiment, data_root: Path | None = None) -> Path | 
     if experiment.initial_parameters is not None:
         return Path(experiment.initial_parameters)
     return None if experiment.pretrained is None else experiment.pretrained_path(data_root)
+
+
+def tell_left_out(source: LabelledImageSet, validation: Mapping[str, LabelledImageSet]) -> None:
+    """Log how many images of each set are left out because they have no label."""
+    for name, images in {"source": source, **{f"validation {key}": one for key, one in validation.items()}}.items():
+        if images.left_out:
+            every = len(images) + images.left_out
+            logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
 
 
 def start_network(

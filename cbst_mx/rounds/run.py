@@ -33,6 +33,7 @@ from cbst_mx.rounds.phases import (
     retraining_options,
     source_of_round,
     start_network,
+    tell_left_out,
     train_phase,
     warm_up,
 )
@@ -119,11 +120,7 @@ class Run:
                 logger.info("%s: %s", experiment.name, sentence)
             if experiment.self_training.uses_prior:
                 logger.info("%s", describe_prior(experiment, self.dir))
-            others = ((f"validation {name}", images) for name, images in self.validation.items())
-            for name, images in (("source", self.source), *others):
-                if images.left_out:
-                    every = len(images) + images.left_out
-                    logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
+            tell_left_out(self.source, self.validation)
         # kept for the source training, where that is still due
         self._start = None if self.dir.stage(0).training.is_file() else start
 
