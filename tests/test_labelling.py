@@ -529,7 +529,7 @@ def broken(array):
         (b"", "is not a readable .npy or .npz file of numbers"),
         (broken(probabilities(0)[0]), "image-9.npy: probabilities must be finite, got NaN or infinity"),
         (np.full((13, 6, 8), -4, np.float32), "logits have to go through a softmax"),
-        (np.full((13, 6, 8), 1.6, np.float32), "must sum to 1 (within 0.01), got 20.8 to 20.8: logits have to go"),
+        (np.full((13, 6, 8), 1.6, np.float32), "must sum to 1 (within 0.01), got 20.8 to 20.8: every pixel has the"),
         (np.full((13, 6, 8), 0.5 / 13, np.float32), "got 0.5 to 0.5: every pixel has the same sum, by which the maps"),
         (np.eye(9, 8, dtype=np.float32)[np.arange(104).reshape(13, 8) % 8][:, :6], "sum to 1 along the last axis"),
     ],
