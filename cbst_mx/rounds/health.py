@@ -150,15 +150,17 @@ class Health:
     def recover(self, index: int, error: CBSTError) -> tuple[str, ...]:
         """Return the reason to train round `index` anew after an error that says that its network has diverged.
 
+        Empty where its training has and the policy is not ``rollback``: the error itself says what can be done.
+
         Raises
         ------
-        CBSTError
-            If the policy is not ``rollback``, or the network is the source's: the error, with what can be done.
+        RunError
+            If its probabilities are not finite, and the policy is not ``rollback`` or the network is the source's.
         """
         if index and self._settings.policy == "rollback":
             return (str(error),)
         if isinstance(error, (DivergedError, TrainingError)):
-            raise error
+            return ()
         way = "train it again" if index == 0 else "go on with self_training.guard.policy=rollback to train it anew"
         stage = self._folder.stage(index)
         raise RunError(f"{stage.parameters} has diverged, no pseudo-labels come from it: {error}; {way}") from error

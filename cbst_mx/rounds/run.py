@@ -218,7 +218,9 @@ class Run:
         try:
             self._train(stage, index, network, self.experiment.self_training.retraining, samples, **options)
         except (DivergedError, TrainingError) as error:
-            self.health.roll_back(index, self.health.recover(index, error))
+            if not (reasons := self.health.recover(index, error)):
+                raise
+            self.health.roll_back(index, reasons)
             self.retrain(index)
 
     def _train_anew(self, index: int, reasons: Sequence[str]) -> dict[str, Any]:

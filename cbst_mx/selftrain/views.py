@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Sequence
 
 import numpy as np
 
-from cbst_mx.errors import DataError
+from cbst_mx.errors import DataError, NotFiniteError
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.pseudo_labels import confidence, select
@@ -68,8 +68,10 @@ class HostMap:
         """
         try:
             return confidence(self._maps, self._prior, bounded=self._bounded)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{self._origin}: {error}" if self._origin else str(error)) from error
         except DataError as error:
-            raise type(error)(f"{self._origin}: {error}" if self._origin else str(error)) from error
+            raise DataError(f"{self._origin}: {error}" if self._origin else str(error)) from error
 
     def sort_into(self, pool: ConfidencePool) -> None:
         """Add the pixels to a pool that sorts them."""
