@@ -1,4 +1,4 @@
-"""The run folder: the name of every artefact and the manifest.
+"""The names of a run folder's files, and its manifest.
 
 ::
 
@@ -6,6 +6,7 @@
       experiment.yaml            the experiment as it was run (all defaults written out)
       manifest.json              its hash and seed, versions, inputs
       log.txt                    every line the run logged
+      lock                       while a command works in the folder: which process on which computer
       spatial_prior.npz          the spatial prior (CBST-SP only)
       source/
         checkpoint.params        parameters and momentum while training goes on; removed at its end
@@ -34,6 +35,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -44,6 +46,7 @@ import numpy as np
 import cbst_mx
 from cbst_mx.errors import RunError
 from cbst_mx.files import read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
+from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
 
 __all__ = ["RunDir", "StageDir"]
 
@@ -75,6 +78,7 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._logging = False
+        self._lock: Lock | None = None  # held by what goes on in the folder, not by what reads it
 
     @classmethod
     def open(
@@ -96,9 +100,12 @@ class RunDir:
         Raises
         ------
         RunError
-            If the folder belongs to another run or holds something else.
+            If the folder belongs to another run or holds something else, or another process works in it.
         """
         run = cls(path)
+        if not run.manifest.is_file() and run.path.exists() and not run._is_begun(experiment_text):
+            raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
+        run._lock = lock_folder(run.path)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         for first in (run.experiment, run.manifest):
             remove_leftovers(run.path, first.name)
@@ -118,8 +125,6 @@ class RunDir:
             if not run.experiment.is_file():  # killed between the two
                 write_text(run.experiment, experiment_text)
             return run
-        if run.path.exists() and not (run.path.is_dir() and run._is_begun(experiment_text)):
-            raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
         manifest = {
             "name": identity.get("name"),
             "config_sha256": digest,
@@ -133,7 +138,10 @@ class RunDir:
 
     def _is_begun(self, experiment_text: str) -> bool:
         """Return whether the folder is empty, or holds only this experiment, which earlier versions wrote first."""
-        content = list(self.path.iterdir())
+        if not self.path.is_dir():
+            return False
+        begun = re.compile(rf"{LOCK}|\.({self.manifest.name}|{self.experiment.name})\.[0-9]+\.part")
+        content = [path for path in self.path.iterdir() if not begun.fullmatch(path.name)]
         return not content or (content == [self.experiment] and _holds_text(self.experiment, experiment_text))
 
     @property
