@@ -30,14 +30,16 @@ from cbst_mx.training.sgd import Schedule, TrainingRecord, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
-__all__ = ["follow_start", "mine_classes", "start_network", "train_phase", "warm_up"]
+__all__ = ["follow_start", "mine_classes", "start_network", "start_path", "train_phase", "warm_up", "without_start"]
 
 logger = logging.getLogger(__name__)
 
 FOLLOWED = ("skip_scale", "hidden", "kernel")
 
 
-def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tuple[Experiment, list[str]]:
+def follow_start(
+    experiment: Experiment, *, kept: Path | None = None, data_root: Path | None = None
+) -> tuple[Experiment, list[str]]:
     """Return the experiment with the input of the parameters that it starts from, whatever it states itself.
 
     Images that a network was not trained on make its parameters worthless, so their sidecar decides on mean and std. It
@@ -48,6 +50,8 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     ----------
     experiment : Experiment
         The experiment to run.
+    kept : Path, optional
+        Parameters of the source network of a run that is continued; they stand for the file when it is gone.
     data_root : Path, optional
         As for :func:`start_network`.
 
@@ -63,7 +67,9 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     CheckpointError
         If the sidecar of the parameters is damaged.
     """
-    path = _start_path(experiment, data_root)
+    path = start_path(experiment, data_root)
+    if path is not None and kept is not None and not path.is_file():
+        path = kept
     if path is None or not path.is_file() or not sidecar_path(path).is_file():
         return experiment, []  # refused by start_network, with what is missing
     stored, own = read_sidecar(path)[0], experiment.network_spec()
@@ -83,7 +89,7 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     return experiment.model_copy(update={"network": experiment.network.model_copy(update=update)}), changes
 
 
-def _start_path(experiment: Experiment, data_root: Path | None) -> Path | None:
+def start_path(experiment: Experiment, data_root: Path | None) -> Path | None:
     """Return the file of the parameters that an experiment starts from; None for random ones."""
     if experiment.initial_parameters is not None:
         return Path(experiment.initial_parameters)
@@ -114,7 +120,7 @@ def start_network(
     spec = experiment.network_spec()
     network = build_network(spec, contexts[0], seed=experiment.seed)
     _check_training(experiment, network, len(contexts))
-    path = _start_path(experiment, data_root)
+    path = start_path(experiment, data_root)
     if path is None:
         return network
     if experiment.pretrained is not None and not path.is_file():
@@ -125,6 +131,11 @@ def start_network(
     with contexts[0]:
         load_parameters(network, path, spec, experiment.classes())
     return network
+
+
+def without_start(experiment: Experiment) -> Experiment:
+    """Return the experiment with random parameters at its start: for a network of which only the shape matters."""
+    return experiment.model_copy(update={"initial_parameters": None, "pretrained": None})
 
 
 def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices: int) -> None:

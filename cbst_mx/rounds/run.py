@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cbst_mx.config import Experiment, Optimiser
-from cbst_mx.data import LabelledImageSet
+from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.image_files import read_header, write_label_png
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
@@ -27,10 +27,19 @@ from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
-from cbst_mx.rounds.phases import follow_start, mine_classes, start_network, train_phase, warm_up
-from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
+from cbst_mx.rounds.opening import open_folder
+from cbst_mx.rounds.phases import (
+    follow_start,
+    mine_classes,
+    start_network,
+    train_phase,
+    warm_up,
+    without_start,
+)
+from cbst_mx.rounds.prior import load_prior, renew_prior
 from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.portion import learning_rate, portion
 from cbst_mx.selftrain.selection import label_set, remarks
@@ -74,7 +83,8 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
-        experiment, changes = follow_start(experiment, data_root=data_root)
+        begun = RunDir(out).stage(0)
+        experiment, changes = follow_start(experiment, kept=begun.parameters, data_root=data_root)
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -88,38 +98,25 @@ class Run:
         self.validation = experiment.open_validation(data_root)
         self._network: gluon.HybridBlock | None = None
         self._holds = -1  # the stage whose parameters the network holds
-        start = self._start_network()
+        # where the source network is made, what it started from may be gone
+        start = None if begun.training.is_file() else self._start_network()
+        sized = start_network(without_start(experiment), self.contexts) if start is None else start
         height, width, _ = self.target.image(0).shape
-        numbers = {"source": len(self.source), "target": len(self.target)}
+        sets: dict[str, ImageSet] = {"source": self.source, "target": self.target}
+        numbers = {name: len(images) for name, images in sets.items()}
         validation = sum(map(len, self.validation.values()))
-        self.needs = estimate_needs(experiment, start, size=(height, width), validation=validation, **numbers)
+        self.needs = estimate_needs(experiment, sized, size=(height, width), validation=validation, **numbers)
         check_free_space(out, self.needs.disk)
-        given = given_prior(experiment, RunDir(out), data_root=data_root)
-        numbers.update({f"validation {name}": len(images) for name, images in self.validation.items()})
-        inputs: dict[str, Any] = {"images": numbers}
-        if given is not None:
-            inputs["spatial_prior"] = given.record(experiment.self_training.spatial_prior.file)
-        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs=inputs)
-        if given is not None:
-            keep_given(given, self.dir)
+        sets.update({f"validation {name}": images for name, images in self.validation.items()})
+        self.dir, self.record = open_folder(experiment, out, sets, changes, data_root=data_root, progress=progress)
         self.results = RunResults(out)
-        with self.dir.logging():
-            for sentence in changes:
-                logger.info("%s: %s", experiment.name, sentence)
-            if experiment.self_training.uses_prior:
-                logger.info("%s", describe_prior(experiment, self.dir))
-            others = ((f"validation {name}", images) for name, images in self.validation.items())
-            for name, images in (("source", self.source), *others):
-                if images.left_out:
-                    every = len(images) + images.left_out
-                    logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
-        # kept for the source training, where that is still due
-        self._start = None if self.dir.stage(0).training.is_file() else start
+        self._start = start  # kept for the source training
 
     # -- stages --------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """Run every stage that is not done yet and return the summary."""
+        self.record.whole = True
         with self.dir.logging():
             logger.info(
                 "%s: up to %.0f MB on the disk and, beside the network's own, %.0f MB of memory",
@@ -143,8 +140,9 @@ class Run:
     def train_source(self) -> None:
         """Train the source network, or take over the initial parameters; then warm up, where the experiment says so."""
         stage = self.dir.stage(0)
-        if stage.training.is_file():
+        if self.record.done(SOURCE):
             return
+        self.record.begin(SOURCE)
         for name, images in self.validation.items():
             check_labelled(images, f"validation set {name}")
         for path in self.target.image_paths:  # else the last of them is first looked at after the source training
@@ -166,16 +164,17 @@ class Run:
             If the network of the round before is not there.
         """
         stage = self._round_stage(index)
-        if stage.thresholds.is_file():
+        if self.record.done(LABELS, index):
             return
         training = self.experiment.self_training
         network = self._stage_network(index - 1)
         p = portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
         what = f"{self._title(index)}: pseudo-labels"
         prior = self._prior() if training.method == "cbst-sp" else None
+        self.record.begin(LABELS, index)
         opened = target_maps(self.experiment, network, self.target, folder=stage.maps, ctx=self.ctx, prior=prior)
         statistics = ImageStatistics(self.label_space.num_classes, self.label_space.names)
-        with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels) as folder:
+        with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels, durable=True) as folder:
             logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
             labelling = label_set(
                 maps,
@@ -190,6 +189,7 @@ class Run:
         statistics.save(stage.image_statistics)
         record = labelling.to_json(self.label_space.names, method=training.method, predicted=statistics.total())
         write_json(stage.thresholds, record)
+        self.record.finish(LABELS, index)
         logger.info("%s: p = %.2f, %.1f %% of the pixels kept", self._title(index), p, 100 * labelling.kept_portion)
         for sentence in remarks(labelling, statistics.total()):
             logger.warning("%s: %s", self._title(index), sentence)
@@ -205,12 +205,14 @@ class Run:
             If the pseudo-labels or the network of the round before are not there.
         """
         stage = self._round_stage(index)
-        if stage.training.is_file():
+        if self.record.done(RETRAINING, index):
             return
         if not stage.thresholds.is_file():
             raise RunError(f"{stage.thresholds} does not exist: run pseudo-label for round {index} first")
+        self.record.check(LABELS, index)
         training = self.experiment.self_training
         network = self._stage_network(index - 1)
+        self.record.begin(RETRAINING, index)
         self._holds = -1  # its parameters change from here on
         source = self._round_source(index)
         samples = labelled_samples(source) + pseudo_labelled_samples(self.target, stage.pseudo_labels, self.label_space)
@@ -243,14 +245,16 @@ class Run:
         Without a validation set the target images are predicted instead, see `label_free`; there is no IoU then.
         """
         stage = self.dir.stage(index)
-        if stage.evaluation.is_file():
+        if self.record.done(EVALUATION, index):
             return read_json(stage.evaluation)
         network = self._stage_network(index)
+        self.record.begin(EVALUATION, index)
         common = {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}
         if not self.validation:
             before, source = (self.dir.stage(other) if index else None for other in (index - 1, 0))
             observe(self.experiment, network, self.target, stage, before=before, source=source, **common)
         results = evaluate(self.experiment, network, self.validation, stage, **common)
+        self.record.finish(EVALUATION, index)
         signs = self.results.validation_signs(index) if self.validation else self.results.target_signs(index)
         for sentence in signs:
             logger.warning("%s: %s", self._title(index), sentence)
@@ -258,11 +262,13 @@ class Run:
 
     def evaluate_snapshots(self) -> None:
         """Evaluate the source network after the epochs at which it was kept, where that is not done."""
-        options = {"ctx": self.ctx, "progress": self.progress}
+        options = {"ctx": self.ctx, "progress": self.progress, "record": self.record}
         evaluate_snapshots(self.experiment, self.dir, self.validation, self.target, **options)
 
     def write_summary(self) -> dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""
+        for index in self.results.evaluated:  # those of other settings are made again
+            self.evaluate(index)
         summary = self.results.summarise()
         write_json(self.dir.summary, summary)
         return summary
@@ -308,6 +314,7 @@ class Run:
             record.update(warm_up(self.experiment, network, self.source, self.target, ctx=self.ctx, progress=bar))
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
+        self.record.finish(RETRAINING if index else SOURCE, index)
         with contextlib.suppress(FileNotFoundError):
             stage.checkpoint.unlink()
         self._network, self._holds = network, index
@@ -321,6 +328,7 @@ class Run:
             if not stage.training.is_file():
                 what = "source" if index == 0 else f"retrain for round {index}"
                 raise RunError(f"{stage.parameters} is not there or not finished: run {what} first")
+            self.record.check(RETRAINING if index else SOURCE, index)
             self._network, _, _ = load_network(stage.parameters, self.ctx)
             self._holds = index
         return self._network
@@ -333,4 +341,8 @@ class Run:
 
     def _prior(self) -> np.ndarray:
         progress = functools.partial(self.progress, f"{self.experiment.name}, spatial prior")
-        return load_prior(self.experiment, self.source, self.dir.spatial_prior, progress=progress)
+        if not self.record.done(PRIOR):
+            self.record.begin(PRIOR)
+            renew_prior(self.experiment, self.source, self.dir, data_root=self._data_root, progress=progress)
+            self.record.finish(PRIOR)
+        return load_prior(self.experiment, self.source, self.dir.spatial_prior)
