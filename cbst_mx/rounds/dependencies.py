@@ -134,5 +134,5 @@ def _default(key: str) -> Any:
         if part not in fields:
             return None
         default = fields[part].get_default(call_default_factory=True)
-        model = type(default)
+        model = fields[part].annotation if default is PydanticUndefined else type(default)
     return None if isinstance(default, BaseModel) or default is PydanticUndefined else default

@@ -37,7 +37,7 @@ from cbst_mx.rounds.phases import (
     without_start,
 )
 from cbst_mx.rounds.prior import load_prior, renew_prior
-from cbst_mx.rounds.workload import estimate_needs, source_indices, target_maps
+from cbst_mx.rounds.workload import estimate_needs, find_left, source_indices, target_maps
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -104,8 +104,9 @@ class Run:
         height, width, _ = self.target.image(0).shape
         sets: dict[str, ImageSet] = {"source": self.source, "target": self.target}
         numbers = {name: len(images) for name, images in sets.items()}
-        validation = sum(map(len, self.validation.values()))
-        self.needs = estimate_needs(experiment, sized, size=(height, width), validation=validation, **numbers)
+        numbers.update(validation=sum(map(len, self.validation.values())))
+        left = find_left(experiment, RunDir(out), source=len(self.source))
+        self.needs = estimate_needs(experiment, sized, size=(height, width), left=left, **numbers)
         check_free_space(out, self.needs.disk)
         sets.update({f"validation {name}": images for name, images in self.validation.items()})
         self.dir, self.record = open_folder(experiment, out, sets, changes, data_root=data_root, progress=progress)
