@@ -160,7 +160,7 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.iterdir() if durable else ():
+        for file in filter(Path.is_file, temporary.iterdir()) if durable else ():
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
         if durable:

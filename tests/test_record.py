@@ -16,6 +16,7 @@ from cbst_mx.errors import CBSTError, RunError
 from cbst_mx.rounds import Run
 from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.ledger import Ledger
+from cbst_mx.run_dir.steps import find_step
 from tests.tiny import experiment, write_scenes
 
 STEPS = ["source/training", "source/evaluation"]
@@ -184,10 +185,22 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_altered_pseudo_labels_are_noticed_and_made_again(half, whole, scenes, copied, damage):
+def test_altered_pseudo_labels_are_noticed(half, copied, damage):
+    folder = RunDir(copied(half))
+    step = find_step(folder, "labels", 1)
+    assert Ledger(folder).problems(step, full=True) == {}
+    DAMAGES[damage](folder.path)
+    (problem,) = Ledger(folder).problems(step).values()
+    assert problem.startswith("round-1/")
+
+
+@pytest.mark.parametrize("damage", ["deleted", "exchanged"])
+def test_altered_pseudo_labels_are_made_again_where_the_sentence_says(half, scenes, copied, damage):
     folder = copied(half)
     DAMAGES[damage](folder)
-    with pytest.raises(RunError, match=r"round-1/.* in .*run, which is not what the pseudo-labels of round 1 wrote"):
+    with pytest.raises(
+        RunError, match=r"which is not what the pseudo-labels of round 1 wrote: .* run pseudo-label for"
+    ):
         Run(experiment(), folder, data_root=scenes).retrain(1)
     assert not (folder / "round-1" / "training.json").exists()
     run = Run(experiment(), folder, data_root=scenes)
@@ -502,7 +515,7 @@ def test_damage_in_folders_from_before_the_ledger_is_noticed_too(half, whole, sc
     assert contents(folder) == contents(whole)
 
 
-@pytest.mark.parametrize("step", [0, 2, 3, 7])
+@pytest.mark.parametrize("step", [0, 2])
 def test_killed_between_the_end_of_a_step_and_its_line(whole, scenes, copied, step, monkeypatch):
     folder = copied(whole)
     lines = (folder / "ledger.jsonl").read_text().splitlines(keepends=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -25,10 +26,12 @@ from cbst_mx.run_dir.folder import versions
 from cbst_mx.run_dir.ledger import Entry, Ledger, now
 from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE, Step, all_steps, find_step
 
-__all__ = ["Record"]
+__all__ = ["UNSETTLED", "Record"]
 
 logger = logging.getLogger(__name__)
 
+#: Beginning of the note of steps that a branch shares, until it takes the present images over.
+UNSETTLED = "new branch of "
 _MOST_CHANGES = 8  # in a sentence
 
 
@@ -94,7 +97,7 @@ class Record:
             entry = self._finished(step)
             if entry is None and step.kind in (SOURCE, RETRAINING) and folder.stage(step.stage).checkpoint.is_file():
                 entry = self.ledger.begun(step)
-            if entry is None or step.kind == EVALUATION or entry.note.startswith("branch"):
+            if entry is None or step.kind == EVALUATION or entry.note.startswith(UNSETTLED):
                 continue
             if differences := tuple(self._differences(step, entry)):
                 refused.setdefault(differences, step.title if entry.end else f"{step.title}, which has begun,")
@@ -130,16 +133,17 @@ class Record:
             self.files.save(self.folder.inputs)
         for step in self._steps():
             entry = self.ledger.finished(step)
-            if entry is not None and entry.note.startswith("branch") and step.kind != EVALUATION:
+            if entry is not None and entry.note.startswith(UNSETTLED) and step.kind != EVALUATION:
                 self._settle(step, entry)
         self._tell_versions()
 
     def _settle(self, step: Step, entry: Entry) -> None:
         """Take over the present images into a step that a branch shares with the run it left."""
-        inputs = {**entry.inputs, **self._inputs(step, entry)}
+        inputs = {**entry.inputs, **self._inputs(step)}
         if inputs != entry.inputs:
             logger.info("%s: %s is kept as it is, although what it was made from has changed", self._name, step.title)
-        self.ledger.update(Entry(**{**vars(entry), "inputs": inputs, "note": entry.note.replace("branch", "from", 1)}))
+        note = entry.note.replace("new ", "", 1)
+        self.ledger.update(replace(entry, keys=self._keys(step), inputs=inputs, note=note))
         self.files.save(self.folder.inputs)
 
     def _tell_versions(self) -> None:
@@ -228,7 +232,7 @@ class Record:
         if kind == EVALUATION:
             self._remove_obsolete(step)
         outputs = self.ledger.outputs(step)
-        self.ledger.append(Entry(**{**vars(begun), "end": now(), "outputs": outputs}))
+        self.ledger.append(replace(begun, end=now(), outputs=outputs))
         if before is None or kind == EVALUATION:
             return
         other = [name for name in outputs if before.outputs.get(name, {}).get("sha256") != outputs[name]["sha256"]]
@@ -307,7 +311,7 @@ class Record:
         validation = [name for name in self.names if name.startswith("validation ")]
         return [*validation, "target"] if step.epoch is not None or not validation else validation
 
-    def _inputs(self, step: Step, made: Entry | None = None) -> dict[str, str]:
+    def _inputs(self, step: Step) -> dict[str, str]:
         """Return the digests of what a step is made from, as it is now."""
         inputs = {f"{name} images": self.files.digest(name) for name in self._sets_of(step)}
         for name, path in self.given.items():

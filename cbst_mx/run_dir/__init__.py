@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cbst_mx.run_dir.folder import RunDir, StageDir
-from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
+from cbst_mx.run_dir.folder import RunDir, StageDir, versions
+from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder, lock_owner
 
-__all__ = ["LOCK", "Lock", "RunDir", "StageDir", "lock_folder"]
+__all__ = ["LOCK", "Lock", "RunDir", "StageDir", "lock_folder", "lock_owner", "versions"]

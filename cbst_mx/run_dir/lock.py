@@ -26,7 +26,7 @@ try:
 except ImportError:  # not a system of the POSIX family
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "Lock", "lock_folder"]
+__all__ = ["LOCK", "Lock", "lock_folder", "lock_owner"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,21 @@ def lock_folder(folder: Path, what: str = "run folder") -> Lock:
     if not held.works:
         logger.warning("%s %s: the file system has no locks, let no other process work in it", what, folder)
     return held
+
+
+def lock_owner(folder: Path) -> str | None:
+    """Return who works in a folder, in words; None where nobody seems to. Takes no lock, so that nobody is kept out."""
+    path = folder / LOCK
+    if not path.is_file():
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        values = json.loads(read_bounded(path, _LONGEST))
+        if values["host"] == socket.gethostname():
+            try:
+                os.kill(int(values["process"]), 0)
+            except ProcessLookupError:  # killed
+                return None
+    return _owner(path)
 
 
 def _acquire(path: Path, folder: Path, what: str) -> int | None:
