@@ -345,7 +345,10 @@ class Record:
     def _differences(self, step: Step, entry: Entry) -> list[str]:
         """Return how the step would be made otherwise than it was, each difference in words."""
         found = []
-        for key, (old, new) in changed_keys(entry.keys, self._keys(step)).items():
+        keys = self._keys(step)
+        sets = {key.partition(":")[0] for key in keys if ":" in key}  # what others mean does not matter any more
+        before = {key: value for key, value in entry.keys.items() if ":" not in key or key.partition(":")[0] in sets}
+        for key, (old, new) in changed_keys(before, keys).items():
             found.append(f"{key} {_shown(new)} (was {_shown(old)})")
         own = ["parameters"] if step.kind == EVALUATION else []
         now_is = self._inputs(step)
