@@ -139,11 +139,11 @@ class RunDir:
             if stored["config_sha256"] != digest or not run.experiment.is_file():  # continued otherwise, or killed
                 write_text(run.experiment, experiment_text)
             known = stored.get("inputs")
-            facts = {**(known if isinstance(known, dict) else {}), **inputs}
+            facts = {**inputs, **(known if isinstance(known, dict) else {})}  # the prior is that of the beginning, ...
+            facts.update({"images": inputs["images"]} if "images" in inputs else {})  # ... the images are today's
             if compare is not None and (stored["config_sha256"] != digest or known != facts):
-                write_json(
-                    run.manifest, {**stored, "name": identity.get("name"), "config_sha256": digest, "inputs": facts}
-                )
+                changes = {"name": identity.get("name"), "config_sha256": digest, "inputs": facts}
+                write_json(run.manifest, {**stored, **changes})
             return run
         manifest = {
             "name": identity.get("name"),
