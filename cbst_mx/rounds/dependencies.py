@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from cbst_mx.config import Experiment
 from cbst_mx.selftrain.portion import learning_rate, portion
@@ -133,6 +132,7 @@ def _default(key: str) -> Any:
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             return None
-        default = fields[part].get_default(call_default_factory=True)
-        model = fields[part].annotation if default is PydanticUndefined else type(default)
-    return None if isinstance(default, BaseModel) or default is PydanticUndefined else default
+        field = fields[part]
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        model = field.annotation if field.is_required() else type(default)
+    return None if isinstance(default, BaseModel) else default
