@@ -34,6 +34,7 @@ __all__ = [
     "reading",
     "remove_leftovers",
     "save_npz",
+    "sync_folder",
     "write_json",
     "write_text",
 ]
@@ -76,11 +77,31 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
             with open(temporary, "rb") as stream:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the names of the files in a folder, where its file system can be asked for that.
+
+    Raises
+    ------
+    OSError
+        If the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
@@ -139,11 +160,15 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.iterdir() if durable else ():
+        for file in filter(Path.is_file, temporary.iterdir()) if durable else ():
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
+        if durable:
+            sync_folder(temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
+        if durable:
+            sync_folder(whole.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {_reason(error)}") from error
     finally:

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from cbst_mx import files, run_dir
+from cbst_mx import files
 from cbst_mx.errors import RunError
 from cbst_mx.labelling import MapFolder, State, count
 from cbst_mx.labelling import run as label
-from cbst_mx.run_dir import RunDir
+from cbst_mx.run_dir import RunDir, folder
 from tests.maps import random_maps, write_maps
 
 IDENTITY = {"name": "x", "seed": 0}
@@ -129,7 +129,7 @@ def test_a_run_killed_at_its_first_moment_goes_on(tmp_path, written, part):
         for process in (2**22 + 1, os.getpid()):  # above the largest number of a process; the number given out again
             (path / f".{part}.{process}.part").write_text("")
     run = opened(path)
-    assert sorted(os.listdir(path)) == ["experiment.yaml", "manifest.json"]
+    assert sorted(os.listdir(path)) == ["experiment.yaml", "lock", "manifest.json"]  # locked while `run` is there
     assert run.experiment.read_bytes() == whole.experiment.read_bytes()
     assert run.config_hash == whole.config_hash
     assert opened(path).path == path
@@ -140,10 +140,10 @@ def test_the_folder_is_this_runs_before_anything_else_is_in_it(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_dir, "write_text", killed)
+        patched.setattr(folder, "write_text", killed)
         with pytest.raises(KeyboardInterrupt):
             opened(tmp_path / "run")
-    assert os.listdir(tmp_path / "run") == ["manifest.json"]
+    assert set(os.listdir(tmp_path / "run")) - {"lock"} == {"manifest.json"}
     with pytest.raises(RunError, match="belongs to another run"):
         opened(tmp_path / "run", seed=1)
     assert opened(tmp_path / "run").experiment.read_text() == "name: x\n"

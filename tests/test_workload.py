@@ -11,6 +11,7 @@ from cbst_mx.errors import ConfigError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.rounds import workload
+from cbst_mx.run_dir import RunDir
 from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -76,6 +77,33 @@ def test_what_a_run_needs_beside_its_network():
     none = workload.estimate_needs(load("gta5-source", "self_training.rounds=0"), network, **sets)
     assert none.memory == 0
     assert none.disk < 20e6
+
+
+def test_a_run_that_goes_on_needs_the_space_of_what_is_left(tmp_path):
+    folder, settings = RunDir(tmp_path), load("gta5-cbst", "self_training.rounds=2")
+    network = build_network(settings.network_spec(), parse_context("cpu"), seed=0)
+    sets = {"source": 8, "target": 4, "size": (64, 128), "validation": 1}
+    steps = [folder.stage(0).training, folder.stage(0).evaluation]
+    steps += [getattr(folder.stage(r), name) for r in (1, 2) for name in ("thresholds", "training", "evaluation")]
+    whole = workload.estimate_needs(settings, network, **sets)
+    needs = [workload.estimate_needs(settings, network, left=find_left(settings, folder), **sets).disk]
+    assert needs == [whole.disk]
+    for path in steps:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        needs.append(workload.estimate_needs(settings, network, left=find_left(settings, folder), **sets).disk)
+    assert needs == sorted(needs, reverse=True)
+    assert len(set(needs)) == len(needs)
+    assert needs[-1] == 0
+    folder.stage(2).training.unlink()
+    before = workload.estimate_needs(settings, network, left=find_left(settings, folder), **sets).disk
+    folder.stage(2).checkpoint.write_bytes(b"0" * 1000)
+    after = workload.estimate_needs(settings, network, left=find_left(settings, folder), **sets).disk
+    assert after == before - 1000
+
+
+def find_left(settings, folder):
+    return workload.find_left(settings, folder, source=8)
 
 
 def test_networks_are_evaluated_as_the_experiment_says():

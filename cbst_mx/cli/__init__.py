@@ -14,6 +14,7 @@ from cbst_mx.cli import (
     doctor,
     experiments,
     export,
+    folders,
     labelling,
     networks,
     paper,
@@ -42,6 +43,7 @@ def main() -> None:
 for group in (
     experiments,
     results,
+    folders,
     paper,
     networks,
     weights,

@@ -64,6 +64,10 @@ class ColourMasks:
         self._codes = np.array([_code(colour) for colour in order], dtype=np.int64)  # ascending
         self._train_ids = np.array([owners[colour] for colour in order], dtype=np.uint8)
 
+    def table(self) -> dict[str, int]:
+        """Return the trainId, or 255, of every colour, by its text such as "[128, 64, 128]"."""
+        return {str(_triple(int(code))): int(value) for code, value in zip(self._codes, self._train_ids)}
+
     def __call__(self, path: PathLike) -> np.ndarray:
         """Read a colour mask.
 

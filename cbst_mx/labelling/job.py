@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from cbst_mx.labelling.results import finished, sweep_rows, sweep_text
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
+from cbst_mx.run_dir import LOCK, Lock, lock_folder
 from cbst_mx.selftrain import selection
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
@@ -286,7 +288,7 @@ def run(
     with Workers(workers) as pool:
         needed = needs(folder, workers=workers, portions=len(wanted), labels=portion is not None)
         check_free_space(out, needed.disk, what="output folder")
-        _open(out, identity)
+        lock = _open(out, identity)  # given back at the latest when this function ends
         state_path = out / "state.npz"
         labels = out / "pseudo_labels" if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
@@ -310,6 +312,7 @@ def run(
         record = _record(thresholds[0], total, state, folder)
         write_json(out / "kc.json", record)
         result.update(record)
+    lock.release()
     return result
 
 
@@ -402,10 +405,15 @@ def _check_counted(folder: MapFolder, state: State, fidelity: str, policy: str, 
             ) from error
 
 
-def _open(out: Path, identity: Mapping[str, Any]) -> None:
-    """Make the output folder, or go on in it when this job wrote it."""
+def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
+    """Make the output folder, or go on in it when this job wrote it; return its lock."""
     path = out / "job.json"
     identity = json.loads(json.dumps(identity))
+    begun = re.compile(rf"{LOCK}|\.{path.name}\.[0-9]+\.part")
+    foreign = out.exists() and (not out.is_dir() or not all(begun.fullmatch(other.name) for other in out.iterdir()))
+    if foreign and not path.is_file():
+        raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
+    lock = lock_folder(out, "output folder")
     remove_leftovers(out, path.name)  # without it the folder is nobody's
     if path.is_file():
         stored = read_json(path)
@@ -416,7 +424,6 @@ def _open(out: Path, identity: Mapping[str, Any]) -> None:
             )
         for folder in out.glob("**/"):
             remove_leftovers(folder)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
     else:
         write_json(path, identity)
+    return lock

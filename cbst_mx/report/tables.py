@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import textwrap
+from datetime import datetime
 from typing import Any, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -24,6 +25,7 @@ from cbst_mx.evaluation.paper_check import Check
 from cbst_mx.evaluation.paper_tables import PaperRow
 from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, WorstImage
 from cbst_mx.evaluation.protocols import Result as ProtocolResult
+from cbst_mx.evaluation.run_status import StepStatus
 from cbst_mx.evaluation.snapshots import Snapshot
 from cbst_mx.label_space import LabelSpace
 
@@ -39,6 +41,7 @@ __all__ = [
     "plan_table",
     "protocol_table",
     "snapshot_table",
+    "status_table",
     "worst_images_table",
 ]
 
@@ -338,3 +341,20 @@ def _cell(values: Sequence[float | None]) -> str:
     if len(numbers) > 1:
         text += f" ± {statistics.stdev(numbers):.1f}"
     return text
+
+
+def status_table(states: Sequence[StepStatus]) -> Table:
+    """Return a table of the steps of a run: state, when each began, how long it took, and mIoU."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("step")
+    table.add_column("state")
+    for name in ("began (UTC)", "took", _MEAN):
+        table.add_column(name, justify="right")
+    for one in states:
+        took = ""
+        if one.begun and one.end:
+            took = str(datetime.fromisoformat(one.end) - datetime.fromisoformat(one.begun)).partition(".")[0]
+        began = one.begun[5:16].replace("T", " ") if one.begun else ""
+        mean = "" if one.miou is None else f"{100 * one.miou:.1f}"
+        table.add_row(one.title, one.state, began, took, mean)
+    return table

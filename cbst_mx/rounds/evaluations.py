@@ -20,8 +20,10 @@ from cbst_mx.evaluation.label_free import predict_set
 from cbst_mx.files import write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.parameters import load_network, save_parameters
+from cbst_mx.rounds.record import Record
 from cbst_mx.rounds.workload import prediction_options
 from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.run_dir.steps import EVALUATION
 from cbst_mx.selftrain.portion import iterations_of_epochs
 from symbols.backend import gluon, mx
 
@@ -161,6 +163,7 @@ def evaluate_snapshots(
     sets: Mapping[str, LabelledImageSet],
     target: ImageSet,
     *,
+    record: Record,
     ctx: mx.Context,
     progress: Progress = silent,
 ) -> None:
@@ -174,12 +177,16 @@ def evaluate_snapshots(
         The run folder.
     target : ImageSet
         The target's images.
+    record : Record
+        Knows which are evaluated.
     """
     for epoch in folder.snapshots():
         stage = folder.snapshot(epoch)
-        if stage.evaluation.is_file():
+        if record.done(EVALUATION, epoch=epoch):
             continue
+        record.begin(EVALUATION, epoch=epoch)
         network, _, _ = load_network(stage.parameters, ctx)
         title = f"{experiment.name}, source after {epoch} epochs"
         observe(experiment, network, target, stage, ctx=ctx, title=title, progress=progress)
         evaluate(experiment, network, sets, stage, ctx=ctx, title=title, progress=progress)
+        record.finish(EVALUATION, epoch=epoch)

@@ -24,6 +24,7 @@ from cbst_mx.networks.parameters import sidecar_path
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.training.checkpoints import remove_checkpoints
 
 __all__ = ["FACTOR", "Health"]
 
@@ -187,7 +188,7 @@ class Health:
             )
         stage = self._folder.stage(index)
         if not stage.training.is_file():  # it diverged: what it left must not be continued at the smaller rate
-            _remove(stage.checkpoint)
+            remove_checkpoints(stage.checkpoint)
         record = [*self.rollbacks(index), {"signs": list(reasons)}]
         for number, one in enumerate(record, 1):
             one["learning_rate_factor"] = FACTOR**number
@@ -244,7 +245,8 @@ class Health:
         shutil.rmtree(after.pseudo_labels, ignore_errors=True)
         for path in (stage.evaluation, stage.confusion, stage.predictions, stage.label_free):
             _remove(path)
-        for path in (stage.parameters, sidecar_path(stage.parameters), stage.checkpoint, stage.training):
+        remove_checkpoints(stage.checkpoint)
+        for path in (stage.parameters, sidecar_path(stage.parameters), stage.training):
             _remove(path)
 
     # -- parts ---------------------------------------------------------------------------------------------------

@@ -40,9 +40,9 @@ __all__ = [
     "source_of_round",
     "start_network",
     "start_path",
-    "tell_left_out",
     "train_phase",
     "warm_up",
+    "without_start",
 ]
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,9 @@ logger = logging.getLogger(__name__)
 FOLLOWED = ("skip_scale", "hidden", "kernel")
 
 
-def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tuple[Experiment, list[str]]:
+def follow_start(
+    experiment: Experiment, *, kept: Path | None = None, data_root: Path | None = None
+) -> tuple[Experiment, list[str]]:
     """Return the experiment with the input of the parameters that it starts from, whatever it states itself.
 
     Images that a network was not trained on make its parameters worthless, so their sidecar decides on mean and std. It
@@ -61,6 +63,8 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
     ----------
     experiment : Experiment
         The experiment to run.
+    kept : Path, optional
+        Parameters of the source network of a run that is continued; they stand for the file when it is gone.
     data_root : Path, optional
         As for :func:`start_network`.
 
@@ -77,6 +81,8 @@ def follow_start(experiment: Experiment, *, data_root: Path | None = None) -> tu
         If the sidecar of the parameters is damaged.
     """
     path = start_path(experiment, data_root)
+    if path is not None and kept is not None and not path.is_file():
+        path = kept
     if path is None or not path.is_file() or not sidecar_path(path).is_file():
         return experiment, []  # refused by start_network, with what is missing
     stored, own = read_sidecar(path)[0], experiment.network_spec()
@@ -107,14 +113,6 @@ def start_path(experiment: Experiment, data_root: Path | None = None) -> Path | 
     if experiment.initial_parameters is not None:
         return Path(experiment.initial_parameters)
     return None if experiment.pretrained is None else experiment.pretrained_path(data_root)
-
-
-def tell_left_out(source: LabelledImageSet, validation: Mapping[str, LabelledImageSet]) -> None:
-    """Log how many images of each set are left out because they have no label."""
-    for name, images in {"source": source, **{f"validation {key}": one for key, one in validation.items()}}.items():
-        if images.left_out:
-            every = len(images) + images.left_out
-            logger.info("%s: %d of %d images left out, without a label", name, images.left_out, every)
 
 
 def start_network(
@@ -152,6 +150,11 @@ def start_network(
     with contexts[0]:
         load_parameters(network, path, spec, experiment.classes())
     return network
+
+
+def without_start(experiment: Experiment) -> Experiment:
+    """Return the experiment with random parameters at its start: for a network of which only the shape matters."""
+    return experiment.model_copy(update={"initial_parameters": None, "pretrained": None})
 
 
 def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices: int) -> None:

@@ -5,6 +5,7 @@ C classes, h x w cells. The run folder holds the prior either way, so that a run
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
@@ -18,7 +19,7 @@ from cbst_mx.messages import Counter, silent
 from cbst_mx.run_dir import RunDir
 from cbst_mx.selftrain import prior_files, spatial_prior
 
-__all__ = ["GivenPrior", "describe_prior", "given_prior", "keep_given", "load_prior"]
+__all__ = ["GivenPrior", "describe_prior", "given_prior", "keep_given", "load_prior", "renew_prior"]
 
 
 class GivenPrior(NamedTuple):
@@ -155,3 +156,36 @@ def load_prior(
         }
         prior_files.save(path, prior, metadata)
     return prior_files.load(path, len(names), names)
+
+
+def renew_prior(
+    experiment: Experiment,
+    source: LabelledImageSet,
+    folder: RunDir,
+    *,
+    data_root: Path | None = None,
+    progress: Counter = silent,
+) -> None:
+    """Make the prior of a run anew, whatever is in its folder.
+
+    Parameters
+    ----------
+    experiment, source, progress
+        As for :func:`load_prior`.
+    folder : RunDir
+        The run folder.
+    data_root : Path, optional
+        As for :func:`given_prior`.
+
+    Raises
+    ------
+    CBSTError
+        If a label or the file cannot be used.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        folder.spatial_prior.unlink()
+    given = given_prior(experiment, folder, data_root=data_root)
+    if given is not None:
+        keep_given(given, folder)
+    else:
+        load_prior(experiment, source, folder.spatial_prior, progress=progress)

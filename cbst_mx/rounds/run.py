@@ -16,6 +16,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from cbst_mx.config import Experiment, Optimiser
+from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import read_header
 from cbst_mx.errors import ConfigError, DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.evaluate import check_labelled
@@ -27,20 +28,22 @@ from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.continuation import warn_of_threads
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.health import Health
+from cbst_mx.rounds.opening import open_folder
 from cbst_mx.rounds.phases import (
     follow_start,
     mine_classes,
     retraining_options,
     source_of_round,
     start_network,
-    tell_left_out,
     train_phase,
     warm_up,
+    without_start,
 )
-from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given, load_prior
+from cbst_mx.rounds.prior import load_prior, renew_prior
 from cbst_mx.rounds.target_pass import label_target, look_at_target
-from cbst_mx.rounds.workload import estimate_needs
+from cbst_mx.rounds.workload import estimate_needs, find_left
 from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE
 from cbst_mx.training.checkpoints import remove_checkpoints
 from cbst_mx.training.samples import Samples, labelled_samples, pseudo_labelled_samples
 from symbols.backend import gluon
@@ -84,7 +87,8 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
-        experiment, changes = follow_start(experiment, data_root=data_root)
+        begun = RunDir(out).stage(0)
+        experiment, changes = follow_start(experiment, kept=begun.parameters, data_root=data_root)
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
@@ -98,36 +102,29 @@ class Run:
         self.validation = experiment.open_validation(data_root)
         self._network: gluon.HybridBlock | None = None
         self._holds = -1  # the stage whose parameters the network holds
-        start = self._start_network()
+        # where the source network is made, what it started from may be gone
+        start = None if begun.training.is_file() else self._start_network()
+        sized = start_network(without_start(experiment), self.contexts) if start is None else start
         height, width, _ = self.target.image(0).shape
-        numbers = {"source": len(self.source), "target": len(self.target)}
-        validation = sum(map(len, self.validation.values()))
-        self.needs = estimate_needs(experiment, start, size=(height, width), validation=validation, **numbers)
+        sets: dict[str, ImageSet] = {"source": self.source, "target": self.target}
+        numbers = {name: len(images) for name, images in sets.items()}
+        numbers.update(validation=sum(map(len, self.validation.values())))
+        left = find_left(experiment, RunDir(out), source=len(self.source))
+        self.needs = estimate_needs(experiment, sized, size=(height, width), left=left, **numbers)
         check_free_space(out, self.needs.disk)
-        given = given_prior(experiment, RunDir(out), data_root=data_root)
-        numbers.update({f"validation {name}": len(images) for name, images in self.validation.items()})
-        inputs: dict[str, Any] = {"images": numbers}
-        if given is not None:
-            inputs["spatial_prior"] = given.record(experiment.self_training.spatial_prior.file)
-        self.dir = RunDir.open(out, experiment.to_yaml(), identity=experiment.identity, inputs=inputs)
-        if given is not None:
-            keep_given(given, self.dir)
+        sets.update({f"validation {name}": images for name, images in self.validation.items()})
+        self.dir, self.record = open_folder(experiment, out, sets, changes, data_root=data_root, progress=progress)
         self.results = RunResults(out)
         self.health = Health(experiment, self.dir)
         with self.dir.logging():
             warn_of_threads(self.dir)
-            for sentence in changes:
-                logger.info("%s: %s", experiment.name, sentence)
-            if experiment.self_training.uses_prior:
-                logger.info("%s", describe_prior(experiment, self.dir))
-            tell_left_out(self.source, self.validation)
-        # kept for the source training, where that is still due
-        self._start = None if self.dir.stage(0).training.is_file() else start
+        self._start = start  # kept for the source training
 
     # -- stages --------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """Run every stage that is not done yet and return the summary."""
+        self.record.whole = True
         with self.dir.logging():
             logger.info(
                 "%s: up to %.0f MB on the disk and, beside the network's own, %.0f MB of memory",
@@ -152,8 +149,9 @@ class Run:
     def train_source(self) -> None:
         """Train the source network, or take over the initial parameters; then warm up, where the experiment says so."""
         stage = self.dir.stage(0)
-        if stage.training.is_file():
+        if self.record.done(SOURCE):
             return
+        self.record.begin(SOURCE)
         for name, images in self.validation.items():
             check_labelled(images, f"validation set {name}", every=True)
         if self.experiment.source_training is not None or self.experiment.self_training.rounds:
@@ -178,7 +176,7 @@ class Run:
         """
         stage = self._round_stage(index)
         self.health.settle(index - 1)
-        while not stage.thresholds.is_file():
+        while not self.record.done(LABELS, index):
             try:
                 self._label(index, stage)
             except NotFiniteError as error:
@@ -186,8 +184,10 @@ class Run:
 
     def _label(self, index: int, stage: StageDir) -> None:
         network, prior, limit = self._stage_network(index - 1), self._prior(), self.health.limit(index)
+        self.record.begin(LABELS, index)
         options = {"prior": prior, "limit": limit, **self._common(index)}
         label_target(self.experiment, network, self.target, stage, index, **options)
+        self.record.finish(LABELS, index)
         for sentence in self.results.target_signs(index - 1) if self.validation else ():
             logger.warning("%s: %s", self._title(index - 1), sentence)
 
@@ -201,14 +201,16 @@ class Run:
         """
         stage = self._round_stage(index)
         self.health.settle(index - 1, index)
-        if stage.training.is_file():
+        if self.record.done(RETRAINING, index):
             return
         if not stage.thresholds.is_file():
             raise RunError(f"{stage.thresholds} does not exist: run pseudo-label for round {index} first")
+        self.record.check(LABELS, index)
         while faults := self.health.refuses(index):
             self._train_anew(index - 1, faults)
             self.pseudo_label(index)
         network = self._stage_network(index - 1)
+        self.record.begin(RETRAINING, index)
         self._holds = -1  # its parameters change from here on
         source = source_of_round(self.experiment, index, self.source)
         samples = labelled_samples(source) + pseudo_labelled_samples(self.target, stage.pseudo_labels, self.label_space)
@@ -236,7 +238,7 @@ class Run:
         Without a validation set the target images are predicted instead, see `label_free`; there is no IoU then.
         """
         stage = self.dir.stage(index)
-        if stage.evaluation.is_file():
+        if self.record.done(EVALUATION, index):
             return read_json(stage.evaluation)
         try:
             return self._evaluate(index, stage)
@@ -245,11 +247,13 @@ class Run:
 
     def _evaluate(self, index: int, stage: StageDir) -> dict[str, Any]:
         network = self._stage_network(index)
+        self.record.begin(EVALUATION, index)
         common = self._common(index)
         if not self.validation:
             before, source = (self.dir.stage(other) if index else None for other in (index - 1, 0))
             observe(self.experiment, network, self.target, stage, before=before, source=source, **common)
         results = evaluate(self.experiment, network, self.validation, stage, **common)
+        self.record.finish(EVALUATION, index)
         signs = self.results.validation_signs(index) if self.validation else self.results.target_signs(index)
         for sentence in signs:
             logger.warning("%s: %s", self._title(index), sentence)
@@ -265,11 +269,13 @@ class Run:
 
     def evaluate_snapshots(self) -> None:
         """Evaluate the source network after the epochs at which it was kept, where that is not done."""
-        options = {"ctx": self.ctx, "progress": self.progress}
+        options = {"ctx": self.ctx, "progress": self.progress, "record": self.record}
         evaluate_snapshots(self.experiment, self.dir, self.validation, self.target, **options)
 
     def write_summary(self) -> dict[str, Any]:
         """Write and return the results of all stages that have been evaluated; the last one is the run's result."""
+        for index in self.results.evaluated:  # those of other settings are made again
+            self.evaluate(index)
         summary = self.results.summarise()
         write_json(self.dir.summary, summary)
         return summary
@@ -321,6 +327,7 @@ class Run:
             record["rollbacks"] = rollbacks
         save_parameters(stage.parameters, network, self.spec, self.label_space, config_hash=self.dir.config_hash)
         write_json(stage.training, record)
+        self.record.finish(RETRAINING if index else SOURCE, index)
         remove_checkpoints(stage.checkpoint, stage.warm_up)
         self._network, self._holds = network, index
 
@@ -333,6 +340,7 @@ class Run:
             if not stage.training.is_file():
                 what = "source" if index == 0 else f"retrain for round {index}"
                 raise RunError(f"{stage.parameters} is not there or not finished: run {what} first")
+            self.record.check(RETRAINING if index else SOURCE, index)
             self._network, _, _ = load_network(stage.parameters, self.ctx)
             self._holds = index
         return self._network
@@ -347,4 +355,8 @@ class Run:
         if not self.experiment.self_training.uses_prior:
             return None
         progress = functools.partial(self.progress, f"{self.experiment.name}, spatial prior")
-        return load_prior(self.experiment, self.source, self.dir.spatial_prior, progress=progress)
+        if not self.record.done(PRIOR):
+            self.record.begin(PRIOR)
+            renew_prior(self.experiment, self.source, self.dir, data_root=self._data_root, progress=progress)
+            self.record.finish(PRIOR)
+        return load_prior(self.experiment, self.source, self.dir.spatial_prior)

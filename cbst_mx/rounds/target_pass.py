@@ -80,7 +80,7 @@ def label_target(
     what = f"{title}: pseudo-labels"
     opened = target_maps(experiment, network, target, folder=stage.maps, ctx=ctx, prior=prior)
     statistics = GridStatistics(space.num_classes, space.names)
-    with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels) as folder:
+    with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels, durable=True) as folder:
         logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
         labelling = label_set(
             maps,

@@ -17,6 +17,7 @@ from cbst_mx.data.published import published
 from cbst_mx.errors import ConfigError
 from cbst_mx.evaluation.label_free import STEP
 from cbst_mx.networks.build import parameter_bytes
+from cbst_mx.run_dir import RunDir
 from cbst_mx.selftrain.portion import iterations_of_epochs, portion, select_source
 from cbst_mx.selftrain.selection import PIXEL_BYTES, Needs
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS, TargetMaps, maps_needed
@@ -25,10 +26,12 @@ from symbols.backend import gluon, mx
 __all__ = [
     "ImageSets",
     "Images",
+    "Left",
     "count_iterations",
     "count_snapshots",
     "estimate_needs",
     "find_image_sets",
+    "find_left",
     "prediction_options",
     "scale_side",
     "source_indices",
@@ -138,6 +141,43 @@ def scale_side(long_side: int | None, side: float) -> int | None:
     return None if long_side is None else max(32, round(side * long_side))
 
 
+class Left(NamedTuple):
+    """How many of a run's results are still to be written."""
+
+    parameters: int  # networks of stages
+    snapshots: int  # networks of the source training on the way
+    labels: int  # rounds of pseudo-labels
+    evaluations: int  # of stages and snapshots
+    checkpoint: int = 0  # bytes of one that is there already
+
+
+def find_left(experiment: Experiment, folder: RunDir, *, source: int) -> Left:
+    """Return what a run still has to write into its folder.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    folder : RunDir
+        Its run folder, which need not exist.
+    source : int
+        Number of source images.
+    """
+    stages = [folder.stage(index) for index in range(experiment.self_training.rounds + 1)]
+    trained = [stage for stage in stages if stage.training.is_file()]
+    snapshots = count_snapshots(experiment.source_training, source)
+    kept = snapshots if stages[0].training.is_file() else len(folder.snapshots())
+    evaluated = [folder.snapshot(epoch) for epoch in folder.snapshots()]
+    return Left(
+        len(stages) - len(trained),
+        max(0, snapshots - kept),
+        sum(not stage.thresholds.is_file() for stage in stages[1:]),
+        sum(not stage.evaluation.is_file() for stage in stages)
+        + max(0, snapshots - sum(stage.evaluation.is_file() for stage in evaluated)),
+        sum(stage.checkpoint.stat().st_size for stage in stages if stage.checkpoint.is_file()),
+    )
+
+
 def estimate_needs(
     experiment: Experiment,
     network: gluon.HybridBlock,
@@ -146,6 +186,7 @@ def estimate_needs(
     target: int,
     size: tuple[int, int],
     validation: int,
+    left: Left | None = None,
 ) -> Needs:
     """Estimate the run's disk space, and the memory that pseudo-labelling needs in addition to the network.
 
@@ -159,6 +200,8 @@ def estimate_needs(
         Number of source, target and all validation images.
     size : tuple of int
         Height and width of a target image.
+    left : Left, optional
+        What is still to be written; None for all of it.
     """
     training = experiment.self_training
     parameters = parameter_bytes(network)
@@ -166,10 +209,14 @@ def estimate_needs(
     labels = target * (pixels // 8 + 2048)  # PNGs of label maps are far below one bit a pixel
     # a confusion matrix of 8-byte numbers per image, or the grid of `label_free`
     evaluated = validation * 8 * experiment.classes().num_classes ** 2 or target * pixels // STEP**2
-    checkpoint = 6 * parameters  # parameters and momentum: two generations, and a third while it is written
-    disk = (training.rounds + 1) * (parameters + evaluated) + training.rounds * labels + checkpoint
-    disk += count_snapshots(experiment.source_training, source) * (parameters + evaluated)
-    if not training.rounds:
+    if left is None:
+        kept = count_snapshots(experiment.source_training, source)
+        left = Left(training.rounds + 1, kept, training.rounds, training.rounds + 1 + kept)
+    # parameters and momentum: two generations, and a third while it is written
+    checkpoint = max(0, 6 * parameters - left.checkpoint) if left.parameters else 0
+    disk = (left.parameters + left.snapshots) * parameters + left.evaluations * evaluated + left.labels * labels
+    disk += checkpoint
+    if not left.labels:
         return Needs(disk, 0)
     keep, maps = maps_needed(
         target,

@@ -1,11 +1,14 @@
-"""The run folder: the name of every artefact and the manifest.
+"""The names of a run folder's files, and its manifest.
 
 ::
 
     OUT/
       experiment.yaml            the experiment as it was run (all defaults written out)
       manifest.json              its hash and seed, versions, inputs
+      ledger.jsonl               a line per step: digests of what it was made from and of what it wrote, settings, times
+      inputs.json                digest, size and time of every image and label
       log.txt                    every line the run logged
+      lock                       while a command works in the folder: which process on which computer
       spatial_prior.npz          the spatial prior (CBST-SP only)
       source/
         checkpoint.params        parameters and momentum while training goes on, and checkpoint.previous.params from
@@ -39,26 +42,29 @@ import hashlib
 import json
 import logging
 import platform
+import re
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
 import cbst_mx
 from cbst_mx.errors import CBSTError, RunError, StoppedError
 from cbst_mx.files import read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
+from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
 
-__all__ = ["RunDir", "StageDir"]
+__all__ = ["RunDir", "StageDir", "versions"]
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "cbst_mx": cbst_mx.__version__}
+def versions() -> dict[str, str]:
+    """Return the versions of what can change the numbers of a run."""
+    found = {"python": platform.python_version(), "cbst_mx": cbst_mx.__version__}
     for name in ("mxnet", "mxnet-cu112", "numpy", "opencv-python", "scipy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+            found[name] = metadata.version(name)
+    return found
 
 
 def _holds_text(path: Path, text: str) -> bool:
@@ -90,10 +96,17 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._logging = False
+        self._lock: Lock | None = None  # held by what goes on in the folder, not by what reads it
 
     @classmethod
     def open(
-        cls, path: Path, experiment_text: str, *, identity: Mapping[str, Any], inputs: Mapping[str, Any]
+        cls,
+        path: Path,
+        experiment_text: str,
+        *,
+        identity: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        compare: Callable[[RunDir], None] | None = None,
     ) -> RunDir:
         """Create the run folder, or go on in it when it is this run's.
 
@@ -107,13 +120,19 @@ class RunDir:
             Settings that tell this run from others, as JSON values; their hash is kept in the manifest.
         inputs : mapping
             Facts about the inputs (such as the numbers of images), for the record.
+        compare : callable, optional
+            Called with a folder that is continued, locked, before anything in it is written; raises RunError where the
+            experiment would have made what is finished otherwise. Without it only the same settings continue.
 
         Raises
         ------
         RunError
-            If the folder belongs to another run or holds something else.
+            If the folder belongs to another run or holds something else, or another process works in it.
         """
         run = cls(path)
+        if not run.manifest.is_file() and run.path.exists() and not run._is_begun(experiment_text):
+            raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
+        run._lock = lock_folder(run.path)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         for first in (run.experiment, run.manifest):
             remove_leftovers(run.path, first.name)
@@ -123,24 +142,30 @@ class RunDir:
                 raise RunError(
                     f"{run.manifest} is no record of a run: it must hold names and values, and config_sha256"
                 )
-            if stored["config_sha256"] != digest:
+            if compare is not None:
+                compare(run)
+            elif stored["config_sha256"] != digest:
                 raise RunError(
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
                     f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
                 )
             for folder in run.path.glob("**/"):
                 remove_leftovers(folder)
-            if not run.experiment.is_file():  # killed between the two
+            if stored["config_sha256"] != digest or not run.experiment.is_file():  # continued otherwise, or killed
                 write_text(run.experiment, experiment_text)
+            known = stored.get("inputs")
+            facts = {**inputs, **(known if isinstance(known, dict) else {})}  # the prior is that of the beginning, ...
+            facts.update({"images": inputs["images"]} if "images" in inputs else {})  # ... the images are today's
+            if compare is not None and (stored["config_sha256"] != digest or known != facts):
+                changes = {"name": identity.get("name"), "config_sha256": digest, "inputs": facts}
+                write_json(run.manifest, {**stored, **changes})
             return run
-        if run.path.exists() and not (run.path.is_dir() and run._is_begun(experiment_text)):
-            raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
         manifest = {
             "name": identity.get("name"),
             "config_sha256": digest,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "inputs": dict(inputs),
-            "versions": _versions(),
+            "versions": versions(),
         }
         write_json(run.manifest, manifest)  # first: with it the folder is this run's
         write_text(run.experiment, experiment_text)
@@ -148,7 +173,10 @@ class RunDir:
 
     def _is_begun(self, experiment_text: str) -> bool:
         """Return whether the folder is empty, or holds only this experiment, which earlier versions wrote first."""
-        content = list(self.path.iterdir())
+        if not self.path.is_dir():
+            return False
+        begun = re.compile(rf"{LOCK}|\.({self.manifest.name}|{self.experiment.name})\.[0-9]+\.part")
+        content = [path for path in self.path.iterdir() if not begun.fullmatch(path.name)]
         return not content or (content == [self.experiment] and _holds_text(self.experiment, experiment_text))
 
     @property
@@ -160,6 +188,16 @@ class RunDir:
     def manifest(self) -> Path:
         """Hash, versions and inputs."""
         return self.path / "manifest.json"
+
+    @property
+    def ledger(self) -> Path:
+        """One line per step that began or was finished, see `ledger`."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def inputs(self) -> Path:
+        """Digest, size and time of change of every image and label that a step has used."""
+        return self.path / "inputs.json"
 
     @property
     def log(self) -> Path:

@@ -1,0 +1,8 @@
+"""Run folders: the names of their files, their lock, and the ledger of their finished steps."""
+
+from __future__ import annotations
+
+from cbst_mx.run_dir.folder import RunDir, StageDir, versions
+from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder, lock_owner
+
+__all__ = ["LOCK", "Lock", "RunDir", "StageDir", "lock_folder", "lock_owner", "versions"]
