@@ -23,7 +23,7 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import atomic_folder, check_free_space, read_json, write_json
-from cbst_mx.messages import Progress, silent
+from cbst_mx.messages import Progress, silent, stage_title
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
@@ -174,7 +174,7 @@ class Run:
         network = self._stage_network(index - 1)
         p = portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
         what = f"{self._title(index)}: pseudo-labels"
-        prior = self._prior() if training.method == "cbst-sp" else None
+        prior = self._prior() if training.uses_prior else None
         opened = target_maps(self.experiment, network, self.target, folder=stage.maps, ctx=self.ctx, prior=prior)
         statistics = ImageStatistics(self.label_space.num_classes, self.label_space.names)
         with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels) as folder:
@@ -272,7 +272,7 @@ class Run:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _title(self, index: int) -> str:
-        return f"{self.experiment.name}, " + ("source" if index == 0 else f"round {index}")
+        return f"{self.experiment.name}, {stage_title(index)}"
 
     def _start_network(self) -> gluon.HybridBlock:
         return start_network(self.experiment, self.contexts, data_root=self._data_root)
