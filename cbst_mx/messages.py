@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Sequence
 
-__all__ = ["Counter", "Progress", "listed", "ranges", "silent"]
+__all__ = ["Counter", "Progress", "listed", "ranges", "silent", "stage_title"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
 Counter = Callable[[int, int], None]  # (done, in all)
@@ -63,3 +63,14 @@ def ranges(numbers: Iterable[int], width: int = 1) -> list[str]:
         else:
             runs.append([number, number])
     return [f"{low:0{width}}" if low == high else f"{low:0{width}}-{high:0{width}}" for low, high in runs]
+
+
+def stage_title(index: int) -> str:
+    """Return what a stage of a run is called: 0 is the source network, r the network after round r.
+
+    Examples
+    --------
+    >>> stage_title(0), stage_title(2)
+    ('source', 'round 2')
+    """
+    return f"round {index}" if index else "source"

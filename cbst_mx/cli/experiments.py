@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, print_table
+from cbst_mx.messages import stage_title
 
 if TYPE_CHECKING:
     from cbst_mx.config import Data, Experiment
@@ -275,7 +276,7 @@ def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
     if leading is None:
         _print_label_free(summary["stages"])
     else:
-        rows = {_title(stage["round"]): stage["evaluation"][leading] for stage in summary["stages"]}
+        rows = {stage_title(stage["round"]): stage["evaluation"][leading] for stage in summary["stages"]}
         print_table(iou_table(rows, label_space))
     _print_warnings(summary["stages"])
 
@@ -287,22 +288,18 @@ def _print_protocol(results: RunResults) -> None:
     click.echo(results.adaptation)
     best = results.best()
     if best is not None:
-        click.echo(f"{BEST}: {_title(best.stage)}, mIoU {100 * best.miou:.1f} (last: {100 * results.miou():.1f})")
+        click.echo(f"{BEST}: {stage_title(best.stage)}, mIoU {100 * best.miou:.1f} (last: {100 * results.miou():.1f})")
     choice = results.label_free_choice()
     if choice is not None:
         miou = "" if results.leading is None else f", mIoU {100 * results.miou(choice.stage):.1f}"
-        click.echo(f"{UNLABELLED}: {_title(choice.stage)}, {choice.score:.3f}{miou}")
+        click.echo(f"{UNLABELLED}: {stage_title(choice.stage)}, {choice.score:.3f}{miou}")
 
 
 def _print_label_free(stages: list[dict[str, Any]]) -> None:
     from cbst_mx.report.tables import label_free_table
 
     click.echo("no validation set: what the networks predict on the target's images, without labels")
-    print_table(label_free_table({_title(stage["round"]): stage["label_free"] for stage in stages}))
-
-
-def _title(index: int) -> str:
-    return "source" if index == 0 else f"round {index}"
+    print_table(label_free_table({stage_title(stage["round"]): stage["label_free"] for stage in stages}))
 
 
 def _print_warnings(stages: list[dict[str, Any]]) -> None:

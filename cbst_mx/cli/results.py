@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
+from cbst_mx.messages import stage_title
 
 if TYPE_CHECKING:
     from cbst_mx.evaluation.protocols import ImageMatrices
@@ -114,7 +115,7 @@ def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None
     from cbst_mx.report.tables import label_free_table
 
     record = [{"round": stage, **run.label_free(stage)} for stage in (run.evaluated if stages is None else stages)]
-    titles = ["source" if one["round"] == 0 else f"round {one['round']}" for one in record]
+    titles = [stage_title(one["round"]) for one in record]
     click.echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
     Console().print(label_free_table(dict(zip(titles, record))))
     _show_choice(run)
@@ -137,7 +138,7 @@ def _show_set(
     except DataError as error:
         raise DataError(f"{run.folder.stage(index).confusion}, {name}: {error}") from error
     bad = protocols.worst_images(matrices, worst)
-    stage = "source" if index == 0 else f"round {index} of {run.rounds}"
+    stage = stage_title(index) + (f" of {run.rounds}" if index else "")
     click.echo(f"{stage}, {name}, {len(matrices.images)} images; {samples} bootstrap samples, seed {seed}")
     console.print(protocol_table(scored))
     for protocol, reason in refused.items():

@@ -16,7 +16,7 @@ import numpy as np
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, draw_images, resampled_miou
 from cbst_mx.evaluation.run_results import RunResults, find_runs
-from cbst_mx.messages import listed
+from cbst_mx.messages import listed, stage_title
 
 __all__ = ["Compared", "compare"]
 
@@ -137,5 +137,5 @@ def _read(path: Path, name: str | None) -> _Group:
         chosen = run.leading if name is None else name
         check_choice("set", chosen, sets)
         found[number] = sets[str(chosen)]
-        stages.add("source" if run.evaluated[-1] == 0 else f"round {run.evaluated[-1]}")
+        stages.add(stage_title(run.evaluated[-1]))
     return _Group(dict(sorted(found.items())), ", ".join(sorted(stages)))

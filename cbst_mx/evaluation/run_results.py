@@ -156,10 +156,7 @@ class RunResults:
     @property
     def adaptation(self) -> str:
         """What the run was adapted on, in words, and whether that is transductive."""
-        images = self.manifest.get("inputs")
-        counts = images.get("images") if isinstance(images, dict) else None
-        target = counts.get("target") if isinstance(counts, dict) else None
-        return describe_target(self.settings, target if isinstance(target, int) else 0)
+        return describe_target(self.settings, self._count("target"))
 
     def best(self) -> Best | None:
         """Return the round that labels would choose: of the highest mIoU on the leading validation set.
@@ -406,12 +403,15 @@ class RunResults:
 
     def images(self, name: str) -> int:
         """Return the number of images of a validation set that the manifest states, 0 where it states none."""
-        value: Any = self.manifest
-        for key in ("inputs", "images", f"validation {name}"):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value if isinstance(value, int) else 0
+        return self._count(f"validation {name}")
 
     # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _count(self, images: str) -> int:
+        value: Any = self.manifest
+        for key in ("inputs", "images", images):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, int) else 0
 
     def _stage(self, stage: int, first: int = 0) -> StageDir:
         if not first <= stage <= self.rounds:

@@ -20,6 +20,7 @@ from cbst_mx.config import Experiment
 from cbst_mx.errors import CBSTError, DivergedError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, write_json
+from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import sidecar_path
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import guard
@@ -252,7 +253,7 @@ class Health:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _title(self, index: int) -> str:
-        return f"{self._name}, {'source' if index == 0 else f'round {index}'}"
+        return f"{self._name}, {stage_title(index)}"
 
     def _text(self, index: int) -> str:
         return "the source network" if index == 0 else f"the network of round {index}"

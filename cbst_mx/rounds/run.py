@@ -22,7 +22,7 @@ from cbst_mx.errors import ConfigError, DivergedError, NotFiniteError, RunError,
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import check_free_space, read_json, write_json
-from cbst_mx.messages import Progress, silent
+from cbst_mx.messages import Progress, silent, stage_title
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.continuation import warn_of_threads
@@ -283,7 +283,7 @@ class Run:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _title(self, index: int) -> str:
-        return f"{self.experiment.name}, " + ("source" if index == 0 else f"round {index}")
+        return f"{self.experiment.name}, {stage_title(index)}"
 
     def _common(self, index: int) -> dict[str, Any]:
         return {"ctx": self.ctx, "title": self._title(index), "progress": self.progress}

@@ -209,16 +209,14 @@ def predictions(
     DataError
         If a probability is not finite, naming the image.
     """
-    for index, _, predicted in confidences(network, images, batch_size=batch_size, **options):
-        yield index, predicted
+    for index, seen in _seen(network, images, batch_size, **options):
+        yield index, seen.confidence[1] if isinstance(seen, HostMap) else _classes(seen)
 
 
 def confidences(
     network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield the index, and the confidence and predicted class of every pixel of every image, in order.
-
-    On the processor the full-size probabilities of one scale are never made, see ``class_maps``.
 
     Parameters
     ----------
@@ -238,11 +236,29 @@ def confidences(
     DataError
         If a probability is not finite, naming the image.
     """
+    for index, seen in _seen(network, images, batch_size, **options):
+        if isinstance(seen, HostMap):
+            yield (index, *seen.confidence)
+        else:
+            yield index, seen.max(axis=0).asnumpy(), _classes(seen)
+
+
+def _classes(probability: mx.nd.NDArray) -> np.ndarray:
+    """Return the predicted classes of probabilities (C, H, W), uint8 (H, W)."""
+    return probability.argmax(axis=0).asnumpy().astype(np.uint8)
+
+
+def _seen(
+    network: gluon.HybridBlock, images: ImageSet, batch_size: int, **options: Any
+) -> Iterator[tuple[int, mx.nd.NDArray | HostMap]]:
+    """Yield the index and the probabilities of every image, in order.
+
+    On the processor the full-size probabilities of one scale are never made, but a view of the network's own output,
+    see ``class_maps``.
+    """
     several = len(options.get("scales", (1.0,))) > 1
     if several or options["ctx"].device_type != "cpu":
-        for index, probability in probability_maps(network, images, batch_size=batch_size, **options):
-            predicted = probability.argmax(axis=0).asnumpy().astype(np.uint8)
-            yield index, probability.max(axis=0).asnumpy(), predicted
+        yield from probability_maps(network, images, batch_size=batch_size, **options)
         return
     scales, interpolation = options.pop("scales", (1.0,)), options.pop("interpolation", "bilinear")
     options.pop("combine", None)  # of one scale there is nothing to combine
@@ -252,7 +268,7 @@ def confidences(
         size = (batch[0].shape[0], batch[0].shape[1])
         for index, cells in enumerate(maps.asnumpy(), start):
             whole = ClassMaps(cells, size, interpolation=interpolation, extent=extent, stride=network.stride)
-            yield (index, *HostMap(whole, origin=images.names[index]).confidence)
+            yield index, HostMap(whole, origin=images.names[index])
 
 
 def _batches(images: ImageSet, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
