@@ -62,6 +62,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty: give a new folder")
     held = lock_folder(folder.path)  # nothing changes on the way
+    ledger = Ledger(folder)
     entries: list[Entry] = []
     without_effect: list[str] = []
     for step in steps:
