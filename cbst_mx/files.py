@@ -105,7 +105,7 @@ def sync_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files of :func:`atomic_path` whose writers were killed.
+    """Remove the temporary files and folders of :func:`atomic_path` and `atomic_folder` whose writers were killed.
 
     Those of processes that still run on this computer stay.
 
@@ -124,7 +124,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
                 continue
             if not _is_running(int(found[2])) or (name is not None and int(found[2]) == os.getpid()):
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _is_running(process: int) -> bool:
@@ -138,8 +138,10 @@ def _is_running(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, durable: bool = False, new: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` when the block ends well and vanishes when it does not.
+
+    Several processes may write the same folder at once: each has a temporary one of its own.
 
     Parameters
     ----------
@@ -147,6 +149,8 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
         Its parent is made when it is not there.
     durable : bool
         Wait until the disk has the files that lie directly in the folder.
+    new : bool
+        Replace only an empty folder: what another process has put there meanwhile stays.
 
     Raises
     ------
@@ -155,8 +159,8 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     whole = path.absolute()  # "." has no name
-    temporary = whole.with_name(f".{whole.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    remove_leftovers(whole.parent, whole.name)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -165,7 +169,8 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 os.fsync(stream.fileno())
         if durable:
             sync_folder(temporary)
-        shutil.rmtree(path, ignore_errors=True)
+        if not new:
+            shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
         if durable:
             sync_folder(whole.parent)

@@ -84,7 +84,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
         entries.append(
             replace(entry, keys={**entry.keys, **keys}, note=f"{UNSETTLED}{folder.path.resolve()} at {begin}")
         )
-    with atomic_folder(out, durable=True) as new:
+    with atomic_folder(out, durable=True, new=True) as new:
         _write(folder, RunDir(new), experiment, entries, begin)
     held.release()
     return experiment, without_effect
