@@ -24,7 +24,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz check bench clean $(EXPERIMENTS)
+.PHONY: help setup demo camvid-ablation test fuzz check bench clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -75,14 +75,29 @@ $(call step,run,$1,$2,$3,$4)
 endef
 step = $(CBST) $1 experiments/$2.yaml --out $(call folder,$2)$4 $(SETTINGS) $(call variant,$2) $5 $(addprefix --init ,$(if $3,$(call network,$3),$(INIT)))
 
+# One source network for each seed, and from it every variant; $(call ablation,SEED) makes those of a seed.
+ABLATION := st cbst cbst-sp cbst-mining
+comma := ,
+define ablation
+$(call vgg16,source,$1)
+$(foreach variant,$(ABLATION),$(call vgg16,$(variant),$1,--init $(RUNS)/camvid-ablation/source/seed-$1/source/parameters.params)
+)
+endef
+vgg16 = $(CBST) run experiments/camvid-vgg16-$1.yaml --out $(RUNS)/camvid-ablation/$1/seed-$2 --set seed=$2 $(SETTINGS) $3
+
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
 	@for name in $(EXPERIMENTS); do printf '%s - ' $$name; sed -n '1s/^# *//p' experiments/$$name.yaml; done
 
 setup: $(STAMP) ## create .venv and install (EXTRAS=cpu,dev or cu112,dev; PYTHON=python3)
 
 demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 for mean and spread)
 	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS)
+
+camvid-ablation: SEEDS = 0,1,2
+camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP and mining on photographs, FCN8s-VGG16 (about HOURS hours on 2 cores, continues)
+	$(foreach seed,$(subst $(comma), ,$(SEEDS)),$(call ablation,$(seed)))
+	$(CBST) compare $(addprefix $(RUNS)/camvid-ablation/,source $(ABLATION)) --out $(RUNS)/camvid-ablation/comparison.json
 
 test: $(STAMP) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)

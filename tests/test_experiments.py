@@ -23,6 +23,7 @@ from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 ROWS = paper_tables.experiments()
+VARIANTS = ("source", "st", "cbst", "cbst-sp", "cbst-mining")  # of the ablation
 RELEASED = sorted(path.stem for path in FOLDER.glob("*-released.yaml"))
 # Not settings: what an experiment is called, what it starts from, and the numbers it is compared with.
 NAMES = {"name", "paper", "origin", "extends", "seed", "smoke", "starts_from", "released_start"}
@@ -49,7 +50,8 @@ def merged(name):
 def test_there_is_one_file_for_every_row_of_the_authors():
     assert len(ROWS) == 27
     named = {path.stem for path in FOLDER.glob("*.yaml")}
-    assert named == {*ROWS, *RELEASED, "demo", "demo-adversarial", "camvid-data", "camvid-dusk-cbst", "nthu-source"}
+    others = {"demo", "demo-adversarial", "camvid-data", "camvid-dusk-cbst", "nthu-source"}
+    assert named == {*ROWS, *RELEASED, *others, *(f"camvid-vgg16-{variant}" for variant in VARIANTS)}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -334,6 +336,37 @@ def test_an_experiment_that_is_no_row_of_the_paper_is_one_run():
     assert make_steps("camvid-dusk-cbst", "INIT=own.params") == [
         ["run", "experiments/camvid-dusk-cbst.yaml", "--out", "runs/camvid-dusk-cbst", "--init", "own.params"]
     ]
+
+
+def test_the_ablation_makes_every_variant_from_the_source_network_of_its_seed():
+    *steps, last = make_steps("camvid-ablation", "SEEDS=0,2", "RUNS=r")
+    assert [(step[0], step[1], step[step.index("--set") + 1], step[step.index("--out") + 1]) for step in steps] == [
+        ("run", f"experiments/camvid-vgg16-{variant}.yaml", f"seed={seed}", f"r/camvid-ablation/{variant}/seed-{seed}")
+        for seed in (0, 2)
+        for variant in VARIANTS
+    ]
+    starts = [step[step.index("--init") + 1] if "--init" in step else None for step in steps]
+    made = [f"r/camvid-ablation/source/seed-{seed}/source/parameters.params" for seed in (0, 2)]
+    assert starts == [None, *made[:1] * 4, None, *made[1:] * 4]
+    assert last[:2] == ["compare", "r/camvid-ablation/source"]
+    assert last[2:6] == [f"r/camvid-ablation/{variant}" for variant in VARIANTS[1:]]
+    assert len(make_steps("camvid-ablation")) == 3 * 5 + 1
+
+
+def test_the_variants_of_the_ablation_differ_in_one_thing_each():
+    settings = {variant: merged(f"camvid-vgg16-{variant}") for variant in VARIANTS}
+    base = settings["cbst"]
+    differing = {
+        variant: {key for key in {*base, *other} if base.get(key) != other.get(key)} - {"name", "starts_from"}
+        for variant, other in settings.items()
+    }
+    assert differing == {
+        "source": {"self_training.rounds"},
+        "st": {"self_training.method"},
+        "cbst": set(),
+        "cbst-sp": {"self_training.method"},
+        "cbst-mining": {f"self_training.mining.{key}" for key in ("worst", "priority", "probability")},
+    }
 
 
 def test_the_name_of_the_start_is_kept_and_makes_no_other_run():
