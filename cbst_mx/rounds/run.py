@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cbst_mx.config import Experiment, Optimiser
+from cbst_mx.config import Experiment, Optimiser, describe_released_start
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import read_header, write_label_png
 from cbst_mx.errors import ConfigError, RunError
@@ -75,6 +75,8 @@ class Run:
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
         experiment, changes = follow_start(experiment, data_root=data_root)
+        if (released := describe_released_start(experiment, data_root)) is not None:
+            changes.insert(0, released)
         self.experiment = experiment
         self.progress = progress
         self.label_space = experiment.classes()
