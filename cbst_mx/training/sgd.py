@@ -136,7 +136,8 @@ def train(
     checkpoint_every : int
         0 writes none.
     snapshot : callable, optional
-        Called with the iterations done every `snapshot_every` iterations, before a checkpoint of the same iteration.
+        Called with the iterations done every `snapshot_every` iterations and at the end, before a checkpoint of the same
+        iteration.
     snapshot_every : int
         0 calls it never.
     progress : callable, optional
@@ -185,7 +186,8 @@ def train(
             record.iterations = iteration + 1
             if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
-            if snapshot is not None and snapshot_every and record.iterations % snapshot_every == 0:
+            last = record.iterations == schedule.iterations
+            if snapshot is not None and snapshot_every and (last or record.iterations % snapshot_every == 0):
                 _unify_statistics(network)
                 snapshot(record.iterations)
             if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
