@@ -112,7 +112,9 @@ def test_it_is_said_where_runs_were_adapted_on_different_images(tmp_path):
     tested.experiment.write_text(yaml.safe_dump(settings))
     source = write_run(tmp_path / "source", rounds=0, done=0)
     for other in (val, tested):
-        shown = CliRunner().invoke(main, ["compare", str(train.path), str(other.path), "--out", str(tmp_path / "o.json")])
+        shown = CliRunner().invoke(
+            main, ["compare", str(train.path), str(other.path), "--out", str(tmp_path / "o.json")]
+        )
         assert shown.exit_code == 0, shown.output
         assert "adapted on different images: a gain is not of the method alone\n" in shown.output
         assert "adapted on cityscapes val" in json.loads((tmp_path / "o.json").read_text())[1]["target"]

@@ -107,7 +107,10 @@ def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None
     from cbst_mx.files import write_json
     from cbst_mx.report.tables import label_free_table
 
-    record = [{"round": stage, "target": run.adaptation, **run.label_free(stage)} for stage in (run.evaluated if stages is None else stages)]
+    record = [
+        {"round": stage, "target": run.adaptation, **run.label_free(stage)}
+        for stage in (run.evaluated if stages is None else stages)
+    ]
     titles = [stage_title(one["round"]) for one in record]
     click.echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
     Console().print(label_free_table(dict(zip(titles, record))))

@@ -120,7 +120,7 @@ class RunResults:
 
     def __init__(self, path: Path | str):
         self.folder = RunDir(Path(path))
-        self.settings = load_experiment(self.folder.experiment)
+        self.settings = load_experiment(self.folder.experiment).as_begun(self.folder.experiment)
 
     def __repr__(self) -> str:
         return f"RunResults({str(self.folder.path)!r})"

@@ -18,8 +18,8 @@ def look(experiment: Experiment, *, data_root: Path | None = None) -> dict[str, 
     Parameters
     ----------
     experiment : Experiment
-        The experiment to look at. Where it starts from another one (`starts_from`), parameters for a source training are
-        not asked for.
+        The experiment to look at. Where it starts from another one (`starts_from`), pretrained parameters are not asked
+        for.
     data_root : Path, optional
         Folder that relative paths are in, instead of the one in ``CBST_DATA``.
 

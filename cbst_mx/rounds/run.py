@@ -74,6 +74,7 @@ class Run:
     def __init__(
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
+        experiment = experiment.as_begun(RunDir(out).experiment)
         experiment, changes = follow_start(experiment, data_root=data_root)
         if (released := describe_released_start(experiment, data_root)) is not None:
             changes.insert(0, released)

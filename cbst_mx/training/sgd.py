@@ -136,8 +136,8 @@ def train(
     checkpoint_every : int
         0 writes none.
     snapshot : callable, optional
-        Called with the iterations done every `snapshot_every` iterations and at the end, before a checkpoint of the same
-        iteration.
+        Called with the iterations done every `snapshot_every` iterations and at the end, before a checkpoint of the
+        same iteration.
     snapshot_every : int
         0 calls it never.
     progress : callable, optional
@@ -186,8 +186,7 @@ def train(
             record.iterations = iteration + 1
             if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
                 _note_loss(record, sum(float(loss.asscalar()) for loss in losses), schedule)
-            last = record.iterations == schedule.iterations
-            if snapshot is not None and snapshot_every and (last or record.iterations % snapshot_every == 0):
+            if snapshot is not None and _is_due(record.iterations, snapshot_every, schedule.iterations):
                 _unify_statistics(network)
                 snapshot(record.iterations)
             if checkpoint is not None and checkpoint_every and record.iterations % checkpoint_every == 0:
@@ -195,6 +194,11 @@ def train(
             progress(record.iterations, schedule.iterations)
     _unify_statistics(network)
     return record
+
+
+def _is_due(done: int, every: int, total: int) -> bool:
+    """Return whether a snapshot is taken after `done` of `total` iterations: every so many, and at the end."""
+    return every > 0 and (done % every == 0 or done == total)
 
 
 def _rows(parts: Sequence[int]) -> list[slice]:
