@@ -93,7 +93,7 @@ def check_paper(
         + ("; our choice: the published numbers are of one run each, without a spread" if tolerance is None else "")
     )
     if result.best is not None:
-        click.echo(f"{BEST}: {result.best.text}")
+        click.echo(f"{BEST}: round {result.best.round}, mIoU {result.best.miou:.1f}: {result.best.verdict}")
     click.echo(f"verdict: {result.verdict}")
     if result.missed:
         raise click.exceptions.Exit(3)
