@@ -24,7 +24,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz check bench clean $(EXPERIMENTS)
+.PHONY: help setup demo camvid-ablation test fuzz check bench clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -43,29 +43,34 @@ rounds = $(call smoke,$(shell seq 1 1 $(if $(filter-out 0,$(stated)),$(or $(ROUN
 # The unlabelled images of a city (TARGET=train) are in no fold.
 folds = $(call smoke,$(if $(filter train,$(TARGET)),,$(if $(call setting,$1,folds),$(shell seq 0 1 $$(($(call setting,$1,folds) - 1))))))
 # $(call folder,NAME) is where NAME runs. TARGET=train adapts on other images and ROUNDS=12 that often, in folders of their
-# own; an experiment without rounds adapts on none, and the source network that others start from is always the same.
-varied = $(if $(TARGET)$(ROUNDS),$(filter-out 0,$(call setting,$1,rounds)))
+# own, and so is what starts from there; an experiment without rounds adapts on none itself, and the source network that
+# others start from is always the same.
+adapts = $(if $(TARGET)$(ROUNDS),$(filter-out 0,$(call setting,$1,rounds)))
+varied = $(or $(call adapts,$1),$(if $(call setting,$1,starts_from),$(call adapts,$(call setting,$1,starts_from))))
 folder = $(RUNS)/$1$(if $(call varied,$1),$(addprefix -,$(TARGET))$(patsubst %,-%-rounds,$(ROUNDS)))
-variant = $(if $(call varied,$1),$(addprefix --target ,$(TARGET)) $(addprefix --rounds ,$(ROUNDS)))
+variant = $(if $(call adapts,$1),$(addprefix --target ,$(TARGET)) $(addprefix --rounds ,$(ROUNDS)))
 # $(call network,NAME) is what NAME ends with: its last round's network, or the source network where it has no rounds.
 network = $(call folder,$1)/$(or $(patsubst %,round-%,$(lastword $(call rounds,$1))),source)/parameters.params
 
 # $(call start,NAME) is the experiment whose network NAME starts from; none where the network that the program's authors
-# released is there, which NAME then finds itself.
-released = $(if $(call setting,$1,released_start),$(wildcard $(CBST_DATA)/$(call setting,$1,released_start)))
+# released is there, which NAME then finds itself, and does not use for SMOKE=1: its size is another.
+released = $(if $(SMOKE),,$(if $(call setting,$1,released_start),$(wildcard $(CBST_DATA)/$(call setting,$1,released_start))))
 start = $(if $(call released,$1),,$(call setting,$1,starts_from))
 
 # $(call steps,NAME,START) makes NAME, which starts from START's network or, without START, from its own source training
-# (or INIT=FILE.params). Each step is skipped where it is done: a killed make continues.
+# (or INIT=FILE.params). Each step is skipped where it is done: a killed make continues. What NAME itself reads is looked at
+# before START's training, which may take weeks.
 define steps
-$(if $2,$(call before,$2,$(call start,$2)),$(call source-step,$1))
+$(if $2,$(call inputs-step,$1)
+$(call before,$2,$(call start,$2)),$(call source-step,$1))
 $(if $(call folds,$1),$(foreach f,$(call folds,$1),$(call round-steps,$1,$2,/fold-$f,--fold $f)),$(call round-steps,$1,$2))
 $(if $(call setting,$1,table),$(CBST) check-paper $(call folder,$1))
 
 endef
 # A START that itself starts from nothing is only trained, not evaluated.
 before = $(if $2,$(call steps,$1,$2),$(call source-step,$1))
-source-step = $(CBST) source experiments/$1.yaml --out $(RUNS)/$1 $(SETTINGS) $(addprefix --init ,$(INIT))
+inputs-step = $(CBST) check-inputs experiments/$1.yaml $(SETTINGS) $(call variant,$1)
+source-step = $(CBST) source experiments/$1.yaml --out $(call folder,$1) $(SETTINGS) $(call variant,$1) $(addprefix --init ,$(INIT))
 # $(call round-steps,NAME,START,FOLDER,OPTIONS) works in a folder below NAME's run folder, with more options.
 define round-steps
 $(foreach r,$(call rounds,$1),$(foreach verb,pseudo-label retrain,$(call step,$(verb),$1,$2,$3,$4 --round $r)
@@ -75,14 +80,29 @@ $(call step,run,$1,$2,$3,$4)
 endef
 step = $(CBST) $1 experiments/$2.yaml --out $(call folder,$2)$4 $(SETTINGS) $(call variant,$2) $5 $(addprefix --init ,$(if $3,$(call network,$3),$(INIT)))
 
+# One source network for each seed, and from it every variant; $(call ablation,SEED) makes those of a seed.
+ABLATION := st cbst cbst-sp cbst-mining
+comma := ,
+define ablation
+$(call vgg16,source,$1)
+$(foreach variant,$(ABLATION),$(call vgg16,$(variant),$1,--init $(RUNS)/camvid-ablation/source/seed-$1/source/parameters.params)
+)
+endef
+vgg16 = $(CBST) run experiments/camvid-vgg16-$1.yaml --out $(RUNS)/camvid-ablation/$1/seed-$2 --set seed=$2 $(SETTINGS) $3
+
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
 	@for name in $(EXPERIMENTS); do printf '%s - ' $$name; sed -n '1s/^# *//p' experiments/$$name.yaml; done
 
 setup: $(STAMP) ## create .venv and install (EXTRAS=cpu,dev or cu112,dev; PYTHON=python3)
 
 demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 for mean and spread)
 	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS)
+
+camvid-ablation: SEEDS = 0,1,2
+camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP and mining on photographs, FCN8s-VGG16 (about HOURS hours on 2 cores, continues)
+	$(foreach seed,$(subst $(comma), ,$(SEEDS)),$(call ablation,$(seed)))
+	$(CBST) compare $(addprefix $(RUNS)/camvid-ablation/,source $(ABLATION)) --out $(RUNS)/camvid-ablation/comparison.json
 
 test: $(STAMP) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)

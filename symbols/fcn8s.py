@@ -81,7 +81,7 @@ class FCN8s(gluon.HybridBlock):
         Dropout rate behind fc6 and fc7, in [0, 1).
     skip_scale : tuple of float
         Factors before the scores of pool3 and pool4. 1 lets every branch learn where their maps are as large as those
-        of fc7; (1e-4, 1e-2) is published for Caffe's weights and inputs, where they are far larger.
+        of fc7; (1e-4, 1e-2) is published for Caffe's weights and inputs, where they are said to be far larger.
     upsampling : {"frozen", "learned"}
         Whether the bilinear upsampling is trained; the published network keeps it.
 

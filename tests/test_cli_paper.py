@@ -14,6 +14,7 @@ from cbst_mx.data.image_files import write_label_png
 from cbst_mx.evaluation.confusion import confusion_matrix, summary
 from cbst_mx.evaluation.paper_tables import expected
 from cbst_mx.evaluation.protocols import ImageMatrices
+from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import write_json
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.run_dir import RunDir
@@ -97,7 +98,8 @@ def test_a_run_within_tolerance(tmp_path):
     assert cells(text, "mIoU") == ["46.2", "46.2", "-0.0", "±2.0", "within"]  # 46.18 of cells
     assert "tolerance: 2 points up or down for means, 8.7 for classes; our choice" in text
     assert "note: adapted on cityscapes without labels\n" in text
-    assert text.endswith("verdict: within tolerance\n")
+    best = "best of the rounds, chosen with target labels, as the program's README suggests: round 7, mIoU 46.2: within"
+    assert text.endswith(f"{best} tolerance\nverdict: within tolerance\n")
     assert call("check-paper", run) == text  # the experiment knows its row
 
 
@@ -190,7 +192,7 @@ def run(tmp_path):
             "source": {"format": "gta5", "root": "gta5"},
         },
     }
-    folder.experiment.write_text(yaml.safe_dump(settings))
+    folder.experiment.write_text(yaml.safe_dump(settings, sort_keys=False))
     write_json(folder.manifest, {"inputs": {"images": {"validation target": 500, "validation source": 1}}})
     return folder.path
 
@@ -200,6 +202,12 @@ def test_results_by_every_protocol(run, tmp_path):
     text = call("results", run, "--out", out, "--worst", 2)
     assert text.startswith("round 1 of 2, target, 3 images; 1000 bootstrap samples, seed 0\n")
     (target, source) = json.loads(out.read_text())
+    best = "best of the rounds, chosen with target labels, as the program's README suggests on target: round 1, mIoU"
+    mean = 100 * target["protocols"][0]["miou"]
+    assert f"{best} {mean:.1f}\n" in text  # of no row: no verdict
+    assert (target["best_round"]["round"], target["best_round"]["verdict"]) == (1, "")
+    assert target["best_round"]["miou"] == pytest.approx(mean)
+    assert "best_round" not in source
     assert [entry["protocol"] for entry in target["protocols"]] == ["19", "16", "13 of 16", "16 of 19", "13 of 19"]
     assert target["tables"] == [2, 3]
     assert source["tables"] == []
@@ -215,6 +223,21 @@ def test_results_by_every_protocol(run, tmp_path):
     assert "19 x 19/16 cannot be computed: only for networks without terrain, truck, train" in text
     # the images of the target are the tables' (as far as the manifest says), those of the source are not
     assert text.count("These are not the images of the paper's tables") == 1
+
+
+def test_results_of_a_row_of_the_paper_have_the_verdict_of_check_paper(run, tmp_path):
+    path = RunDir(run).experiment
+    settings = yaml.safe_load(path.read_text())
+    settings["self_training"]["rounds"] = 1
+    path.write_text(yaml.safe_dump({**settings, "name": "gta5-cbst", "network": {"name": "resnet38"}}, sort_keys=False))
+    write_json(RunDir(run).summary, RunResults(run).summarise())
+    (line,) = [one for one in call("check-paper", run, code=3).splitlines() if one.startswith("best of the rounds")]
+    assert line.endswith(": off")
+    text = call("results", run, "--out", tmp_path / "out.json")
+    assert line.replace("suggests:", "suggests on target:") + "\n" in text
+    assert json.loads((tmp_path / "out.json").read_text())[0]["best_round"]["verdict"] == "off"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "smoke": True}, sort_keys=False))
+    assert "not comparable (smoke)\n" in call("results", run)
 
 
 def test_results_of_one_round_and_set(run):

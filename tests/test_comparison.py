@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import main
 from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.evaluation.comparison import compare
+from cbst_mx.evaluation.comparison import compare, differ_in_target
 from cbst_mx.evaluation.confusion import mean_iou
 from cbst_mx.evaluation.protocols import ImageMatrices, draw_images, resampled_miou
 from tests.fake_run import write_run
@@ -94,5 +94,29 @@ def test_the_command_prints_a_table(tmp_path):
     assert [line.split() for line in shown.output.splitlines() if line.strip().startswith("cbst")] == [
         ["cbst", "round", "1", "58.3", "±", "0.0", "+33.3", "+33.3", "to", "+33.3"]
     ]
+    assert "source, cbst: adapted on cityscapes train without labels\n" in shown.output
+    assert "adapted on different images" not in shown.output
     assert "seeds 0, 1; 1000 bootstrap samples of the images, seed 0" in shown.output
     assert json.loads((tmp_path / "out.json").read_text())[1]["gain"] == pytest.approx(1 / 3)
+
+
+def test_it_is_said_where_runs_were_adapted_on_different_images(tmp_path):
+    """Another split, and a network that is only tested here but was adapted on that split in its own run."""
+    train, val = write_run(tmp_path / "train"), write_run(tmp_path / "val")
+    settings = yaml.safe_load(val.experiment.read_text())
+    settings["target"]["split"] = "val"
+    val.experiment.write_text(yaml.safe_dump(settings))
+    tested = write_run(tmp_path / "tested", rounds=0, done=0)
+    settings = yaml.safe_load(tested.experiment.read_text())
+    settings["initial_parameters"] = str(val.path / "round-1" / "parameters.params")
+    tested.experiment.write_text(yaml.safe_dump(settings))
+    source = write_run(tmp_path / "source", rounds=0, done=0)
+    for other in (val, tested):
+        shown = CliRunner().invoke(
+            main, ["compare", str(train.path), str(other.path), "--out", str(tmp_path / "o.json")]
+        )
+        assert shown.exit_code == 0, shown.output
+        assert "adapted on different images: a gain is not of the method alone\n" in shown.output
+        assert "adapted on cityscapes val" in json.loads((tmp_path / "o.json").read_text())[1]["target"]
+    assert not differ_in_target(compare([source.path, train.path]))
+    assert not differ_in_target(compare([val.path, tested.path]))

@@ -72,17 +72,35 @@ def test_what_changes_numbers_makes_another_run(change):
     assert load_experiment(DEMO).identity != load_experiment(DEMO, (change,)).identity
 
 
-@pytest.mark.parametrize("change", ["resampling=program", "evaluation.upsampling=pillow"])
+@pytest.mark.parametrize("change", ["evaluation.upsampling=pillow"])
 def test_keys_that_came_later_leave_other_runs_as_they_were(tmp_path, change):
     base, given = load_experiment(DEMO), load_experiment(DEMO, (change,))
     name = change.partition("=")[0].split(".")[-1]
     assert base.to_yaml().count(f"{name}:") == given.to_yaml().count(f"{name}:") - 1
-    assert name not in (base.identity if name == "resampling" else base.identity["evaluation"])
+    assert name not in base.identity["evaluation"]
     assert base.identity != given.identity
     (tmp_path / "again.yaml").write_text(given.to_yaml())
     assert load_experiment(tmp_path / "again.yaml") == given
-    default = {"resampling": "linear", "upsampling": "bilinear"}[name]
-    assert load_experiment(DEMO, (f"{change.partition('=')[0]}={default}",)).identity == base.identity
+    assert load_experiment(DEMO, ("evaluation.upsampling=bilinear",)).identity == base.identity
+
+
+def test_images_are_resized_as_by_the_program_unless_a_run_began_before_there_was_a_choice(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(DEMO.read_text().replace("resampling: linear", "# resampling: linear"))
+    default, linear = load_experiment(own), load_experiment(DEMO)
+    assert (default.resampling, linear.resampling) == ("program", "linear")
+    assert "resampling: program\n" in default.to_yaml()
+    assert default.identity["resampling"] == "program"
+    assert "resampling" not in linear.identity  # as in the manifests of before
+    begun = tmp_path / "experiment.yaml"
+    assert default.as_begun(begun) is default
+    begun.write_text(linear.to_yaml().replace("resampling: linear\n", ""))
+    assert default.as_begun(begun).identity == linear.identity
+    assert load_experiment(begun).as_begun(begun).resampling == "linear"
+    stated = load_experiment(own, ("resampling=program",))
+    assert stated.as_begun(begun) is stated
+    begun.write_text(default.to_yaml())
+    assert default.as_begun(begun) is default
 
 
 def test_the_experiment_that_rounds_start_from_is_a_name_and_no_setting(tmp_path):

@@ -100,6 +100,7 @@ def test_the_command_writes_what_the_library_says(folder, tmp_path):
         "scales": [0.5, 1.0],
         "combine": "mean",
         "long_side": None,
+        "resampling": "program",
         "inference": "plain",
     }
     assert record["data"] == {
@@ -113,18 +114,19 @@ def test_the_command_writes_what_the_library_says(folder, tmp_path):
     }
 
 
-def test_settings_name_other_interpolations_only(folder, tmp_path):
+def test_settings_name_the_resampling_and_other_interpolations_only(folder, tmp_path):
     arguments = ["evaluate", "--parameters", folder / "p.params", "--format", "folder", "--root", folder]
     arguments += ["--split", "all", "--description", folder / "data.yaml", "--out", tmp_path / "out.json"]
-    arguments += ["--long-side", 48, "--upsampling", "pillow", "--resampling", "program"]
+    arguments += ["--long-side", 48, "--upsampling", "pillow", "--resampling", "linear"]
     result = CliRunner().invoke(main, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "out.json").read_text())
-    assert (record["settings"]["upsampling"], record["settings"]["resampling"]) == ("pillow", "program")
+    assert (record["settings"]["upsampling"], record["settings"]["resampling"]) == ("pillow", "linear")
     plain = evaluate_parameters(folder / "p.params", data(folder), long_side=48)
-    assert {"upsampling", "resampling"}.isdisjoint(plain.settings)
+    assert "upsampling" not in plain.settings
+    assert plain.settings["resampling"] == "program"
     other = evaluate_parameters(
-        folder / "p.params", data(folder), long_side=48, upsampling="pillow", resampling="program"
+        folder / "p.params", data(folder), long_side=48, upsampling="pillow", resampling="linear"
     )
     assert json.loads(json.dumps(other.result)) == {key: record[key] for key in other.result}
     with pytest.raises(ConfigError, match="upsampling must be one of bilinear, bicubic, pillow, got 'cubic'"):

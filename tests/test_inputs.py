@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +223,27 @@ def test_every_branch_learns_with_factors_of_one_and_pool3_not_with_the_publishe
     every, published = moved.values()
     assert min(every) > 1e-4 * max(every)  # within the square of a hundredth
     assert published[0] < 1e-6 * published[2]
+
+
+REAL = sorted(Path(os.environ.get("CBST_DATA", "/nowhere"), "weights").glob("fcn8s-vgg16*.params"))
+
+
+@pytest.mark.skipif(not REAL, reason="no weights/fcn8s-vgg16*.params below CBST_DATA")
+@pytest.mark.parametrize("file", REAL[:1])
+@pytest.mark.parametrize("scale", ["caffe", "normalised"])
+def test_every_branch_learns_from_real_weights_at_either_scale(file, scale):
+    """The table of docs/reproducing.md, whose figures are printed (pytest -s); the weights are not kept here."""
+    network, spec, _ = parameters.load_network(file, mx.cpu())
+    std = InputForm(range=scale).normalisation()[1]
+    sizes = inputs.branch_sizes(network, std)
+    print(f"{file.name}, {spec.options}, {scale}: root mean squares of pool3, pool4 and fc7", sizes)
+    assert not inputs.slow_branches(network, std)
+    x = mx.nd.array(np.random.default_rng(0).normal(size=(1, 3, 64, 96)) * (0.225 / np.reshape(std, (1, 3, 1, 1))))
+    with mx.autograd.record():
+        loss = network(x)[:, 0].mean()
+    loss.backward()
+    for branch in (network.score_pool3, network.score_pool4, network.score_fr):
+        assert float(mx.nd.norm(branch.weight.grad()).asscalar()) > 0
 
 
 def test_factors_that_cut_a_branch_off_are_a_warning(tmp_path):

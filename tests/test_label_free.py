@@ -185,6 +185,8 @@ def test_the_commands_show_the_numbers(finished, data, monkeypatch, tmp_path):
         assert "no validation set" in output
         assert "round 2" in output
         assert "mean confidence, %" in output
+        assert "adapted on cityscapes train, 5 images without their labels\n" in output
+    assert all(one["target"].startswith("adapted on") for one in json.loads((tmp_path / "out.json").read_text()))
     assert [one["round"] for one in json.loads((tmp_path / "out.json").read_text())] == [0, 1, 2]
     one = runner.invoke(main, ["results", str(run.dir.path), "--set", "target"])
     assert "Error: set must be left out" in one.output

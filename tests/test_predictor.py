@@ -54,7 +54,7 @@ def test_the_maps_are_those_of_the_network(parameters, options):
     assert isinstance(got, np.ndarray)
     assert (got.shape, got.dtype) == ((13, 40, 56), np.float32)
     network, spec, _ = load_plain(parameters, mx.cpu())
-    looks = {"mean": spec.mean, "std": spec.std, "ctx": mx.cpu(), **{"flip": True, **options}}
+    looks = {"mean": spec.mean, "std": spec.std, "ctx": mx.cpu(), **{"flip": True, "resampling": "program", **options}}
     np.testing.assert_array_equal(got, probabilities(network, [image], **looks)[0].asnumpy())
 
 

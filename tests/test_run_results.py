@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 import cbst_mx
 from cbst_mx.errors import ConfigError, DataError, RunError
@@ -250,3 +251,21 @@ def test_faults_that_the_guard_saw_are_warnings(folder):
     write_json(folder.stage(1).guard, {"network": 0, "signs": [3]})
     with pytest.raises(RunError, match=r"guard.json is no judgement of the guard: TypeError"):
         run.guard_signs(0)
+
+
+def test_a_run_without_rounds_says_what_its_start_was_adapted_on(tmp_path):
+    start = write_run(tmp_path / "start")
+    tested = write_run(tmp_path / "tested", rounds=0, done=0)
+
+    def adaptation(parameters):
+        settings = yaml.safe_load(tested.experiment.read_text())
+        tested.experiment.write_text(yaml.safe_dump({**settings, "initial_parameters": str(parameters)}))
+        return RunResults(tested.path).adaptation
+
+    one = start.stage(1).parameters
+    assert adaptation(one) == f"no round here; starts from {one}, adapted on cityscapes train without labels"
+    # the source network of a run is not adapted, and of other files nothing is known
+    for other in (start.stage(0).parameters, tmp_path / "gone/round-1/parameters.params", tmp_path / "own.params"):
+        assert adaptation(other) == f"no round here; starts from {other}"
+    # nor is a run asked about itself
+    assert adaptation(tested.stage(0).parameters) == f"no round here; starts from {tested.stage(0).parameters}"

@@ -123,5 +123,20 @@ def test_a_run_without_snapshots_says_how_to_have_some(tmp_path):
 def test_snapshots_are_counted_for_the_disk():
     training = experiment(*EVERY_TWO_EPOCHS).source_training
     assert count_snapshots(training, 8) == 3
-    assert count_snapshots(training, 100) == 0  # 12 iterations are no two epochs
+    assert count_snapshots(training, 100) == 1  # 12 iterations are no two epochs: the end is kept
+    assert count_snapshots(training.model_copy(update={"iterations": 13}), 8) == 4
     assert count_snapshots(None, 8) == 0
+
+
+def test_the_end_is_kept_where_the_snapshots_do_not_divide_the_epochs(tmp_path):
+    # 5 iterations are 2.5 epochs: kept after 2, and at the end in the third
+    changes = (EVERY_TWO_EPOCHS[0].replace("iterations: 12", "iterations: 5"), EVERY_TWO_EPOCHS[1])
+    run = Run(experiment(*changes), tmp_path / "run")
+    run.train_source()
+    run.evaluate_snapshots()
+    found = read_snapshots(cbst_mx.open_run(run.dir.path))
+    assert [one.epoch for one in found] == [2, 3]
+    assert choose(found)["last"] == 3
+    assert parameters(run.dir.snapshot(3).parameters) == parameters(run.dir.stage(0).parameters)
+    assert parameters(run.dir.snapshot(2).parameters) != parameters(run.dir.stage(0).parameters)
+    assert count_snapshots(run.experiment.source_training, 8) == 2

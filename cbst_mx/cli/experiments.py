@@ -75,6 +75,8 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         changes: tuple[str, ...],
         **options: Any,
     ) -> None:
+        from cbst_mx.config import describe_released_start, take_released_start
+
         given: dict[str, Any] = {
             "ctx": ctx,
             "amp": amp,
@@ -86,8 +88,9 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
         changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
         loaded = _load(experiment, changes, fold, target)
-        if loaded.released_start is not None:
-            loaded = _from_released(loaded)
+        loaded = take_released_start(loaded)
+        if (sentence := describe_released_start(loaded)) is not None:
+            click.echo(sentence)
         function(loaded, **options)
 
     for option in reversed(_EXPERIMENT_OPTIONS):
@@ -110,22 +113,6 @@ def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | 
     if not folded:
         raise click.UsageError("--fold needs an experiment with folds (NTHU)")
     return load_experiment(path, changes + tuple(f"{key}.fold={fold}" for key in folded))
-
-
-def _from_released(experiment: Experiment) -> Experiment:
-    """Let an experiment start from the network that the authors released, where it is there, and say which it does."""
-    from cbst_mx.config import below_data_root
-
-    file = below_data_root(str(experiment.released_start))
-    if experiment.initial_parameters is not None:
-        click.echo(f"starts from {experiment.initial_parameters}, not from the authors' released source network")
-    elif file.is_file():
-        click.echo(f"starts from the authors' released source network, {file}")
-        start = {"initial_parameters": str(file), "source_training": None, "pretrained": None}
-        return experiment.model_copy(update=start)
-    else:
-        click.echo(f"does not start from the authors' released source network: {file} is not there")
-    return experiment
 
 
 def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
@@ -257,6 +244,20 @@ def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
         click.echo(f"plan in {out}")
 
 
+@click.command("check-inputs")
+@_experiment_options
+def check_inputs(experiment: Experiment) -> None:
+    """Look whether what EXPERIMENT names is there: images, labels, lists, prior, parameters.
+
+    make does so before it trains the source network that an experiment starts from. Reads names, and a file of the
+    spatial prior; writes nothing. `doctor` looks at the images themselves.
+    """
+    from cbst_mx.rounds.first_look import look  # imports mxnet
+
+    for name, number in look(experiment).items():
+        click.echo(f"{name}: {number:,} images")
+
+
 def _print_evaluation(run: Run, index: int) -> None:
     from cbst_mx.report.tables import iou_table
 
@@ -283,12 +284,13 @@ def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
 
 def _print_protocol(results: RunResults) -> None:
     """Print what a run was adapted on, and which round its labels would choose."""
+    from cbst_mx.evaluation.paper_check import find_best_round
     from cbst_mx.evaluation.run_results import BEST, UNLABELLED
 
     click.echo(results.adaptation)
-    best = results.best()
+    best = find_best_round(results)
     if best is not None:
-        click.echo(f"{BEST}: {stage_title(best.stage)}, mIoU {100 * best.miou:.1f} (last: {100 * results.miou():.1f})")
+        click.echo(f"{BEST}: {best.text} (last: {100 * results.miou():.1f})")
     choice = results.label_free_choice()
     if choice is not None:
         miou = "" if results.leading is None else f", mIoU {100 * results.miou(choice.stage):.1f}"
@@ -313,4 +315,4 @@ def _print_warnings(stages: list[dict[str, Any]]) -> None:
         click.echo(f"warning: {earlier} more of stages before that stand in summary.json and log.txt", err=True)
 
 
-COMMANDS = (run, source, pseudo_label, retrain, round_, plan)
+COMMANDS = (run, source, pseudo_label, retrain, round_, plan, check_inputs)

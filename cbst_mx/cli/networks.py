@@ -42,7 +42,7 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--resampling",
-            default="linear",
+            default="program",
             show_default=True,
             type=click.Choice(["linear", "program"]),
             help="How images are resized for the network; program: Lanczos and cubic, as the authors' program does.",

@@ -50,6 +50,7 @@ def results(
     different protocols cannot be compared. The interval is where the mean falls for 95 % of bootstrap samples of the
     images; it says nothing of another training run.
     """
+    from cbst_mx.evaluation.paper_check import find_best_round
     from cbst_mx.evaluation.run_results import BEST, RunResults
     from cbst_mx.files import write_json
 
@@ -73,9 +74,12 @@ def results(
         for title in ([name] if name else sets)
     ]
     click.echo(opened.adaptation)
-    best = opened.best()
+    best = find_best_round(opened)
     if best is not None:
-        click.echo(f"{BEST} on {opened.leading}: round {best.stage}, mIoU {100 * best.miou:.1f}")
+        click.echo(f"{BEST} on {opened.leading}: {best.text}")
+        for one in record:
+            if one["set"] == opened.leading:
+                one["best_round"] = {**vars(best), "chosen": BEST}
     _show_choice(opened)
     if out:
         write_json(out, record)
@@ -114,10 +118,14 @@ def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None
     from cbst_mx.files import write_json
     from cbst_mx.report.tables import label_free_table
 
-    record = [{"round": stage, **run.label_free(stage)} for stage in (run.evaluated if stages is None else stages)]
+    record = [
+        {"round": stage, "target": run.adaptation, **run.label_free(stage)}
+        for stage in (run.evaluated if stages is None else stages)
+    ]
     titles = [stage_title(one["round"]) for one in record]
     click.echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
     Console().print(label_free_table(dict(zip(titles, record))))
+    click.echo(run.adaptation)
     _show_choice(run)
     if out:
         write_json(out, record)
@@ -179,11 +187,16 @@ def compare(base: Path, runs: tuple[Path, ...], name: str | None, samples: int, 
     images, drawn once for both runs of every pair; it says nothing of other seeds.
     """
     from cbst_mx.evaluation.comparison import compare as compare_runs
+    from cbst_mx.evaluation.comparison import differ_in_target
     from cbst_mx.files import write_json
     from cbst_mx.report.tables import comparison_table
 
     rows = compare_runs([base, *runs], name=name, samples=samples, seed=seed)
     Console().print(comparison_table(rows))
+    for target in dict.fromkeys(row.target for row in rows):
+        click.echo(f"{', '.join(row.name for row in rows if row.target == target)}: {target}")
+    if differ_in_target(rows):
+        click.echo("adapted on different images: a gain is not of the method alone")
     click.echo(f"seeds {', '.join(map(str, rows[0].seeds))}; {samples} bootstrap samples of the images, seed {seed}")
     if out:
         write_json(out, [row.to_json() for row in rows])

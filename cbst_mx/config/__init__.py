@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cbst_mx.config.experiment import DATA_VARIABLE, Experiment, below_data_root, load_experiment
 from cbst_mx.config.parts import SCALES, Data, Optimiser, SelfTraining, SourceTraining
+from cbst_mx.config.start import describe_released_start, take_released_start
 from cbst_mx.config.targets import describe_target, target_changes
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "SelfTraining",
     "SourceTraining",
     "below_data_root",
+    "describe_released_start",
     "describe_target",
     "load_experiment",
+    "take_released_start",
     "target_changes",
 ]

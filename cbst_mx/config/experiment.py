@@ -6,6 +6,7 @@ program's, unless its comment says otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
@@ -46,7 +47,6 @@ DATA_VARIABLE = "CBST_DATA"
 _LATER = (
     "starts_from",
     "released_start",
-    "resampling",
     "evaluation.upsampling",
     "source_training.snapshots",
     "source_training.checkpoint_minutes",
@@ -69,9 +69,9 @@ class Experiment(StrictModel):
     validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
-    # how images are resized, in training and for the network's input; the default is ours; program: Lanczos to fewer
-    # pixels and cubic to more, as the released program does
-    resampling: Literal["linear", "program"] = "linear"
+    # how images are resized, in training and for the network's input; program: Lanczos to fewer pixels, cubic to more,
+    # as the released program does. Run folders that do not say it were made before there was a choice, with "linear"
+    resampling: Literal["linear", "program"] = "program"
     source_training: Optional[SourceTraining] = None  # None: initial_parameters must be given
     initial_parameters: Optional[FilePath] = Field(
         None, validate_default=True
@@ -90,7 +90,7 @@ class Experiment(StrictModel):
     # the experiment whose source network the rounds start from, where make runs both; a run takes initial_parameters
     starts_from: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]] = None
     paper: Optional[Paper] = None
-    origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "released", "author" or "ours"
+    origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "inferred", "released" or "ours"
     smoke: bool = False  # tiny and meaningless: only to see that every step runs
 
     @field_validator("label_space")
@@ -178,10 +178,27 @@ class Experiment(StrictModel):
         # what stops a run, or trains a round anew, may be changed to go on; the record says what was done
         limits = self.self_training.guard.limits
         later["self_training"]["guard"] = {"policy", "rollbacks"} if limits else True
-        # run folders made before there was a choice of normalisation have "maximum" and do not say so
+        # run folders made before there was a choice have "linear", and "maximum" as normalisation, and do not say so
+        if self.resampling == "linear":
+            later["resampling"] = True
         if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
             later["self_training"]["spatial_prior"] = {"normalisation"}
         return self.model_dump(exclude={**later, **beside})
+
+    def as_begun(self, file: Path) -> Experiment:
+        """Return the experiment as its run goes on, where the run folder's `file` is of before there was a choice.
+
+        Parameters
+        ----------
+        file : Path
+            The ``experiment.yaml`` of the run folder, which need not exist; one that is no experiment is refused later.
+        """
+        if "resampling" in self.model_fields_set or not file.is_file():
+            return self
+        with contextlib.suppress(ConfigError):
+            if "resampling" not in load_experiment(file).model_fields_set:
+                return self.model_copy(update={"resampling": "linear"})
+        return self
 
     def classes(self) -> LabelSpace:
         """Return the label space.

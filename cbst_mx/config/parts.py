@@ -194,7 +194,7 @@ class Optimiser(StrictModel):
 class SourceTraining(Optimiser):
     """The training on source labels."""
 
-    snapshots: _Count = 0  # epochs from one kept network to the next, each evaluated beside the last; 0 = none
+    snapshots: _Count = 0  # epochs from one kept network to the next, the last too, each evaluated; 0 = none
 
 
 class Portion(StrictModel):

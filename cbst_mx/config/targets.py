@@ -34,6 +34,9 @@ TARGETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
 }
 
+# Where a choice comes from: the paper's text, or the released program's list and commands; others are ours.
+_ORIGINS = {("cityscapes", "val"): "paper", ("cityscapes", "train-505"): "released"}
+
 
 def target_changes(experiment: Experiment, name: str) -> tuple[str, ...]:
     """Return the changes, each ``key=value``, that make an experiment adapt on other images.
@@ -55,12 +58,16 @@ def target_changes(experiment: Experiment, name: str) -> tuple[str, ...]:
         known = " or ".join(TARGETS)
         raise ConfigError(f"target must be left out where the target's format is not {known}, got {name!r}")
     check_choice("target", name, TARGETS[data.format], of=f"images of {data.format}")
-    changes = TARGETS[data.format][name]
+    changes = dict(TARGETS[data.format][name])
+    if "target" in experiment.origin:
+        changes["origin.target"] = _ORIGINS.get((data.format, name), "ours")
     return tuple(f"{key}={'null' if value is None else value}" for key, value in changes.items())
 
 
-def describe_target(experiment: Experiment, images: int = 0) -> str:
+def describe_target(experiment: Experiment, images: int = 0, start: str | None = None) -> str:
     """Return the images that an experiment adapts on as words, and whether that is transductive.
+
+    Without rounds of its own an experiment that starts from a network names that.
 
     Parameters
     ----------
@@ -68,10 +75,14 @@ def describe_target(experiment: Experiment, images: int = 0) -> str:
         The experiment.
     images : int
         Their number, 0 where it is not known.
+    start : str, optional
+        What the network that it starts from was adapted on, in these words, where that is known.
     """
     target = experiment.target
     if not experiment.self_training.rounds and experiment.warm_up is None:
-        return "not adapted here: no round"
+        given = experiment.initial_parameters
+        text = "not adapted: no round" if given is None else f"no round here; starts from {given}"
+        return text if start is None else f"{text}, {start}"
     parts = [target.format, target.city, target.split, f"list {target.list}" if target.list else None]
     if target.fold is not None:
         parts.append(f"fold {target.fold} of {target.folds or 10} left out")

@@ -18,7 +18,9 @@ from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, draw_images, resa
 from cbst_mx.evaluation.run_results import RunResults, find_runs
 from cbst_mx.messages import listed, stage_title
 
-__all__ = ["Compared", "compare"]
+__all__ = ["Compared", "compare", "differ_in_target"]
+
+_ADAPTED = "adapted on "  # how `describe_target` names the images
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Compared:
         Seeds of the runs.
     stage : str
         Stage that counts, in words.
+    target : str
+        What the runs were adapted on, in words.
     miou : tuple of float
         mIoU in [0, 1] by seed.
     gain : float
@@ -45,6 +49,7 @@ class Compared:
     name: str
     seeds: tuple[int, ...]
     stage: str
+    target: str
     miou: tuple[float, ...]
     gain: float
     low: float
@@ -111,23 +116,31 @@ def compare(folders: Sequence[Path], *, name: str | None = None, samples: int = 
         *resampled, gain = np.mean(gains, axis=0)
         low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
         row = Compared(
-            path.name, tuple(group.matrices), group.stage, tuple(means), float(gain), float(low), float(high)
+            path.name,
+            tuple(group.matrices),
+            group.stage,
+            group.target,
+            tuple(means),
+            float(gain),
+            float(low),
+            float(high),
         )
         rows.append(row)
     return rows
 
 
 class _Group(NamedTuple):
-    """Confusion matrices of runs by seed, and the stage they are of."""
+    """Confusion matrices of runs by seed, the stage they are of, and what they were adapted on."""
 
     matrices: dict[int, ImageMatrices]
     stage: str
+    target: str
 
 
 def _read(path: Path, name: str | None) -> _Group:
     """Read the last evaluated stage of every run in a folder."""
     found: dict[int, ImageMatrices] = {}
-    stages = set()
+    stages, targets = set(), set()
     for folder in find_runs(path):
         run = RunResults(folder)
         number = run.settings.seed
@@ -138,4 +151,10 @@ def _read(path: Path, name: str | None) -> _Group:
         check_choice("set", chosen, sets)
         found[number] = sets[str(chosen)]
         stages.add(stage_title(run.evaluated[-1]))
-    return _Group(dict(sorted(found.items())), ", ".join(sorted(stages)))
+        targets.add(run.adaptation)
+    return _Group(dict(sorted(found.items())), ", ".join(sorted(stages)), "; or ".join(sorted(targets)))
+
+
+def differ_in_target(rows: Sequence[Compared]) -> bool:
+    """Return whether two of the rows were adapted on different images; those that were not adapted differ from none."""
+    return len({row.target[row.target.index(_ADAPTED) :] for row in rows if _ADAPTED in row.target}) > 1

@@ -157,7 +157,7 @@ def evaluate_parameters(
     combine: str = "mean",
     long_side: int | None = None,
     upsampling: str = "bilinear",
-    resampling: str = "linear",
+    resampling: str = "program",
     progress: Counter = silent,
 ) -> Evaluation:
     """Evaluate a parameter file on labelled images.
@@ -212,8 +212,7 @@ def evaluate_parameters(
     )
     if upsampling != "bilinear":
         options["upsampling"] = upsampling
-    if resampling != "linear":
-        options["resampling"] = resampling
+    options["resampling"] = resampling
     named = {key: data.get(key) for key in ("format", "root", "split", "list", "city", "fold")}
     return Evaluation(
         result=confusion.summary(matrices.sum(axis=0), space),

@@ -17,7 +17,7 @@ from cbst_mx.evaluation.paper_tables import NETWORKS, TABLES, Mean, PaperRow, Ro
 from cbst_mx.evaluation.protocols import THIRTEEN, mean_over
 from cbst_mx.evaluation.run_results import RunResults
 
-__all__ = ["TOLERANCE", "Check", "Line", "check", "class_tolerance", "find_run_row"]
+__all__ = ["TOLERANCE", "BestRound", "Check", "Line", "check", "class_tolerance", "find_best_round", "find_run_row"]
 
 # No source states a spread: every published number is of one run. What there is: the authors' README says that results
 # vary from run to run and that the best of the rounds is usually the second or third; the two published versions of
@@ -28,6 +28,7 @@ __all__ = ["TOLERANCE", "Check", "Line", "check", "class_tolerance", "find_run_r
 TOLERANCE = 2.0
 
 _TINY = 1e-9  # decimal fractions in binary
+_SMOKE = "not comparable (smoke)"
 _SAME = 1e-4  # points between two means of the same numbers
 
 
@@ -50,12 +51,17 @@ class Line:
 class BestRound:
     """The round of the highest mIoU, chosen with target labels.
 
-    ``miou`` in percent; ``verdict`` as that of a :class:`Check`.
+    ``miou`` in percent; ``verdict`` as that of a :class:`Check`, empty where there is no row to compare with.
     """
 
     round: int
     miou: float
     verdict: str
+
+    @property
+    def text(self) -> str:
+        """The round and its mIoU in words, with the verdict where there is one."""
+        return f"round {self.round}, mIoU {self.miou:.1f}" + (f": {self.verdict}" if self.verdict else "")
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def check(
     if len(runs) > 1:
         notes.append(f"mean over {len(runs)} folds")
     if smoke:
-        verdict = "not comparable (smoke)"
+        verdict = _SMOKE
         lines = tuple(Line(line.name, line.ours, line.paper, line.tolerance, "not judged") for line in lines)
     else:
         verdict = _verdict(lines)
@@ -200,6 +206,22 @@ def _rounds(runs: Sequence[RunResults], row: PaperRow, tolerance: float) -> list
         if mean is not None:
             found.append(BestRound(index, mean, _verdict(lines)))
     return found
+
+
+def find_best_round(run: RunResults) -> BestRound | None:
+    """Return the round of the highest mIoU of those evaluated so far, as `check` compares it with the run's row.
+
+    It has no verdict where the run belongs to no row, is one of several folds, or is not finished. None where no round
+    was evaluated with labels.
+    """
+    best = run.best()
+    if best is None:
+        return None
+    try:
+        checked = check(find_run_row(run.folder.path), [run.folder.path])
+    except (ConfigError, RunError):
+        return BestRound(best.stage, 100 * best.miou, "")
+    return checked.best or BestRound(best.stage, 100 * best.miou, checked.verdict)  # of a smoke test there is no best
 
 
 def _verdict(lines: Sequence[Line]) -> str:

@@ -152,7 +152,7 @@ def load_network(
     combine: str = "mean",
     long_side: int | None = None,
     upsampling: str = "bilinear",
-    resampling: str = "linear",
+    resampling: str = "program",
     batch_size: int = 8,
     inference: str = "plain",
     tile: int | None = None,

@@ -131,7 +131,7 @@ class RunResults:
 
     def __init__(self, path: Path | str):
         self.folder = RunDir(Path(path))
-        self.settings = load_experiment(self.folder.experiment)
+        self.settings = load_experiment(self.folder.experiment).as_begun(self.folder.experiment)
 
     def __repr__(self) -> str:
         return f"RunResults({str(self.folder.path)!r})"
@@ -155,8 +155,8 @@ class RunResults:
 
     @property
     def adaptation(self) -> str:
-        """What the run was adapted on, in words, and whether that is transductive."""
-        return describe_target(self.settings, self._count("target"))
+        """What the run, or without rounds its start, was adapted on, in words, and whether that is transductive."""
+        return describe_target(self.settings, self._count("target"), self._start_adaptation())
 
     def best(self) -> Best | None:
         """Return the round that labels would choose: of the highest mIoU on the leading validation set.
@@ -406,6 +406,20 @@ class RunResults:
         return self._count(f"validation {name}")
 
     # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _start_adaptation(self) -> str | None:
+        """Return what the network that a run without rounds starts from was adapted on, as its run folder says."""
+        if self.rounds or self.settings.initial_parameters is None:
+            return None
+        stage = Path(self.settings.initial_parameters).absolute().parent
+        if stage.parent == self.folder.path.absolute() or not stage.name.startswith(("round-", "source")):
+            return None
+        try:
+            run = RunResults(stage.parent)
+        except ConfigError:  # no run folder, or not there any more
+            return None
+        alone = stage.name == "source" and run.rounds and run.settings.warm_up is None
+        return None if alone else run.adaptation
 
     def _count(self, images: str) -> int:
         value: Any = self.manifest

@@ -24,7 +24,8 @@ ADOPTED = "adopted"  # note of steps of which the ledger says what was found, no
 
 def experiment_before(folder: RunDir) -> Experiment | None:
     """Return the experiment as it was last run in a folder; None where it never was."""
-    return load_experiment(folder.experiment) if folder.experiment.is_file() else None
+    file = folder.experiment
+    return load_experiment(file).as_begun(file) if file.is_file() else None
 
 
 def found_entries(

@@ -57,7 +57,9 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
     ledger = Ledger(folder)
     if not ledger.entries:
         raise RunError(f"{run} has no ledger.jsonl: run a command in it, which writes one of what it finds")
-    before, experiment = load_experiment(folder.experiment), load_experiment(folder.experiment, tuple(changes))
+    before, experiment = (
+        load_experiment(folder.experiment, some).as_begun(folder.experiment) for some in ((), tuple(changes))
+    )
     steps = _shared(folder, begin, before)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty: give a new folder")

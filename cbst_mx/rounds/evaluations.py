@@ -130,7 +130,9 @@ def observe(
 def snapshot_options(
     experiment: Experiment, network: gluon.HybridBlock, folder: RunDir, *, images: int
 ) -> dict[str, Any]:
-    """Return the options of the source training that keep its network every few epochs; none where none are asked for.
+    """Return the options of the source training that keep its network every few epochs and at its end.
+
+    None where none are asked for.
 
     Parameters
     ----------
@@ -149,7 +151,8 @@ def snapshot_options(
     every = iterations_of_epochs(training.snapshots, images=images, batch_size=training.batch_size)
 
     def keep(iteration: int) -> None:
-        stage = folder.snapshot(training.snapshots * iteration // every)
+        # the last one, which is always kept, may come within an epoch: it is that epoch's
+        stage = folder.snapshot(-(-training.snapshots * iteration // every))
         save_parameters(
             stage.parameters, network, experiment.network_spec(), experiment.classes(), config_hash=folder.config_hash
         )

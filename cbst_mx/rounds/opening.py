@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from cbst_mx.config import Experiment
+from cbst_mx.config import Experiment, describe_released_start
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.files import check_free_space
 from cbst_mx.messages import Progress, silent
@@ -85,7 +85,10 @@ def open_run(
         If the folder holds something else or another run, another process works in it, or an input cannot be used.
     """
     begun = RunDir(out).stage(0)
+    experiment = experiment.as_begun(RunDir(out).experiment)
     experiment, changes = follow_start(experiment, kept=begun.parameters, data_root=data_root)
+    if (released := describe_released_start(experiment, data_root)) is not None:
+        changes.insert(0, released)
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
     source, target = experiment.open_source(data_root), experiment.open_target(data_root)

@@ -128,12 +128,11 @@ def count_iterations(optimiser: Optimiser, images: int) -> int:
 
 
 def count_snapshots(training: SourceTraining | None, images: int) -> int:
-    """Return how often the source training over `images` images keeps its network."""
+    """Return how often the source training over `images` images keeps its network, at its end included."""
     if training is None or not training.snapshots:
         return 0
-    return count_iterations(training, images) // iterations_of_epochs(
-        training.snapshots, images=images, batch_size=training.batch_size
-    )
+    every = iterations_of_epochs(training.snapshots, images=images, batch_size=training.batch_size)
+    return -(-count_iterations(training, images) // every)
 
 
 def scale_side(long_side: int | None, side: float) -> int | None:

@@ -110,7 +110,8 @@ def train(
     advice : str
         What a reader can do about a learning rate that is too high, for the sentence of the error.
     snapshot : callable, optional
-        Called with the iterations done every `snapshot_every` iterations, before a checkpoint of the same iteration.
+        Called with the iterations done every `snapshot_every` iterations and at the end, before a checkpoint of the
+        same iteration.
     snapshot_every : int
         0 calls it never.
     progress : callable, optional
@@ -151,7 +152,7 @@ def train(
             trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
             phase.note([losses], scale)
-            if snapshot is not None and snapshot_every and (iteration + 1) % snapshot_every == 0:
+            if snapshot is not None and _is_due(iteration + 1, snapshot_every, schedule.iterations):
                 _unify_statistics(network)
                 snapshot(iteration + 1)
             phase.keep(progress)
@@ -215,6 +216,11 @@ def _loss_scale(trainer: gluon.Trainer) -> float:
     """Return the factor of the loss, and so of the gradient, of the present step."""
     scaler = getattr(trainer, "_amp_loss_scaler", None)
     return 1.0 if scaler is None else float(scaler.loss_scale)
+
+
+def _is_due(done: int, every: int, total: int) -> bool:
+    """Return whether a snapshot is taken after `done` of `total` iterations: every so many, and at the end."""
+    return every > 0 and (done % every == 0 or done == total)
 
 
 def _rows(parts: Sequence[int]) -> list[slice]:
