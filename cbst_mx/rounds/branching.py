@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Sequence
 
 from cbst_mx.config import Experiment, load_experiment
 from cbst_mx.errors import ConfigError, RunError
-from cbst_mx.files import atomic_folder, read_json, write_json, write_text
+from cbst_mx.files import atomic_folder, link_file, make_folder, read_json, write_bytes, write_json, write_text
 from cbst_mx.messages import listed
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
 from cbst_mx.rounds.record import UNSETTLED
@@ -109,7 +107,7 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
         for name in entry.outputs:
             _share(folder.path / name, new.path / name)
     if folder.inputs.is_file():
-        shutil.copyfile(folder.inputs, new.inputs)
+        write_bytes(new.inputs, folder.inputs.read_bytes())
     old = read_json(folder.manifest)
     inputs = dict(old.get("inputs", {}))
     if not new.spatial_prior.is_file():
@@ -130,13 +128,9 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
 def _share(source: Path, target: Path) -> None:
     """Link a file, or the files of a folder, or copy them where the file system has no links."""
     if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
+        make_folder(target)
         for path in source.iterdir():
             if path.is_file() and not path.name.startswith("."):
                 _share(path, target / path.name)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    link_file(source, target)

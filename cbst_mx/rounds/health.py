@@ -9,9 +9,7 @@ are the files of the rejected training removed, so a run that is killed in betwe
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy as np
 from cbst_mx.config import Experiment
 from cbst_mx.errors import CBSTError, DivergedError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
-from cbst_mx.files import read_json, write_json
+from cbst_mx.files import read_json, remove_file, remove_folder, write_json
 from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import sidecar_path
 from cbst_mx.run_dir import RunDir, StageDir
@@ -242,13 +240,13 @@ class Health:
             return
         # the mark of a finished step goes first from the pass, and last from the training: until then this is repeated
         for path in (after.thresholds, after.image_statistics, after.target_predictions, after.guard):
-            _remove(path)
-        shutil.rmtree(after.pseudo_labels, ignore_errors=True)
+            remove_file(path)
+        remove_folder(after.pseudo_labels)
         for path in (stage.evaluation, stage.confusion, stage.predictions, stage.label_free):
-            _remove(path)
+            remove_file(path)
         remove_checkpoints(stage.checkpoint)
         for path in (stage.parameters, sidecar_path(stage.parameters), stage.training):
-            _remove(path)
+            remove_file(path)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -264,8 +262,3 @@ def _record(stage: StageDir) -> dict[str, Any]:
     if not isinstance(value, dict) or not {"predicted", "pixels", "kept_portion", "portion"} <= set(value):
         raise RunError(f"{stage.thresholds} is no record of pseudo-labels")
     return value
-
-
-def _remove(path: Any) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()

@@ -7,7 +7,6 @@ that would alter a finished training is refused, and one that alters none goes o
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Iterator, Mapping
 from cbst_mx.config import Experiment
 from cbst_mx.data import ImageSet
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest
+from cbst_mx.files import file_digest, remove_file
 from cbst_mx.messages import Progress, listed, silent
 from cbst_mx.rounds.adoption import experiment_before, found_entries
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
@@ -25,6 +24,7 @@ from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.folder import versions
 from cbst_mx.run_dir.ledger import Entry, Ledger, now
 from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE, Step, all_steps, find_step
+from cbst_mx.training.checkpoints import remove_checkpoints
 
 __all__ = ["UNSETTLED", "Record"]
 
@@ -135,6 +135,10 @@ class Record:
             entry = self.ledger.finished(step)
             if entry is not None and entry.note.startswith(UNSETTLED) and step.kind != EVALUATION:
                 self._settle(step, entry)
+            if entry is not None and step.kind in (SOURCE, RETRAINING) and self.ledger.begun(step) is None:
+                stage = self.folder.stage(step.stage)
+                if step.last.is_file():  # killed before it could remove them
+                    remove_checkpoints(stage.checkpoint, stage.warm_up)
         self._tell_versions()
 
     def _settle(self, step: Step, entry: Entry) -> None:
@@ -249,8 +253,7 @@ class Record:
         stage = self.folder.stage(step.stage)
         others = (stage.predictions, stage.label_free) if self.experiment.validation else (stage.confusion,)
         for path in others if step.epoch is None else ():
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            remove_file(path)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 

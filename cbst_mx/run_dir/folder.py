@@ -74,6 +74,13 @@ def _holds_text(path: Path, text: str) -> bool:
         return False
 
 
+class _LogFile(logging.FileHandler):
+    """The log file; a line that a full disk does not take is left out."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on: the next file of the run says what is wrong with the disk, and logging knows a traceback only."""
+
+
 def _log_end(handler: logging.Handler, error: BaseException) -> None:
     """Write into the log file alone why the work ended: whoever called says it to the user."""
     level, text = logging.ERROR, " ".join(str(error).split())
@@ -149,8 +156,8 @@ class RunDir:
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
                     f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
                 )
-            for folder in run.path.glob("**/"):
-                remove_leftovers(folder)
+            for folder in [*run.path.glob("**/")]:
+                remove_leftovers(folder, owned=run._lock.works)
             if stored["config_sha256"] != digest or not run.experiment.is_file():  # continued otherwise, or killed
                 write_text(run.experiment, experiment_text)
             known = stored.get("inputs")
@@ -225,8 +232,11 @@ class RunDir:
         if self._logging:
             yield
             return
+        try:
+            handler = _LogFile(self.log, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"cannot write {self.log}: {error.strerror or error}") from error
         self._logging = True
-        handler = logging.FileHandler(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("cbst_mx")
         level = package.level
@@ -243,7 +253,8 @@ class RunDir:
             self._logging = False
             package.removeHandler(handler)
             package.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):  # what it could not write before
+                handler.close()
 
     def snapshot(self, epoch: int) -> StageDir:
         """Return the folder of the source network after `epoch` epochs."""

@@ -166,8 +166,21 @@ class Ledger:
         self.entries = entries
 
     def outputs(self, step: Step) -> dict[str, dict[str, Any]]:
-        """Return what is there of a step's files."""
-        return {self._name(path): output_record(path) for path in step.files if path.exists()}
+        """Return what is there of a step's files.
+
+        Raises
+        ------
+        RunError
+            If one cannot be read.
+        """
+        found = {}
+        for path in step.files:
+            try:
+                if path.exists():
+                    found[self._name(path)] = output_record(path)
+            except OSError as error:
+                raise RunError(f"{error.filename or path} cannot be read: {in_one_line(error)}") from error
+        return found
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder.path).as_posix()

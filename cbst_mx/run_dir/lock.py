@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_bounded
+from cbst_mx.files import make_folder, read_bounded
 
 try:
     import fcntl
@@ -86,7 +86,7 @@ def lock_folder(folder: Path, what: str = "run folder") -> Lock:
     """
     with _guard:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             path = folder.resolve() / LOCK
             held = _held.get(path)
             if held is None or not held.release.alive:
