@@ -37,8 +37,8 @@ class Disk:
     at : int, optional
         Number of the call that fails, 1 is the first; None lets all pass and only counts.
     fault : str
-        One of `FAULTS`. A full disk stays full (what removes files works), a killed process stays dead; the others fail
-        once.
+        One of `FAULTS`, or "exit", which ends this process at once. A full disk stays full (what removes files works),
+        a killed process stays dead; the others fail once.
 
     Attributes
     ----------
@@ -89,6 +89,8 @@ class Disk:
             self._over = True
         if before_death is not None:
             before_death()
+        if self.fault == "exit":
+            os._exit(137)
         if self.fault == "kill":
             raise Killed
         number = getattr(errno, self.fault)

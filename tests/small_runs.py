@@ -49,12 +49,12 @@ def write_data(root: Path) -> Path:
     return root
 
 
-def go(kind: str, out: Path, data: Path) -> None:
+def go(kind: str, out: Path, data: Path, *, seed: int = 0) -> None:
     """Do, or go on with, the run or job of a kind in this process."""
     if kind == "label":
         run_label(MapFolder.open(data / "maps"), out, policy="class-balanced", portion=0.3, portions=(0.2, 0.5))
     else:
-        Run(_RUNS[kind], out, data_root=data).run()
+        Run(_RUNS[kind].model_copy(update={"seed": seed}), out, data_root=data).run()
 
 
 def command(kind: str, out: Path, data: Path) -> list[str]:

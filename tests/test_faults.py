@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -16,9 +14,9 @@ from cbst_mx.errors import CBSTError
 from tests import small_runs
 from tests.faults import FAULTS, Disk, Killed, attempt, contents, is_temporary, places
 
-REASONS = ("no space left on the disk", os.strerror(5), os.strerror(13), "MXNet could not write", "read back")
+REASONS = ("no space left on the disk", *map(os.strerror, (5, 13, 28)), "MXNet could not write", "read back")
 # Files whose absence or cut the next command sees by itself; all others are whole or not there.
-GROWING = ("log.txt", "lock", "inputs.json", "manifest.json", "ledger.jsonl", "experiment.yaml")
+GROWING = ("log.txt", "lock", "inputs.json", "manifest.json", "ledger.jsonl", "experiment.yaml", "state.npz")
 
 
 @pytest.fixture(scope="module")

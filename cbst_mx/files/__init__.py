@@ -24,6 +24,7 @@ import numpy as np
 
 from cbst_mx.errors import RunError
 from cbst_mx.files.reading import (
+    SEAL,
     array_header,
     check_end,
     file_digest,
@@ -32,6 +33,7 @@ from cbst_mx.files.reading import (
     read_bounded,
     read_json,
     reading,
+    seal_of,
 )
 
 __all__ = [
@@ -325,8 +327,21 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write `values` to `path` as JSON, atomically; NaN and infinity are refused, since JSON has none."""
+def write_json(path: Path, values: Any, *, sealed: bool = False) -> None:
+    """Write `values` to `path` as JSON, atomically; NaN and infinity are refused, since JSON has none.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    values : object
+        JSON values.
+    sealed : bool
+        Add a digest of them, a mapping, under ``seal``: :func:`read_json` then finds out whether they were altered. For
+        files whose digest stands nowhere else.
+    """
+    if sealed:
+        values = {**values, SEAL: seal_of(values)}
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 

@@ -27,7 +27,11 @@ __all__ = [
     "read_bounded",
     "read_json",
     "reading",
+    "SEAL",
+    "seal_of",
 ]
+
+SEAL = "seal"  # key of a file's own digest
 
 _LONGEST_HEADER = 10_000  # bytes of the text that describes an array; numpy's own limit in later versions
 
@@ -82,16 +86,24 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     return content
 
 
+def seal_of(values: Any) -> str:
+    """Return the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path) -> Any:
-    """Read the JSON file `path`.
+    """Read the JSON file `path`; one that :func:`.write_json` has sealed is given without its seal.
 
     Raises
     ------
     RunError
-        If it is missing or damaged.
+        If it is missing or damaged, or was altered since it was sealed.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(values, dict) and SEAL in values and values.pop(SEAL) != seal_of(values):
+            raise ValueError("it was altered since it was written")
+        return values
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: the stage that writes it has not been run") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,12 +20,19 @@ from cbst_mx.run_dir.steps import EVALUATION, LABELS, RETRAINING, SOURCE, Step
 
 __all__ = ["ADOPTED", "experiment_before", "found_entries"]
 
+logger = logging.getLogger(__name__)
+
 ADOPTED = "adopted"  # note of steps of which the ledger says what was found, not what was written
 
 
 def experiment_before(folder: RunDir) -> Experiment | None:
-    """Return the experiment as it was last run in a folder; None where it never was."""
-    return load_experiment(folder.experiment) if folder.experiment.is_file() else None
+    """Return the experiment as it was last run in a folder; None where it never was, or its file was altered."""
+    try:
+        folder.check_experiment()
+        return load_experiment(folder.experiment) if folder.experiment.is_file() else None
+    except CBSTError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def found_entries(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,6 +57,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
     ledger = Ledger(folder)
     if not ledger.entries:
         raise RunError(f"{run} has no ledger.jsonl: run a command in it, which writes one of what it finds")
+    folder.check_experiment()
     before, experiment = load_experiment(folder.experiment), load_experiment(folder.experiment, tuple(changes))
     steps = _shared(folder, begin, before)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -114,15 +117,17 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
         inputs.pop("spatial_prior", None)
     manifest = {
         "name": experiment.name,
+        "id": uuid.uuid4().hex,
         "config_sha256": digest_of(experiment.identity),
+        "experiment_sha256": hashlib.sha256(experiment.to_yaml().encode()).hexdigest(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "inputs": inputs,
         "versions": versions(),
         "branch": {"of": str(folder.path.resolve()), "from": begin},
     }
     write_text(new.experiment, experiment.to_yaml())
+    write_json(new.manifest, manifest, sealed=True)
     Ledger(new).append(*entries)
-    write_json(new.manifest, manifest)
 
 
 def _share(source: Path, target: Path) -> None:

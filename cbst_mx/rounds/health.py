@@ -15,12 +15,13 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.config import Experiment
-from cbst_mx.errors import CBSTError, DivergedError, RunError, TrainingError
+from cbst_mx.errors import CBSTError, CheckpointError, DivergedError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, remove_file, remove_folder, write_json
 from cbst_mx.messages import stage_title
-from cbst_mx.networks.parameters import sidecar_path
+from cbst_mx.networks.parameters import read_sidecar, sidecar_path
 from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.run_dir.outputs import judged_files
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.training.checkpoints import remove_checkpoints
@@ -65,13 +66,37 @@ class Health:
         confident = 1 - record.get("without_confidence", 0) / max(record["pixels"], 1)
         kept = record["kept_portion"] / confident if confident else None
         judgement = guard.judge(record["predicted"], self._classes, kept=kept, portion=record["portion"], **options)
-        write_json(stage.guard, {"network": index - 1, **judgement.to_json()})
+        _write(stage, index - 1, judgement)
         return judgement
 
+    def mend(self, index: int) -> None:
+        """Judge again by the pass of round `index`, where its ``guard.json`` was altered or is of another run.
+
+        Raises
+        ------
+        RunError, DataError
+            As for :meth:`judge`.
+        """
+        stage = self._folder.stage(index)
+        if stage.guard.is_file() and not _is_judged(stage, index - 1):
+            self._tell_damage(stage)
+            self.judge(index)
+
     def has_judged_last(self) -> bool:
-        """Return whether the network of the last round is judged; not if that was the last of fewer rounds."""
-        path = self._folder.last.guard
-        return path.is_file() and read_json(path).get("network") == self._rounds
+        """Return whether the network of the last round is judged; not if that was the last of fewer rounds.
+
+        Nor if a file of the judgement was altered since.
+        """
+        stage = self._folder.last
+        if _is_judged(stage, self._rounds):
+            return True
+        if stage.guard.is_file() and _is_judged(stage, None) is False:
+            self._tell_damage(stage)
+        return False
+
+    def _tell_damage(self, stage: StageDir) -> None:
+        where = f"{stage.path.name}/{stage.guard.name}"
+        logger.warning("%s: %s or what it judges was altered; it is made again", self._name, where)
 
     def judge_last(self) -> guard.Judgement:
         """Judge the network of the last round by ``last/``, and write ``guard.json`` there.
@@ -87,7 +112,7 @@ class Health:
         predicted = ImageStatistics.load(stage.image_statistics).total().tolist()
         options = self._against_others(stage, self._folder.stage(self._rounds), self._rounds + 1)
         judgement = guard.judge(predicted, self._classes, **options)
-        write_json(stage.guard, {"network": self._rounds, **judgement.to_json()})
+        _write(stage, self._rounds, judgement)
         for sign in judgement.signs:
             logger.warning("%s: on the target's images, %s", self._title(self._rounds), sign.sentence)
         return judgement
@@ -191,7 +216,7 @@ class Health:
         record = [*self.rollbacks(index), {"signs": list(reasons)}]
         for number, one in enumerate(record, 1):
             one["learning_rate_factor"] = FACTOR**number
-        write_json(stage.rollback, {"rollbacks": record})
+        write_json(stage.rollback, {"of": self._start(index), "rollbacks": record}, sealed=True)
         logger.warning(
             "%s: rolled back to the network of stage %d, at %g times the learning rate: %s",
             self._title(index), index - 1, FACTOR ** len(record), "; ".join(reasons),
@@ -209,11 +234,24 @@ class Health:
         path = self._folder.stage(index).rollback
         if not path.is_file():
             return []
-        value = read_json(path)
+        way = "put it back from a copy, or remove it to begin with the round's full learning rate"
+        try:
+            value = read_json(path)
+        except RunError as error:
+            raise RunError(f"{error}: {way}") from error
         found = value.get("rollbacks") if isinstance(value, dict) else None
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-            raise RunError(f"{path} must hold a list of rollbacks, got {type(found).__name__}")
+            raise RunError(f"{path} must hold a list of rollbacks, got {type(found).__name__}: {way}")
+        if value.get("of") not in (None, self._start(index)):
+            raise RunError(f"{path} is of another run, or of another network to start from: {way}")
         return found
+
+    def _start(self, index: int) -> str | None:
+        """Return the digest of the parameters that round `index` starts from; None where there are none."""
+        try:
+            return read_sidecar(self._folder.stage(index - 1).parameters)[2]
+        except CheckpointError:
+            return None
 
     def factor(self, index: int) -> float:
         """Return the factor of round `index`'s learning rate that its rollbacks have left."""
@@ -255,6 +293,22 @@ class Health:
 
     def _text(self, index: int) -> str:
         return "the source network" if index == 0 else f"the network of round {index}"
+
+
+def _write(stage: StageDir, network: int, judgement: guard.Judgement) -> None:
+    values = {"network": network, "of": judged_files(stage), **judgement.to_json()}
+    write_json(stage.guard, values, sealed=True)
+
+
+def _is_judged(stage: StageDir, network: int | None) -> bool | None:
+    """Return whether a stage's judgement is unaltered and of its files; None where it is of another network."""
+    try:
+        values = read_json(stage.guard)
+        if network is not None and values.get("network") != network:
+            return None
+        return values.get("of") in (None, judged_files(stage))  # earlier versions did not say
+    except (CBSTError, AttributeError, OSError):
+        return False
 
 
 def _record(stage: StageDir) -> dict[str, Any]:

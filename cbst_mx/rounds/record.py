@@ -90,6 +90,9 @@ class Record:
             If an image cannot be read.
         """
         self.folder, self.ledger = folder, Ledger(folder)
+        if self.ledger.torn:
+            logger.warning("%s is cut off: a step without a line is taken as it is found", folder.ledger)
+            self.ledger.append()
         self.files.load(folder.inputs)
         self._adopted = list(found_entries(experiment_before(folder), folder, self.ledger, self._steps(), self._keys))
         refused: dict[tuple[str, ...], str] = {}  # what differs, to the first step that it would alter
@@ -104,6 +107,7 @@ class Record:
         if refused:
             differences, title = next(iter(refused.items()))
             raise RunError(self._refusal(differences, title))
+        self.files.mend(folder.inputs)
         with folder.logging():
             self._adopt()
 
@@ -370,7 +374,7 @@ class Record:
         """Return whether an altered file is needed for what is left to do, or for what is said at the end."""
         if step.kind == LABELS:
             retrained = self.folder.stage(step.stage).training.is_file()
-            return path == step.last or not retrained
+            return path != self.folder.stage(step.stage).pseudo_labels or not retrained
         if step.kind in (SOURCE, RETRAINING):
             if path.parent != step.last.parent:
                 return False

@@ -202,6 +202,7 @@ class Run:
         stage = self._round_stage(index)
         self.health.settle(index - 1, index)
         if self.record.done(RETRAINING, index):
+            self.health.mend(index)
             return
         if not stage.thresholds.is_file():
             raise RunError(f"{stage.thresholds} does not exist: run pseudo-label for round {index} first")
