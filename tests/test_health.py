@@ -197,7 +197,7 @@ def test_a_rollback_that_is_killed_anywhere_is_finished_once(first, tmp_path, mo
     run = opened(first, "rollback")
     run.pseudo_label(2)
     faults = run.health.refuses(2)
-    settings, remove = experiment("self_training.guard.policy=rollback"), health._remove
+    settings, remove = experiment("self_training.guard.policy=rollback"), health.remove_file
     for killed_at in range(12):
         folder = RunDir(tmp_path / str(killed_at))
         shutil.copytree(first, folder.path)
@@ -209,10 +209,10 @@ def test_a_rollback_that_is_killed_anywhere_is_finished_once(first, tmp_path, mo
             left[0] -= 1
             remove(path)
 
-        monkeypatch.setattr(health, "_remove", killed)
+        monkeypatch.setattr(health, "remove_file", killed)
         with pytest.raises(KeyboardInterrupt):
             Health(settings, folder).roll_back(1, faults)
-        monkeypatch.setattr(health, "_remove", remove)
+        monkeypatch.setattr(health, "remove_file", remove)
         again = Health(settings, folder)
         again.settle(1)
         names = ("training", "parameters", "evaluation", "confusion")
@@ -294,7 +294,7 @@ def test_parameters_that_are_not_finite_after_the_last_iteration_are_rolled_back
 
 def test_a_damaged_record_of_rollbacks_is_one_sentence(first):
     (first / "round-1" / "rollback.json").write_text('{"rollbacks": 3}')
-    with pytest.raises(RunError, match=r"rollback.json must hold a list of rollbacks, got int$"):
+    with pytest.raises(RunError, match=r"rollback.json must hold a list of rollbacks, got int: put it back"):
         Run(experiment(), first).round(2)
 
 

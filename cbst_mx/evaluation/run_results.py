@@ -203,7 +203,7 @@ class RunResults:
     @property
     def manifest(self) -> dict[str, Any]:
         """Hash, versions and inputs of the run."""
-        return self._outputs.read(self.folder.manifest)
+        return self.read(self.folder.manifest)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class RunResults:
         RunError
             If the file is missing, or has other results than the stages.
         """
-        found = self._outputs.read(self.folder.summary)
+        found = self.read(self.folder.summary)
         if _results_of(found) != _results_of(self.summarise()):
             raise RunError(f"{self.folder.summary} has other results than the stages: cbst-mx run writes it anew")
         return found
@@ -241,7 +241,7 @@ class RunResults:
             pseudo-labels, and pixels predicted as each class).
         """
         path = self._stage(stage, first=1).thresholds
-        record = self._outputs.read(path)
+        record = self.read(path)
         try:
             values = [math.inf if value is None else value for value in record["threshold"]]
             found = Thresholds(
@@ -267,7 +267,7 @@ class RunResults:
 
     def evaluation(self, stage: int | None = None) -> dict[str, Any]:
         """Return the results of a stage by validation set, as ``confusion.summary`` gives them."""
-        return self._outputs.read(self._stage(self._last(stage)).evaluation)
+        return self.read(self._stage(self._last(stage)).evaluation)
 
     def iou(self, stage: int | None = None, name: str | None = None) -> dict[str, float]:
         """Return the IoU of each class, in [0, 1]; NaN for a class in neither truth nor prediction."""
@@ -302,7 +302,7 @@ class RunResults:
         """
         if self.leading is not None:
             raise RunError(f"{self.folder.path} has validation sets: its stages are told by evaluation, not label_free")
-        return self._outputs.read(self._stage(self._last(stage)).label_free)
+        return self.read(self._stage(self._last(stage)).label_free)
 
     def matrices(self, stage: int | None = None) -> dict[str, ImageMatrices]:
         """Return the confusion matrices with their classes and images, by validation set in the order of evaluation.
@@ -315,7 +315,7 @@ class RunResults:
             If ``confusion.npz`` is damaged.
         """
         folder = self._stage(self._last(stage))
-        results = self._outputs.read(folder.evaluation)
+        results = self.read(folder.evaluation)
         if not results:
             return {}
         if not folder.confusion.is_file():
@@ -424,6 +424,10 @@ class RunResults:
     def _judging(self, stage: int) -> StageDir:
         """Return the folder of the judgement on a stage's network."""
         return self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a JSON file of the folder; see :class:`.Outputs`."""
+        return self._outputs.read(path)
 
     def _count(self, images: str) -> int:
         value: Any = self.manifest

@@ -118,7 +118,9 @@ def verify(folder: RunDir) -> tuple[list[str], int]:
     names = dict.fromkeys(entry.step for entry in ledger.entries if entry.end)
     entries = [entry for name in names if (entry := ledger.finished(name)) is not None]
     problems = [text for entry in entries for text in ledger.problems(entry, full=True).values()]
-    return [*problems, *_broken_links(entries), *_beside_ledger(folder, ledger)], len(entries)
+    named = {Path(text.partition(" ")[0]).name for text in problems}
+    beside = [text for text in _beside_ledger(folder, ledger) if not any(name in text for name in named)]
+    return [*problems, *_broken_links(entries), *beside], len(entries)
 
 
 def _beside_ledger(folder: RunDir, ledger: Ledger) -> Iterator[str]:
@@ -191,8 +193,10 @@ def find_parting(one: RunResults, other: RunResults) -> Parting | None:
         if first is None and second is None:
             continue
         if first is None or second is None:
-            missing = (one, other)[entries.index(None)].folder.path
-            return Parting(step.name, [], [f"{missing} has no {step.title}"])
+            folder = (one, other)[entries.index(None)].folder
+            there = (folder.path / step.last.relative_to(longer.folder.path)).is_file()
+            what = f"{folder.ledger} has no line for the" if there else f"{folder.path} has no"
+            return Parting(step.name, [], [f"{what} {step.title}"])
         found = _different_files(one.folder, other.folder, first, second)
         if found:
             return Parting(step.name, list(_reasons(first, second)), found)

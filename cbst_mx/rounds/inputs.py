@@ -7,6 +7,7 @@ change; as long as these two stay, the file counts as unaltered and is not read 
 from __future__ import annotations
 
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
@@ -19,6 +20,8 @@ from cbst_mx.messages import Counter, silent
 from cbst_mx.run_dir.ledger import digest_of
 
 __all__ = ["InputFiles", "Listing", "describe_changes", "label_meaning"]
+
+logger = logging.getLogger(__name__)
 
 #: By name of an image, for its file and, where there is one, its label's: [SHA-256, bytes, time of change in ns].
 Listing = Dict[str, List[List[Any]]]
@@ -65,6 +68,7 @@ class InputFiles:
     def mend(self, path: Path) -> None:
         """Write the file anew where :meth:`load` has found it damaged."""
         if self._damaged and self._current:
+            logger.warning("%s was damaged; the images are read again", path)
             self._write(path)
 
     def _write(self, path: Path) -> None:

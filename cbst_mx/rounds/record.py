@@ -90,9 +90,6 @@ class Record:
             If an image cannot be read.
         """
         self.folder, self.ledger = folder, Ledger(folder)
-        if self.ledger.torn:
-            logger.warning("%s is cut off: a step without a line is taken as it is found", folder.ledger)
-            self.ledger.append()
         self.files.load(folder.inputs)
         self._adopted = list(found_entries(experiment_before(folder), folder, self.ledger, self._steps(), self._keys))
         refused: dict[tuple[str, ...], str] = {}  # what differs, to the first step that it would alter
@@ -107,8 +104,11 @@ class Record:
         if refused:
             differences, title = next(iter(refused.items()))
             raise RunError(self._refusal(differences, title))
-        self.files.mend(folder.inputs)
         with folder.logging():
+            if self.ledger.torn:
+                logger.warning("%s is cut off: a step without a line is taken as it is found", folder.ledger)
+                self.ledger.append()
+            self.files.mend(folder.inputs)
             self._adopt()
 
     def _refusal(self, differences: tuple[str, ...], title: str) -> str:

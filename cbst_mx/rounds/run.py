@@ -135,6 +135,8 @@ class Run:
             self.train_source()
             self.evaluate(0)
             self.evaluate_snapshots()
+            if self.experiment.self_training.rounds:
+                self._prior()  # made again where it was altered
             for index in range(1, self.experiment.self_training.rounds + 1):
                 self.round(index)
             self.look_at_last()
