@@ -46,6 +46,8 @@ _LONGEST_HEADER = 10_000  # bytes of the text that describes an array; numpy's o
 def _reason(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "no space left on the disk"
+    if error.errno is None:  # NumPy, of a write that ended early: "38912 requested and 8160 written"
+        return f"not written in full, as on a disk without space ({error})"
     return error.strerror or str(error)
 
 
@@ -269,9 +271,10 @@ def check_free_space(path: Path, needed: int, *, what: str = "run folder") -> No
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
+        digits = next((n for n in range(6) if f"{needed / 1e6:.{n}f}" != f"{free / 1e6:.{n}f}"), 6)  # else told alike
         raise RunError(
-            f"not enough disk space for the {what} {path}: about {needed / 1e6:.0f} MB are needed, "
-            f"{free / 1e6:.0f} MB are free"
+            f"not enough disk space for the {what} {path}: about {needed / 1e6:.{digits}f} MB are needed, "
+            f"{free / 1e6:.{digits}f} MB are free"
         )
 
 
