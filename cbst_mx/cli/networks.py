@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
-from cbst_mx.errors import StoppedError
+from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
     from cbst_mx.networks.forms import Agreement
@@ -179,18 +179,18 @@ def predict(
 
     Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
     rotation marks (EXIF) say. Writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
-    (the image under the class colours). An existing result is not overwritten; the same command continues one that was
-    stopped.
+    (the image under the class colours). An existing result is not overwritten.
     """
     from cbst_mx import load_network
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
     from cbst_mx.data.photographs import ReadOnce, find_photographs
-    from cbst_mx.evaluation.prediction_folder import PredictionFolder
     from cbst_mx.report.figures import overlay
 
     chosen, left_out = find_photographs(images, out)
-    options = {"flip": flip, "upsampling": upsampling, "resampling": resampling, "inference": inference, "tile": tile}
-    folder = PredictionFolder(out, chosen)
+    for name in chosen.names:
+        for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
+            if result.exists():
+                raise CBSTError(f"{result} exists already: give another folder with --out")
     if left_out:
         click.echo(left_out)
     turned = sum(turn != 1 for turn in chosen.turns)
@@ -198,23 +198,25 @@ def predict(
         click.echo(
             f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
         )
-    calibration = chosen.subset(range(min(calibration_images, len(chosen))))
-    predictor = load_network(parameters, ctx, batch_size=1 if tile else 8, calibration=calibration, **options)
+    predictor = load_network(
+        parameters,
+        ctx,
+        flip=flip,
+        upsampling=upsampling,
+        resampling=resampling,
+        inference=inference,
+        tile=tile,
+        batch_size=1 if tile else 8,
+        calibration=chosen.subset(range(min(calibration_images, len(chosen)))),
+    )
     _say_agreement(predictor.agreement)
-    folder.begin(parameters, {**options, "calibration": calibration_images})
-    space, pictures = predictor.label_space, ReadOnce(chosen.subset(folder.left))
-    done = len(chosen) - len(pictures)
-    try:
-        with Bars(Console()) as bars:
-            for index, label in enumerate(predictor.labels(pictures)):
-                paths = folder.results(folder.left[index])
-                write_label_png(paths[0], label, space)
-                write_rgb_png(paths[1], overlay(pictures.take(index), label, space))
-                bars("prediction", done + index + 1, len(chosen))
-    except StoppedError as error:
-        error.keep("all")
-        raise
-    folder.finish()
+    space = predictor.label_space
+    pictures = ReadOnce(chosen)
+    with Bars(Console()) as bars:
+        for index, label in enumerate(predictor.labels(pictures)):
+            write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
+            write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(pictures.take(index), label, space))
+            bars("prediction", index + 1, len(chosen))
     click.echo(f"{len(chosen)} images segmented into {out}")
 
 
