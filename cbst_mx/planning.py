@@ -161,6 +161,11 @@ def make_plan(
     times = _measure(experiment, network, contexts, sets, seconds, meter, plan, progress)
 
     plan.stages += _stages(experiment, sets, times)
+    if experiment.self_training.rounds:
+        plan.notes.append(
+            "the labels of the last round include a last look of its network at the target, counted as that part of "
+            "pseudo-labelling in which the network runs"
+        )
     if experiment.warm_up is not None:
         plan.notes.append("the adversarial warm-up is not counted")
     if count_snapshots(experiment.source_training, sets.source.number):
@@ -248,7 +253,10 @@ def _stages(experiment: Experiment, sets: ImageSets, times: _Times) -> Iterator[
     for index in range(1, settings.rounds + 1):
         images = len(source_indices(experiment, index, source)) + target
         iterations, spent = trained(settings.retraining, images)
-        yield Stage(f"round {index}", images, iterations, target * times.labelling, spent, times.evaluation)
+        passes = 1.0
+        if index == settings.rounds:  # its own network looks at the target as well, once and without labels
+            passes += 0.5 if settings.keep_maps == "recompute" else 1.0
+        yield Stage(f"round {index}", images, iterations, passes * target * times.labelling, spent, times.evaluation)
 
 
 # ---------------------------------------------------------------------------------------------------------- memory

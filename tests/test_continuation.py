@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import main
 from cbst_mx.errors import StoppedError
-from cbst_mx.files import read_json, write_json
+from cbst_mx.files import write_json
 from cbst_mx.rounds import Run
 from cbst_mx.rounds.continuation import phase_identity, warn_of_threads
 from cbst_mx.run_dir import RunDir
@@ -115,18 +115,33 @@ def test_the_way_out_of_a_divergence_can_be_taken(tmp_path, phase, key):
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "ERROR" in log
     assert "diverged" in log
-    advice = re.search(rf"(--set {key}.learning_rate=500000) and a new folder for --out", result.stderr)
-    assert advice
-    taken = re.search(r"with (--init \S+( --set warm_up=null)?)", result.stderr)
-    assert bool(taken) == (phase == "round")
-    options = shlex.split(taken[1]) if taken else []
-    # half of 1e6 is no better; the keys are what is tried
-    rate = ("--set", f"{key}.learning_rate=0.01")
-    result = invoke(*given, *options, *rate, "--out", tmp_path / "new")
+    if phase == "round":  # the command of the sentence, word by word, and the one that it prints
+        begin = re.escape(f"branch {tmp_path / 'run'} --from round-1/retraining --set {key}.learning_rate=500000")
+        advice = re.search(
+            rf"lower the learning rate \(1e\+06\): cbst-mx ({begin} --out NEW) makes a folder", result.stderr
+        )
+        assert advice
+        # half of 1e6 is no better; the key is what is tried
+        command = advice[1].replace("=500000", "=0.01").replace("NEW", str(tmp_path / "new"))
+        result = invoke(*shlex.split(command))
+        assert result.exit_code == 0, result.output
+        result = invoke(*shlex.split(result.output.partition("go on with: cbst-mx ")[2]))
+        assert result.exit_code == 0, result.output
+        for name in ("source/parameters.params", "round-1/thresholds.json"):
+            assert (tmp_path / "new" / name).samefile(tmp_path / "run" / name)  # not done again
+        return
+    assert f"(1e+06): --set {key}.learning_rate=500000 and a new folder for --out" in result.stderr
+    result = invoke(*given, "--set", f"{key}.learning_rate=0.01", "--out", tmp_path / "new")
     assert result.exit_code == 0, result.output
-    if taken:
-        record = read_json(tmp_path / "new" / "source" / "training.json")
-        assert list(record) == ["taken from"]
+
+
+def test_a_round_is_no_phase_of_a_run_with_another_prior():
+    sp = ("self_training.method=cbst-sp",)
+    here, there = (
+        phase_identity(tiny.experiment(*sp, *more), 1, "training")
+        for more in ((), ("self_training.spatial_prior.grid=[8, 16]",))
+    )
+    assert here != there
 
 
 def test_a_library_caller_stops_a_run_through_its_progress(tmp_path):

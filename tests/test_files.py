@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
 
-from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import atomic_path, open_npz, read_bounded, reading, save_npz
+from cbst_mx.errors import ConfigError, DataError, RunError
+from cbst_mx.files import atomic_folder, atomic_path, check_free_space, open_npz, read_bounded, reading, save_npz
 
 
 @pytest.mark.parametrize("name", ["file", "args", "kwds", "self", "arr_0", "allow_pickle", "a b", "Köln"])
@@ -52,3 +53,53 @@ def test_reading_is_bounded(tmp_path):
     assert read_bounded(tmp_path / "x", 5) == b"12345"
     with pytest.raises(OSError, match="larger than 4 bytes"):
         read_bounded(tmp_path / "x", 4)
+
+
+def test_two_writers_of_one_folder_leave_one_of_both_whole(tmp_path, monkeypatch):
+    with atomic_folder(tmp_path / "x") as first:
+        (first / "a").write_text("1")
+        monkeypatch.setattr(os, "getpid", os.getppid)  # another process that runs
+        with atomic_folder(tmp_path / "x") as second:
+            (second / "a").write_text("2")
+        monkeypatch.undo()
+        assert (first / "a").read_text() == "1"
+    assert (tmp_path / "x" / "a").read_text() == "1"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_new_folder_takes_no_others_place(tmp_path):
+    def write():
+        with atomic_folder(tmp_path / "x", new=True) as folder:
+            (folder / "a").write_text("mine")
+            (tmp_path / "x").mkdir()
+            (tmp_path / "x" / "a").write_text("theirs")
+
+    with pytest.raises(RunError, match=r"^cannot write .*x: "):
+        write()
+    assert (tmp_path / "x" / "a").read_text() == "theirs"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_what_a_killed_writer_left_of_a_folder_is_removed(tmp_path):
+    (tmp_path / ".x.4194305.part" / "inside").mkdir(parents=True)  # above the largest number of a process
+    with atomic_folder(tmp_path / "x"):
+        pass
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_needed_and_free_space_are_never_told_alike(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_140_000))
+    with pytest.raises(RunError, match=r"about 7\.2 MB are needed, 7\.1 MB are free$"):
+        check_free_space(tmp_path, 7_200_000)
+    with pytest.raises(RunError, match=r"about 70 MB are needed, 7 MB are free$"):
+        check_free_space(tmp_path, 70_000_000)
+
+
+def test_a_write_that_ended_early_is_told_as_what_it_is(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "x"):
+            raise OSError("38912 requested and 8160 written")  # as NumPy says it
+
+    with pytest.raises(RunError, match=r"^cannot write .*x: not written in full, as on a disk without space \("):
+        write()

@@ -15,9 +15,10 @@ from cbst_mx.config import load_experiment
 from cbst_mx.errors import CheckpointError, RunError, TrainingError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.networks.parameters import load_network, sidecar_path
-from cbst_mx.rounds import Run, health, phases
-from cbst_mx.rounds.health import Health
-from cbst_mx.run_dir import RunDir
+from cbst_mx.rounds import Run, phases
+from cbst_mx.rounds.health import Health, RejectedError
+from cbst_mx.run_dir import RunDir, ledger, rejection, rollbacks
+from cbst_mx.run_dir.ledger import Ledger
 from symbols.backend import mx
 from tests.tiny import DEMO, experiment, options, write_scenes
 
@@ -102,13 +103,28 @@ def opened(folder, policy, *changes):
 
 
 def content(folder):
-    """Return the bytes of all files that a run makes, but those with times and those of the guard alone."""
-    left_out = ("log.txt", "manifest.json", "experiment.yaml")
+    """Return the bytes of all files that a run makes, but those with times."""
+    left_out = ("log.txt", "manifest.json", "experiment.yaml", "ledger.jsonl", "inputs.json", "lock")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in left_out
     }
+
+
+def done(folder):
+    """Return the steps that count as finished, with the digests of their files."""
+    ledger = Ledger(RunDir(folder))
+    steps = {entry.step: ledger.finished(entry.step) for entry in ledger.entries}
+    return {
+        name: {path: one["sha256"] for path, one in entry.outputs.items()} for name, entry in steps.items() if entry
+    }
+
+
+def call(*arguments, code=0):
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    return result.output
 
 
 def test_a_healthy_run_is_judged_before_every_round_and_at_its_end(finished):
@@ -175,52 +191,135 @@ def test_a_network_that_is_not_finite_never_trains(first):
         Run(experiment(), first).run()
 
 
-def test_a_rollback_gives_what_a_run_at_half_the_rate_gives(finished, first, tmp_path):
-    break_network(first, "permuted")
-    run = opened(first, "rollback")
-    run.run()
+@pytest.fixture(scope="module")
+def rolled_back(finished, data, tmp_path_factory):
+    """A run whose first round was broken, and rolled back."""
+    folder = shutil.copytree(finished / "first", tmp_path_factory.mktemp("rolled") / "run")
+    break_network(folder, "permuted")
+    Run(experiment("self_training.guard.policy=rollback"), folder, data_root=data).run()
+    return folder
+
+
+def test_a_rollback_gives_what_a_run_at_half_the_rate_gives(finished, rolled_back, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(finished / "first", other)
     shutil.rmtree(other / "round-1")
     half = Run(experiment(), other)
     half.health.roll_back(1, ["a test"])  # nothing is there to be removed
     half.run()
-    mine, theirs = content(first), content(other)
+    mine, theirs = content(rolled_back), content(other)
     reasons = {"round-1/rollback.json", "round-1/training.json"}
     assert mine.keys() == theirs.keys()
     assert {name for name in mine if mine[name] != theirs[name]} == reasons
-    assert "rolled back to the network of stage 0, at 0.5 times the learning rate" in run.dir.log.read_text()
+    log = (rolled_back / "log.txt").read_text()
+    assert "rolled back to the network of stage 0, at 0.5 times the learning rate" in log
+    assert "came out otherwise than before" not in log + (other / "log.txt").read_text()
+
+
+def test_a_folder_with_a_rollback_is_one_like_others(finished, rolled_back, data, tmp_path):
+    output = call("status", rolled_back)
+    assert "next: nothing is left to do" in output
+    assert "retraining of round 1, rolled back, to be trained at 0.5 times the learning rate: " in output
+    assert call("verify", rolled_back).endswith(": 8 steps, nothing altered\n")
+    output = call("diff", finished / "whole", rolled_back, code=1)
+    assert output.startswith("they part at round-1/retraining\n")
+    assert "  round-1/rollback.json\n" in output
+    before = content(rolled_back)
+    assert opened(rolled_back, "rollback").run()  # nothing is done twice
+    assert content(rolled_back) == before
+    # a branch that shares the round shares its rollback and what the guard said, and goes on to the same bytes
+    new = tmp_path / "new"
+    call("branch", rolled_back, "--from", "round-2", "--out", new)
+    assert "round-2/guard.json" not in content(new)
+    Run(load_experiment(new / "experiment.yaml"), new).run()
+    assert content(new) == before
+    assert "no difference" in call("diff", rolled_back, new)
+    # one from before the training that was rolled back begins without
+    call("branch", rolled_back, "--from", "round-1/retraining", "--out", tmp_path / "from-1")
+    assert Health(experiment(), Ledger(RunDir(tmp_path / "from-1"))).factor(1) == 1.0
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killing(monkeypatch, at):
+    """Let the process end before the call number `at` that changes a file in a rollback."""
+    left = [at]
+
+    def counted(call):
+        def wrapped(*arguments, **options):
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for module, name in ((rollbacks, "write_json"), (rejection, "_remove"), (ledger, "write_text")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
 
 
 def test_a_rollback_that_is_killed_anywhere_is_finished_once(first, tmp_path, monkeypatch):
     break_network(first, "constant")
-    run = opened(first, "rollback")
+    settings = experiment("self_training.guard.policy=rollback")
+    run = Run(settings, first)
     run.pseudo_label(2)
-    faults = run.health.refuses(2)
-    settings, remove = experiment("self_training.guard.policy=rollback"), health.remove_file
-    for killed_at in range(12):
-        folder = RunDir(tmp_path / str(killed_at))
-        shutil.copytree(first, folder.path)
-        left = [killed_at]
+    with pytest.raises(RejectedError) as rejected:
+        run.health.check(2)
+    untouched = shutil.copytree(first, tmp_path / "untouched", ignore=shutil.ignore_patterns("lock"))
+    Health(settings, Ledger(RunDir(untouched))).roll_back(1, rejected.value.reasons)
+    assert set(done(untouched)) == {"source/training", "source/evaluation", "round-1/pseudo-labels"}
+    for killed_at in range(100):
+        folder = tmp_path / str(killed_at)
+        shutil.copytree(first, folder, ignore=shutil.ignore_patterns("lock"))
+        with monkeypatch.context() as patch:
+            killing(patch, killed_at)
+            try:
+                Health(settings, Ledger(RunDir(folder))).roll_back(1, rejected.value.reasons)
+                break
+            except Killed:
+                pass
+        if killed_at:  # else nothing was written
+            # whoever only reads sees the steps as rejected, whatever is still there
+            assert "next: run does the retraining of round 1, then 4 more steps" in call("status", folder)
+            assert call("verify", folder).endswith(": 3 steps, nothing altered\n")
+            assert done(folder) == done(untouched), killed_at
+            call("branch", folder, "--from", "round-2", "--out", tmp_path / "new", code=1)
+        again = Run(settings, folder)
+        if killed_at:
+            assert content(folder) == content(untouched), killed_at
+            assert again.health.factor(1) == 0.5  # once, not twice
+        if killed_at in (0, 1, 8):
+            again.run()
+            assert content(folder) == content(tmp_path / "0"), killed_at
+            assert call("verify", folder).endswith(": 8 steps, nothing altered\n")
+    assert killed_at >= 12  # record, ledger, and every file that is there
 
-        def killed(path, left=left):
-            if not left[0]:
-                raise KeyboardInterrupt
-            left[0] -= 1
-            remove(path)
 
-        monkeypatch.setattr(health, "remove_file", killed)
-        with pytest.raises(KeyboardInterrupt):
-            Health(settings, folder).roll_back(1, faults)
-        monkeypatch.setattr(health, "remove_file", remove)
-        again = Health(settings, folder)
-        again.settle(1)
-        names = ("training", "parameters", "evaluation", "confusion")
-        assert not any(getattr(folder.stage(1), name).exists() for name in names), killed_at
-        names = ("thresholds", "pseudo_labels", "guard", "target_predictions")
-        assert not any(getattr(folder.stage(2), name).exists() for name in names), killed_at
-        assert folder.stage(1).thresholds.is_file()
-        assert again.factor(1) == 0.5  # once, not twice
+def test_a_second_rollback_that_is_killed_is_a_second_one(rolled_back, tmp_path, monkeypatch):
+    settings = experiment("self_training.guard.policy=rollback")
+    for killed_at in (1, 2):  # before and after the ledger is written
+        folder = shutil.copytree(rolled_back, tmp_path / str(killed_at), ignore=shutil.ignore_patterns("lock"))
+        with monkeypatch.context() as patch:
+            killing(patch, killed_at)
+            with pytest.raises(Killed):
+                Health(settings, Ledger(RunDir(folder))).roll_back(1, ["a test"])
+        assert "next: run does the retraining of round 1" in call("status", folder)
+        run = Run(settings, folder)
+        assert not run.dir.stage(1).training.exists()
+        assert run.health.factor(1) == 0.25
+
+
+def test_the_last_network_is_judged_again_when_it_is_another(finished, tmp_path):
+    folder = shutil.copytree(finished / "whole", tmp_path / "run", ignore=shutil.ignore_patterns("lock"))
+    run = Run(experiment(), folder)
+    assert run.health.has_judged_last()
+    side = sidecar_path(run.dir.stage(2).parameters)
+    side.write_text(json.dumps({**json.loads(side.read_text()), "sha256": "0" * 64}))
+    assert not run.health.has_judged_last()
+    side.unlink()
+    assert run.health.has_judged_last()
 
 
 def test_there_are_only_so_many_rollbacks(first, monkeypatch):
@@ -236,7 +335,7 @@ def test_there_are_only_so_many_rollbacks(first, monkeypatch):
         bias.set_data(bias.data() + 1000 * (mx.nd.arange(len(NAMES)) == 2))
         return record
 
-    monkeypatch.setattr("cbst_mx.rounds.run.train_phase", collapsing)
+    monkeypatch.setattr("cbst_mx.rounds.stage_networks.train_phase", collapsing)
     with pytest.raises(RunError, match="round 1 may have collapsed after 2 rollbacks, of 2 allowed .*allow more"):
         run.run()
     assert rates == [0.5, 0.25]
@@ -265,7 +364,7 @@ def test_a_training_that_diverges_is_rolled_back(finished, tmp_path, monkeypatch
             raise TrainingError("training diverged: the loss is nan")
         return train(*arguments, factor=factor, checkpoint=checkpoint, **rest)
 
-    monkeypatch.setattr("cbst_mx.rounds.run.train_phase", diverging)
+    monkeypatch.setattr("cbst_mx.rounds.stage_networks.train_phase", diverging)
     with pytest.raises(TrainingError):
         opened(tmp_path / "run", "stop").round(1)
     opened(tmp_path / "run", "rollback").round(1)
@@ -285,16 +384,16 @@ def test_parameters_that_are_not_finite_after_the_last_iteration_are_rolled_back
             bias.set_data(bias.data() * np.nan)
         return record
 
-    monkeypatch.setattr("cbst_mx.rounds.run.train_phase", diverging)
+    monkeypatch.setattr("cbst_mx.rounds.stage_networks.train_phase", diverging)
     with pytest.raises(CheckpointError, match="not finite"):
         opened(tmp_path / "run", "warn").round(1)
     opened(tmp_path / "run", "rollback").round(1)
-    assert Health(experiment(), RunDir(tmp_path / "run")).factor(1) == 0.5
+    assert Health(experiment(), Ledger(RunDir(tmp_path / "run"))).factor(1) == 0.5
 
 
 def test_a_damaged_record_of_rollbacks_is_one_sentence(first):
     (first / "round-1" / "rollback.json").write_text('{"rollbacks": 3}')
-    with pytest.raises(RunError, match=r"rollback.json must hold a list of rollbacks, got int: put it back"):
+    with pytest.raises(RunError, match=r"rollback.json must hold a list of rollbacks, got int$"):
         Run(experiment(), first).round(2)
 
 
@@ -338,7 +437,7 @@ def test_pseudo_labels_of_a_class_that_has_grown_are_held_back_or_capped(finishe
     held = {}
     for key, folder in (("hold_back", first), ("cap_share", tmp_path / "other")):
         settings = experiment(f"self_training.guard={{{key}: true}}")
-        guard = Health(settings, Run(experiment(), folder).dir)
+        guard = Health(settings, Run(experiment(), folder).record.ledger)
         limit = guard.limit(2)
         assert guard.limit(1) is None
         factors = limit(np.array(whole["predicted"]))

@@ -17,7 +17,7 @@ from cbst_mx.cli import main
 from cbst_mx.errors import RunError
 from cbst_mx.labelling import MapFolder
 from cbst_mx.labelling import run as label
-from cbst_mx.run_dir import RunDir, lock, lock_folder
+from cbst_mx.run_dir import RunDir, lock, lock_file, lock_folder
 from tests.maps import random_maps, write_maps
 from tests.tiny import DEMO, options, write_scenes
 
@@ -60,6 +60,63 @@ def test_commands_are_refused_while_another_works(other, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"^output folder .*run is in use by process"):
         label(maps, tmp_path / "run", policy="global", portion=0.5)
     assert os.listdir(tmp_path / "run") == ["lock"]
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """Return a process that counts into ``counts/1.npz``, as its lock says."""
+    code = HOLD.replace("lock_folder(Path(sys.argv[1]))", "lock_file(Path(sys.argv[1]), 'state file')")
+    command = [
+        sys.executable,
+        "-c",
+        code.replace("import lock_folder", "import lock_file"),
+        tmp_path / "counts" / "1.npz",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def count_into(out, maps):
+    return CliRunner().invoke(main, ["label", "count", "--probabilities", str(maps), "--out", str(out)])
+
+
+def test_two_counts_into_one_file_are_refused_and_into_one_folder_are_not(counter, tmp_path):
+    maps = write_maps(tmp_path / "maps", random_maps(0, (2, 3, 4, 5)))
+    result = count_into(tmp_path / "counts" / "1.npz", maps)
+    assert result.exit_code == 1
+    assert f"state file {tmp_path / 'counts' / '1.npz'} is {owner(counter)}" in " ".join(result.output.split())
+    assert os.listdir(tmp_path / "counts") == [".1.npz.lock"]
+    assert count_into(tmp_path / "counts" / "2.npz", maps).exit_code == 0
+    counter.kill()
+    counter.wait()
+    assert count_into(tmp_path / "counts" / "1.npz", maps).exit_code == 0
+    assert sorted(os.listdir(tmp_path / "counts")) == ["1.npz", "2.npz"]
+
+
+def test_a_count_into_the_folder_of_a_job_is_refused_while_the_job_works(tmp_path):
+    maps = write_maps(tmp_path / "maps", random_maps(0, (2, 3, 4, 5)))
+    label(MapFolder.open(maps), tmp_path / "run", policy="global", portion=0.5)
+    before = sorted(os.listdir(tmp_path / "run"))
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "held\n"
+        result = count_into(tmp_path / "run" / "counts.npz", maps)
+        process.kill()
+    assert result.exit_code == 1
+    assert f"output folder {tmp_path / 'run'} is {owner(process)}" in " ".join(result.output.split())
+    assert sorted(os.listdir(tmp_path / "run")) == sorted([*before, "lock"])  # of the killed process
+    assert count_into(tmp_path / "run" / "counts.npz", maps).exit_code == 0
+    assert sorted(os.listdir(tmp_path / "run")) == sorted([*before, "counts.npz"])
+
+
+def test_a_file_of_the_longest_name_can_be_locked(tmp_path):
+    held = lock_file(tmp_path / ("n" * 255), "state file")
+    assert [len(name) for name in os.listdir(tmp_path)] == [1 + 32 + len(".lock")]
+    held.release()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

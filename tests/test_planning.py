@@ -43,6 +43,7 @@ def test_numbers_of_gta5_by_hand(constant):
     # 3 % of the source, 748 images, and 500 target images, in batches of 2, twice; 4.5 % in round 7, 1,123 images
     assert (first.images, first.iterations, first.labelling) == (1248, 2 * 624, 3 * 500)
     assert (last.images, last.iterations) == (1123 + 500, 2 * 811)
+    assert last.labelling == 2 * 3 * 500  # the network of the last round looks at the target, too
     assert plan.seconds == sum(stage.labelling + stage.training + stage.evaluation for stage in plan.stages)
     # between the looks, stride-8 maps of an input of 925 x 1850: 19 classes, 4 bytes, 500 images
     maps = 500 * 19 * 4 * 116 * 232
@@ -88,6 +89,12 @@ def test_the_maps_need_no_disk_where_the_network_runs_again(constant):
         planning.make_plan(load("gta5-cbst", f"self_training.keep_maps={keep}")).disk for keep in ("disk", "recompute")
     )
     assert kept - recomputed == 500 * 19 * 4 * 116 * 232
+
+
+def test_the_last_look_runs_the_network_once(constant):
+    # as labelling does where maps are kept; it runs it twice where they are not
+    last = planning.make_plan(load("gta5-cbst", "self_training.keep_maps=recompute")).stages[-1]
+    assert last.labelling == 1.5 * 3 * 500
 
 
 def test_a_fold_of_nthu(constant):

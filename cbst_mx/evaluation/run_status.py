@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
 from cbst_mx.errors import CBSTError, RunError
 from cbst_mx.evaluation.run_results import RunResults
@@ -12,7 +12,8 @@ from cbst_mx.files import read_json
 from cbst_mx.messages import listed
 from cbst_mx.run_dir import RunDir, lock_owner
 from cbst_mx.run_dir.ledger import Entry, Ledger
-from cbst_mx.run_dir.steps import EVALUATION, Step, all_steps
+from cbst_mx.run_dir.rollbacks import read_rollbacks
+from cbst_mx.run_dir.steps import EVALUATION, RETRAINING, Step, all_steps
 
 __all__ = ["Parting", "StepStatus", "find_parting", "next_steps", "read_status", "verify", "without_line"]
 
@@ -27,7 +28,7 @@ class StepStatus(NamedTuple):
     end: str | None
     problems: list[str]  # files that are not what the step wrote
     miou: float | None  # of an evaluation, in [0, 1]
-    warnings: list[str]  # signs of a collapse that the guard sees, of an evaluation
+    warnings: list[str]  # of an evaluation, signs of a collapse that the guard sees; of a retraining, its rollbacks
 
 
 def steps_of(run: RunResults) -> list[Step]:
@@ -56,13 +57,16 @@ def read_status(run: RunResults, *, full: bool = False) -> list[StepStatus]:
 
 def _state(run: RunResults, ledger: Ledger, step: Step, full: bool) -> StepStatus:
     finished, begun = ledger.finished(step), ledger.begun(step)
-    problems = list(ledger.problems(step, full=full).values()) if step.last.is_file() else []
+    done = step.last.is_file() and step.name not in ledger.rejected
+    problems = list(ledger.problems(step, full=full).values()) if done else []
     state = "begun" if begun is not None else "to do"
-    if step.last.is_file():
+    if done:
         state = "altered" if problems else "finished"
-    entry = finished if step.last.is_file() else begun
+    entry = finished if done else begun
     miou, warnings = None, []
-    if step.kind == EVALUATION and step.last.is_file() and step.epoch is None:
+    if step.kind == RETRAINING:
+        warnings = [_rollback_text(one) for one in read_rollbacks(run.folder, step.stage)]
+    if step.kind == EVALUATION and done and step.epoch is None:
         try:
             miou = run.miou(step.stage) if run.leading is not None else None
             warnings = run.warnings(step.stage)
@@ -70,6 +74,12 @@ def _state(run: RunResults, ledger: Ledger, step: Step, full: bool) -> StepStatu
             problems = problems or [str(error)]
     begun_at, end = (None, None) if entry is None else (entry.begun, entry.end)
     return StepStatus(step.name, step.title, state, begun_at, end, problems, miou, warnings)
+
+
+def _rollback_text(one: Mapping[str, Any]) -> str:
+    signs = one.get("signs")
+    reasons = "; ".join(map(str, signs)) if isinstance(signs, list) else "no reason is recorded"
+    return f"rolled back, to be trained at {one.get('learning_rate_factor')} times the learning rate: {reasons}"
 
 
 def next_steps(run: RunResults, states: list[StepStatus]) -> str:

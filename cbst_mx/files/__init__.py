@@ -69,6 +69,8 @@ _BEGAN = time.time()
 def _reason(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "no space left on the disk"
+    if error.errno is None:  # NumPy, of a write that ended early: "38912 requested and 8160 written"
+        return f"not written in full, as on a disk without space ({error})"
     return error.strerror or str(error)
 
 
@@ -218,7 +220,7 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = False) -> None:
-    """Remove the temporary files of :func:`atomic_path` whose writers were killed.
+    """Remove the temporary files and folders of :func:`atomic_path` and `atomic_folder` whose writers were killed.
 
     Those of processes that still run on this computer stay. What bears the number of this process and is older than it
     is of an earlier one: containers number theirs from 1.
@@ -232,13 +234,11 @@ def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = Fal
         this process is then of an earlier one.
     owned : bool
         No other process writes into the folder, since it is locked: their files are left over, whatever process has
-        the number today, and so are the temporary folders of :func:`atomic_folder`.
+        the number today.
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part", path.name, re.DOTALL)
-            if owned and not found and re.fullmatch(r"\..+\.part", path.name, re.DOTALL) and path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
             if not found or name not in (None, found[1]):
                 continue
             with contextlib.suppress(OSError):
@@ -247,7 +247,7 @@ def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = Fal
                 else:
                     left = owned or not _is_running(int(found[2]))
                 if left:
-                    os.unlink(path)
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else os.unlink(path)
 
 
 def _is_running(process: int) -> bool:
@@ -261,8 +261,10 @@ def _is_running(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, durable: bool = False, new: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` when the block ends well and vanishes when it does not.
+
+    Several processes may write the same folder at once: each has a temporary one of its own.
 
     Parameters
     ----------
@@ -270,6 +272,8 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
         Its parent is made when it is not there.
     durable : bool
         Wait until the disk has all that is in the folder.
+    new : bool
+        Replace only an empty folder: what another process has put there meanwhile stays.
 
     Raises
     ------
@@ -278,17 +282,18 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     whole = path.absolute()  # "." has no name
-    temporary, before = (whole.with_name(f".{whole.name}.{ending}part") for ending in ("", "before."))
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    before = whole.with_name(f".{whole.name}.before.{os.getpid()}.part")
+    for name in (whole.name, f"{whole.name}.before"):
+        remove_leftovers(whole.parent, name)
     with _changing("write", path):
-        for left in (temporary, before):
-            shutil.rmtree(left, ignore_errors=True)
         try:
             _make_folder(whole.parent)
             os.mkdir(temporary)
             yield temporary
             if durable:
                 _sync_tree(temporary)
-            if whole.is_dir() and not whole.is_symlink():
+            if not new and whole.is_dir() and not whole.is_symlink():
                 os.replace(whole, before)
             try:
                 os.replace(temporary, whole)
@@ -357,9 +362,10 @@ def check_free_space(path: Path, needed: int, *, what: str = "run folder") -> No
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
+        digits = next((n for n in range(6) if f"{needed / 1e6:.{n}f}" != f"{free / 1e6:.{n}f}"), 6)  # else told alike
         raise RunError(
-            f"not enough disk space for the {what} {path}: about {needed / 1e6:.0f} MB are needed, "
-            f"{free / 1e6:.0f} MB are free"
+            f"not enough disk space for the {what} {path}: about {needed / 1e6:.{digits}f} MB are needed, "
+            f"{free / 1e6:.{digits}f} MB are free"
         )
 
 

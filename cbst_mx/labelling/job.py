@@ -19,7 +19,7 @@ from cbst_mx.labelling.results import finished, sweep_rows, sweep_text
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
-from cbst_mx.run_dir import LOCK, Lock, lock_folder
+from cbst_mx.run_dir import LOCK, Lock, lock_file, lock_folder
 from cbst_mx.selftrain import selection
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
@@ -30,6 +30,7 @@ __all__ = ["check_request", "count", "needs", "run"]
 
 
 _CHECKPOINT = 60.0  # seconds
+_JOB = "job.json"  # what a job is, in its output folder
 _MOST_PORTIONS = 100
 
 
@@ -131,14 +132,19 @@ def count(
     ------
     CBSTError
         If a map cannot be used or a file not be written (what was counted so far is not lost), or before anything is
-        done if the disk is too small.
+        done if the disk is too small or another process counts into `path`.
     """
     portions = -(-len(state.counts.critical) // (folder.num_classes + 1))
     needed = needs(folder, workers=workers, portions=portions, labels=False)
     check_free_space(path.absolute().parent, needed.disk, what="folder of counts")
+    locks = [lock_file(path, "state file")]
+    if (path.absolute().parent / _JOB).is_file():  # the output folder of a whole job
+        locks.append(lock_folder(path.absolute().parent, "output folder"))
     remove_leftovers(path.absolute().parent, path.name)
     with Workers(workers) as pool:
         _count(folder, state, path, pool, progress)
+    for lock in locks:
+        lock.release()
 
 
 def _count(folder: MapFolder, state: State, path: Path, pool: Workers, progress: Progress) -> None:
@@ -407,7 +413,7 @@ def _check_counted(folder: MapFolder, state: State, fidelity: str, policy: str, 
 
 def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
     """Make the output folder, or go on in it when this job wrote it; return its lock."""
-    path = out / "job.json"
+    path = out / _JOB
     identity = json.loads(json.dumps(identity))
     begun = re.compile(rf"{LOCK}|\.{path.name}\.[0-9]+\.part")
     foreign = out.exists() and (not out.is_dir() or not all(begun.fullmatch(other.name) for other in out.iterdir()))

@@ -108,7 +108,7 @@ def export_network(
     rng = np.random.default_rng(0)
     checks = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     expected = [network(mx.nd.array(images, ctx=ctx)).asnumpy() for images in checks]
-    with atomic_folder(out, durable=True) as partial:
+    with atomic_folder(out, durable=True, new=True) as partial:
         path = str(partial / spec.name)
         block.hybridize()
         block(mx.nd.array(checks[0], ctx=ctx))

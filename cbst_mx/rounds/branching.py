@@ -63,6 +63,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty: give a new folder")
     held = lock_folder(folder.path)  # nothing changes on the way
+    ledger = Ledger(folder)
     entries: list[Entry] = []
     without_effect: list[str] = []
     for step in steps:
@@ -84,7 +85,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
         entries.append(
             replace(entry, keys={**entry.keys, **keys}, note=f"{UNSETTLED}{folder.path.resolve()} at {begin}")
         )
-    with atomic_folder(out, durable=True) as new:
+    with atomic_folder(out, durable=True, new=True) as new:
         _write(folder, RunDir(new), experiment, entries, begin)
     held.release()
     return experiment, without_effect

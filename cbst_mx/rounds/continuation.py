@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.errors import RunError
 from cbst_mx.files import read_json
+from cbst_mx.rounds.dependencies import is_below, step_keys
 from cbst_mx.run_dir import RunDir
+from cbst_mx.run_dir.steps import LABELS, PRIOR, RETRAINING, SOURCE
 from cbst_mx.training.checkpoints import count_threads
 
 __all__ = ["lower_rate", "phase_identity", "warn_of_threads"]
 
 logger = logging.getLogger(__name__)
-
-# Settings that no training phase depends on.
-_BESIDE = ("name", "validation", "evaluation", "inference_batch", "smoke")
-_BESIDE_ROUNDS = ("rounds", "flip", "scales", "long_side", "upsampling", "keep_maps")
-_BESIDE_OPTIMISER = ("checkpoint_every", "checkpoint_minutes", "snapshots")
 
 
 def phase_identity(experiment: Experiment, index: int, phase: str) -> dict[str, Any]:
@@ -39,24 +37,18 @@ def phase_identity(experiment: Experiment, index: int, phase: str) -> dict[str, 
     Returns
     -------
     dict
-        Stage, phase, network, and the SHA-256 of the settings that can change the phase's numbers.
+        Stage, phase, network, and the SHA-256 of the settings that can change the phase or a step before it.
     """
-    values = json.loads(json.dumps(experiment.identity))
-    for key in _BESIDE:
-        values.pop(key, None)
-    if index == 0:
-        values.pop("self_training", None)
-        if phase == "training":
-            values.pop("warm_up", None)
-    rounds, warm_up = values.get("self_training") or {}, values.get("warm_up") or {}
-    for key in _BESIDE_ROUNDS:
-        rounds.pop(key, None)
-    for optimiser in (values.get("source_training"), rounds.get("retraining"), warm_up.get("optimiser")):
-        for key in _BESIDE_OPTIMISER:
-            (optimiser or {}).pop(key, None)
+    steps = [(SOURCE, 0)]
+    if index and experiment.self_training.uses_prior:
+        steps.append((PRIOR, 0))
+    steps += [(kind, stage) for stage in range(1, index + 1) for kind in (LABELS, RETRAINING)]
+    settings = [step_keys(experiment, kind, stage) for kind, stage in steps]
+    if (index, phase) == (0, "training"):
+        settings = [{key: value for key, value in settings[0].items() if not is_below(key, ["warm_up"])}]
     spec = experiment.network_spec()
     return {
-        "settings": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "stage": index,
         "phase": phase,
         "network of": [spec.name, spec.num_classes, json.loads(json.dumps(spec.options))],
@@ -66,7 +58,7 @@ def phase_identity(experiment: Experiment, index: int, phase: str) -> dict[str, 
 def lower_rate(experiment: Experiment, index: int, checkpoint: Path, *, warm_up: bool = False) -> str:
     """Return how the learning rate of a phase that diverged is lowered, as the end of a sentence.
 
-    A folder keeps to its settings, so it is a new one; what is done before the phase is taken over.
+    A folder keeps to its settings, so it is a new one: of a round, a branch, which has all that was done before.
 
     Parameters
     ----------
@@ -87,12 +79,11 @@ def lower_rate(experiment: Experiment, index: int, checkpoint: Path, *, warm_up:
     else:
         key, optimiser = "source_training", experiment.source_training
     assert optimiser is not None  # the phase is one of the experiment's
-    advice = f"--set {key}.learning_rate={optimiser.learning_rate / 2:g} and a new folder for --out"
-    if index:
-        source = checkpoint.parent.parent / "source" / "parameters.params"
-        skipped = " --set warm_up=null" if experiment.warm_up is not None else ""
-        advice += f", with --init {source}{skipped} the source network is not trained again"
-    return advice
+    change = f"--set {key}.learning_rate={optimiser.learning_rate / 2:g}"
+    if not index:
+        return f"{change} and a new folder for --out"
+    run, begin = shlex.quote(str(checkpoint.parent.parent)), f"{checkpoint.parent.name}/retraining"
+    return f"cbst-mx branch {run} --from {begin} {change} --out NEW makes a folder that goes on from here"
 
 
 def warn_of_threads(folder: RunDir) -> None:

@@ -7,14 +7,14 @@ for their paths, so their keys are none of these; see `cbst_mx.rounds.inputs`.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 from pydantic import BaseModel
 
 from cbst_mx.config import Experiment
 from cbst_mx.selftrain.portion import learning_rate, portion
 
-__all__ = ["DEPENDENCIES", "FREE", "changed_keys", "step_keys"]
+__all__ = ["DEPENDENCIES", "FREE", "changed_keys", "is_below", "step_keys"]
 
 _TRAININGS = ("source", "retraining")
 _NETWORKS = (*_TRAININGS, "labels", "evaluation")
@@ -69,7 +69,8 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def _below(key: str, parents: Any) -> bool:
+def is_below(key: str, parents: Iterable[str]) -> bool:
+    """Return whether a key is one of `parents` or inside one."""
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
@@ -92,11 +93,11 @@ def step_keys(experiment: Experiment, kind: str, stage: int) -> dict[str, Any]:
     found = {}
     for key, value in _flat(experiment.model_dump(mode="json")).items():
         # what nobody has assigned may change everything
-        kinds = next((kinds for parent, kinds in DEPENDENCIES.items() if _below(key, [parent])), (kind,))
-        if kind in kinds and not _below(key, FREE):
+        kinds = next((kinds for parent, kinds in DEPENDENCIES.items() if is_below(key, [parent])), (kind,))
+        if kind in kinds and not is_below(key, FREE):
             found[key] = value
     if kind == "labels":
-        found = {key: value for key, value in found.items() if not _below(key, ["self_training.portion"])}
+        found = {key: value for key, value in found.items() if not is_below(key, ["self_training.portion"])}
         found["self_training.portion"] = portion(stage, **training.portion.model_dump(), fidelity=training.fidelity)
     if kind == "retraining":
         factor = learning_rate(stage, initial=1.0, factor=training.learning_rate_factor)

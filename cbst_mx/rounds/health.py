@@ -3,49 +3,69 @@
 What the pass of round r leaves (thresholds, statistics, a grid of predictions) is of the network of round r - 1. Its
 judgement is written into round r's folder before that round trains. The policy of the experiment says what follows from
 a fault: a warning; an error that stops the run; or a rollback, by which round r - 1 is trained again, from the network
-of the round before that, at half the learning rate. Every rollback is first written into ``rollback.json``; only then
-are the files of the rejected training removed, so a run that is killed in between removes them when it goes on.
+of the round before that, at half the learning rate; see `cbst_mx.run_dir.rollbacks`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from cbst_mx.config import Experiment
-from cbst_mx.errors import CBSTError, CheckpointError, DivergedError, RunError, TrainingError
+from cbst_mx.errors import DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
-from cbst_mx.files import read_json, remove_file, remove_folder, write_json
+from cbst_mx.files import read_json, write_json
 from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import read_sidecar, sidecar_path
-from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.run_dir import StageDir
+from cbst_mx.run_dir.ledger import Ledger
 from cbst_mx.run_dir.outputs import judged_files
+from cbst_mx.run_dir.rejection import reject
+from cbst_mx.run_dir.rollbacks import add_rollback, read_rollbacks
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.training.checkpoints import remove_checkpoints
 
-__all__ = ["FACTOR", "Health"]
+__all__ = ["FACTOR", "Health", "RejectedError"]
 
 logger = logging.getLogger(__name__)
 
 FACTOR = 0.5  # of the learning rate, by each rollback of a round
 
 
+class RejectedError(Exception):
+    """The network of a stage is not to be gone on with: its round is rolled back.
+
+    Parameters
+    ----------
+    stage : int
+        The stage.
+    reasons : sequence of str
+        What is wrong with it.
+    """
+
+    def __init__(self, stage: int, reasons: Sequence[str]):
+        super().__init__(stage, reasons)
+        self.stage, self.reasons = stage, tuple(reasons)
+
+
 class Health:
-    """Judges the stages of one run, and keeps the record of its rollbacks.
+    """Judges the stages of one run, and rolls rounds back.
 
     Parameters
     ----------
     experiment : Experiment
         The experiment that is run.
-    folder : RunDir
-        Its run folder.
+    ledger : Ledger
+        Ledger of its run folder.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunDir):
-        self._name, self._settings, self._folder = experiment.name, experiment.self_training.guard, folder
+    def __init__(self, experiment: Experiment, ledger: Ledger):
+        self._name, self._settings = experiment.name, experiment.self_training.guard
+        self._ledger, self._folder = ledger, ledger.folder
         self._rounds, self._classes = experiment.self_training.rounds, experiment.classes().names
 
     # -- judgement -----------------------------------------------------------------------------------------------
@@ -66,7 +86,7 @@ class Health:
         confident = 1 - record.get("without_confidence", 0) / max(record["pixels"], 1)
         kept = record["kept_portion"] / confident if confident else None
         judgement = guard.judge(record["predicted"], self._classes, kept=kept, portion=record["portion"], **options)
-        _write(stage, index - 1, judgement)
+        _write(stage, {"network": index - 1}, judgement)
         return judgement
 
     def mend(self, index: int) -> None:
@@ -78,25 +98,25 @@ class Health:
             As for :meth:`judge`.
         """
         stage = self._folder.stage(index)
-        if stage.guard.is_file() and not _is_judged(stage, index - 1):
+        if stage.guard.is_file() and _judged(stage) is None:
             self._tell_damage(stage)
             self.judge(index)
 
     def has_judged_last(self) -> bool:
-        """Return whether the network of the last round is judged; not if that was the last of fewer rounds.
+        """Return whether the network of the last round is judged; not if that was another network than there is.
 
-        Nor if a file of the judgement was altered since.
+        Nor if the judgement, or a file that it was made from, was altered since.
         """
-        stage = self._folder.last
-        if _is_judged(stage, self._rounds):
-            return True
-        if stage.guard.is_file() and _is_judged(stage, None) is False:
+        stage, parameters = self._folder.last, self._folder.stage(self._rounds).parameters
+        if not stage.guard.is_file():
+            return False
+        judged = _judged(stage)
+        if judged is None:
             self._tell_damage(stage)
-        return False
-
-    def _tell_damage(self, stage: StageDir) -> None:
-        where = f"{stage.path.name}/{stage.guard.name}"
-        logger.warning("%s: %s or what it judges was altered; it is made again", self._name, where)
+        if judged is None or judged.get("network") != self._rounds:
+            return False
+        there = sidecar_path(parameters).is_file()  # else nothing can be judged, nor needs to be
+        return not there or judged.get("parameters") in (None, read_sidecar(parameters)[2])
 
     def judge_last(self) -> guard.Judgement:
         """Judge the network of the last round by ``last/``, and write ``guard.json`` there.
@@ -112,7 +132,8 @@ class Health:
         predicted = ImageStatistics.load(stage.image_statistics).total().tolist()
         options = self._against_others(stage, self._folder.stage(self._rounds), self._rounds + 1)
         judgement = guard.judge(predicted, self._classes, **options)
-        _write(stage, self._rounds, judgement)
+        digest = read_sidecar(self._folder.stage(self._rounds).parameters)[2]
+        _write(stage, {"network": self._rounds, "parameters": digest}, judgement)
         for sign in judgement.signs:
             logger.warning("%s: on the target's images, %s", self._title(self._rounds), sign.sentence)
         return judgement
@@ -150,45 +171,51 @@ class Health:
 
     # -- consequences --------------------------------------------------------------------------------------------
 
-    def refuses(self, index: int) -> tuple[str, ...]:
-        """Judge the network that round `index` would train on; return its faults where they forbid that.
+    def check(self, index: int) -> None:
+        """Judge the network that round `index` would train on.
 
         Raises
         ------
         RunError
-            If the network has a fault and the policy is ``stop``, or ``rollback`` and there is no way back.
+            If the network has a fault and the policy is ``stop``.
+        RejectedError
+            If it has a fault and the policy is ``rollback``.
         """
         judgement = self.judge(index)
         for sign in judgement.signs:
             if sign.kind in guard.OF_GUARD_ONLY and sign.kind != "kept":  # the others have been told with the pass
                 logger.warning("%s: on the target's images, %s", self._title(index - 1), sign.sentence)
         if not judgement.faults or self._settings.policy == "warn":
-            return ()
+            return
         if self._settings.policy == "stop":
             raise RunError(
                 f"{self._text(index - 1)} may have collapsed, so round {index} was not trained: "
                 f"{'; '.join(judgement.faults)}; look at {self._folder.stage(index).guard}, then go on with "
                 f"self_training.guard.policy=warn{'' if index == 1 else ', or rollback to train it anew'}"
             )
-        return judgement.faults
+        raise RejectedError(index - 1, judgement.faults)
 
-    def recover(self, index: int, error: CBSTError) -> tuple[str, ...]:
-        """Return the reason to train round `index` anew after an error that says that its network has diverged.
-
-        Empty where its training has and the policy is not ``rollback``: the error itself says what can be done.
+    @contextlib.contextmanager
+    def watch(self, index: int) -> Iterator[None]:
+        """Let the network of stage `index` be judged by the block, which trains or uses it.
 
         Raises
         ------
+        RejectedError
+            If the block shows that the network has diverged, and the policy is ``rollback``.
         RunError
             If its probabilities are not finite, and the policy is not ``rollback`` or the network is the source's.
         """
-        if index and self._settings.policy == "rollback":
-            return (str(error),)
-        if isinstance(error, (DivergedError, TrainingError)):
-            return ()
-        way = "train it again" if index == 0 else "go on with self_training.guard.policy=rollback to train it anew"
-        stage = self._folder.stage(index)
-        raise RunError(f"{stage.parameters} has diverged, no pseudo-labels come from it: {error}; {way}") from error
+        try:
+            yield
+        except (NotFiniteError, DivergedError, TrainingError) as error:
+            if index and self._settings.policy == "rollback":
+                raise RejectedError(index, (str(error),)) from error
+            if not isinstance(error, NotFiniteError):
+                raise  # it says itself what can be done
+            way = "go on with self_training.guard.policy=rollback to train it anew" if index else "train it again"
+            path = self._folder.stage(index).parameters
+            raise RunError(f"{path} has diverged, no pseudo-labels come from it: {error}; {way}") from error
 
     def roll_back(self, index: int, reasons: Sequence[str]) -> None:
         """Record that round `index` is to be trained anew, and remove what its training and the pass after it left.
@@ -213,80 +240,26 @@ class Health:
         stage = self._folder.stage(index)
         if not stage.training.is_file():  # it diverged: what it left must not be continued at the smaller rate
             remove_checkpoints(stage.checkpoint)
-        record = [*self.rollbacks(index), {"signs": list(reasons)}]
-        for number, one in enumerate(record, 1):
-            one["learning_rate_factor"] = FACTOR**number
-        write_json(stage.rollback, {"of": self._start(index), "rollbacks": record}, sealed=True)
+        number = add_rollback(self._folder, index, list(reasons), factor=FACTOR)
         logger.warning(
             "%s: rolled back to the network of stage %d, at %g times the learning rate: %s",
-            self._title(index), index - 1, FACTOR ** len(record), "; ".join(reasons),
+            self._title(index), index - 1, FACTOR**number, "; ".join(reasons),
         )  # fmt: skip
-        self.settle(index)
+        reject(self._ledger, index)
 
     def rollbacks(self, index: int) -> list[dict[str, Any]]:
-        """Return the record of the rollbacks of round `index`: ``signs`` and ``learning_rate_factor`` of each.
-
-        Raises
-        ------
-        RunError
-            If the file is damaged.
-        """
-        path = self._folder.stage(index).rollback
-        if not path.is_file():
-            return []
-        way = "put it back from a copy, or remove it to begin with the round's full learning rate"
-        try:
-            value = read_json(path)
-        except RunError as error:
-            raise RunError(f"{error}: {way}") from error
-        found = value.get("rollbacks") if isinstance(value, dict) else None
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-            raise RunError(f"{path} must hold a list of rollbacks, got {type(found).__name__}: {way}")
-        if value.get("of") not in (None, self._start(index)):
-            raise RunError(f"{path} is of another run, or of another network to start from: {way}")
-        return found
-
-    def _start(self, index: int) -> str | None:
-        """Return the digest of the parameters that round `index` starts from; None where there are none."""
-        try:
-            return read_sidecar(self._folder.stage(index - 1).parameters)[2]
-        except CheckpointError:
-            return None
+        """Return the record of the rollbacks of round `index`, see :func:`.read_rollbacks`."""
+        return read_rollbacks(self._folder, index)
 
     def factor(self, index: int) -> float:
         """Return the factor of round `index`'s learning rate that its rollbacks have left."""
         return float(FACTOR ** len(self.rollbacks(index)))
 
-    def settle(self, *rounds: int) -> None:
-        """Remove what rejected trainings of these rounds left, where a rollback was recorded after them.
-
-        Raises
-        ------
-        RunError
-            If a record is damaged.
-        """
-        for index in rounds:
-            self._settle(index)
-
-    def _settle(self, index: int) -> None:
-        stage, after = self._folder.stage(index), self._folder.stage(index + 1)
-        recorded = len(self.rollbacks(index))
-        if not recorded or not stage.training.is_file():
-            return
-        trained = read_json(stage.training)
-        if len(trained.get("rollbacks", ())) >= recorded:
-            return
-        # the mark of a finished step goes first from the pass, and last from the training: until then this is repeated
-        for path in (after.thresholds, after.image_statistics, after.target_predictions, after.guard):
-            remove_file(path)
-        remove_folder(after.pseudo_labels)
-        for path in (stage.evaluation, stage.confusion, stage.predictions, stage.label_free):
-            remove_file(path)
-        remove_checkpoints(stage.checkpoint)
-        for path in (stage.parameters, sidecar_path(stage.parameters), stage.training):
-            remove_file(path)
-
     # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _tell_damage(self, stage: StageDir) -> None:
+        where = f"{stage.path.name}/{stage.guard.name}"
+        logger.warning("%s: %s, or what it judges, was altered; it is made again", self._name, where)
 
     def _title(self, index: int) -> str:
         return f"{self._name}, {stage_title(index)}"
@@ -295,20 +268,21 @@ class Health:
         return "the source network" if index == 0 else f"the network of round {index}"
 
 
-def _write(stage: StageDir, network: int, judgement: guard.Judgement) -> None:
-    values = {"network": network, "of": judged_files(stage), **judgement.to_json()}
-    write_json(stage.guard, values, sealed=True)
+def _write(stage: StageDir, whose: Mapping[str, Any], judgement: guard.Judgement) -> None:
+    write_json(stage.guard, {**whose, "of": judged_files(stage), **judgement.to_json()}, sealed=True)
 
 
-def _is_judged(stage: StageDir, network: int | None) -> bool | None:
-    """Return whether a stage's judgement is unaltered and of its files; None where it is of another network."""
+def _judged(stage: StageDir) -> dict[str, Any] | None:
+    """Return the judgement in a stage's folder; None of one that was altered, or is of other files than there are."""
     try:
         values = read_json(stage.guard)
-        if network is not None and values.get("network") != network:
-            return None
-        return values.get("of") in (None, judged_files(stage))  # earlier versions did not say
-    except (CBSTError, AttributeError, OSError):
-        return False
+        good = isinstance(values, dict) and values.get("of") in (
+            None,
+            judged_files(stage),
+        )  # None: an earlier version's
+    except (RunError, OSError):
+        return None
+    return values if good else None
 
 
 def _record(stage: StageDir) -> dict[str, Any]:

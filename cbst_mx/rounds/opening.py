@@ -1,35 +1,72 @@
-"""The run folder at the start of a command: locked, compared with the experiment, and its first lines in the log."""
+"""The start of a command: images and devices opened, the run folder locked and compared, its first lines in the log."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from cbst_mx.config import Experiment
 from cbst_mx.data import ImageSet, LabelledImageSet
+from cbst_mx.files import check_free_space
 from cbst_mx.messages import Progress, silent
-from cbst_mx.rounds.phases import start_path
+from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.rounds.continuation import warn_of_threads
+from cbst_mx.rounds.phases import follow_start, start_network, start_path, without_start
 from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given
 from cbst_mx.rounds.record import Record
+from cbst_mx.rounds.workload import estimate_needs, find_left
 from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.steps import PRIOR
+from cbst_mx.selftrain.selection import Needs
+from symbols.backend import gluon, mx
 
-__all__ = ["open_folder"]
+__all__ = ["Opened", "open_run"]
 
 logger = logging.getLogger(__name__)
 
 
-def open_folder(
-    experiment: Experiment,
-    out: Path,
-    sets: Mapping[str, ImageSet],
-    changes: Sequence[str] = (),
-    *,
-    data_root: Path | None = None,
-    progress: Progress = silent,
-) -> tuple[RunDir, Record]:
-    """Make the folder of a run, or go on in it.
+@dataclass
+class Opened:
+    """What a run works with.
+
+    Attributes
+    ----------
+    experiment : Experiment
+        The experiment, with the input of the parameters that it starts from.
+    folder : RunDir
+        Its run folder, locked for as long as this lives.
+    record : Record
+        What its ledger says.
+    source, target, validation
+        The images; of the validation sets by name.
+    contexts : list of mx.Context
+        Devices of the training; the first does everything else.
+    start : HybridBlock, optional
+        The network that it starts from; None where the source network is made.
+    needs : Needs
+        Disk space that is still needed, and memory in addition to the network's own.
+    data_root : Path, optional
+        Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
+    """
+
+    experiment: Experiment
+    folder: RunDir
+    record: Record
+    source: LabelledImageSet
+    target: ImageSet
+    validation: dict[str, LabelledImageSet]
+    contexts: list[mx.Context]
+    start: gluon.HybridBlock | None
+    needs: Needs
+    data_root: Path | None
+
+
+def open_run(
+    experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
+) -> Opened:
+    """Open images and devices of a run, and make its folder, or go on in it.
 
     Parameters
     ----------
@@ -37,27 +74,46 @@ def open_folder(
         The experiment to run.
     out : Path
         The folder.
-    sets : mapping of str to ImageSet
-        The images: "source", "target" and "validation NAME".
-    changes : sequence of str
-        What the run does otherwise than the experiment says, for the log.
-    data_root : Path, optional
-        Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
     progress : callable, optional
         Called with (what, done, in all).
-
-    Returns
-    -------
-    folder : RunDir
-        Locked for as long as it lives.
-    record : Record
-        What its ledger says.
+    data_root : Path, optional
+        Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
 
     Raises
     ------
     CBSTError
         If the folder holds something else or another run, another process works in it, or an input cannot be used.
     """
+    begun = RunDir(out).stage(0)
+    experiment, changes = follow_start(experiment, kept=begun.parameters, data_root=data_root)
+    contexts = parse_contexts(experiment.ctx)
+    set_precision(experiment.amp, contexts)
+    source, target = experiment.open_source(data_root), experiment.open_target(data_root)
+    validation = experiment.open_validation(data_root)
+    sets: dict[str, ImageSet] = {"source": source, "target": target}
+    numbers = {name: len(images) for name, images in sets.items()}
+    numbers.update(validation=sum(map(len, validation.values())))
+    # where the source network is made, what it started from may be gone
+    start = None if begun.training.is_file() else start_network(experiment, contexts, data_root=data_root)
+    sized = start_network(without_start(experiment), contexts) if start is None else start
+    height, width, _ = target.image(0).shape
+    left = find_left(experiment, RunDir(out), source=len(source))
+    needs = estimate_needs(experiment, sized, size=(height, width), left=left, **numbers)
+    check_free_space(out, needs.disk)
+    sets.update({f"validation {name}": images for name, images in validation.items()})
+    folder, record = _open_folder(experiment, out, sets, changes, data_root, progress)
+    return Opened(experiment, folder, record, source, target, validation, contexts, start, needs, data_root)
+
+
+def _open_folder(
+    experiment: Experiment,
+    out: Path,
+    sets: Mapping[str, ImageSet],
+    changes: Sequence[str],
+    data_root: Path | None,
+    progress: Progress,
+) -> tuple[RunDir, Record]:
+    """Make the folder of a run, or go on in it; `changes` are what the run does otherwise than the experiment says."""
     given = given_prior(experiment, RunDir(out), data_root=data_root)
     inputs: dict[str, Any] = {"images": {name: len(images) for name, images in sets.items()}}
     if given is not None:
@@ -75,6 +131,7 @@ def open_folder(
         record.finish(PRIOR)
     with folder.logging():
         _log_inputs(experiment, folder, changes, sets)
+        warn_of_threads(folder)
     return folder, record
 
 

@@ -23,6 +23,7 @@ from cbst_mx.rounds.inputs import InputFiles
 from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.folder import versions
 from cbst_mx.run_dir.ledger import Entry, Ledger, now
+from cbst_mx.run_dir.rejection import settle
 from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE, Step, all_steps, find_step
 from cbst_mx.training.checkpoints import remove_checkpoints
 
@@ -90,6 +91,7 @@ class Record:
             If an image cannot be read.
         """
         self.folder, self.ledger = folder, Ledger(folder)
+        settle(self.ledger)
         self.files.load(folder.inputs)
         self._adopted = list(found_entries(experiment_before(folder), folder, self.ledger, self._steps(), self._keys))
         refused: dict[tuple[str, ...], str] = {}  # what differs, to the first step that it would alter
@@ -208,8 +210,8 @@ class Record:
         """
         step = find_step(self.folder, kind, stage)
         problems = self.ledger.problems(step, full=kind == LABELS)
-        if kind in (SOURCE, RETRAINING):  # snapshots do not matter here
-            problems = {path: problem for path, problem in problems.items() if path.parent == step.last.parent}
+        if kind in (SOURCE, RETRAINING):
+            problems = {path: problem for path, problem in problems.items() if _is_of_network(step, path)}
         if problems:
             raise RunError(self._damage(step, problems))
 
@@ -376,7 +378,7 @@ class Record:
             retrained = self.folder.stage(step.stage).training.is_file()
             return path != self.folder.stage(step.stage).pseudo_labels or not retrained
         if step.kind in (SOURCE, RETRAINING):
-            if path.parent != step.last.parent:
+            if not _is_of_network(step, path):
                 return False
             following = [find_step(self.folder, EVALUATION, step.stage)]
             if step.stage < self.experiment.self_training.rounds:
@@ -394,6 +396,11 @@ class Record:
         if problems and step.name not in self._told:
             self._told.add(step.name)
             logger.warning("%s: %s: %s; %s", self._name, step.title, listed(list(problems.values()), 3), what)
+
+
+def _is_of_network(step: Step, path: Path) -> bool:
+    """Return whether a file of a training is of its network; not of a snapshot, nor of what the guard says."""
+    return path.parent == step.last.parent and path.name.startswith(("training", "parameters"))
 
 
 def _shown(value: Any) -> str:

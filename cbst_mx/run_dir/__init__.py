@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from cbst_mx.run_dir.folder import RunDir, StageDir, versions
-from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder, lock_owner
+from cbst_mx.run_dir.lock import LOCK, Lock, lock_file, lock_folder, lock_owner
 
-__all__ = ["LOCK", "Lock", "RunDir", "StageDir", "lock_folder", "lock_owner", "versions"]
+__all__ = ["LOCK", "Lock", "RunDir", "StageDir", "lock_file", "lock_folder", "lock_owner", "versions"]

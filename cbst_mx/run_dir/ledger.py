@@ -10,6 +10,8 @@ the last counts. A finished step's line has
 * ``outputs``: SHA-256, bytes and time of change of every file that it wrote; of a folder one SHA-256 over names and
   contents.
 
+A line with the note "rolled back" says that what was finished before it counts no more.
+
 The file is replaced as a whole, and the disk has it before the next step begins. If a disk has lost its end all the
 same, the lines before it hold: a step without a line is taken as it is found.
 """
@@ -23,17 +25,19 @@ import platform
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from cbst_mx.errors import RunError
 from cbst_mx.files import file_digest, in_one_line, read_bounded, write_text
 from cbst_mx.run_dir.folder import RunDir, versions
+from cbst_mx.run_dir.rollbacks import find_unfinished, rejected_steps
 from cbst_mx.run_dir.steps import Step
 
 __all__ = ["Entry", "Ledger", "digest_of", "now", "output_record"]
 
 _SMALL = 1 << 20  # bytes of files that are read each time, whatever their time of change
 _LARGEST = 1 << 30  # bytes of a ledger
+_VOID = "rolled back"  # note of the line by which a step counts as not done
 
 
 def now() -> str:
@@ -69,7 +73,7 @@ class Entry:
     versions, threads
         What it was made with.
     note : str
-        How it came into the ledger, where no step wrote it: "adopted", or "branch of" another run.
+        How it came into the ledger, where no step wrote it: "adopted", "branch of" another run, or "rolled back".
     run : str
         Id of the run, as in its manifest; empty in lines of earlier versions.
     """
@@ -131,6 +135,8 @@ class Ledger:
         Its lines.
     torn : bool
         Whether its last line is cut off, and left out.
+    rejected : set of str
+        Names of the steps that a rollback rejects which has begun and is not done.
 
     Raises
     ------
@@ -142,6 +148,7 @@ class Ledger:
         self.folder = folder
         self.entries: list[Entry] = []
         self.torn = False
+        self.rejected = {step.name for index in find_unfinished(folder) for step in rejected_steps(folder, index)}
         if not folder.ledger.is_file():
             return
         way = "put it back from a copy, or remove it, and the steps are taken as they are found"
@@ -166,9 +173,10 @@ class Ledger:
                     raise ValueError(f"line {number}: {in_one_line(error)}") from error
 
     def finished(self, step: Step | str) -> Entry | None:
-        """Return what was recorded when a step was last finished; None where it never was."""
+        """Return what was recorded when a step was last finished; None where it never was, or was rolled back."""
         name = step if isinstance(step, str) else step.name
-        return next((entry for entry in reversed(self.entries) if entry.step == name and entry.end), None)
+        last = next((entry for entry in reversed(self.entries) if entry.step == name and entry.end), None)
+        return None if last is None or last.note == _VOID or name in self.rejected else last
 
     def begun(self, step: Step) -> Entry | None:
         """Return what was recorded when a step began that has not been finished since."""
@@ -180,6 +188,13 @@ class Ledger:
         new = {entry.step for entry in entries}
         kept = [entry for entry in self.entries if entry.end or entry.step not in new]
         self._write([*kept, *entries])
+
+    def void(self, steps: Sequence[Step]) -> None:
+        """Let finished steps count as not done; they are begun anew."""
+        self.rejected.difference_update(step.name for step in steps)
+        done = [entry for step in steps if (entry := self.finished(step)) is not None]
+        if done:
+            self.append(*(Entry(entry.step, now(), entry.seed, {}, {}, end=now(), note=_VOID) for entry in done))
 
     def update(self, entry: Entry) -> None:
         """Put an entry into the place of the last of its step."""

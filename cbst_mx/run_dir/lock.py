@@ -1,4 +1,4 @@
-"""One process per folder: a lock that the operating system takes back when its process ends, however that ends.
+"""One process per folder or file: a lock that the operating system takes back when its process ends, however that ends.
 
 The lock is ``flock`` on the file ``lock`` in the folder, which says who holds it and is removed at the end. A file that
 a killed process left is no lock and is taken over, so nothing ever has to be unlocked by hand. Commands that only read
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -26,13 +27,14 @@ try:
 except ImportError:  # not a system of the POSIX family
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "Lock", "lock_folder", "lock_owner"]
+__all__ = ["LOCK", "Lock", "lock_file", "lock_folder", "lock_owner"]
 
 logger = logging.getLogger(__name__)
 
 LOCK = "lock"  # name of the file in the folder
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_LONGEST_NAME = 255  # bytes, on the usual file systems
 _LONGEST = 1000  # bytes of what a lock's file says
 _held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()  # by this process
 _guard = threading.Lock()
@@ -84,17 +86,42 @@ def lock_folder(folder: Path, what: str = "run folder") -> Lock:
     RunError
         If another process holds it, or the file of the lock cannot be written.
     """
+    return _lock(folder, LOCK, folder, what)
+
+
+def lock_file(path: Path, what: str) -> Lock:
+    """Keep other processes from writing a file for as long as the returned object lives; others in its folder may.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which need not exist; the lock is ``.NAME.lock`` beside it.
+    what : str
+        Name of the file's kind in sentences.
+
+    Raises
+    ------
+    RunError
+        If another process holds it, or the file of the lock cannot be written.
+    """
+    name = f".{path.name}.{LOCK}"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.{LOCK}"
+    return _lock(path.absolute().parent, name, path, what)
+
+
+def _lock(folder: Path, name: str, shown: Path, what: str) -> Lock:
     with _guard:
         try:
             make_folder(folder)
-            path = folder.resolve() / LOCK
+            path = folder.resolve() / name
             held = _held.get(path)
             if held is None or not held.release.alive:
-                held = _held[path] = Lock(path, _acquire(path, folder, what))
+                held = _held[path] = Lock(path, _acquire(path, shown, what))
         except OSError as error:
-            raise RunError(f"cannot lock the {what} {folder}: {error.strerror or error}") from error
+            raise RunError(f"cannot lock the {what} {shown}: {error.strerror or error}") from error
     if not held.works:
-        logger.warning("%s %s: the file system has no locks, let no other process work in it", what, folder)
+        logger.warning("%s %s: the file system has no locks, let no other process work in it", what, shown)
     return held
 
 
@@ -113,7 +140,7 @@ def lock_owner(folder: Path) -> str | None:
     return _owner(path)
 
 
-def _acquire(path: Path, folder: Path, what: str) -> int | None:
+def _acquire(path: Path, shown: Path, what: str) -> int | None:
     """Return the open file with the lock; None where the file system has none."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -137,7 +164,7 @@ def _acquire(path: Path, folder: Path, what: str) -> int | None:
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise RunError(f"{what} {folder} is in use by {_owner(path)}: wait for its end, or stop it") from error
+                raise RunError(f"{what} {shown} is in use by {_owner(path)}: wait for its end, or stop it") from error
             if error.errno not in _NO_LOCKS:
                 raise
             with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from cbst_mx.run_dir.folder import RunDir, StageDir
 __all__ = ["EVALUATION", "KINDS", "LABELS", "PRIOR", "RETRAINING", "SOURCE", "Step", "all_steps", "find_step"]
 
 SOURCE, PRIOR, LABELS, RETRAINING, EVALUATION = "source", "prior", "labels", "retraining", "evaluation"
-#: What the steps do; the settings on which each depends are in `cbst_mx.config.dependencies`.
+#: What the steps do; the settings on which each depends are in `cbst_mx.rounds.dependencies`.
 KINDS = (SOURCE, PRIOR, LABELS, RETRAINING, EVALUATION)
 
 
@@ -64,7 +64,7 @@ def find_step(folder: RunDir, kind: str, stage: int = 0, *, epoch: int | None = 
             f"pseudo-label --round {stage}",
         )  # fmt: skip
     if kind == RETRAINING:
-        files = (where.training, *_network_files(where))
+        files = (where.training, *_network_files(where), where.rollback, where.guard)
         title = f"retraining of round {stage}"
         return Step(kind, stage, f"{name}/retraining", title, files, f"retrain --round {stage}")
     title = f"evaluation of round {stage}" if stage else "evaluation of the source network"

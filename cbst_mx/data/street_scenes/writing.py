@@ -206,7 +206,7 @@ def write_demo_data(
         raise RunError(
             f"{out} must be a new or empty folder, but it already holds something; choose another or remove it"
         )
-    with atomic_folder(out) as partial:
+    with atomic_folder(out, new=True) as partial:
         _write_gta5(partial / "gta5", source_count, 0, source, tick)
         _write_gta5(partial / "gta5_val", source_val_count, HELD_OUT_INDEX, source, tick)
         _write_cityscapes(partial / "cityscapes", "train", TRAIN_CITIES, target_count, 0, target, tick)

@@ -1,0 +1,121 @@
+"""The networks of a run's stages: loaded from its folder one at a time, trained, and written there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from cbst_mx.config import Optimiser
+from cbst_mx.errors import RunError
+from cbst_mx.files import write_json
+from cbst_mx.messages import Progress, stage_title
+from cbst_mx.networks.parameters import load_network, save_parameters
+from cbst_mx.rounds.health import Health
+from cbst_mx.rounds.opening import Opened
+from cbst_mx.rounds.phases import start_network, train_phase, warm_up
+from cbst_mx.run_dir.steps import RETRAINING, SOURCE
+from cbst_mx.training.checkpoints import remove_checkpoints
+from cbst_mx.training.samples import Samples
+from symbols.backend import gluon
+
+__all__ = ["StageNetworks"]
+
+logger = logging.getLogger(__name__)
+
+
+class StageNetworks:
+    """The network of one stage at a time.
+
+    Parameters
+    ----------
+    opened : Opened
+        What the run works with.
+    health : Health
+        Knows which rounds were rolled back.
+    progress : callable
+        Called with (what, done, in all).
+    """
+
+    def __init__(self, opened: Opened, health: Health, progress: Progress):
+        self._opened, self._health, self._progress = opened, health, progress
+        self._network: gluon.HybridBlock | None = None
+        self._holds = -1  # the stage whose parameters the network holds
+
+    def start(self) -> gluon.HybridBlock:
+        """Return the network that the run starts from, to be trained."""
+        network, self._opened.start = self._opened.start, None  # kept for the source training alone
+        if network is None:
+            network = start_network(self._opened.experiment, self._opened.contexts, data_root=self._opened.data_root)
+        return network
+
+    def load(self, index: int) -> gluon.HybridBlock:
+        """Return the network with the parameters of stage `index`.
+
+        Raises
+        ------
+        RunError
+            If they are not there, or are not what the stage's training wrote.
+        """
+        if self._network is None or self._holds != index:
+            stage = self._opened.folder.stage(index)
+            if not stage.training.is_file():
+                what = "source" if index == 0 else f"retrain for round {index}"
+                raise RunError(f"{stage.parameters} is not there or not finished: run {what} first")
+            self._opened.record.check(RETRAINING if index else SOURCE, index)
+            self._network, _, _ = load_network(stage.parameters, self._opened.contexts[0])
+            self._holds = index
+        return self._network
+
+    def forget(self) -> None:
+        """Load parameters from the folder next time."""
+        self._network, self._holds = None, -1
+
+    def train(
+        self, index: int, network: gluon.HybridBlock, optimiser: Optimiser, samples: Samples, **options: Any
+    ) -> None:
+        """Train the network of stage `index`, and write it; `options` are further ones of :func:`.train_phase`."""
+        self.forget()  # its parameters change from here on
+        experiment, stage = self._opened.experiment, self._opened.folder.stage(index)
+        what = f"{experiment.name}, {stage_title(index)}: training"
+        record = train_phase(
+            experiment,
+            network,
+            optimiser,
+            samples,
+            index=index,
+            contexts=self._opened.contexts,
+            checkpoint=stage.checkpoint,
+            progress=functools.partial(self._progress, what),
+            **options,
+        )
+        if record.losses:
+            logger.info("%s done, %d iterations, last loss %.4f", what, record.iterations, record.losses[-1])
+        self.finish(index, network, record.to_json())
+
+    def finish(self, index: int, network: gluon.HybridBlock, record: dict[str, Any]) -> None:
+        """Write the parameters of stage `index`, and the record of its training; first adapt a source network.
+
+        Parameters
+        ----------
+        index : int
+            Stage.
+        network : HybridBlock
+            Its network; the source network is adapted in place, where the experiment says so.
+        record : dict
+            JSON values of ``training.json``.
+        """
+        opened, experiment = self._opened, self._opened.experiment
+        stage = opened.folder.stage(index)
+        if index == 0:
+            bar = functools.partial(self._progress, f"{experiment.name}, warm-up")
+            where = {"ctx": opened.contexts[0], "checkpoint": stage.warm_up, "progress": bar}
+            record.update(warm_up(experiment, network, opened.source, opened.target, **where))
+        if rollbacks := self._health.rollbacks(index):
+            record["rollbacks"] = rollbacks
+        spec, space = experiment.network_spec(), experiment.classes()
+        save_parameters(stage.parameters, network, spec, space, config_hash=opened.folder.config_hash)
+        write_json(stage.training, record)
+        opened.record.finish(RETRAINING if index else SOURCE, index)
+        remove_checkpoints(stage.checkpoint, stage.warm_up)
+        self._network, self._holds = network, index
