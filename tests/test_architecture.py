@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ LAYERS = (
     ("cbst_mx.demo",),
     ("cbst_mx.cli",),
 )
-# These see the config; every other module takes explicit keyword arguments. The two of evaluation read the experiment
+# These see the config; every other module takes explicit keyword arguments. Those of evaluation read the experiment
 # of a run folder back.
 ORCHESTRATORS = (
     "cbst_mx.config",
@@ -40,6 +41,7 @@ ORCHESTRATORS = (
     "cbst_mx.planning",
     "cbst_mx.demo",
     "cbst_mx.cli",
+    "cbst_mx.evaluation.run_experiment",
     "cbst_mx.evaluation.run_results",
     "cbst_mx.evaluation.paper_check",
 )
@@ -237,6 +239,69 @@ def test_the_config_stops_at_the_orchestrators():
         if not is_below(name, ORCHESTRATORS):
             assert config_parameters(tree) == [], name
             assert not any(is_below(target, ["cbst_mx.config"]) for target in imports(tree, MODULES)), name
+
+
+# Functions of `os` that read, and `shutil`'s; every other one that takes a path changes a disk.
+_CHANGING = {
+    *("os.open", "os.write", "os.pwrite", "os.replace", "os.rename", "os.mkdir", "os.makedirs", "os.unlink"),
+    *("os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.ftruncate", "os.fsync"),
+    *("np.save", "np.savez", "np.savez_compressed", "np.savetxt", "mx.nd.save", "onnx.save", "cv2.imwrite"),
+    *("logging.FileHandler", "tempfile.TemporaryDirectory", "tempfile.NamedTemporaryFile", "tempfile.mkdtemp"),
+}
+_METHODS = {
+    *("write_text", "write_bytes", "mkdir", "touch", "unlink", "rmdir", "rename", "symlink_to", "hardlink_to"),
+    *("link_to", "tofile", "memmap"),
+}
+# Where a disk is changed beside `cbst_mx.files`, and why.
+CHANGES_A_DISK = {
+    ("cbst_mx.run_dir.lock", "os.open"): "the lock, which is no file of the run",
+    ("cbst_mx.run_dir.lock", "os.ftruncate"): "the lock",
+    ("cbst_mx.run_dir.lock", "os.pwrite"): "the lock",
+    ("cbst_mx.run_dir.lock", "unlink"): "the lock",
+    ("cbst_mx.run_dir.folder", "logging.FileHandler"): "the log, which grows line by line",
+    ("cbst_mx.networks.parameters", "mx.nd.save"): "writes a temporary path of ours",
+    ("cbst_mx.networks.export", "onnx.save"): "writes a temporary path of ours",
+    ("cbst_mx.evaluation.server_export", "zipfile.ZipFile"): "writes a temporary path of ours",
+    ("cbst_mx.planning", "tempfile.TemporaryDirectory"): "measures, and keeps nothing",
+    ("cbst_mx.cli.stopping", "os.write"): "to the terminal",
+}
+
+
+def disk_calls(tree):
+    """Yield what of a module changes a disk by itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from (ast_name(base) for base in node.bases if ast_name(base) in _CHANGING)
+        if not isinstance(node, ast.Call):
+            continue
+        name, method = ast_name(node.func), node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        modes = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+        writes = any(re.fullmatch("[wax]b?t?|r?b?[+]b?", mode) for mode in modes)
+        if name in _CHANGING or name.startswith("shutil.") and name != "shutil.disk_usage":
+            yield name
+        elif method in _METHODS or (method == "replace" and len(node.args) == 1 and not node.keywords):
+            yield method
+        elif writes and (name in ("open", "io.open", "zipfile.ZipFile") or method == "open" and name != "members.open"):
+            yield name
+
+
+def test_one_place_changes_a_disk():
+    assert len(set(disk_calls(MODULES["cbst_mx.files"]))) > 8
+    found = {(name, call) for name, tree in MODULES.items() for call in disk_calls(tree)}
+    others = {(name, call) for name, call in found if name != "cbst_mx.files"}
+    assert others == set(CHANGES_A_DISK)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "open(path, 'wb')", "path.open(mode='a')", "np.save(path, array)", "shutil.copy(a, b)", "path.unlink()",
+        "temporary.replace(path)", "os.rename(a, b)", "class A(logging.FileHandler): pass", "path.write_text(text)",
+    ],
+)  # fmt: skip
+def test_changes_of_a_disk_are_seen(source):
+    assert list(disk_calls(ast.parse(source)))
 
 
 MOST_ROOMS, MOST_EDGES = 22, 115  # a new one should take the place of another

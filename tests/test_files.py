@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.files import atomic_folder, atomic_path, open_npz, read_bounded, reading, save_npz
+from cbst_mx.files import atomic_folder, atomic_path, check_free_space, open_npz, read_bounded, reading, save_npz
 
 
 @pytest.mark.parametrize("name", ["file", "args", "kwds", "self", "arr_0", "allow_pickle", "a b", "Köln"])
@@ -84,3 +85,21 @@ def test_what_a_killed_writer_left_of_a_folder_is_removed(tmp_path):
     with atomic_folder(tmp_path / "x"):
         pass
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_needed_and_free_space_are_never_told_alike(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_140_000))
+    with pytest.raises(RunError, match=r"about 7\.2 MB are needed, 7\.1 MB are free$"):
+        check_free_space(tmp_path, 7_200_000)
+    with pytest.raises(RunError, match=r"about 70 MB are needed, 7 MB are free$"):
+        check_free_space(tmp_path, 70_000_000)
+
+
+def test_a_write_that_ended_early_is_told_as_what_it_is(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "x"):
+            raise OSError("38912 requested and 8160 written")  # as NumPy says it
+
+    with pytest.raises(RunError, match=r"^cannot write .*x: not written in full, as on a disk without space \("):
+        write()

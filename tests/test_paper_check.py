@@ -11,7 +11,8 @@ import yaml
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
 from cbst_mx.evaluation.paper_tables import TABLES, expected, experiments, find_row
-from cbst_mx.evaluation.run_results import RunResults, find_runs
+from cbst_mx.evaluation.run_experiment import find_runs
+from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.label_space import CITYSCAPES_19
 
 # -------------------------------------------------------------------------------------------------------------- a check

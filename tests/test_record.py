@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from cbst_mx.errors import RunError
+from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.rounds import Run
 from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.ledger import Ledger
@@ -119,12 +120,73 @@ def test_a_damaged_ledger_is_one_sentence(whole, tmp_path, content):
 def test_a_damaged_ledger_may_be_removed(whole, scenes, copied):
     folder = copied(whole)
     ledger = folder / "ledger.jsonl"
-    ledger.write_text(ledger.read_text()[:-50])
-    with pytest.raises(RunError, match="ledger.jsonl is damaged"):
+    ledger.write_text(ledger.read_text()[50:])
+    with pytest.raises(RunError, match=r"ledger.jsonl is damaged \(line 1: .*put it back from a copy, or remove it"):
         go_on(folder, scenes)
     ledger.unlink()
     go_on(folder, scenes)
     assert contents(folder) == contents(whole)
+
+
+@pytest.mark.parametrize("left", [0, 1, 0.5, 0.9, -1])
+def test_a_ledger_whose_end_is_lost_goes_on(whole, scenes, copied, left):
+    folder = copied(whole)
+    ledger = folder / "ledger.jsonl"
+    content = ledger.read_bytes()
+    ledger.write_bytes(content[: int(left * len(content)) if 0 < left < 1 else left])
+    before = len(Ledger(RunDir(folder)).entries)
+    go_on(folder, scenes)
+    assert contents(folder) == contents(whole)
+    assert len(Ledger(RunDir(folder)).entries) == 8
+    assert ("ledger.jsonl is cut off" in log_of(folder)) == (left not in (0, -1))
+    assert ("not in the ledger, taken as found" in log_of(folder)) == (before < 8)
+
+
+def test_a_ledger_of_another_run_is_refused(whole, half, scenes, copied):
+    folder = copied(whole)
+    shutil.copy(half / "ledger.jsonl", folder)
+    with pytest.raises(RunError, match=r"ledger.jsonl is of another run \(\w+\) than manifest.json \(\w+\): put the"):
+        go_on(folder, scenes)
+    (folder / "ledger.jsonl").unlink()
+    go_on(folder, scenes)
+    assert contents(folder) == contents(whole)
+
+
+@pytest.mark.parametrize("key", ["inputs", "outputs", "seed", "begun", "versions"])
+def test_no_value_of_a_ledger_can_be_flipped(whole, copied, key):
+    ledger = copied(whole) / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    text = json.dumps(lines[2][key])
+    place = re.search(r"[0-9]", text).start()
+    lines[2][key] = json.loads(text[:place] + str(int(text[place]) ^ 1) + text[place + 1 :])
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RunError, match=r"ledger.jsonl is damaged \(line 3: it was altered"):
+        Ledger(RunDir(ledger.parent))
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"name": 1}'])
+def test_a_damaged_manifest_is_written_anew(whole, scenes, copied, content):
+    folder = copied(whole)
+    (folder / "manifest.json").write_text(content)
+    go_on(folder, scenes)
+    found, before = (json.loads((place / "manifest.json").read_text()) for place in (folder, whole))
+    for key in ("id", "name", "config_sha256", "experiment_sha256", "inputs", "versions"):
+        assert found[key] == before[key]
+    (folder / "manifest.json").write_text(content)
+    (folder / "ledger.jsonl").unlink()
+    with pytest.raises(RunError, match=r"manifest.json .*; put it back from a copy, or give a new folder"):
+        go_on(folder, scenes)
+
+
+def test_an_altered_experiment_is_not_read_back(whole, scenes, copied):
+    folder = copied(whole)
+    path = folder / "experiment.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.11"))
+    with pytest.raises(RunError, match=r"experiment.yaml is not what manifest.json says was run: the next cbst-mx run"):
+        RunResults(folder)
+    go_on(folder, scenes)
+    assert path.read_bytes() == (whole / "experiment.yaml").read_bytes()
+    RunResults(folder)
 
 
 def test_a_flipped_value_in_the_ledger_is_damage(whole, copied):
@@ -542,7 +604,8 @@ def test_a_run_that_is_finished_needs_no_space(whole, scenes, copied, monkeypatc
 def test_other_versions_and_threads_are_told(half, scenes, copied, monkeypatch):
     folder = copied(half)
     path = folder / "ledger.jsonl"
-    path.write_text(re.sub(r'"numpy": "[^"]*"', '"numpy": "1.0"', path.read_text()))
+    lines = re.sub(r', "line_sha256": "[^"]*"', "", path.read_text())
+    path.write_text(re.sub(r'"numpy": "[^"]*"', '"numpy": "1.0"', lines))
     monkeypatch.setenv("OMP_NUM_THREADS", "77")
     Run(experiment(), folder, data_root=scenes)
     assert re.search(r"goes on with numpy [\d.]+ \(was 1.0\), OMP_NUM_THREADS 77 \(was \w+\)", log_of(folder))

@@ -239,8 +239,10 @@ def test_cli_a_table_of_many_rounds_is_not_cut(capsys):
     assert [line.count("12.3") for line in lines if "vegetation" in line] == [13]
 
 
-def test_workers_do_not_change_the_result(finished, tmp_path):
-    run = Run(experiment("workers=0", "self_training.rounds=0"), tmp_path / "run")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_do_not_change_the_result(finished, tmp_path, workers):
+    assert finished[0].experiment.workers == 2
+    run = Run(experiment(f"workers={workers}", "self_training.rounds=0"), tmp_path / "run")
     run.train_source()
     assert run.dir.stage(0).parameters.read_bytes() == finished[0].dir.stage(0).parameters.read_bytes()
 

@@ -14,7 +14,8 @@ import yaml
 import cbst_mx
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import run_results
-from cbst_mx.evaluation.run_results import RunResults, find_runs
+from cbst_mx.evaluation.run_experiment import find_runs
+from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import write_json
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from tests.fake_run import NAMES, write_run, write_thresholds

@@ -65,7 +65,7 @@ def test_status_on_the_way(copied):
     assert states["round-1/evaluation"] == "altered"
     assert states["round-1/retraining"] == "finished"
     assert states["round-2/retraining"] == "to do"
-    assert set(record) == {"run", "name", "rounds", "next", "steps"}
+    assert set(record) == {"run", "name", "rounds", "next", "not_in_ledger", "steps"}
     assert "altered: round-1/evaluation.json is altered" in call("status", copied)
 
 
@@ -107,6 +107,7 @@ def test_verify_names_steps_made_from_what_there_is_no_more(copied):
     ledger = copied / "ledger.jsonl"
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     for line in lines:
+        line.pop("line_sha256")  # as of an earlier version
         if line["step"] == "round-1/retraining":
             line["inputs"]["pseudo-labels"] = "0" * 64
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -23,14 +23,17 @@ def status(run: Path, as_json: bool) -> None:
     verify.
     """
     from cbst_mx.evaluation.run_results import RunResults
-    from cbst_mx.evaluation.run_status import next_steps, read_status
+    from cbst_mx.evaluation.run_status import next_steps, read_status, without_line
     from cbst_mx.report.tables import status_table
+    from cbst_mx.run_dir.ledger import Ledger
 
     opened = RunResults(run)
     states = read_status(opened)
     following = next_steps(opened, states)
+    lacking = without_line(opened, Ledger(opened.folder))
     if as_json:
         record = {"run": str(run), "name": opened.settings.name, "rounds": opened.rounds, "next": following}
+        record["not_in_ledger"] = lacking
         click.echo(json.dumps({**record, "steps": [one._asdict() for one in states]}, indent=2))
         return
     click.echo(f"{opened.settings.name}, {opened.rounds} rounds of {opened.settings.self_training.method}")
@@ -40,6 +43,8 @@ def status(run: Path, as_json: bool) -> None:
             click.echo(f"altered: {sentence}")
         for sentence in one.warnings:
             click.echo(f"warning: {one.title}, {sentence}")
+    if lacking:
+        click.echo(f"ledger.jsonl has no line for {len(lacking)} finished steps: the next command takes them as found")
     click.echo(f"next: {following}")
 
 

@@ -185,7 +185,6 @@ def predict(
     from cbst_mx.data.image_files import write_label_png, write_rgb_png
     from cbst_mx.data.photographs import ReadOnce, find_photographs
     from cbst_mx.report.figures import overlay
-    from cbst_mx.run_dir import lock_folder
 
     chosen, left_out = find_photographs(images, out)
     for name in chosen.names:
@@ -213,13 +212,11 @@ def predict(
     _say_agreement(predictor.agreement)
     space = predictor.label_space
     pictures = ReadOnce(chosen)
-    held = lock_folder(out, "output folder")
     with Bars(Console()) as bars:
         for index, label in enumerate(predictor.labels(pictures)):
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(pictures.take(index), label, space))
             bars("prediction", index + 1, len(chosen))
-    held.release()
     click.echo(f"{len(chosen)} images segmented into {out}")
 
 

@@ -76,7 +76,8 @@ def check_paper(
     code.
     """
     from cbst_mx.evaluation.paper_check import TOLERANCE, check, class_tolerance, find_run_row
-    from cbst_mx.evaluation.run_results import BEST, UNLABELLED, find_runs
+    from cbst_mx.evaluation.run_experiment import find_runs
+    from cbst_mx.evaluation.run_results import BEST, UNLABELLED
     from cbst_mx.report.tables import check_table
 
     folders = [folder for path in runs for folder in find_runs(path)]

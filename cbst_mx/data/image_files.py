@@ -49,7 +49,7 @@ from cbst_mx.data.image_headers import (
 )
 from cbst_mx.data.jpeg_parts import check_scans, check_tiff_parts
 from cbst_mx.errors import DamagedError, DataError
-from cbst_mx.files import atomic_path
+from cbst_mx.files import write_bytes
 from cbst_mx.label_space import LabelSpace
 
 __all__ = [
@@ -434,5 +434,6 @@ def _check_png(content: bytes) -> None:
 
 
 def _write_png(path: PathLike, image: Image.Image, compress_level: int) -> None:
-    with atomic_path(Path(path), durable=False) as temporary:
-        image.save(temporary, format="PNG", compress_level=compress_level)
+    content = io.BytesIO()
+    image.save(content, format="PNG", compress_level=compress_level)
+    write_bytes(Path(path), content.getbuffer(), durable=False)

@@ -6,9 +6,7 @@ that was stopped continues where it was.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Callable, Sequence
@@ -27,7 +25,7 @@ from cbst_mx.data.image_files import (
 )
 from cbst_mx.data.transforms import resize_image, resize_label
 from cbst_mx.errors import DataError, RunError
-from cbst_mx.files import atomic_path
+from cbst_mx.files import atomic_path, link_file
 from cbst_mx.messages import Counter, silent
 
 __all__ = ["resize_pairs", "write_missing", "write_train_ids"]
@@ -179,10 +177,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _link(original: Path, output: Path) -> None:
     with atomic_path(output, durable=False) as temporary:
-        with contextlib.suppress(OSError):
-            os.link(original, temporary)
-            return
-        shutil.copyfile(original, temporary)
+        link_file(original, temporary)
 
 
 def _refuse_originals(outputs: Sequence[Path], originals: Sequence[Path]) -> None:

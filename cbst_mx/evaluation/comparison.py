@@ -15,7 +15,8 @@ import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, draw_images, resampled_miou
-from cbst_mx.evaluation.run_results import RunResults, find_runs
+from cbst_mx.evaluation.run_experiment import find_runs
+from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.messages import listed, stage_title
 
 __all__ = ["Compared", "compare", "differ_in_target"]

@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbst_mx.config import Data, describe_target, load_experiment
+from cbst_mx.config import Data
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
-from cbst_mx.files import open_npz, read_json
+from cbst_mx.evaluation.run_experiment import count_images, describe_adaptation, load_run_experiment
+from cbst_mx.files import open_npz
 from cbst_mx.run_dir import RunDir, StageDir
+from cbst_mx.run_dir.outputs import Outputs
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.thresholds import Thresholds
 
-__all__ = ["BEST", "UNLABELLED", "Best", "Choice", "RunResults", "find_runs", "open_run"]
+__all__ = ["BEST", "UNLABELLED", "Best", "Choice", "RunResults", "open_run"]
 
 #: What is said of the round that :meth:`RunResults.best` gives, wherever it is shown.
 BEST = "best of the rounds, chosen with target labels, as the program's README suggests"
@@ -74,22 +76,6 @@ def open_run(folder: Path | str) -> RunResults:
     return RunResults(folder)
 
 
-def find_runs(path: Path) -> list[Path]:
-    """Return the folder itself where it is a run, else the runs directly inside it (the folds of a city), by name.
-
-    Raises
-    ------
-    RunError
-        If there is none.
-    """
-    if RunDir(path).manifest.is_file():
-        return [path]
-    inside = sorted(child for child in path.iterdir() if RunDir(child).manifest.is_file()) if path.is_dir() else []
-    if not inside:
-        raise RunError(f"{path} is no run folder and holds none (a run folder has a manifest.json)")
-    return inside
-
-
 class Best(NamedTuple):
     """A round and its mIoU in [0, 1], chosen by labels."""
 
@@ -131,7 +117,8 @@ class RunResults:
 
     def __init__(self, path: Path | str):
         self.folder = RunDir(Path(path))
-        self.settings = load_experiment(self.folder.experiment).as_begun(self.folder.experiment)
+        self.settings = load_run_experiment(self.folder)
+        self._outputs = Outputs(self.folder)
 
     def __repr__(self) -> str:
         return f"RunResults({str(self.folder.path)!r})"
@@ -156,7 +143,7 @@ class RunResults:
     @property
     def adaptation(self) -> str:
         """What the run, or without rounds its start, was adapted on, in words, and whether that is transductive."""
-        return describe_target(self.settings, self._count("target"), self._start_adaptation())
+        return describe_adaptation(self.folder, self.settings, self.manifest)
 
     def best(self) -> Best | None:
         """Return the round that labels would choose: of the highest mIoU on the leading validation set.
@@ -172,11 +159,12 @@ class RunResults:
         """Return `guard.score` of every stage whose network has been over the target, in the next round or last."""
         last = self.folder.last
         files = {stage: self.folder.stage(stage + 1).image_statistics for stage in range(self.rounds)}
-        if self.rounds and last.guard.is_file() and _read_mapping(last.guard).get("network") == self.rounds:
+        if self._outputs.read_judgement(last).get("network") == self.rounds and self.rounds:
             files[self.rounds] = last.image_statistics
         found = {}
         for stage, path in files.items():
             if path.is_file():
+                self._outputs.check(path)
                 seen = ImageStatistics.load(path)
                 found[stage] = guard.score(seen.total(), seen.confidence_sums.sum(axis=0))
         return found
@@ -199,12 +187,21 @@ class RunResults:
     @property
     def manifest(self) -> dict[str, Any]:
         """Hash, versions and inputs of the run."""
-        return _read_mapping(self.folder.manifest)
+        return self.read(self.folder.manifest)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Results of all stages, as the run wrote them at its end."""
-        return _read_mapping(self.folder.summary)
+        """Results of all stages, as the run wrote them at its end.
+
+        Raises
+        ------
+        RunError
+            If the file is missing, or has other results than the stages.
+        """
+        found = self.read(self.folder.summary)
+        if _results_of(found) != _results_of(self.summarise()):
+            raise RunError(f"{self.folder.summary} has other results than the stages: cbst-mx run writes it anew")
+        return found
 
     def paths(self, stage: int | None = None) -> dict[str, Path]:
         """Return the files and folders that exist, by what they are: those of the run, or those of one stage."""
@@ -228,7 +225,7 @@ class RunResults:
             pseudo-labels, and pixels predicted as each class).
         """
         path = self._stage(stage, first=1).thresholds
-        record = _read_mapping(path)
+        record = self.read(path)
         try:
             values = [math.inf if value is None else value for value in record["threshold"]]
             found = Thresholds(
@@ -254,7 +251,7 @@ class RunResults:
 
     def evaluation(self, stage: int | None = None) -> dict[str, Any]:
         """Return the results of a stage by validation set, as ``confusion.summary`` gives them."""
-        return _read_mapping(self._stage(self._last(stage)).evaluation)
+        return self.read(self._stage(self._last(stage)).evaluation)
 
     def iou(self, stage: int | None = None, name: str | None = None) -> dict[str, float]:
         """Return the IoU of each class, in [0, 1]; NaN for a class in neither truth nor prediction."""
@@ -289,7 +286,7 @@ class RunResults:
         """
         if self.leading is not None:
             raise RunError(f"{self.folder.path} has validation sets: its stages are told by evaluation, not label_free")
-        return _read_mapping(self._stage(self._last(stage)).label_free)
+        return self.read(self._stage(self._last(stage)).label_free)
 
     def matrices(self, stage: int | None = None) -> dict[str, ImageMatrices]:
         """Return the confusion matrices with their classes and images, by validation set in the order of evaluation.
@@ -302,11 +299,12 @@ class RunResults:
             If ``confusion.npz`` is damaged.
         """
         folder = self._stage(self._last(stage))
-        results = _read_mapping(folder.evaluation)
+        results = self.read(folder.evaluation)
         if not results:
             return {}
         if not folder.confusion.is_file():
             raise RunError(f"{folder.confusion} does not exist: the stage has not been evaluated")
+        self._outputs.check(folder.confusion)
         with open_npz(folder.confusion, "file of confusion matrices") as stored:
             arrays = dict(stored)
         sets = {}
@@ -326,10 +324,10 @@ class RunResults:
 
     def guard_signs(self, stage: int) -> list[str]:
         """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
-        path = (self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last).guard
-        judged = _read_mapping(path) if path.is_file() else {}
+        judged = self._outputs.read_judgement(self._judging(stage))
         if judged.get("network") != stage:
             return []
+        path = self._judging(stage).guard
         try:
             found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
         except (KeyError, TypeError) as error:
@@ -403,29 +401,17 @@ class RunResults:
 
     def images(self, name: str) -> int:
         """Return the number of images of a validation set that the manifest states, 0 where it states none."""
-        return self._count(f"validation {name}")
+        return count_images(self.manifest, f"validation {name}")
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _start_adaptation(self) -> str | None:
-        """Return what the network that a run without rounds starts from was adapted on, as its run folder says."""
-        if self.rounds or self.settings.initial_parameters is None:
-            return None
-        stage = Path(self.settings.initial_parameters).absolute().parent
-        if stage.parent == self.folder.path.absolute() or not stage.name.startswith(("round-", "source")):
-            return None
-        try:
-            run = RunResults(stage.parent)
-        except ConfigError:  # no run folder, or not there any more
-            return None
-        alone = stage.name == "source" and run.rounds and run.settings.warm_up is None
-        return None if alone else run.adaptation
+    def _judging(self, stage: int) -> StageDir:
+        """Return the folder of the judgement on a stage's network."""
+        return self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
 
-    def _count(self, images: str) -> int:
-        value: Any = self.manifest
-        for key in ("inputs", "images", images):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value if isinstance(value, int) else 0
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a JSON file of the folder; see :class:`.Outputs`."""
+        return self._outputs.read(path)
 
     def _stage(self, stage: int, first: int = 0) -> StageDir:
         if not first <= stage <= self.rounds:
@@ -455,8 +441,9 @@ class RunResults:
         return result[key]
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
-    return value
+def _results_of(summary: dict[str, Any]) -> Any:
+    """Return the numbers of a summary; words may be those of another version."""
+    stages = summary.get("stages")
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        return None
+    return [{key: stage.get(key) for key in ("round", "evaluation", "label_free")} for stage in stages]

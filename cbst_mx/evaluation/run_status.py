@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
 from cbst_mx.errors import CBSTError, RunError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import read_json
+from cbst_mx.messages import listed
 from cbst_mx.run_dir import RunDir, lock_owner
 from cbst_mx.run_dir.ledger import Entry, Ledger
 from cbst_mx.run_dir.rollbacks import read_rollbacks
 from cbst_mx.run_dir.steps import EVALUATION, RETRAINING, Step, all_steps
 
-__all__ = ["Parting", "StepStatus", "find_parting", "next_steps", "read_status", "verify"]
+__all__ = ["Parting", "StepStatus", "find_parting", "next_steps", "read_status", "verify", "without_line"]
 
 
 class StepStatus(NamedTuple):
@@ -127,7 +128,43 @@ def verify(folder: RunDir) -> tuple[list[str], int]:
     names = dict.fromkeys(entry.step for entry in ledger.entries if entry.end)
     entries = [entry for name in names if (entry := ledger.finished(name)) is not None]
     problems = [text for entry in entries for text in ledger.problems(entry, full=True).values()]
-    return problems + list(_broken_links(entries)), len(entries)
+    named = {Path(text.partition(" ")[0]).name for text in problems}
+    beside = [text for text in _beside_ledger(folder, ledger) if not any(name in text for name in named)]
+    return [*problems, *_broken_links(entries), *beside], len(entries)
+
+
+def _beside_ledger(folder: RunDir, ledger: Ledger) -> Iterator[str]:
+    """Yield what is wrong with the files that the ledger does not name, and with the ledger itself."""
+    if ledger.torn:
+        yield f"{folder.ledger.name} is cut off behind {len(ledger.entries)} lines"
+    try:
+        run = RunResults(folder.path)
+    except CBSTError as error:
+        yield str(error)
+        return
+    if lacking := without_line(run, ledger):
+        yield f"{folder.ledger.name} has no line for what is there: {listed(lacking, 8)}"
+    for stage in range(run.rounds + 1):
+        yield from _said_by(run.guard_signs, stage)
+        if folder.stage(stage).rollback.is_file():
+            yield from _said_by(read_json, folder.stage(stage).rollback)
+    yield from _said_by(run.label_free_scores)
+    if folder.inputs.is_file():
+        yield from _said_by(read_json, folder.inputs)
+    if run.finished:
+        yield from _said_by(lambda _: run.summary, None)
+
+
+def _said_by(check: Callable[..., Any], *arguments: Any) -> Iterator[str]:
+    try:
+        check(*arguments)
+    except CBSTError as error:
+        yield str(error)
+
+
+def without_line(run: RunResults, ledger: Ledger) -> list[str]:
+    """Return the finished steps of a run that its ledger has no line for: the next command takes them as found."""
+    return [step.name for step in steps_of(run) if step.last.is_file() and ledger.finished(step) is None]
 
 
 def _broken_links(entries: list[Entry]) -> Iterator[str]:
@@ -166,8 +203,10 @@ def find_parting(one: RunResults, other: RunResults) -> Parting | None:
         if first is None and second is None:
             continue
         if first is None or second is None:
-            missing = (one, other)[entries.index(None)].folder.path
-            return Parting(step.name, [], [f"{missing} has no {step.title}"])
+            folder = (one, other)[entries.index(None)].folder
+            there = (folder.path / step.last.relative_to(longer.folder.path)).is_file()
+            what = f"{folder.ledger} has no line for the" if there else f"{folder.path} has no"
+            return Parting(step.name, [], [f"{what} {step.title}"])
         found = _different_files(one.folder, other.folder, first, second)
         if found:
             return Parting(step.name, list(_reasons(first, second)), found)

@@ -13,7 +13,6 @@ import numpy as np
 
 from cbst_mx.errors import RunError
 from cbst_mx.evaluation.run_results import RunResults
-from cbst_mx.files import read_json
 from cbst_mx.selftrain import guard
 
 __all__ = ["RULES", "Snapshot", "as_json", "choose", "read_snapshots"]
@@ -63,7 +62,7 @@ def read_snapshots(run: RunResults) -> list[Snapshot]:
         stage = run.folder.snapshot(epoch)
         if not stage.evaluation.is_file():
             continue
-        evaluation, seen = read_json(stage.evaluation), read_json(stage.label_free)
+        evaluation, seen = run.read(stage.evaluation), run.read(stage.label_free)
         try:
             means = {name: float(evaluation[name]["miou"]) for name in run.settings.validation}
             signs = guard.extremes(seen["predicted"], seen["names"])

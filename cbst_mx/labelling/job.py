@@ -428,8 +428,8 @@ def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
-        for folder in out.glob("**/"):
-            remove_leftovers(folder)
+        for folder in [*out.glob("**/")]:
+            remove_leftovers(folder, owned=lock.works)
     else:
         write_json(path, identity)
     return lock

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
 
-from cbst_mx.errors import CheckpointError, ConfigError, DivergedError
-from cbst_mx.files import atomic_path, file_digest, write_json
+from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError
+from cbst_mx.files import atomic_path, file_digest, remove_file, replace_file, write_bytes, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.build import build_network, network_options
 from cbst_mx.networks.params_files import check_structure
@@ -65,7 +64,7 @@ def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray], *, previous: Path 
     with atomic_path(Path(path)) as temporary:
         _write_arrays(temporary, arrays)
         if previous is not None and Path(path).is_file():
-            os.replace(path, previous)
+            replace_file(path, previous)
 
 
 def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
@@ -87,11 +86,11 @@ def _restored(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, CBSTError):
             if before is None:
-                path.unlink()
+                remove_file(path)
             elif path.read_bytes() != before:
-                path.write_bytes(before)
+                write_bytes(path, before)
         raise
 
 

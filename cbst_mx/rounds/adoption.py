@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
-from cbst_mx.config import Experiment, load_experiment
+from cbst_mx.config import Experiment
 from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import CBSTError
+from cbst_mx.evaluation.run_experiment import load_run_experiment
 from cbst_mx.files import file_digest, read_json
 from cbst_mx.networks.parameters import read_sidecar
 from cbst_mx.rounds.dependencies import step_keys
@@ -19,13 +21,18 @@ from cbst_mx.run_dir.steps import EVALUATION, LABELS, RETRAINING, SOURCE, Step
 
 __all__ = ["ADOPTED", "experiment_before", "found_entries"]
 
+logger = logging.getLogger(__name__)
+
 ADOPTED = "adopted"  # note of steps of which the ledger says what was found, not what was written
 
 
 def experiment_before(folder: RunDir) -> Experiment | None:
-    """Return the experiment as it was last run in a folder; None where it never was."""
-    file = folder.experiment
-    return load_experiment(file).as_begun(file) if file.is_file() else None
+    """Return the experiment as it was last run in a folder; None where it never was, or its file was altered."""
+    try:
+        return load_run_experiment(folder) if folder.experiment.is_file() else None
+    except CBSTError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def found_entries(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import hashlib
+import uuid
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Sequence
 
-from cbst_mx.config import Experiment, load_experiment
+from cbst_mx.config import Experiment
 from cbst_mx.errors import ConfigError, RunError
-from cbst_mx.files import atomic_folder, read_json, write_json, write_text
+from cbst_mx.evaluation.run_experiment import load_run_experiment
+from cbst_mx.files import atomic_folder, link_file, make_folder, read_json, write_bytes, write_json, write_text
 from cbst_mx.messages import listed
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
 from cbst_mx.rounds.record import UNSETTLED
@@ -57,9 +58,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
     ledger = Ledger(folder)
     if not ledger.entries:
         raise RunError(f"{run} has no ledger.jsonl: run a command in it, which writes one of what it finds")
-    before, experiment = (
-        load_experiment(folder.experiment, some).as_begun(folder.experiment) for some in ((), tuple(changes))
-    )
+    before, experiment = (load_run_experiment(folder, some) for some in ((), tuple(changes)))
     steps = _shared(folder, begin, before)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"output folder {out} is not empty: give a new folder")
@@ -112,34 +111,32 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
         for name in entry.outputs:
             _share(folder.path / name, new.path / name)
     if folder.inputs.is_file():
-        shutil.copyfile(folder.inputs, new.inputs)
+        write_bytes(new.inputs, folder.inputs.read_bytes())
     old = read_json(folder.manifest)
     inputs = dict(old.get("inputs", {}))
     if not new.spatial_prior.is_file():
         inputs.pop("spatial_prior", None)
     manifest = {
         "name": experiment.name,
+        "id": uuid.uuid4().hex,
         "config_sha256": digest_of(experiment.identity),
+        "experiment_sha256": hashlib.sha256(experiment.to_yaml().encode()).hexdigest(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "inputs": inputs,
         "versions": versions(),
         "branch": {"of": str(folder.path.resolve()), "from": begin},
     }
     write_text(new.experiment, experiment.to_yaml())
+    write_json(new.manifest, manifest, sealed=True)
     Ledger(new).append(*entries)
-    write_json(new.manifest, manifest)
 
 
 def _share(source: Path, target: Path) -> None:
     """Link a file, or the files of a folder, or copy them where the file system has no links."""
     if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
+        make_folder(target)
         for path in source.iterdir():
             if path.is_file() and not path.name.startswith("."):
                 _share(path, target / path.name)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    link_file(source, target)

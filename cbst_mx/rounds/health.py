@@ -22,6 +22,7 @@ from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import read_sidecar, sidecar_path
 from cbst_mx.run_dir import StageDir
 from cbst_mx.run_dir.ledger import Ledger
+from cbst_mx.run_dir.outputs import judged_files
 from cbst_mx.run_dir.rejection import reject
 from cbst_mx.run_dir.rollbacks import add_rollback, read_rollbacks
 from cbst_mx.selftrain import guard
@@ -85,14 +86,34 @@ class Health:
         confident = 1 - record.get("without_confidence", 0) / max(record["pixels"], 1)
         kept = record["kept_portion"] / confident if confident else None
         judgement = guard.judge(record["predicted"], self._classes, kept=kept, portion=record["portion"], **options)
-        write_json(stage.guard, {"network": index - 1, **judgement.to_json()})
+        _write(stage, {"network": index - 1}, judgement)
         return judgement
 
+    def mend(self, index: int) -> None:
+        """Judge again by the pass of round `index`, where its ``guard.json`` was altered or is of another run.
+
+        Raises
+        ------
+        RunError, DataError
+            As for :meth:`judge`.
+        """
+        stage = self._folder.stage(index)
+        if stage.guard.is_file() and _judged(stage) is None:
+            self._tell_damage(stage)
+            self.judge(index)
+
     def has_judged_last(self) -> bool:
-        """Return whether the network of the last round is judged; not if that was another network than there is."""
-        path, parameters = self._folder.last.guard, self._folder.stage(self._rounds).parameters
-        judged = read_json(path) if path.is_file() else None
-        if not isinstance(judged, dict) or judged.get("network") != self._rounds:
+        """Return whether the network of the last round is judged; not if that was another network than there is.
+
+        Nor if the judgement, or a file that it was made from, was altered since.
+        """
+        stage, parameters = self._folder.last, self._folder.stage(self._rounds).parameters
+        if not stage.guard.is_file():
+            return False
+        judged = _judged(stage)
+        if judged is None:
+            self._tell_damage(stage)
+        if judged is None or judged.get("network") != self._rounds:
             return False
         there = sidecar_path(parameters).is_file()  # else nothing can be judged, nor needs to be
         return not there or judged.get("parameters") in (None, read_sidecar(parameters)[2])
@@ -112,7 +133,7 @@ class Health:
         options = self._against_others(stage, self._folder.stage(self._rounds), self._rounds + 1)
         judgement = guard.judge(predicted, self._classes, **options)
         digest = read_sidecar(self._folder.stage(self._rounds).parameters)[2]
-        write_json(stage.guard, {"network": self._rounds, "parameters": digest, **judgement.to_json()})
+        _write(stage, {"network": self._rounds, "parameters": digest}, judgement)
         for sign in judgement.signs:
             logger.warning("%s: on the target's images, %s", self._title(self._rounds), sign.sentence)
         return judgement
@@ -236,11 +257,32 @@ class Health:
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
+    def _tell_damage(self, stage: StageDir) -> None:
+        where = f"{stage.path.name}/{stage.guard.name}"
+        logger.warning("%s: %s, or what it judges, was altered; it is made again", self._name, where)
+
     def _title(self, index: int) -> str:
         return f"{self._name}, {stage_title(index)}"
 
     def _text(self, index: int) -> str:
         return "the source network" if index == 0 else f"the network of round {index}"
+
+
+def _write(stage: StageDir, whose: Mapping[str, Any], judgement: guard.Judgement) -> None:
+    write_json(stage.guard, {**whose, "of": judged_files(stage), **judgement.to_json()}, sealed=True)
+
+
+def _judged(stage: StageDir) -> dict[str, Any] | None:
+    """Return the judgement in a stage's folder; None of one that was altered, or is of other files than there are."""
+    try:
+        values = read_json(stage.guard)
+        good = isinstance(values, dict) and values.get("of") in (
+            None,
+            judged_files(stage),
+        )  # None: an earlier version's
+    except (RunError, OSError):
+        return None
+    return values if good else None
 
 
 def _record(stage: StageDir) -> dict[str, Any]:

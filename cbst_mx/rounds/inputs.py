@@ -7,6 +7,7 @@ change; as long as these two stay, the file counts as unaltered and is not read 
 from __future__ import annotations
 
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
@@ -14,11 +15,13 @@ from typing import Any, Dict, List, Mapping, Sequence
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.errors import DataError
-from cbst_mx.files import file_digest, in_one_line, read_json, write_text
+from cbst_mx.files import SEAL, file_digest, in_one_line, read_json, seal_of, write_text
 from cbst_mx.messages import Counter, silent
 from cbst_mx.run_dir.ledger import digest_of
 
 __all__ = ["InputFiles", "Listing", "describe_changes", "label_meaning"]
+
+logger = logging.getLogger(__name__)
 
 #: By name of an image, for its file and, where there is one, its label's: [SHA-256, bytes, time of change in ns].
 Listing = Dict[str, List[List[Any]]]
@@ -43,24 +46,36 @@ class InputFiles:
         self._progress = progress
         self.known: dict[str, Listing] = {}  # as recorded when the files were last used
         self._current: dict[str, Listing] = {}
+        self._damaged = False
         self._fresh: set[str] = set()  # looked at since the last `refresh`
 
     def load(self, path: Path) -> None:
         """Read what is recorded; what is damaged or missing is found out anew."""
         try:
-            values = read_json(path)
+            values = read_json(path)  # sealed: a flipped digest would make an image another one
             self.known = {
                 str(name): {str(key): [[str(d), int(b), int(t)] for d, b, t in files] for key, files in listing.items()}
                 for name, listing in values.items()
             }
         except Exception:  # a cache: without it files are read again
-            self.known = {}
+            self.known, self._damaged = {}, path.is_file()
 
     def save(self, path: Path) -> None:
         """Write what is recorded, with what was found since."""
         if any(self.known.get(name) != listing for name, listing in self._current.items()) or not path.is_file():
-            self.known.update(self._current)
-            write_text(path, json.dumps(self.known, indent=None, separators=(",", ":")) + "\n")
+            self._write(path)
+
+    def mend(self, path: Path) -> None:
+        """Write the file anew where :meth:`load` has found it damaged."""
+        if self._damaged and self._current:
+            logger.warning("%s was damaged; the images are read again", path)
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
+        self.known.update(self._current)
+        text = json.dumps({**self.known, SEAL: seal_of(self.known)}, indent=None, separators=(",", ":"))
+        write_text(path, text + "\n")
+        self._damaged = False
 
     def refresh(self) -> None:
         """Let all files be looked at again."""

@@ -5,7 +5,6 @@ C classes, h x w cells. The run folder holds the prior either way, so that a run
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from cbst_mx.config import Experiment
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_json
+from cbst_mx.files import read_json, remove_file
 from cbst_mx.messages import Counter, silent
 from cbst_mx.run_dir import RunDir
 from cbst_mx.selftrain import prior_files, spatial_prior
@@ -182,8 +181,7 @@ def renew_prior(
     CBSTError
         If a label or the file cannot be used.
     """
-    with contextlib.suppress(FileNotFoundError):
-        folder.spatial_prior.unlink()
+    remove_file(folder.spatial_prior)
     given = given_prior(experiment, folder, data_root=data_root)
     if given is not None:
         keep_given(given, folder)

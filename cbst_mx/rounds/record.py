@@ -7,7 +7,6 @@ that would alter a finished training is refused, and one that alters none goes o
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Iterator, Mapping
 from cbst_mx.config import Experiment
 from cbst_mx.data import ImageSet
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest
+from cbst_mx.files import file_digest, remove_file
 from cbst_mx.messages import Progress, listed, silent
 from cbst_mx.rounds.adoption import experiment_before, found_entries
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
@@ -26,6 +25,7 @@ from cbst_mx.run_dir.folder import versions
 from cbst_mx.run_dir.ledger import Entry, Ledger, now
 from cbst_mx.run_dir.rejection import settle
 from cbst_mx.run_dir.steps import EVALUATION, LABELS, PRIOR, RETRAINING, SOURCE, Step, all_steps, find_step
+from cbst_mx.training.checkpoints import remove_checkpoints
 
 __all__ = ["UNSETTLED", "Record"]
 
@@ -107,6 +107,10 @@ class Record:
             differences, title = next(iter(refused.items()))
             raise RunError(self._refusal(differences, title))
         with folder.logging():
+            if self.ledger.torn:
+                logger.warning("%s is cut off: a step without a line is taken as it is found", folder.ledger)
+                self.ledger.append()
+            self.files.mend(folder.inputs)
             self._adopt()
 
     def _refusal(self, differences: tuple[str, ...], title: str) -> str:
@@ -137,6 +141,10 @@ class Record:
             entry = self.ledger.finished(step)
             if entry is not None and entry.note.startswith(UNSETTLED) and step.kind != EVALUATION:
                 self._settle(step, entry)
+            if entry is not None and step.kind in (SOURCE, RETRAINING) and self.ledger.begun(step) is None:
+                stage = self.folder.stage(step.stage)
+                if step.last.is_file():  # killed before it could remove them
+                    remove_checkpoints(stage.checkpoint, stage.warm_up)
         self._tell_versions()
 
     def _settle(self, step: Step, entry: Entry) -> None:
@@ -251,8 +259,7 @@ class Record:
         stage = self.folder.stage(step.stage)
         others = (stage.predictions, stage.label_free) if self.experiment.validation else (stage.confusion,)
         for path in others if step.epoch is None else ():
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            remove_file(path)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -369,7 +376,7 @@ class Record:
         """Return whether an altered file is needed for what is left to do, or for what is said at the end."""
         if step.kind == LABELS:
             retrained = self.folder.stage(step.stage).training.is_file()
-            return path == step.last or not retrained
+            return path != self.folder.stage(step.stage).pseudo_labels or not retrained
         if step.kind in (SOURCE, RETRAINING):
             if not _is_of_network(step, path):
                 return False

@@ -98,6 +98,8 @@ class Run:
             self.train_source()
             self.evaluate(0)
             self.evaluate_snapshots()
+            if self.experiment.self_training.rounds:
+                self._prior()  # made again where it was altered
             for index in range(1, self.experiment.self_training.rounds + 1):
                 self.round(index)
             self.look_at_last()
@@ -201,6 +203,7 @@ class Run:
     def _retrain(self, index: int) -> None:
         stage = self._round_stage(index)
         if self.record.done(RETRAINING, index):
+            self.health.mend(index)
             return
         if not stage.thresholds.is_file():
             raise RunError(f"{stage.thresholds} does not exist: run pseudo-label for round {index} first")

@@ -43,6 +43,7 @@ import json
 import logging
 import platform
 import re
+import uuid
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -52,10 +53,12 @@ import numpy as np
 
 import cbst_mx
 from cbst_mx.errors import CBSTError, RunError, StoppedError
-from cbst_mx.files import read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
+from cbst_mx.files import file_digest, read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
 from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
 
 __all__ = ["RunDir", "StageDir", "versions"]
+
+logger = logging.getLogger(__name__)
 
 
 def versions() -> dict[str, str]:
@@ -72,6 +75,13 @@ def _holds_text(path: Path, text: str) -> bool:
         return read_bounded(path, len(text.encode())) == text.encode()
     except OSError:
         return False
+
+
+class _LogFile(logging.FileHandler):
+    """The log file; a line that a full disk does not take is left out."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on: the next file of the run says what is wrong with the disk, and logging knows a traceback only."""
 
 
 def _log_end(handler: logging.Handler, error: BaseException) -> None:
@@ -136,40 +146,94 @@ class RunDir:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         for first in (run.experiment, run.manifest):
             remove_leftovers(run.path, first.name)
+        stored = run._stored(compare is not None) if run.manifest.is_file() else None
         if run.manifest.is_file():
-            stored = read_json(run.manifest)
-            if not isinstance(stored, dict) or "config_sha256" not in stored:
-                raise RunError(
-                    f"{run.manifest} is no record of a run: it must hold names and values, and config_sha256"
-                )
             if compare is not None:
                 compare(run)
-            elif stored["config_sha256"] != digest:
+            elif stored is not None and stored["config_sha256"] != digest:
                 raise RunError(
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
                     f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
                 )
-            for folder in run.path.glob("**/"):
-                remove_leftovers(folder)
-            if stored["config_sha256"] != digest or not run.experiment.is_file():  # continued otherwise, or killed
-                write_text(run.experiment, experiment_text)
+            for folder in [*run.path.glob("**/")]:
+                remove_leftovers(folder, owned=run._lock.works)
+        facts = dict(inputs)
+        if stored is not None:
             known = stored.get("inputs")
-            facts = {**inputs, **(known if isinstance(known, dict) else {})}  # the prior is that of the beginning, ...
+            facts.update(known if isinstance(known, dict) else {})  # the prior is that of the beginning, ...
             facts.update({"images": inputs["images"]} if "images" in inputs else {})  # ... the images are today's
-            if compare is not None and (stored["config_sha256"] != digest or known != facts):
-                changes = {"name": identity.get("name"), "config_sha256": digest, "inputs": facts}
-                write_json(run.manifest, {**stored, **changes})
-            return run
         manifest = {
             "name": identity.get("name"),
+            "id": run._id_in_ledger() or uuid.uuid4().hex,
             "config_sha256": digest,
+            "experiment_sha256": hashlib.sha256(experiment_text.encode()).hexdigest(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "inputs": dict(inputs),
+            "inputs": facts,
             "versions": versions(),
         }
-        write_json(run.manifest, manifest)  # first: with it the folder is this run's
-        write_text(run.experiment, experiment_text)
+        if stored is not None:
+            present = {key: manifest[key] for key in ("name", "config_sha256", "experiment_sha256", "inputs")}
+            manifest = {**{"id": manifest["id"]}, **stored, **present}
+        begun = run.manifest.is_file()
+        if begun and not _holds_text(run.experiment, experiment_text):  # continued otherwise, damaged, or killed
+            write_text(run.experiment, experiment_text)
+        if manifest != stored:
+            write_json(run.manifest, manifest, sealed=True)  # of a new run first: with it the folder is this run's
+        if not begun:
+            write_text(run.experiment, experiment_text)
         return run
+
+    def _stored(self, rebuilt: bool) -> dict[str, Any] | None:
+        """Return the manifest; None of a damaged one that can be written anew, since the ledger knows the run."""
+        try:
+            stored = read_json(self.manifest)
+            if not isinstance(stored, dict) or "config_sha256" not in stored:
+                raise RunError(
+                    f"{self.manifest} is no record of a run: it must hold names and values, and config_sha256"
+                )
+            return stored
+        except RunError as error:
+            if rebuilt and self._id_in_ledger():
+                logger.warning("%s; it is written anew", error)
+                return None
+            raise RunError(f"{error}; put it back from a copy, or give a new folder") from error
+
+    def _id_in_ledger(self) -> str:
+        """Return the id of the run that the ledger's last line has; empty where it has none."""
+        try:
+            found = re.findall(rb'"run": "([0-9a-f]{32})"', self.ledger.read_bytes())
+        except OSError:
+            return ""
+        return found[-1].decode() if found else ""
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run from others: the id in its manifest; empty where that has none or cannot be read."""
+        try:
+            found = read_json(self.manifest)
+        except RunError:
+            return ""
+        value = found.get("id", "") if isinstance(found, dict) else ""
+        return value if isinstance(value, str) else ""
+
+    def check_experiment(self) -> None:
+        """Refuse an ``experiment.yaml`` that is not what the manifest says was run, or a damaged manifest.
+
+        Raises
+        ------
+        RunError
+            If one of them was altered; the next run in the folder writes them anew.
+        """
+        if not self.manifest.is_file():
+            return
+        way = "the next cbst-mx run in the folder writes it anew"
+        try:
+            stored = read_json(self.manifest)
+        except RunError as error:
+            raise RunError(f"{error}: {way}") from error
+        expected = stored.get("experiment_sha256") if isinstance(stored, dict) else None
+        if isinstance(expected, str) and self.experiment.is_file() and file_digest(self.experiment) != expected:
+            raise RunError(f"{self.experiment} is not what {self.manifest.name} says was run: {way}")
 
     def _is_begun(self, experiment_text: str) -> bool:
         """Return whether the folder is empty, or holds only this experiment, which earlier versions wrote first."""
@@ -225,8 +289,11 @@ class RunDir:
         if self._logging:
             yield
             return
+        try:
+            handler = _LogFile(self.log, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"cannot write {self.log}: {error.strerror or error}") from error
         self._logging = True
-        handler = logging.FileHandler(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("cbst_mx")
         level = package.level
@@ -243,7 +310,8 @@ class RunDir:
             self._logging = False
             package.removeHandler(handler)
             package.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):  # what it could not write before
+                handler.close()
 
     def snapshot(self, epoch: int) -> StageDir:
         """Return the folder of the source network after `epoch` epochs."""

@@ -4,14 +4,16 @@
 the last counts. A finished step's line has
 
 * ``step``, ``begun`` and ``end`` (ISO 8601, UTC), ``seed``, ``versions``, ``threads``;
-* ``keys``: the settings that can change the step, with their values; ``keys_sha256``, their SHA-256;
+* ``keys``: the settings that can change the step, with their values; ``keys_sha256``, their SHA-256, and
+  ``line_sha256``, that of the whole line;
 * ``inputs``: SHA-256 of what it was made from, by name;
 * ``outputs``: SHA-256, bytes and time of change of every file that it wrote; of a folder one SHA-256 over names and
   contents.
 
 A line with the note "rolled back" says that what was finished before it counts no more.
 
-The file is replaced as a whole, and the disk has it before the next step begins.
+The file is replaced as a whole, and the disk has it before the next step begins. If a disk has lost its end all the
+same, the lines before it hold: a step without a line is taken as it is found.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -72,6 +74,8 @@ class Entry:
         What it was made with.
     note : str
         How it came into the ledger, where no step wrote it: "adopted", "branch of" another run, or "rolled back".
+    run : str
+        Id of the run, as in its manifest; empty in lines of earlier versions.
     """
 
     step: str
@@ -85,10 +89,12 @@ class Entry:
     threads: str = field(default_factory=lambda: os.environ.get("OMP_NUM_THREADS", "default"))
     host: str = field(default_factory=platform.node)
     note: str = ""
+    run: str = ""
 
     def to_line(self) -> str:
         """Return the line of the ledger."""
-        return json.dumps({**asdict(self), "keys_sha256": digest_of(self.keys)}, allow_nan=False) + "\n"
+        values = {**asdict(self), "keys_sha256": digest_of(self.keys)}
+        return json.dumps({**values, "line_sha256": digest_of(values)}, allow_nan=False) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> Entry:
@@ -100,6 +106,9 @@ class Entry:
             If it is none, or was altered.
         """
         values = json.loads(line)
+        whole = values.pop("line_sha256", None) if isinstance(values, dict) else None
+        if whole is not None and whole != digest_of(values):
+            raise ValueError("it was altered")
         if not isinstance(values, dict) or digest_of(values.get("keys")) != values.pop("keys_sha256", None):
             raise ValueError("it is no record of a step, or was altered")
         entry = cls(**values)
@@ -122,33 +131,46 @@ class Ledger:
 
     Attributes
     ----------
+    entries : list of Entry
+        Its lines.
+    torn : bool
+        Whether its last line is cut off, and left out.
     rejected : set of str
         Names of the steps that a rollback rejects which has begun and is not done.
 
     Raises
     ------
     RunError
-        If the file is damaged.
+        If the file is damaged otherwise, or of another run.
     """
 
     def __init__(self, folder: RunDir):
         self.folder = folder
         self.entries: list[Entry] = []
+        self.torn = False
         self.rejected = {step.name for index in find_unfinished(folder) for step in rejected_steps(folder, index)}
         if not folder.ledger.is_file():
             return
+        way = "put it back from a copy, or remove it, and the steps are taken as they are found"
         try:
-            lines = read_bounded(folder.ledger, _LARGEST).decode("utf-8").splitlines()
-            for number, line in enumerate(lines, 1):
-                try:
-                    self.entries.append(Entry.from_line(line))
-                except (ValueError, TypeError, KeyError, RecursionError) as error:
-                    raise ValueError(f"line {number}: {in_one_line(error)}") from error
+            self._read(read_bounded(folder.ledger, _LARGEST).decode("utf-8").splitlines(keepends=True))
         except (OSError, ValueError) as error:
+            raise RunError(f"{folder.ledger} is damaged ({in_one_line(error)}): {way}") from error
+        own = folder.run_id
+        if own and (other := next((entry.run for entry in self.entries if entry.run not in ("", own)), None)):
             raise RunError(
-                f"{folder.ledger} is damaged ({in_one_line(error)}): put it back from a copy, or remove it, and the "
-                "steps are taken as they are found"
-            ) from error
+                f"{folder.ledger} is of another run ({other}) than {folder.manifest.name} ({own}): put the right ones "
+                f"back from a copy, or remove {folder.ledger.name}, and the steps are taken as they are found"
+            )
+
+    def _read(self, lines: list[str]) -> None:
+        for number, line in enumerate(lines, 1):
+            try:
+                self.entries.append(Entry.from_line(line))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                self.torn = number == len(lines) and not line.endswith("\n")
+                if not self.torn:
+                    raise ValueError(f"line {number}: {in_one_line(error)}") from error
 
     def finished(self, step: Step | str) -> Entry | None:
         """Return what was recorded when a step was last finished; None where it never was, or was rolled back."""
@@ -180,12 +202,27 @@ class Ledger:
         self._write([*self.entries[: places[-1]], entry, *self.entries[places[-1] + 1 :]])
 
     def _write(self, entries: list[Entry]) -> None:
+        own = self.folder.run_id
+        entries = [entry if entry.run == own else replace(entry, run=own) for entry in entries]
         write_text(self.folder.ledger, "".join(entry.to_line() for entry in entries))
         self.entries = entries
 
     def outputs(self, step: Step) -> dict[str, dict[str, Any]]:
-        """Return what is there of a step's files."""
-        return {self._name(path): output_record(path) for path in step.files if path.exists()}
+        """Return what is there of a step's files.
+
+        Raises
+        ------
+        RunError
+            If one cannot be read.
+        """
+        found = {}
+        for path in step.files:
+            try:
+                if path.exists():
+                    found[self._name(path)] = output_record(path)
+            except OSError as error:
+                raise RunError(f"{error.filename or path} cannot be read: {in_one_line(error)}") from error
+        return found
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder.path).as_posix()

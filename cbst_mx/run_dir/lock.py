@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_bounded
+from cbst_mx.files import make_folder, read_bounded
 
 try:
     import fcntl
@@ -113,7 +113,7 @@ def lock_file(path: Path, what: str) -> Lock:
 def _lock(folder: Path, name: str, shown: Path, what: str) -> Lock:
     with _guard:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             path = folder.resolve() / name
             held = _held.get(path)
             if held is None or not held.release.alive:

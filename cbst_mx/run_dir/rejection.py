@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from pathlib import Path
 
+from cbst_mx.files import remove_file, remove_folder
 from cbst_mx.run_dir.ledger import Ledger
 from cbst_mx.run_dir.rollbacks import find_unfinished, rejected_steps
 
@@ -41,7 +40,6 @@ def reject(ledger: Ledger, index: int) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        remove_folder(path)
     else:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        remove_file(path)

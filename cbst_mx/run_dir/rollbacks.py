@@ -8,6 +8,7 @@ their files go, ``training.json`` last. So whatever is killed in between is seen
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from cbst_mx.errors import RunError
@@ -24,16 +25,29 @@ def read_rollbacks(folder: RunDir, index: int) -> list[dict[str, Any]]:
     Raises
     ------
     RunError
-        If the file is damaged.
+        If the file is damaged, or of another run.
     """
     path = folder.stage(index).rollback
     if not path.is_file():
         return []
-    value = read_json(path)
+    way = "put it back from a copy, or remove it to begin the round with its full learning rate"
+    try:
+        value = read_json(path)
+    except RunError as error:
+        raise RunError(f"{error}: {way}") from error
     found = value.get("rollbacks") if isinstance(value, dict) else None
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise RunError(f"{path} must hold a list of rollbacks, got {type(found).__name__}")
+        raise RunError(f"{path} must hold a list of rollbacks, got {type(found).__name__}: {way}")
+    if value.get("of") not in (None, _start(folder, index)):
+        raise RunError(f"{path} is of another run, or the round starts from another network since: {way}")
     return found
+
+
+def _start(folder: RunDir, index: int) -> str | None:
+    """Return the digest of the parameters that round `index` starts from, as their sidecar has it."""
+    with contextlib.suppress(RunError, AttributeError):
+        return read_json(Path(f"{folder.stage(index - 1).parameters}.json")).get("sha256")
+    return None
 
 
 def add_rollback(folder: RunDir, index: int, signs: list[str], *, factor: float) -> int:
@@ -53,7 +67,7 @@ def add_rollback(folder: RunDir, index: int, signs: list[str], *, factor: float)
     record = [*read_rollbacks(folder, index), {"signs": signs}]
     for number, one in enumerate(record, 1):
         one["learning_rate_factor"] = factor**number
-    write_json(folder.stage(index).rollback, {"rollbacks": record})
+    write_json(folder.stage(index).rollback, {"of": _start(folder, index), "rollbacks": record}, sealed=True)
     return len(record)
 
 

@@ -9,7 +9,6 @@ wherever that is computed. Full-size maps are never kept on disk: 19 classes of 
 from __future__ import annotations
 
 import functools
-import shutil
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import check_choice
-from cbst_mx.files import atomic_path
+from cbst_mx.files import remove_folder, save_npy
 from cbst_mx.selftrain import on_device, spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.counting import StreamingThresholds
@@ -239,7 +238,7 @@ class TargetMaps:
     def close(self) -> None:
         """Forget all maps and remove those on disk."""
         self._kept.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_folder(self._folder)
 
     # -- one image -------------------------------------------------------------------------------------------------
 
@@ -248,8 +247,7 @@ class TargetMaps:
         if self.keep == "memory":
             return output._replace(maps=array)
         path = self._folder / f"{name}.npy"
-        with atomic_path(path, durable=False) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, array)
+        save_npy(path, array, durable=False)
         return output._replace(maps=path)
 
     def _map(self, name: str, output: _Output) -> View:

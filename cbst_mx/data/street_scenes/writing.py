@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -15,7 +16,7 @@ from cbst_mx.data.street_scenes.content import DOMAIN_CODES
 from cbst_mx.data.street_scenes.layout import layout
 from cbst_mx.data.street_scenes.looks import Shift
 from cbst_mx.errors import ConfigError, RunError, check_choice
-from cbst_mx.files import atomic_folder
+from cbst_mx.files import atomic_folder, make_folder, write_bytes
 from cbst_mx.label_space import CITYSCAPES_19
 
 __all__ = ["render_scene", "write_demo_data"]
@@ -83,15 +84,17 @@ def _id_palette() -> bytes:
 
 
 def _write_rgb(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]):
-        raise OSError(f"{path.name} could not be written")
+    _, content = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
+    write_bytes(path, content.data, durable=False)
 
 
 def _write_indices(path: Path, values: np.ndarray, palette: bytes | None = None) -> None:
     picture = Image.fromarray(values)
     if palette is not None:
         picture.putpalette(palette)  # turns mode L into mode P with the same values
-    picture.save(path, format="PNG", compress_level=PNG_COMPRESSION)
+    content = io.BytesIO()
+    picture.save(content, format="PNG", compress_level=PNG_COMPRESSION)
+    write_bytes(path, content.getbuffer(), durable=False)
 
 
 def _write_gta5(
@@ -102,8 +105,8 @@ def _write_gta5(
     tick: Callable[[], None],
 ) -> None:
     palette = _id_palette()
-    (folder / "images").mkdir(parents=True)
-    (folder / "labels").mkdir()
+    make_folder(folder / "images")
+    make_folder(folder / "labels")
     for i in range(count):
         image, label = scene(first + i)
         name = f"{i + 1:05d}.png"
@@ -122,8 +125,8 @@ def _write_cityscapes(
     tick: Callable[[], None],
 ) -> None:
     for city in cities:
-        (root / "leftImg8bit" / split / city).mkdir(parents=True)
-        (root / "gtFine" / split / city).mkdir(parents=True)
+        make_folder(root / "leftImg8bit" / split / city)
+        make_folder(root / "gtFine" / split / city)
     for i in range(count):
         image, label = scene(first + i)
         city = cities[i % len(cities)]

@@ -1,0 +1,113 @@
+"""Records of a run as they are read: none is believed that is not what its step wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cbst_mx.errors import RunError
+from cbst_mx.files import file_digest, in_one_line, read_json
+from cbst_mx.messages import listed
+from cbst_mx.run_dir.folder import RunDir, StageDir
+from cbst_mx.run_dir.ledger import Ledger
+
+__all__ = ["Outputs", "judged_files"]
+
+
+def judged_files(stage: StageDir) -> dict[str, str]:
+    """Return name to SHA-256 of the files that the judgement in a stage's ``guard.json`` is made from.
+
+    Raises
+    ------
+    OSError
+        If one cannot be read.
+    """
+    paths = (stage.image_statistics, stage.target_predictions, stage.thresholds)
+    return {path.name: file_digest(path) for path in paths if path.is_file()}
+
+
+class Outputs:
+    """The files that the steps of a run wrote, for whoever reads them: they are compared with the ledger before.
+
+    Parameters
+    ----------
+    folder : RunDir
+        The run folder; without a ledger nothing is compared.
+    """
+
+    def __init__(self, folder: RunDir):
+        self._folder = folder
+        self._stamp: tuple[int, int] | None = None  # of the ledger that was read
+        self._known: dict[Path, tuple[str, str]] = {}  # file to the step that wrote it and its SHA-256
+
+    def check(self, path: Path) -> None:
+        """Refuse a file that is not what the step of the ledger wrote that has it.
+
+        Raises
+        ------
+        RunError
+            If it was altered, or the ledger is damaged.
+        """
+        step, sha256 = self._read().get(path, ("", ""))
+        try:
+            if sha256 and path.is_file() and file_digest(path) != sha256:
+                raise RunError(
+                    f"{path} is altered, it is not what the step {step} wrote: put it back from a copy, or make it "
+                    f"again by cbst-mx run; cbst-mx verify {self._folder.path} names all such files"
+                )
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {in_one_line(error)}") from error
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a JSON file of names and values.
+
+        Raises
+        ------
+        RunError
+            If it is missing, damaged, something else, or not what its step wrote.
+        """
+        self.check(path)
+        value = read_json(path)
+        if not isinstance(value, dict):
+            raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
+        return value
+
+    def read_judgement(self, stage: StageDir) -> dict[str, Any]:
+        """Read the judgement of the guard in the folder of a stage; empty where there is none.
+
+        Raises
+        ------
+        RunError
+            If it is damaged, or of other files than there are.
+        """
+        if not stage.guard.is_file():
+            return {}
+        found = self.read(stage.guard)
+        try:
+            now = judged_files(stage)
+        except OSError as error:
+            raise RunError(f"{error.filename} cannot be read: {in_one_line(error)}") from error
+        of = found.get("of", now)  # earlier versions did not say
+        if of != now:
+            names = [name for name in {**now, **of} if now.get(name) != of.get(name)]
+            raise RunError(
+                f"{stage.guard} is of another {listed(names, 3)} than there is: cbst-mx run in the folder judges again"
+            )
+        return found
+
+    def _read(self) -> dict[Path, tuple[str, str]]:
+        try:
+            status = self._folder.ledger.stat()
+        except FileNotFoundError:
+            return {}
+        stamp = status.st_mtime_ns, status.st_ino
+        if stamp != self._stamp:
+            last = {entry.step: entry for entry in Ledger(self._folder).entries}
+            entries = [entry for entry in last.values() if entry.end]  # another may be making the others again
+            self._known = {
+                self._folder.path / name: (entry.step, record["sha256"])
+                for entry in entries
+                for name, record in entry.outputs.items()
+            }
+            self._stamp = stamp
+        return self._known

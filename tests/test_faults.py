@@ -1,0 +1,87 @@
+"""Faults by number: the n-th call that reaches the disk fails, n = 1, 2, 3, ..., and the same command then goes on.
+
+After each the same command ends with the bytes of a run that nothing happened to, and leaves no temporary file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from cbst_mx.errors import CBSTError
+from tests import small_runs
+from tests.faults import FAULTS, Disk, Killed, attempt, contents, is_temporary, places
+
+REASONS = ("no space left on the disk", *map(os.strerror, (5, 13, 28)), "MXNet could not write", "read back")
+# Files whose absence or cut the next command sees by itself; all others are whole or not there.
+GROWING = ("log.txt", "lock", "inputs.json", "manifest.json", "ledger.jsonl", "experiment.yaml", "state.npz")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_runs.write_data(tmp_path_factory.mktemp("faults") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Return a function that gives the files of a kind of run that nothing happened to, and the number of its calls."""
+    known = {}
+
+    def of(kind):
+        if kind not in known:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            disk = Disk(out)
+            assert attempt(lambda: small_runs.go(kind, out, data), disk) is None
+            known[kind] = contents(out), len(disk.calls)
+        return known[kind]
+
+    return of
+
+
+def fail(kind, data, out, at, fault, expected):
+    """Let one call fail, look at what is said and left, and go on; return the call, or None where there are fewer."""
+    disk = Disk(out, at, fault)
+    error = attempt(lambda: small_runs.go(kind, out, data), disk)
+    if disk.fired is None:
+        assert error is None
+        return None
+    where = f"{kind}, call {at}, {fault} at {disk.fired}"
+    if error is not None and not isinstance(error, Killed):
+        assert isinstance(error, CBSTError), (where, repr(error))
+        assert "\n" not in str(error), where
+        assert any(reason in str(error) for reason in REASONS), (where, str(error))
+        assert str(out) in str(error), (where, str(error))
+    for name, content in contents(out, GROWING).items():
+        if name in expected and not is_temporary(name):  # nothing is half-written
+            assert content == expected[name], (where, name)
+    after = attempt(lambda: small_runs.go(kind, out, data), Disk(out))
+    assert after is None, (where, str(error), repr(after))
+    found = contents(out)
+    assert [name for name in found if is_temporary(name)] == [], where
+    assert sorted(found) == sorted(expected), where
+    assert [name for name in expected if found[name] != expected[name]] == [], where
+    return disk.fired
+
+
+@pytest.mark.parametrize("kind", small_runs.ALL)
+def test_a_call_that_fails_costs_no_byte(kind, data, whole, tmp_path):
+    expected, calls = whole(kind)
+    most = 8
+    for number, at in enumerate(places(calls, most)):
+        fault = FAULTS[(number + small_runs.ALL.index(kind)) % len(FAULTS)]
+        assert fail(kind, data, tmp_path / str(at), at, fault, expected)
+        shutil.rmtree(tmp_path / str(at))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", small_runs.ALL)
+def test_every_call_that_fails_costs_no_byte(kind, fault, data, whole, tmp_path):
+    expected, _ = whole(kind)
+    at = 1
+    while fail(kind, data, tmp_path / str(at), at, fault, expected):
+        shutil.rmtree(tmp_path / str(at))
+        at += 1
+    print(f"{kind}, {fault}: {at - 1} faults")
