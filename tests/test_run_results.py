@@ -168,7 +168,7 @@ def test_unusable_matrices_are_refused(folder):
         ("evaluation", '{"target": {"miou": "high"}}', "evaluation.json is no evaluation: a validation set must have"),
         ("evaluation", '{"target": 3}', "evaluation.json is no evaluation: a validation set must have"),
         ("evaluation", "{", "evaluation.json cannot be read"),
-        ("thresholds", "{}", "thresholds.json is no record of pseudo-labels: KeyError"),
+        ("thresholds", "{}", "thresholds.json is no record of pseudo-labels: it must have 'names'"),
         ("thresholds", '{"threshold": ["a"], "policy": "", "fidelity": "", "portion": 1}', "is no record of pseudo-la"),
     ],
 )

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
@@ -37,21 +36,21 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
             "--inference",
             default="plain",
             show_default=True,
-            type=click.Choice(["plain", "fused", "int8"]),
+            type=choice(["plain", "fused", "int8"]),
             help="fused: oneDNN runs operators together, same result; int8: fastest, approximate. Both CPU only.",
         ),
         click.option(
             "--resampling",
             default="linear",
             show_default=True,
-            type=click.Choice(["linear", "program"]),
+            type=choice(["linear", "program"]),
             help="How images are resized for the network; program: Lanczos and cubic, as the authors' program does.",
         ),
         click.option(
             "--upsampling",
             default="bilinear",
             show_default=True,
-            type=click.Choice(["bilinear", "bicubic", "pillow"]),
+            type=choice(["bilinear", "bicubic", "pillow"]),
             help="How its output becomes the image's size; bicubic: OpenCV's, pillow: as the authors' program does.",
         ),
         click.option("--flip/--no-flip", default=True, show_default=True, help="Average with the mirrored image."),
@@ -64,7 +63,7 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
 
 def _say_agreement(near: Agreement | None) -> None:
     if near is not None:
-        click.echo(
+        echo(
             f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % "
             f"of the positions, relative error of the logits {100 * near.relative_error:.2f} %"
         )
@@ -87,7 +86,7 @@ def _say_agreement(near: Agreement | None) -> None:
 @click.option("--fold", type=click.IntRange(0), help="Which of the ten folds (nthu).")
 @click.option("--scales", help="Multi-scale testing: comma-separated factors, for example 0.5,0.75,1.")
 @click.option(
-    "--combine", type=click.Choice(["mean", "max"]), default="mean", show_default=True, help="How scales are combined."
+    "--combine", type=choice(["mean", "max"]), default="mean", show_default=True, help="How scales are combined."
 )
 @click.option("--long-side", type=click.IntRange(32), help="Longer side of the network's input; default: the image's.")
 @click.option("--out", type=FILE, help="Write the result as JSON here as well.")
@@ -115,7 +114,7 @@ def evaluate(
     from cbst_mx.report.tables import iou_table
 
     factors = _factors(scales)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         evaluation = evaluate_parameters(
             parameters,
             data,
@@ -132,11 +131,11 @@ def evaluate(
             progress=partial(bars, "evaluation"),
         )
     _say_agreement(evaluation.agreement)
-    Console().print(iou_table({parameters.parent.name: evaluation.result}, evaluation.label_space))
+    Terminal().print(iou_table({parameters.parent.name: evaluation.result}, evaluation.label_space))
     protocol = evaluation.protocol
     comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
     combined = f" combined by {combine}" if len(factors) > 1 else ""
-    click.echo(
+    echo(
         f"{evaluation.images} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
         f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
     )
@@ -192,12 +191,10 @@ def predict(
             if result.exists():
                 raise CBSTError(f"{result} exists already: give another folder with --out")
     if left_out:
-        click.echo(left_out)
+        echo(left_out)
     turned = sum(turn != 1 for turn in chosen.turns)
     if turned:
-        click.echo(
-            f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
-        )
+        echo(f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them")
     predictor = load_network(
         parameters,
         ctx,
@@ -212,12 +209,12 @@ def predict(
     _say_agreement(predictor.agreement)
     space = predictor.label_space
     pictures = ReadOnce(chosen)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         for index, label in enumerate(predictor.labels(pictures)):
             write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
             write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(pictures.take(index), label, space))
             bars("prediction", index + 1, len(chosen))
-    click.echo(f"{len(chosen)} images segmented into {out}")
+    echo(f"{len(chosen)} images segmented into {out}")
 
 
 COMMANDS = (evaluate, predict)

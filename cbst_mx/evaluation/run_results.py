@@ -16,7 +16,14 @@ import numpy as np
 from cbst_mx.config import Data, describe_target, load_experiment
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
-from cbst_mx.files import open_npz, read_json
+from cbst_mx.evaluation.run_records import (
+    read_evaluation,
+    read_judgement,
+    read_label_free,
+    read_mapping,
+    read_thresholds,
+)
+from cbst_mx.files import open_npz, reading
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -172,7 +179,7 @@ class RunResults:
         """Return `guard.score` of every stage whose network has been over the target, in the next round or last."""
         last = self.folder.last
         files = {stage: self.folder.stage(stage + 1).image_statistics for stage in range(self.rounds)}
-        if self.rounds and last.guard.is_file() and _read_mapping(last.guard).get("network") == self.rounds:
+        if self.rounds and last.guard.is_file() and read_mapping(last.guard).get("network") == self.rounds:
             files[self.rounds] = last.image_statistics
         found = {}
         for stage, path in files.items():
@@ -199,12 +206,12 @@ class RunResults:
     @property
     def manifest(self) -> dict[str, Any]:
         """Hash, versions and inputs of the run."""
-        return _read_mapping(self.folder.manifest)
+        return read_mapping(self.folder.manifest)
 
     @property
     def summary(self) -> dict[str, Any]:
         """Results of all stages, as the run wrote them at its end."""
-        return _read_mapping(self.folder.summary)
+        return read_mapping(self.folder.summary)
 
     def paths(self, stage: int | None = None) -> dict[str, Path]:
         """Return the files and folders that exist, by what they are: those of the run, or those of one stage."""
@@ -228,8 +235,8 @@ class RunResults:
             pseudo-labels, and pixels predicted as each class).
         """
         path = self._stage(stage, first=1).thresholds
-        record = _read_mapping(path)
-        try:
+        record = read_thresholds(path)
+        with reading(path, RunError):
             values = [math.inf if value is None else value for value in record["threshold"]]
             found = Thresholds(
                 record["policy"],
@@ -249,12 +256,10 @@ class RunResults:
                 "kept": np.array(record["kept"], dtype=np.int64),
                 "predicted": np.array(record["predicted"], dtype=np.int64),
             }
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} is no record of pseudo-labels: {error!r}") from error
 
     def evaluation(self, stage: int | None = None) -> dict[str, Any]:
         """Return the results of a stage by validation set, as ``confusion.summary`` gives them."""
-        return _read_mapping(self._stage(self._last(stage)).evaluation)
+        return read_evaluation(self._stage(self._last(stage)).evaluation)
 
     def iou(self, stage: int | None = None, name: str | None = None) -> dict[str, float]:
         """Return the IoU of each class, in [0, 1]; NaN for a class in neither truth nor prediction."""
@@ -289,7 +294,7 @@ class RunResults:
         """
         if self.leading is not None:
             raise RunError(f"{self.folder.path} has validation sets: its stages are told by evaluation, not label_free")
-        return _read_mapping(self._stage(self._last(stage)).label_free)
+        return read_label_free(self._stage(self._last(stage)).label_free)
 
     def matrices(self, stage: int | None = None) -> dict[str, ImageMatrices]:
         """Return the confusion matrices with their classes and images, by validation set in the order of evaluation.
@@ -302,7 +307,7 @@ class RunResults:
             If ``confusion.npz`` is damaged.
         """
         folder = self._stage(self._last(stage))
-        results = _read_mapping(folder.evaluation)
+        results = read_evaluation(folder.evaluation)
         if not results:
             return {}
         if not folder.confusion.is_file():
@@ -314,7 +319,7 @@ class RunResults:
             for name in results:
                 classes, images = (tuple(map(str, arrays[f"{name}.{key}"])) for key in ("classes", "images"))
                 sets[name] = ImageMatrices(classes, images, arrays[name])
-        except (KeyError, TypeError, DataError) as error:
+        except (KeyError, TypeError, ValueError, DataError) as error:
             raise RunError(f"{folder.confusion} and {folder.evaluation} do not fit together: {error}") from error
         return sets
 
@@ -327,13 +332,10 @@ class RunResults:
     def guard_signs(self, stage: int) -> list[str]:
         """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
         path = (self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last).guard
-        judged = _read_mapping(path) if path.is_file() else {}
+        judged = read_judgement(path) if path.is_file() else {}
         if judged.get("network") != stage:
             return []
-        try:
-            found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{path} is no judgement of the guard: {error!r}") from error
+        found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
         return [f"on the target's images, {sentence}" for sentence in found]
 
     def target_signs(self, stage: int) -> list[str]:
@@ -433,16 +435,4 @@ class RunResults:
         return sets[name]
 
     def _result(self, stage: int | None, name: str | None, key: str) -> Any:
-        result = self._chosen(self.evaluation(stage), name)
-        wanted = dict if key == "iou" else (int, float)
-        if not isinstance(result, dict) or not isinstance(result.get(key), wanted):
-            path = self._stage(self._last(stage)).evaluation
-            raise RunError(f"{path} is no evaluation: a validation set must have {key}")
-        return result[key]
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
-    return value
+        return self._chosen(self.evaluation(stage), name)[key]

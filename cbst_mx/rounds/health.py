@@ -19,6 +19,7 @@ import numpy as np
 from cbst_mx.config import Experiment
 from cbst_mx.errors import CBSTError, DivergedError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
+from cbst_mx.evaluation.run_records import read_mapping
 from cbst_mx.files import read_json, write_json
 from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import sidecar_path
@@ -73,7 +74,7 @@ class Health:
     def has_judged_last(self) -> bool:
         """Return whether the network of the last round is judged; not if that was the last of fewer rounds."""
         path = self._folder.last.guard
-        return path.is_file() and read_json(path).get("network") == self._rounds
+        return path.is_file() and read_mapping(path).get("network") == self._rounds
 
     def judge_last(self) -> guard.Judgement:
         """Judge the network of the last round by ``last/``, and write ``guard.json`` there.
@@ -237,8 +238,8 @@ class Health:
         recorded = len(self.rollbacks(index))
         if not recorded or not stage.training.is_file():
             return
-        trained = read_json(stage.training)
-        if len(trained.get("rollbacks", ())) >= recorded:
+        rollbacks = read_mapping(stage.training).get("rollbacks")
+        if isinstance(rollbacks, list) and len(rollbacks) >= recorded:
             return
         # the mark of a finished step goes first from the pass, and last from the training: until then this is repeated
         for path in (after.thresholds, after.image_statistics, after.target_predictions, after.guard):

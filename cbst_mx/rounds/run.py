@@ -17,7 +17,7 @@ import numpy as np
 
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.data import ImageSet
-from cbst_mx.data.image_files import read_header
+from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import ConfigError, DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
@@ -157,7 +157,7 @@ class Run:
         if self.experiment.source_training is not None or self.experiment.self_training.rounds:
             check_labelled(self.source, "the source", use="trained on")
         for path in self.target.image_paths:  # else the last of them is first looked at after the source training
-            read_header(path)
+            check_whole(path)
         network, self._start = self._start_network() if self._start is None else self._start, None
         if self.experiment.source_training is None:
             self._finish_training(stage, 0, network, {"taken from": str(self.experiment.initial_parameters)})

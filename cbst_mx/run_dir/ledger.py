@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest, in_one_line, read_bounded, write_text
+from cbst_mx.files import file_digest, in_one_line, parse_json, read_bounded, write_text
 from cbst_mx.run_dir.folder import RunDir, versions
+from cbst_mx.run_dir.links import below, leads_out
 from cbst_mx.run_dir.steps import Step
 
 __all__ = ["Entry", "Ledger", "digest_of", "now", "output_record"]
 
 _SMALL = 1 << 20  # bytes of files that are read each time, whatever their time of change
-_LARGEST = 1 << 30  # bytes of a ledger
+_LARGEST = 64 << 20  # bytes of a ledger
+_MOST_LINES = 100_000  # a run of 1,000 rounds has 6,000
 
 
 def now() -> str:
@@ -95,15 +97,19 @@ class Entry:
         ValueError
             If it is none, or was altered.
         """
-        values = json.loads(line)
+        values = parse_json(line)
         if not isinstance(values, dict) or digest_of(values.get("keys")) != values.pop("keys_sha256", None):
             raise ValueError("it is no record of a step, or was altered")
         entry = cls(**values)
-        kinds = ((entry.step, str), (entry.keys, dict), (entry.inputs, dict), (entry.outputs, dict))
-        if not all(isinstance(value, kind) for value, kind in (*kinds, (entry.versions, dict), (entry.begun, str))):
+        texts = (entry.step, entry.threads, entry.host, entry.note, *entry.inputs.values(), *entry.versions.values())
+        if not all(isinstance(text, str) for text in texts) or not isinstance(entry.seed, int):
             raise ValueError("it is no record of a step")
-        for record in entry.outputs.values():
-            if not (isinstance(record["sha256"], str) and isinstance(record["bytes"], int)):
+        for time in (entry.begun, entry.end):
+            if time is not None and datetime.fromisoformat(time).utcoffset() is None:
+                raise ValueError(f"{time[:40]!r} is no time with a zone")
+        for name, record in entry.outputs.items():
+            below(Path(), name)
+            if not (isinstance(record["sha256"], str) and type(record["bytes"]) is int):
                 raise ValueError("it is no record of a step")
         return entry
 
@@ -125,14 +131,16 @@ class Ledger:
     def __init__(self, folder: RunDir):
         self.folder = folder
         self.entries: list[Entry] = []
-        if not folder.ledger.is_file():
+        if not folder.ledger.exists():
             return
         try:
             lines = read_bounded(folder.ledger, _LARGEST).decode("utf-8").splitlines()
+            if len(lines) > _MOST_LINES:
+                raise ValueError(f"it has {len(lines):,} lines, at most {_MOST_LINES:,} are read")
             for number, line in enumerate(lines, 1):
                 try:
                     self.entries.append(Entry.from_line(line))
-                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                     raise ValueError(f"line {number}: {in_one_line(error)}") from error
         except (OSError, ValueError) as error:
             raise RunError(
@@ -199,6 +207,8 @@ class Ledger:
     ) -> str | None:
         if not path.exists():
             return f"{name} is missing"
+        if leads_out(path, self.folder.path):
+            return f"{name} is a link that leads out of the run folder"
         try:
             if not full and record["bytes"] > _SMALL and _times(path) == (record["bytes"], record.get("time")):
                 return None
