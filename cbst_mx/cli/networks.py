@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
-from cbst_mx.errors import CBSTError
+from cbst_mx.errors import DataError, StoppedError
 
 if TYPE_CHECKING:
+    from cbst_mx.data.photographs import Photographs
+    from cbst_mx.evaluation.prediction_folder import PredictionFolder
+    from cbst_mx.evaluation.predictor import Predictor
     from cbst_mx.networks.forms import Agreement
 
 __all__ = ["COMMANDS"]
@@ -162,6 +165,7 @@ def _factors(scales: str | None) -> list[float]:
 @_device
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results; created when it is not there.")
+@click.option("--overwrite", is_flag=True, help="Make everything anew, in the place of results that are in --out.")
 def predict(
     parameters: Path,
     ctx: str,
@@ -173,23 +177,26 @@ def predict(
     calibration_images: int,
     images: tuple[Path, ...],
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
     Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
     rotation marks (EXIF) say. Writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
-    (the image under the class colours). An existing result is not overwritten.
+    (the image under the class colours); OUT/predict.json until all are there. After a stop the same command goes on.
+    What is there already is not overwritten without --overwrite. Images that cannot be read are named at the end, and
+    the exit code is 1; the others are done.
     """
     from cbst_mx import load_network
-    from cbst_mx.data.image_files import write_label_png, write_rgb_png
-    from cbst_mx.data.photographs import ReadOnce, find_photographs
-    from cbst_mx.report.figures import overlay
+    from cbst_mx.data.photographs import find_photographs
+    from cbst_mx.evaluation.prediction_folder import PredictionFolder, refusal
 
-    chosen, left_out = find_photographs(images, out)
-    for name in chosen.names:
-        for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
-            if result.exists():
-                raise CBSTError(f"{result} exists already: give another folder with --out")
+    refused: dict[str, str] = {}
+    chosen, left_out = find_photographs(images, out, refused)
+    total = len(chosen) + len(refused)
+    calibrated = calibration_images if inference == "int8" else 0
+    settings = {"flip": flip, "upsampling": upsampling, "resampling": resampling, "int8": calibrated}
+    folder = PredictionFolder(out, parameters, settings, chosen, overwrite=overwrite)
     if left_out:
         echo(left_out)
     turned = sum(turn != 1 for turn in chosen.turns)
@@ -207,14 +214,31 @@ def predict(
         calibration=chosen.subset(range(min(calibration_images, len(chosen)))),
     )
     _say_agreement(predictor.agreement)
-    space = predictor.label_space
-    pictures = ReadOnce(chosen)
+    if len(folder.left) < len(chosen):
+        echo(f"{len(chosen) - len(folder.left)} of {len(chosen)} images are done already")
+    _predict(predictor, chosen, folder, refused)
+    echo(f"{total - len(refused)} images segmented into {out}")
+    if refused:
+        raise DataError(refusal(refused, total))
+    folder.close()
+
+
+def _predict(predictor: Predictor, images: Photographs, folder: PredictionFolder, refused: dict[str, str]) -> None:
+    """Predict what is left, into the folder; name and reason of what cannot be read go into `refused`."""
+    from cbst_mx.data.photographs import ReadOnce
+    from cbst_mx.report.figures import overlay
+
+    pictures = ReadOnce(images.subset(folder.left), refused)
     with Bars(Terminal()) as bars:
-        for index, label in enumerate(predictor.labels(pictures)):
-            write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
-            write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(pictures.take(index), label, space))
-            bars("prediction", index + 1, len(chosen))
-    echo(f"{len(chosen)} images segmented into {out}")
+        try:
+            for place, label in enumerate(predictor.labels(pictures)):
+                if pictures.names[place] not in refused:
+                    shown = overlay(pictures.take(place), label, predictor.label_space)
+                    folder.write(folder.left[place], label, shown, predictor.label_space)
+                bars("prediction", place + 1, len(pictures))
+        except StoppedError as error:
+            error.keep("all")
+            raise
 
 
 COMMANDS = (evaluate, predict)

@@ -34,6 +34,7 @@ from tests.fake_run import write_ledger, write_run
 from tests.fuzz.harness import COUNT, LONG, SEED, fuzz, limited, mutated
 from tests.maps import random_maps, write_maps
 
+EXAMPLES = COUNT if LONG else COUNT // 3  # each of them is read by eleven commands
 SECRET = "correct horse battery staple"
 ODD_TEXTS = [
     "", "\x1b[2J\x1b]0;title\x07", "\x9b31m", "\u202egnp.exe", "a\nb", "\0", "\ud800", "[/bold]", "[red]", "[x",
@@ -162,7 +163,12 @@ def test_run_folders(original, tmp_path):
     before, run = snapshot(outside), tmp_path / "work" / "run"
 
     @seed(SEED)
-    @settings(max_examples=max(10, COUNT // (1 if LONG else 3)), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=max(10, COUNT // (1 if LONG else 3)),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def look(data):
         shutil.rmtree(run.parent, ignore_errors=True)
