@@ -265,7 +265,7 @@ def parse_json(text: str) -> Any:
     ValueError
         If it is no such text.
     RecursionError
-        If it is nested too deeply.
+        If it is too deep.
     """
     return json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_finite_number)
 
@@ -311,7 +311,8 @@ def check_end(path: str | os.PathLike[str]) -> None:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by what opens it
-        raise OSError(errno.EINVAL, "it is no ordinary file but a pipe, socket or device")
+        kind = "named pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise OSError(errno.EINVAL, f"it is no ordinary file but a {kind}")
 
 
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -385,7 +386,6 @@ def check_archive(archive: zipfile.ZipFile, size: int) -> None:
     Parameters
     ----------
     archive : ZipFile
-        The open archive.
     size : int
         Bytes of its file.
 

@@ -248,5 +248,7 @@ def test_faults_that_the_guard_saw_are_warnings(folder):
     assert run.guard_signs(0)[0] in run.warnings(0)
     assert run.guard_signs(1) == []
     write_json(folder.stage(1).guard, {"network": 0, "signs": [3]})
-    with pytest.raises(RunError, match=r"guard.json is no judgement of the guard: TypeError"):
+    with pytest.raises(
+        RunError, match=r"guard.json is no judgement of the guard: its signs must have kind and sentence"
+    ):
         run.guard_signs(0)
