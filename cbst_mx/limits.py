@@ -15,7 +15,7 @@ from typing import Mapping, NamedTuple
 
 __all__ = ["BOUNDS", "SECONDS", "Bound"]
 
-SECONDS = 10.0  # of one file of some kB; the slowest that was seen took a tenth
+SECONDS = 10.0  # of processor time, for one file of some kB; the slowest that was seen took a tenth
 
 _MB = 1 << 20
 

@@ -47,7 +47,8 @@ _LARGEST = 64_000_000  # bytes: a million lines
 _MOST_BLANKS = 20  # of a line's beginnings that may be names
 _MOST_SIGNS = 20  # places of a line where a comment may begin
 _COPY = re.compile(r"\([0-9]+\)(\s|$)")  # how systems name a second file
-_NAME = re.compile(r"[0-9]{1,20}|(?=.*[0-9]{2})[\w./() -]{1,50}")  # of an image, without an ending
+# an image without an ending, such as 00017, berlin_000000_000019 or road (2)
+_NAME = re.compile(r"[0-9]{1,20}|[\w./ -]{1,40} ?\([0-9]+\)|(?=.*[0-9]{2})[\w./ -]{1,50}")
 _LONGEST_SHOWN = 80  # characters of a line in a message
 
 

@@ -152,9 +152,8 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
             check_archive(archive, os.fstat(stream.fileno()).st_size)
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) > _MOST_FILES:
-                raise DataError(
-                    f"{path} holds {len(members):,} files, the server takes {sum(SPLITS[split].values()):,}"
-                )
+                wanted = sum(SPLITS[split].values())
+                raise DataError(f"{path} holds {len(members):,} files, the server takes {wanted:,}")
             for index, member in enumerate(members):
                 name = member.filename if member.filename.isprintable() else repr(member.filename)  # for the terminal
                 match = _NAME.fullmatch(member.filename.rpartition("/")[2])

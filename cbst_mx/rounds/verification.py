@@ -40,9 +40,10 @@ def verify_images(run: RunResults, *, full: bool = False, progress: Progress = s
     files.load(run.folder.inputs)
     recorded = files.known
     if not recorded:
-        there = run.folder.inputs.is_file()
-        what = "is damaged: remove it, and the next command writes it anew" if there else "is not there"
-        return Images([f"{run.folder.inputs.name} {what}"] if there else [], 0, "" if there else f"no images: {what}")
+        name = run.folder.inputs.name
+        if run.folder.inputs.is_file():
+            return Images([f"{name} is damaged: remove it, and the next command writes it anew"], 0)
+        return Images([], 0, f"images were not looked at: {name} is not there")
     sets, problems, remark = _open(run)
     current = InputFiles({name: sets[name] for name in recorded if name in sets}, progress)
     current.known = {} if full else recorded

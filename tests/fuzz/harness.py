@@ -56,7 +56,7 @@ class Seen:
 
     inputs: int = 0
     refused: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of processor time
     slowest: float = 0.0
     memory: int = 0  # bytes that the process grew by during the worst input
 
@@ -138,22 +138,25 @@ def limited(kind: str, size: int, pixels: int = 0, seconds: float = SECONDS) -> 
     """
     seen = SEEN.setdefault(kind, Seen())
     before = (_reset_peak(), _status("VmRSS"))[1][0] if _CAN_RESET else _peak()
-    handler = signal.signal(signal.SIGALRM, _stop)
+    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGPROF, signal.SIGALRM)}
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize")[0] + _ADDRESS_SPACE, hard))
-    faulthandler.dump_traceback_later(6 * seconds, exit=True)  # what hangs outside Python hears no signal
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    start = time.perf_counter()
+    faulthandler.dump_traceback_later(60 * seconds, exit=True)  # what hangs outside Python hears no signal
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # of the processor: others may be at work as well
+    signal.setitimer(signal.ITIMER_REAL, 12 * seconds)  # for what waits
+    start = time.process_time()
     try:
         yield seen
     except Hang:
         raise AssertionError(f"it takes more than {seconds:g} s") from None
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        taken, grown = time.perf_counter() - start, _peak() - before
+        taken, grown = time.process_time() - start, _peak() - before
         seen.inputs += 1
         seen.seconds += taken
         seen.slowest = max(seen.slowest, taken)
