@@ -579,6 +579,6 @@ def test_truncated_images_are_refused_before_the_training(data, tmp_path, part):
     path = sorted((root / part).rglob("*.png"))[-1]
     path.write_bytes(path.read_bytes()[:-20])  # the header is whole
     run = Run(experiment(), tmp_path / "run", data_root=root)
-    with pytest.raises(DataError, match=f"{path} cannot be read, the file is (truncated|damaged or truncated)"):
+    with pytest.raises(DataError, match=f"{path} cannot be read, the file is damaged or truncated"):
         run.run()
     assert not list((tmp_path / "run").rglob("*.params"))

@@ -276,7 +276,7 @@ def test_images_that_cannot_be_looked_at_are_told(moved, monkeypatch):
     (root / "gta5" / "labels" / sorted(os.listdir(root / "gta5" / "labels"))[0]).unlink()
     assert "source images: 1 of 8 images have no label" in words(run, code=1)
     shutil.rmtree(root / "gta5")
-    assert "source images: data root" in words(run, code=1)
+    assert "source images: GTA5 data root" in words(run, code=1)
     monkeypatch.delenv("CBST_DATA")
     assert "images were not looked at: path gta5 is relative: set the environment variable CBST_DATA" in words(run)
     (run / "inputs.json").write_text("[]")

@@ -103,7 +103,7 @@ def check_whole(path: PathLike, what: str = "image") -> Header:
     """
     header = read_header(path, what)
     if not header.whole:
-        raise DamagedError(f"{what} {path} cannot be read, the file is truncated: its end is missing")
+        raise DamagedError(f"{what} {path} cannot be read, the file is damaged or truncated (its end is missing)")
     return header
 
 
@@ -122,7 +122,10 @@ def parse_header(stream: IO[bytes], size: int, path: PathLike, what: str = "imag
     try:
         for begins, read in _FORMATS:
             if begins(start):
-                return read(stream, start, size)
+                header = read(stream, start, size)
+                if header.height < 1 or header.width < 1:
+                    raise ValueError(f"it states {header.height} x {header.width} pixels")
+                return header
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise DamagedError(
             f"{what} {path} cannot be read, the file is damaged or truncated (its header: {error})"

@@ -11,7 +11,14 @@ import pytest
 
 from cbst_mx.errors import DataError
 from cbst_mx.limits import BOUNDS
+from tests.fuzz import harness
 from tests.fuzz.harness import COUNT, LONG, fuzz, limited, mutated
+
+
+@pytest.fixture(autouse=True)
+def own_record(monkeypatch):
+    """Keep these inputs out of the table of what readers have cost."""
+    monkeypatch.setattr(harness, "SEEN", {})
 
 
 def test_mutations_are_many_and_repeat():

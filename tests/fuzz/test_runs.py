@@ -31,7 +31,7 @@ from cbst_mx.training import checkpoints
 from cbst_mx.training.checkpoints import Checkpoints
 from symbols.backend import mx
 from tests.fake_run import write_ledger, write_run
-from tests.fuzz.harness import COUNT, LONG, SEED, fuzz, limited, mutated
+from tests.fuzz.harness import COUNT, LONG, SEED, Seen, fuzz, limited, mutated
 from tests.maps import random_maps, write_maps
 
 EXAMPLES = COUNT if LONG else COUNT // 3  # each of them is read by eleven commands
@@ -56,13 +56,15 @@ def check_output(text: str) -> None:
     assert max(map(len, text.splitlines()), default=0) < 20_000
 
 
-def call(*arguments: object) -> str:
-    """Run a command; it may refuse in a sentence, and nothing else may go wrong."""
+def call(*arguments: object, seen: Seen | None = None) -> str:
+    """Run a command; it may refuse in a sentence, which `seen` counts, and nothing else may go wrong."""
     result = CliRunner(env={"COLUMNS": "80"}).invoke(main, [str(one) for one in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code in (0, 1, 2, 3), result.output
     check_output(result.output)
+    if seen is not None:
+        seen.refused += result.exit_code != 0
     return result.output
 
 
@@ -206,8 +208,8 @@ def test_run_folders(original, tmp_path):
             ("branch", run, "--from", "round-2", "--out", branched),
             ("class-statistics", run / "round-1" / "thresholds.json"),
         ):
-            with limited("run folders", size):
-                call(*arguments)
+            with limited("run folders", size) as seen:
+                call(*arguments, seen=seen)
             assert snapshot(outside) == before, arguments
         assert {path.name for path in run.parent.iterdir()} <= {"run", "new"}
         assert not [path for path in branched.rglob("*") if path.is_symlink()]
