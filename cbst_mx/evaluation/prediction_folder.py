@@ -67,6 +67,8 @@ class PredictionFolder:
         try:
             made_by = {"parameters": file_digest(parameters), "settings": dict(settings)}
             found = [(path, path.stat()) for path in images.image_paths]
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} does not exist") from error
         except OSError as error:
             raise DataError(f"{error.filename or parameters} cannot be read: {in_one_line(error)}") from error
         wanted = {
