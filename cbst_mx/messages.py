@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any, Callable, Iterable, Sequence
 
-__all__ = ["Counter", "Progress", "listed", "ranges", "silent", "stage_title"]
+__all__ = ["Counter", "Progress", "listed", "printable", "ranges", "silent", "stage_title"]
 
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
 Counter = Callable[[int, int], None]  # (done, in all)
@@ -35,6 +36,26 @@ def listed(items: Sequence[Any], shown: int = 5, what: str = "") -> str:
     """
     rest = len(items) - shown
     return ", ".join(map(str, items[:shown])) + (f" and {rest:,} more {what}".rstrip() if rest > 0 else "")
+
+
+def printable(text: str) -> str:
+    r"""Return text in which characters that a terminal obeys are written out.
+
+    Those are controls, marks that turn the direction of writing, and bytes that were no text; line feeds and tabs stay.
+    Names in files that came from elsewhere may hold them.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb\n")
+    'a\\x1b[2Jb\n'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(repr(one)[1:-1] if _is_obeyed(one) else one for one in text)
+
+
+def _is_obeyed(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def ranges(numbers: Iterable[int], width: int = 1) -> list[str]:

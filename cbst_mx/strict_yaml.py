@@ -99,7 +99,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path} must be text in UTF-8: {error.reason} at byte {error.start}") from error
     content = _load(text, f"{path} is not valid YAML", str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{path} must hold a mapping of keys to values, got {_shown(content)}")
+        raise ConfigError(f"{path} must hold a mapping of keys to values, got {_without_texts(content)}")
     return content
 
 
@@ -308,6 +308,14 @@ def _dotted(keys: Sequence[Any]) -> str:
         name = name if not isinstance(name, str) or name.isprintable() else repr(name)[1:-1]
         text += f"[{name}]" if isinstance(key, int) else f".{name}" if text else str(name)
     return text
+
+
+def _without_texts(content: Any) -> str:
+    """Return what a file holds in place of a mapping: it may be another file, whose texts are nobody's business."""
+    parts = [content] if isinstance(content, str) else [*content] if isinstance(content, (list, dict)) else []
+    if any(isinstance(part, (str, list, dict, bytes)) for part in parts):
+        return _TYPE_WORDS[type(content)]
+    return _shown(content)
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,8 @@ from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.files import write_json
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.run_dir import RunDir
+from cbst_mx.run_dir.ledger import Entry, Ledger, output_record
+from cbst_mx.run_dir.steps import all_steps
 
 NAMES = CITYSCAPES_19.names
 
@@ -71,3 +73,21 @@ def write_thresholds(stage, values):
         "kept_portion": 0.2,
     }
     write_json(stage.thresholds, record)
+
+
+def write_ledger(folder):
+    """Write the ledger that the steps of a folder of `write_run` would have left, with stand-ins for parameters."""
+    steps = all_steps(folder, 2, prior=False)
+    entries = []
+    for step in steps:
+        if step.kind in ("source", "retraining"):
+            for path in step.files:
+                path.write_text("{}\n")
+        if step.last.is_file():
+            outputs = {
+                path.relative_to(folder.path).as_posix(): output_record(path) for path in step.files if path.exists()
+            }
+            began, end = (f"2024-01-01T00:0{minute}:00.000+00:00" for minute in (0, 1))
+            entries.append(Entry(step.name, began, 0, {"classes": list(NAMES)}, {}, end=end, outputs=outputs))
+    write_json(folder.inputs, {"source": {"a": [["0" * 64, 1, 1]]}})
+    Ledger(folder).append(*entries)

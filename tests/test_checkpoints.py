@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import numpy as np
 import pytest
 
-from cbst_mx.errors import StoppedError
+from cbst_mx.errors import CheckpointError, StoppedError
 from cbst_mx.networks.parameters import load_arrays
 from cbst_mx.training import checkpoints
 from cbst_mx.training.checkpoints import Checkpoints, previous_path, remove_checkpoints
@@ -202,3 +203,39 @@ def test_other_threads_are_told(tmp_path, caplog, monkeypatch):
     record, _ = run_training(6, path)
     assert "continuing with 77 threads (OMP_NUM_THREADS), before with " in caplog.text
     assert record.to_json()["threads"][1] == 77
+
+
+def forged(path, change):
+    """Change the arrays or the text of a checkpoint, and let its digest fit."""
+    stored = load_arrays(path)
+    about = json.loads(stored.pop(checkpoints._ABOUT).asnumpy().tobytes())
+    del about["sha256"]
+    change(stored, about)
+    about["sha256"] = checkpoints._digest(stored, about)
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    mx.nd.save(str(path), {**stored, checkpoints._ABOUT: mx.nd.array(text, dtype=np.uint8)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda stored, about: stored.pop(next(name for name in stored if "momentum" not in name)),
+        lambda stored, about: stored.update({next(iter(stored)): mx.nd.ones((7, 7))}),
+        lambda stored, about: about["record"].update(other=1),
+    ],
+)
+def test_what_is_of_this_phase_and_does_not_fit_it_is_one_sentence(tmp_path, change):
+    path = tmp_path / "c.params"
+    run_training(6, path, every=4, stop=5)
+    forged(path, change)
+    with pytest.raises(CheckpointError, match="holds other arrays than this phase has, remove it to begin"):
+        run_training(6, path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("iterations", -1), ("iterations", "5"), ("record", []), ("threads", None)])
+def test_texts_of_another_kind_are_damage(tmp_path, caplog, key, value):
+    path = tmp_path / "c.params"
+    Checkpoints(path, IDENTITY).save(arrays(5), 5, {"losses": []})
+    forged(path, lambda stored, about: about.update({key: value}))
+    assert Checkpoints(path, IDENTITY).load() is None
+    assert "it is not used" in caplog.text

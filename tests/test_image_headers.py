@@ -412,3 +412,14 @@ def test_what_stands_beside_the_pixels_of_a_png_changes_no_id(tmp_path, options)
             image.putpalette(bytes(range(9)))
         image.save(tmp_path / "a.png", **options)
         np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
+
+
+@pytest.mark.parametrize("size", [(-4, 9), (0, 9), (9, 0), (-(2**31), 9)])
+def test_sizes_of_nothing_are_damage(tmp_path, size):
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(stream, "BMP")
+    content = bytearray(stream.getvalue())
+    content[18:26] = struct.pack("<ii", *size)
+    (tmp_path / "a.bmp").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"the file is damaged or truncated \(its header: it states "):
+        read_header(tmp_path / "a.bmp")

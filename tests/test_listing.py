@@ -181,3 +181,11 @@ def test_merged_listings_take_a_file_once(tmp_path):
 def test_names_have_their_folder_only_where_stems_collide():
     files = [Path("r/a/x.png"), Path("r/b/c/x.png"), Path("r/x.png"), Path("r/b/y.png")]
     assert names_below(files, ["a", "b/c", "", "b"]) == ["a__x", "b__c__x", "x", "y"]
+
+
+def test_the_search_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("cbst_mx.data.listing.MOST_NAMES", 5)
+    touch(tmp_path, *(f"{folder}/{name}.png" for folder in "xy" for name in "ab"))
+    with pytest.raises(DataError, match="and those before it hold more than 5 names"):
+        all_images(tmp_path)
+    assert len(matching_images(tmp_path, "x/*.png").files) == 2

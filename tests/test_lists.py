@@ -210,10 +210,10 @@ def test_what_is_no_list_is_told_without_its_content(tmp_path):
     with pytest.raises(DataError, match="must be text, one image per line: it holds control characters") as error:
         read_list(tmp_path / "x")
     assert len(str(error.value)) < 120 + len(str(tmp_path))
-    with pytest.raises(DataError, match="image list /dev/zero cannot be read: it is larger than 64,000,000 bytes"):
+    with pytest.raises(DataError, match="image list /dev/zero cannot be read: it is no ordinary file but a device"):
         read_list("/dev/zero")
     (tmp_path / "long").write_text("z" * 1_000_000 + "\n" + "9" * 5000)
-    with pytest.raises(DataError, match="names 2 of 2 images that are not there: z+[.]{3}, 9+[.]{3}") as error:
+    with pytest.raises(DataError, match="names 2 of 2 images that are not there: line 1, line 2") as error:
         find_listed(NAMES, read_list(tmp_path / "long"), "x.txt")
     assert len(str(error.value)) < 350
 

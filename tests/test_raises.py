@@ -33,6 +33,11 @@ EXPLAINED = {
     ("cbst_mx/data/image_files.py", "*"): WRAPPED,
     ("cbst_mx/data/image_headers.py", "*"): WRAPPED,
     ("cbst_mx/data/jpeg_parts.py", "*"): WRAPPED,
+    ("cbst_mx/data/png_parts.py", "*"): WRAPPED,
+    ("cbst_mx/files.py", "_whole_number"): WRAPPED,
+    ("cbst_mx/files.py", "_finite_number"): WRAPPED,
+    ("cbst_mx/files.py", "check_archive"): WRAPPED,
+    ("cbst_mx/run_dir/links.py", "below"): WRAPPED,
     (
         "cbst_mx/data/loader.py",
         "BatchLoader._sample",

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cbst_mx.cli import main
 from cbst_mx.cli.experiments import _print_stages
-from cbst_mx.errors import CheckpointError, ConfigError, RunError
+from cbst_mx.errors import CheckpointError, ConfigError, DataError, RunError
 from cbst_mx.evaluation.confusion import mean_iou
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.parameters import load_network, read_sidecar, save_parameters
@@ -570,3 +570,17 @@ def test_cli_a_full_disk_is_one_sentence(tmp_path):
     assert done.stderr.startswith("Error: cannot write ")
     assert "no space left on the disk" in done.stderr
     assert not list((tmp_path / "run").rglob("*.params*"))
+
+
+TRUNCATED = ("gta5/images", "gta5/labels", "cityscapes/leftImg8bit/train", "cityscapes/leftImg8bit/val")
+
+
+@pytest.mark.parametrize("part", TRUNCATED)
+def test_truncated_images_are_refused_before_the_training(data, tmp_path, part):
+    root = shutil.copytree(data, tmp_path / "data")
+    path = sorted((root / part).rglob("*.png"))[-1]
+    path.write_bytes(path.read_bytes()[:-20])  # the header is whole
+    run = Run(experiment(), tmp_path / "run", data_root=root)
+    with pytest.raises(DataError, match=f"{path} cannot be read, the file is damaged or truncated"):
+        run.run()
+    assert not list((tmp_path / "run").rglob("*.params"))

@@ -170,7 +170,7 @@ def test_unusable_matrices_are_refused(folder):
         ("evaluation", '{"target": {"miou": "high"}}', "evaluation.json is no evaluation: a validation set must have"),
         ("evaluation", '{"target": 3}', "evaluation.json is no evaluation: a validation set must have"),
         ("evaluation", "{", "evaluation.json cannot be read"),
-        ("thresholds", "{}", "thresholds.json is no record of pseudo-labels: KeyError"),
+        ("thresholds", "{}", "thresholds.json is no record of pseudo-labels: it must have 'names'"),
         ("thresholds", '{"threshold": ["a"], "policy": "", "fidelity": "", "portion": 1}', "is no record of pseudo-la"),
     ],
 )
@@ -250,7 +250,9 @@ def test_faults_that_the_guard_saw_are_warnings(folder):
     assert run.guard_signs(0)[0] in run.warnings(0)
     assert run.guard_signs(1) == []
     write_json(folder.stage(1).guard, {"network": 0, "signs": [3]})
-    with pytest.raises(RunError, match=r"guard.json is no judgement of the guard: TypeError"):
+    with pytest.raises(
+        RunError, match=r"guard.json is no judgement of the guard: its signs must have kind and sentence"
+    ):
         run.guard_signs(0)
 
 

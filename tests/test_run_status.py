@@ -207,3 +207,80 @@ def test_what_cannot_be_branched_is_one_sentence(copied, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     assert "is not empty" in call("branch", copied, "--from", "round-1", "--out", tmp_path / "full", code=1)
+
+
+# --------------------------------------------------------------------------------------------------- the images
+
+
+@pytest.fixture
+def moved(data, copied, tmp_path, monkeypatch):
+    """Return the folder of a run and of data of its own."""
+    root = shutil.copytree(data, tmp_path / "data")  # keeps the times
+    monkeypatch.setenv("CBST_DATA", str(root))
+    return copied, root
+
+
+def words(*arguments, code=0):
+    return " ".join(call("verify", *arguments, code=code).split())
+
+
+def test_verify_looks_at_the_images(moved):
+    run, root = moved
+    assert "18 images as recorded (by size and time, --images reads them in full)" in words(run)
+    assert "18 images as recorded (read in full)" in words("--images", run)
+    images = sorted((root / "gta5" / "images").iterdir())
+    labels = root / "gta5" / "labels"
+    images[0].write_bytes(images[1].read_bytes())
+    (labels / images[2].name).write_bytes((labels / images[3].name).read_bytes())
+    images[4].unlink()
+    (labels / images[4].name).unlink()
+    shutil.copy(images[5], images[5].with_name("99999.png"))
+    shutil.copy(labels / images[5].name, labels / "99999.png")
+    for option in ((), ("--images",)):
+        output = words(*option, run, code=1)
+        assert (
+            f"source images: 1 changed: {images[0].stem} source images: 1 with a changed label: {images[2].stem}"
+            in output
+        )
+        assert f"source images: 1 missing: {images[4].stem} source images: 1 added: 99999" in output
+        assert "4 problems in 8 steps" in output
+        assert f"cbst-mx branch {run} --from round-1 --out NEW" in output
+    assert "nothing altered" in words("--no-images", run)
+
+
+def test_the_way_out_of_changed_images_is_one(moved, tmp_path):
+    run, root = moved
+    path = sorted((root / "cityscapes" / "leftImg8bit" / "train").rglob("*.png"))[0]
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(sorted(path.parent.iterdir())[1].read_bytes())
+    assert "target images: 1 changed" in words(run, code=1)
+    new = tmp_path / "new"
+    call("branch", run, "--from", "round-1", "--out", new)
+    path.write_bytes(content)  # put back, at another time: by its content it is the same
+    assert "nothing altered" in words(run)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_images_that_changed_under_the_same_size_and_time_are_found_in_full(moved):
+    run, root = moved
+    path = sorted((root / "gta5" / "images").iterdir())[0]
+    content, status = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "nothing altered" in words(run)
+    assert f"source images: 1 changed: {path.stem}" in words("--images", run, code=1)
+
+
+def test_images_that_cannot_be_looked_at_are_told(moved, monkeypatch):
+    run, root = moved
+    (root / "gta5" / "labels" / sorted(os.listdir(root / "gta5" / "labels"))[0]).unlink()
+    assert "source images: 1 of 8 images have no label" in words(run, code=1)
+    shutil.rmtree(root / "gta5")
+    assert "source images: GTA5 data root" in words(run, code=1)
+    monkeypatch.delenv("CBST_DATA")
+    assert "images were not looked at: path gta5 is relative: set the environment variable CBST_DATA" in words(run)
+    (run / "inputs.json").write_text("[]")
+    assert "inputs.json is damaged: remove it, and the next command writes it anew" in words(run, code=1)
+    (run / "inputs.json").unlink()
+    assert "images were not looked at: inputs.json is not there" in words(run)

@@ -247,6 +247,7 @@ def test_damaged_archives_are_lines_or_one_sentence(tmp_path):
     read(bytes(broken))
     assert problems(path)[0].startswith("bonn_000000_000019.png: cannot be unpacked (Error -3 while decompressing data")
     fuzz(
+        "archives for the server",
         read,
         [whole],
         [b"PK\x01\x02", b"PK\x05\x06", b"\x08\x00", b"\x0c\x00", b"\x0e\x00", b"\xff\xff\xff\xff"],

@@ -6,24 +6,51 @@ import contextlib
 import logging
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.cli.stopping import StopRequest
 from cbst_mx.errors import CBSTError, StoppedError
+from cbst_mx.messages import printable
 
-__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "print_table"]
+__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "choice", "echo", "print_table"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 _WIDEST = 1000  # characters of a table
+
+
+class Terminal(Console):
+    """A console that takes no text for instructions: neither its own markup nor what a terminal obeys."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the pieces of what is shown, with characters that a terminal obeys written out."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text, with characters that a terminal obeys written out."""
+    click.echo(printable(text), err=err)
+
+
+def choice(names: Iterable[str]) -> click.Choice:
+    """Return the type of an option that is one of some names, in upper or lower case."""
+    return click.Choice(list(names), case_sensitive=False)
 
 
 class FormatName(click.ParamType):
@@ -35,7 +62,7 @@ class FormatName(click.ParamType):
     def _choice(self) -> click.Choice:
         from cbst_mx.data import FORMATS
 
-        return click.Choice(list(FORMATS))
+        return choice(FORMATS)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the name, or refuse what is none."""
@@ -72,7 +99,7 @@ class Bars:
 
     def __init__(self, console: Console):
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _Rate(),
@@ -114,9 +141,9 @@ class Bars:
 
 def print_table(table: Table) -> None:
     """Print a table at its full width: a narrow terminal wraps its lines, but no column is cut off."""
-    console = Console()
+    console = Terminal()
     wanted = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
-    Console(width=max(console.width, wanted)).print(table)
+    Terminal(width=max(console.width, wanted)).print(table)
 
 
 class OneSentence(click.Group):
@@ -130,6 +157,9 @@ class OneSentence(click.Group):
             _stopped(str(error), error.signal)
         except KeyboardInterrupt:
             _stopped("stopped", None)
+        except click.ClickException as error:  # names of files that a pattern of the shell found
+            error.message = printable(error.message)  # type: ignore[misc]
+            raise
         except CBSTError as error:
             _fail(str(error))
         except ImportError as error:
@@ -143,10 +173,10 @@ class OneSentence(click.Group):
 
 def _stopped(sentence: str, number: int | None) -> None:
     """Say where the work stopped, and end as a shell tells of a process that signal `number` ended."""
-    click.echo(sentence, err=True)
+    echo(sentence, err=True)
     raise click.exceptions.Exit(128 + (signal.SIGINT if number is None else number))
 
 
 def _fail(sentence: str) -> None:
-    click.echo(f"Error: {sentence}", err=True)
+    echo(f"Error: {sentence}", err=True)
     raise click.exceptions.Exit(1)

@@ -6,9 +6,8 @@ import functools
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, echo
 
 __all__ = ["COMMANDS"]
 
@@ -45,7 +44,7 @@ def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_s
     """
     from cbst_mx.data.street_scenes import Shift, write_demo_data
 
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         write_demo_data(
             out,
             size=size,
@@ -54,7 +53,7 @@ def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_s
             progress=functools.partial(bars, "street scenes"),
             **counts,
         )
-    click.echo(f"street scenes in {out}")
+    echo(f"street scenes in {out}")
 
 
 @click.command()
@@ -78,7 +77,7 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
         raise click.BadParameter(
             f"must be integers with commas between them, got {seeds!r}", param_hint="--seeds"
         ) from None
-    console = Console()
+    console = Terminal()
     with Bars(console) as bars:
         result = run_demo(
             experiment or find_experiment(), out, numbers, shift_strength=shift, shift_seed=shift_seed, progress=bars
@@ -91,9 +90,9 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
         )
     for number in numbers:
         source = ", ".join(f"{METHODS[m]} {100 * result.source_rows[number][m]['miou']:.1f}" for m in METHODS)
-        click.echo(f"seed {number}, mIoU on held-out source images: {source}")
-    click.echo(f"results in {result.results}")
-    click.echo(f"picture: {result.picture}")
+        echo(f"seed {number}, mIoU on held-out source images: {source}")
+    echo(f"results in {result.results}")
+    echo(f"picture: {result.picture}")
 
 
 COMMANDS = (demo_data, demo)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, echo
 
 __all__ = ["COMMANDS"]
 
@@ -50,7 +49,7 @@ def doctor(
     from cbst_mx.data.doctor import examine
     from cbst_mx.files import write_json
 
-    console = Console()
+    console = Terminal()
     with Bars(console) as bars:
         report = examine(
             dataset,
@@ -71,7 +70,7 @@ def doctor(
         raise click.exceptions.Exit(1)
 
 
-def _show(console: Console, report: Any) -> None:
+def _show(console: Terminal, report: Any) -> None:
     if report.frequencies:
         table = Table(title=f"classes in {report.labels_read:,} labels", box=None, title_justify="left")
         table.add_column("class")
@@ -80,17 +79,17 @@ def _show(console: Console, report: Any) -> None:
         for name, share in report.frequencies.items():
             table.add_row(name, f"{100 * share:.2f}", f"{report.presence[name]:,}")
         console.print(table)
-        click.echo(f"{100 * report.ignored:.1f} % of all pixels are ignored; the classes' shares are of the others")
+        echo(f"{100 * report.ignored:.1f} % of all pixels are ignored; the classes' shares are of the others")
     for part, count in report.images.items():
-        click.echo(f"{count:,} images" if part == "images" else f"{part}: {count:,} images")
-    click.echo(f"{report.examined:,} of {sum(report.images.values()):,} images read in full")
+        echo(f"{count:,} images" if part == "images" else f"{part}: {count:,} images")
+    echo(f"{report.examined:,} of {sum(report.images.values()):,} images read in full")
     for finding in report.findings:
         click.secho(f"{finding.severity}: ", fg=_STYLES[finding.severity], nl=False)
-        click.echo(f"{finding.what} ({finding.where})" + (f"; fix: {finding.fix}" if finding.fix else ""))
+        echo(f"{finding.what} ({finding.where})" + (f"; fix: {finding.fix}" if finding.fix else ""))
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = sum(finding.severity == "warning" for finding in report.findings)
     verdict = "fine" if report.ok else "not fine"
-    click.echo(f"{report.dataset} in {report.root}: {verdict}, {errors} errors, {warnings} warnings")
+    echo(f"{report.dataset} in {report.root}: {verdict}, {errors} errors, {warnings} warnings")
 
 
 COMMANDS = (doctor,)

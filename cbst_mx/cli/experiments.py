@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars, print_table
+from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
 from cbst_mx.messages import stage_title
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _EXPERIMENT_OPTIONS = (
     click.option("--ctx", help="Device: cpu, cpu:N, gpu:N, or several as in gpu:0,1. Default: the experiment's."),
     click.option(
         "--amp",
-        type=click.Choice(["none", "bfloat16", "float16"]),
+        type=choice(["none", "bfloat16", "float16"]),
         help="Mixed precision: bfloat16 on CPUs with AVX512_BF16, float16 on GPUs. Default: the experiment's.",
     ),
     click.option(
@@ -131,7 +130,7 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
     def command(experiment: Experiment, out: Path, **options: Any) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
 
-        with Bars(Console()) as bars:
+        with Bars(Terminal()) as bars:
             run = Run(experiment, out, progress=bars)
             with run.dir.logging():
                 function(run, **options)
@@ -154,7 +153,7 @@ def run(run: Run) -> None:
     summary = run.run()
     _print_stages(summary, run.label_space)
     _print_protocol(run.results)
-    click.echo(f"results in {run.dir.summary}")
+    echo(f"results in {run.dir.summary}")
 
 
 @click.command()
@@ -180,9 +179,7 @@ def pseudo_label(run: Run, index: int) -> None:
     selected) and OUT/round-N/thresholds.json.
     """
     run.pseudo_label(index)
-    click.echo(
-        f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}"
-    )
+    echo(f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}")
 
 
 @click.command()
@@ -195,7 +192,7 @@ def retrain(run: Run, index: int) -> None:
     its sidecar and training.json.
     """
     run.retrain(index)
-    click.echo(f"parameters in {run.dir.stage(index).parameters}")
+    echo(f"parameters in {run.dir.stage(index).parameters}")
 
 
 @click.command("round")
@@ -231,17 +228,17 @@ def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     from cbst_mx.planning import make_plan  # imports mxnet
     from cbst_mx.report.tables import plan_table
 
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         made = make_plan(experiment, seconds=seconds, progress=bars)
-    Console().print(plan_table(made.stages))
-    click.echo(f"disk: up to {made.disk / 1e9:.1f} GB in the run folder")
+    Terminal().print(plan_table(made.stages))
+    echo(f"disk: up to {made.disk / 1e9:.1f} GB in the run folder")
     kind = "GPU memory" if made.device.startswith("gpu") else "memory of the process, on this CPU (GPU: not measured)"
-    click.echo(f"{kind}: about {made.memory / 1e9:.1f} GB")
+    echo(f"{kind}: about {made.memory / 1e9:.1f} GB")
     for note in made.notes:
-        click.echo(note)
+        echo(note)
     if out:
         write_json(out, made.to_json())
-        click.echo(f"plan in {out}")
+        echo(f"plan in {out}")
 
 
 @click.command("check-inputs")
@@ -255,7 +252,7 @@ def check_inputs(experiment: Experiment) -> None:
     from cbst_mx.rounds.first_look import look  # imports mxnet
 
     for name, number in look(experiment).items():
-        click.echo(f"{name}: {number:,} images")
+        echo(f"{name}: {number:,} images")
 
 
 def _print_evaluation(run: Run, index: int) -> None:
@@ -287,20 +284,20 @@ def _print_protocol(results: RunResults) -> None:
     from cbst_mx.evaluation.paper_check import find_best_round
     from cbst_mx.evaluation.run_results import BEST, UNLABELLED
 
-    click.echo(results.adaptation)
+    echo(results.adaptation)
     best = find_best_round(results)
     if best is not None:
-        click.echo(f"{BEST}: {best.text} (last: {100 * results.miou():.1f})")
+        echo(f"{BEST}: {best.text} (last: {100 * results.miou():.1f})")
     choice = results.label_free_choice()
     if choice is not None:
         miou = "" if results.leading is None else f", mIoU {100 * results.miou(choice.stage):.1f}"
-        click.echo(f"{UNLABELLED}: {stage_title(choice.stage)}, {choice.score:.3f}{miou}")
+        echo(f"{UNLABELLED}: {stage_title(choice.stage)}, {choice.score:.3f}{miou}")
 
 
 def _print_label_free(stages: list[dict[str, Any]]) -> None:
     from cbst_mx.report.tables import label_free_table
 
-    click.echo("no validation set: what the networks predict on the target's images, without labels")
+    echo("no validation set: what the networks predict on the target's images, without labels")
     print_table(label_free_table({stage_title(stage["round"]): stage["label_free"] for stage in stages}))
 
 
@@ -310,9 +307,9 @@ def _print_warnings(stages: list[dict[str, Any]]) -> None:
     for stage in warned[-1:]:
         when = f"after round {stage['round']}" if stage["round"] else "of the source network"
         for sentence in stage["warnings"]:
-            click.echo(f"warning: {when}, {sentence}", err=True)
+            echo(f"warning: {when}, {sentence}", err=True)
     if earlier := sum(len(stage["warnings"]) for stage in warned[:-1]):
-        click.echo(f"warning: {earlier} more of stages before that stand in summary.json and log.txt", err=True)
+        echo(f"warning: {earlier} more of stages before that stand in summary.json and log.txt", err=True)
 
 
 COMMANDS = (run, source, pseudo_label, retrain, round_, plan, check_inputs)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cbst_mx.cli.base import FILE, FOLDER
+from cbst_mx.cli.base import FILE, FOLDER, echo
 
 __all__ = ["COMMANDS"]
 
@@ -44,14 +44,14 @@ def export(parameters: Path, out: Path, onnx: bool, size: tuple[int, int] | None
     network, spec, space = load_network(parameters, mx.cpu())
     result = export_network(network, out, spec, space, onnx=onnx, size=size, fold=fold_batch_norm)
     for file in result.files:
-        click.echo(f"wrote {file}")
+        echo(f"wrote {file}")
     if fold_batch_norm:
-        click.echo(f"{result.folded} batch norms put into convolutions")
-    click.echo(f"largest difference of a logit, symbol read back: {result.symbol_difference:.2g}")
+        echo(f"{result.folded} batch norms put into convolutions")
+    echo(f"largest difference of a logit, symbol read back: {result.symbol_difference:.2g}")
     if result.onnx_difference is not None:
-        click.echo(f"largest difference of a logit, onnxruntime: {result.onnx_difference:.2g}")
+        echo(f"largest difference of a logit, onnxruntime: {result.onnx_difference:.2g}")
     elif onnx:
-        click.echo(f"the ONNX file was not run: pip install {ONNX[1]!r} to compare it")
+        echo(f"the ONNX file was not run: pip install {ONNX[1]!r} to compare it")
 
 
 COMMANDS = (export,)

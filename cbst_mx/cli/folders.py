@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cbst_mx.cli.base import FOLDER, print_table
+from cbst_mx.cli.base import FOLDER, Bars, Terminal, echo, print_table
 
 __all__ = ["COMMANDS"]
 
@@ -34,37 +34,63 @@ def status(run: Path, as_json: bool) -> None:
     if as_json:
         record = {"run": str(run), "name": opened.settings.name, "rounds": opened.rounds, "next": following}
         record["not_in_ledger"] = lacking
-        click.echo(json.dumps({**record, "steps": [one._asdict() for one in states]}, indent=2))
+        echo(json.dumps({**record, "steps": [one._asdict() for one in states]}, indent=2))
         return
-    click.echo(f"{opened.settings.name}, {opened.rounds} rounds of {opened.settings.self_training.method}")
+    echo(f"{opened.settings.name}, {opened.rounds} rounds of {opened.settings.self_training.method}")
     print_table(status_table(states))
     for one in states:
         for sentence in one.problems:
-            click.echo(f"altered: {sentence}")
+            echo(f"altered: {sentence}")
         for sentence in one.warnings:
-            click.echo(f"warning: {one.title}, {sentence}")
+            echo(f"warning: {one.title}, {sentence}")
     if lacking:
-        click.echo(f"ledger.jsonl has no line for {len(lacking)} finished steps: the next command takes them as found")
-    click.echo(f"next: {following}")
+        echo(f"ledger.jsonl has no line for {len(lacking)} finished steps: the next command takes them as found")
+    echo(f"next: {following}")
 
 
 @click.command()
 @click.argument("run", type=FOLDER)
-def verify(run: Path) -> None:
-    """Check every file of RUN that its ledger names; a line for each that was altered.
+@click.option(
+    "--images/--no-images",
+    "images",
+    default=None,
+    help="Read every image and label in full, or look at none. Default: read those whose size or time has changed.",
+)
+def verify(run: Path, images: bool | None) -> None:
+    """Check every file of RUN that its ledger names, and its images; a line for each that was altered.
 
-    Reads ledger.jsonl and the files in full, and writes nothing. The exit code is 1 where something is wrong.
+    Reads ledger.jsonl and the files in full, and inputs.json, which has the digests of the images and labels that the
+    run used: those that changed, are missing or were added are named. Writes nothing. The exit code is 1 where
+    something is wrong.
     """
+    from cbst_mx.evaluation.run_results import RunResults
     from cbst_mx.evaluation.run_status import verify as verify_folder
-    from cbst_mx.run_dir import RunDir
 
-    problems, steps = verify_folder(RunDir(run))
+    opened = RunResults(run)
+    problems, steps = verify_folder(opened.folder)
+    remark, advice = "", ""
+    if images is not False:
+        from cbst_mx.rounds.verification import verify_images  # imports mxnet
+
+        with Bars(Terminal()) as bars:
+            found = verify_images(opened, full=bool(images), progress=bars)
+        problems += found.problems
+        how = "read in full" if images else "by size and time, --images reads them in full"
+        remark = found.remark or ("" if found.problems else f"{found.looked_at:,} images as recorded ({how})")
+        if found.problems:
+            advice = (
+                "images: put back what changed or is missing, and remove what was added; or go on with them as they "
+                f"are: cbst-mx branch {run} --from round-1 --out NEW"
+            )
     for problem in problems:
-        click.echo(problem)
+        echo(problem)
     if problems:
-        click.echo(f"{run}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in {steps} steps")
+        echo(f"{run}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in {steps} steps")
+    for text in filter(None, (remark, advice)):
+        echo(text)
+    if problems:
         raise click.exceptions.Exit(1)
-    click.echo(f"{run}: {steps} steps, nothing altered")
+    echo(f"{run}: {steps} steps, nothing altered")
 
 
 @click.command()
@@ -80,13 +106,13 @@ def diff(run_a: Path, run_b: Path) -> None:
 
     parting = find_parting(RunResults(run_a), RunResults(run_b))
     if parting is None:
-        click.echo("no difference: every step of both has the same results")
+        echo("no difference: every step of both has the same results")
         return
-    click.echo(f"they part at {parting.step}")
+    echo(f"they part at {parting.step}")
     for text in parting.results:
-        click.echo(f"  {text}")
+        echo(f"  {text}")
     for text in parting.reasons:
-        click.echo(f"  made from: {text}")
+        echo(f"  made from: {text}")
     raise click.exceptions.Exit(1)
 
 
@@ -107,8 +133,8 @@ def branch(run: Path, begin: str, changes: tuple[str, ...], out: Path) -> None:
 
     _, without_effect = make_branch(run, begin, out, changes)
     for text in without_effect:
-        click.echo(f"without effect, since its step is shared: {text}")
-    click.echo(f"go on with: cbst-mx run {out / 'experiment.yaml'} --out {out}")
+        echo(f"without effect, since its step is shared: {text}")
+    echo(f"go on with: cbst-mx run {out / 'experiment.yaml'} --out {out}")
 
 
 COMMANDS = (status, verify, diff, branch)

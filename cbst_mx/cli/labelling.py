@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from cbst_mx import METHODS
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo
 from cbst_mx.messages import listed
 
 __all__ = ["COMMANDS"]
@@ -65,7 +64,7 @@ _MAPS = (
         "--upsampling",
         default="bilinear",
         show_default=True,
-        type=click.Choice(["bilinear", "bicubic", "pillow"]),
+        type=choice(["bilinear", "bicubic", "pillow"]),
         help="How: bilinear as in this package's networks, bicubic as OpenCV does (a = -0.75), pillow as the authors' "
         "program does (Pillow's bicubic, a = -0.5, to S times the map, cropped to the image).",
     ),
@@ -89,7 +88,7 @@ _MAPS = (
         "--fidelity",
         default="paper",
         show_default=True,
-        type=click.Choice(["paper", "released"]),
+        type=choice(["paper", "released"]),
         help="Rules of the paper, or of the authors' released program (every 4th pixel).",
     ),
     click.option("--workers", default=1, show_default=True, type=int, help="Processes; the result is the same."),
@@ -98,7 +97,7 @@ _POLICY = click.option(
     "--policy",
     default="cbst",
     show_default=True,
-    type=click.Choice([*METHODS, *dict.fromkeys(METHODS.values())]),
+    type=choice([*METHODS, *dict.fromkeys(METHODS.values())]),
     metavar=f"[{'|'.join(METHODS)}]",
     help="st: one threshold for all classes (global, Algorithm 1); cbst: one per class (class-balanced, Algorithm 2); "
     "cbst-sp is cbst with --spatial-prior.",
@@ -150,14 +149,14 @@ def _announce(folder: Any, workers: int, portions: int, labels: bool) -> None:
     sizes = set(folder.sizes)
     size = " x ".join(map(str, sizes.pop())) if len(sizes) == 1 else "different sizes"
     wanted = needs(folder, workers=workers, portions=portions, labels=labels)
-    click.echo(
+    echo(
         f"{len(folder.names)} images of {size}, {folder.num_classes} classes ({folder.label_space.name}); "
         f"needs up to {wanted.disk / 1e6:.0f} MB on the disk and {wanted.memory / 1e6:.0f} MB of memory"
     )
     if folder.left_out:
-        click.echo(f"left out, as no maps: {listed(folder.left_out)}")
+        echo(f"left out, as no maps: {listed(folder.left_out)}")
     if folder.origin != "plain":
-        click.echo(
+        echo(
             f"warning: the classes of a pixel of {folder.paths[0].name} sum to {folder.sums()}, which origin "
             f"{folder.origin} explains",
             err=True,
@@ -179,7 +178,7 @@ def _run(
     if not check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers):
         raise click.UsageError("--portion or --portions must be given")
     _announce(folder, workers, len(portions or ()) + 1, portion is not None)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         result = run(
             folder,
             out,
@@ -191,18 +190,18 @@ def _run(
             workers=workers,
             progress=bars,
         )
-    console = Console()
+    console = Terminal()
     if portion is not None:
         console.print(_thresholds_table(result, folder.prior is not None))
-        click.echo(
+        echo(
             f"{100 * result['kept_portion']:.2f} % of the pixels kept; labels in {out / 'pseudo_labels'}, "
             f"thresholds in {out / 'kc.json'}"
         )
         for sentence in result.get("remarks", ()):
-            click.echo(f"warning: {sentence}", err=True)
+            echo(f"warning: {sentence}", err=True)
     if portions:
         console.print(_sweep_table(result["sweep"], portions))
-        click.echo(f"sweep in {out / 'sweep.csv'}")
+        echo(f"sweep in {out / 'sweep.csv'}")
 
 
 def _thresholds_table(record: Any, prior: bool) -> Table:
@@ -337,13 +336,13 @@ def count_(
         state.check_whole(folder)
         state.own_images = set(folder.names)
         if not state.counts.refine([policy], wanted):
-            click.echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
+            echo(f"{refine} holds these thresholds exactly already: a second count is not needed")
     if out.is_file():
         state = state.continued(State.load(out), folder)
     _announce(folder, workers, len(wanted), False)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         count(folder, state, out, workers=workers, progress=bars)
-    click.echo(f"counts of {len(folder.names)} images in {out}")
+    echo(f"counts of {len(folder.names)} images in {out}")
 
 
 @label.command()
@@ -364,7 +363,7 @@ def merge(states: tuple[Path, ...], out: Path) -> None:
         merged.merge(state, str(path))
     merged.save(out)
     pending = len(merged.counts.pending(merged.counts.names))
-    click.echo(
+    echo(
         f"counts of {len(merged.counts.names)} images in {out}"
         + (f"; {pending} of them are still to be counted a second time" if pending else "")
     )

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
-from cbst_mx.errors import CBSTError
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
+from cbst_mx.errors import DataError, StoppedError
 
 if TYPE_CHECKING:
+    from cbst_mx.data.photographs import Photographs
+    from cbst_mx.evaluation.prediction_folder import PredictionFolder
+    from cbst_mx.evaluation.predictor import Predictor
     from cbst_mx.networks.forms import Agreement
 
 __all__ = ["COMMANDS"]
@@ -37,21 +39,21 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
             "--inference",
             default="plain",
             show_default=True,
-            type=click.Choice(["plain", "fused", "int8"]),
+            type=choice(["plain", "fused", "int8"]),
             help="fused: oneDNN runs operators together, same result; int8: fastest, approximate. Both CPU only.",
         ),
         click.option(
             "--resampling",
             default="program",
             show_default=True,
-            type=click.Choice(["linear", "program"]),
+            type=choice(["linear", "program"]),
             help="How images are resized for the network; program: Lanczos and cubic, as the authors' program does.",
         ),
         click.option(
             "--upsampling",
             default="bilinear",
             show_default=True,
-            type=click.Choice(["bilinear", "bicubic", "pillow"]),
+            type=choice(["bilinear", "bicubic", "pillow"]),
             help="How its output becomes the image's size; bicubic: OpenCV's, pillow: as the authors' program does.",
         ),
         click.option("--flip/--no-flip", default=True, show_default=True, help="Average with the mirrored image."),
@@ -64,7 +66,7 @@ def _device(function: Callable[..., None]) -> Callable[..., None]:
 
 def _say_agreement(near: Agreement | None) -> None:
     if near is not None:
-        click.echo(
+        echo(
             f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % "
             f"of the positions, relative error of the logits {100 * near.relative_error:.2f} %"
         )
@@ -87,7 +89,7 @@ def _say_agreement(near: Agreement | None) -> None:
 @click.option("--fold", type=click.IntRange(0), help="Which of the ten folds (nthu).")
 @click.option("--scales", help="Multi-scale testing: comma-separated factors, for example 0.5,0.75,1.")
 @click.option(
-    "--combine", type=click.Choice(["mean", "max"]), default="mean", show_default=True, help="How scales are combined."
+    "--combine", type=choice(["mean", "max"]), default="mean", show_default=True, help="How scales are combined."
 )
 @click.option("--long-side", type=click.IntRange(32), help="Longer side of the network's input; default: the image's.")
 @click.option("--out", type=FILE, help="Write the result as JSON here as well.")
@@ -115,7 +117,7 @@ def evaluate(
     from cbst_mx.report.tables import iou_table
 
     factors = _factors(scales)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         evaluation = evaluate_parameters(
             parameters,
             data,
@@ -132,11 +134,11 @@ def evaluate(
             progress=partial(bars, "evaluation"),
         )
     _say_agreement(evaluation.agreement)
-    Console().print(iou_table({parameters.parent.name: evaluation.result}, evaluation.label_space))
+    Terminal().print(iou_table({parameters.parent.name: evaluation.result}, evaluation.label_space))
     protocol = evaluation.protocol
     comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
     combined = f" combined by {combine}" if len(factors) > 1 else ""
-    click.echo(
+    echo(
         f"{evaluation.images} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
         f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
     )
@@ -163,6 +165,7 @@ def _factors(scales: str | None) -> list[float]:
 @_device
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results; created when it is not there.")
+@click.option("--overwrite", is_flag=True, help="Make everything anew, in the place of results that are in --out.")
 def predict(
     parameters: Path,
     ctx: str,
@@ -174,30 +177,31 @@ def predict(
     calibration_images: int,
     images: tuple[Path, ...],
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Segment IMAGES (files or folders) with the network of --parameters.
 
     Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
     rotation marks (EXIF) say. Writes OUT/NAME_label.png (trainIds with the classes' palette) and OUT/NAME_overlay.png
-    (the image under the class colours). An existing result is not overwritten.
+    (the image under the class colours); OUT/predict.json until all are there. After a stop the same command goes on.
+    What is there already is not overwritten without --overwrite. Images that cannot be read are named at the end, and
+    the exit code is 1; the others are done.
     """
     from cbst_mx import load_network
-    from cbst_mx.data.image_files import write_label_png, write_rgb_png
-    from cbst_mx.data.photographs import ReadOnce, find_photographs
-    from cbst_mx.report.figures import overlay
+    from cbst_mx.data.photographs import find_photographs
+    from cbst_mx.evaluation.prediction_folder import PredictionFolder, refusal
 
-    chosen, left_out = find_photographs(images, out)
-    for name in chosen.names:
-        for result in (out / f"{name}_label.png", out / f"{name}_overlay.png"):
-            if result.exists():
-                raise CBSTError(f"{result} exists already: give another folder with --out")
+    refused: dict[str, str] = {}
+    chosen, left_out = find_photographs(images, out, refused)
+    total = len(chosen) + len(refused)
+    calibrated = calibration_images if inference == "int8" else 0
+    settings = {"flip": flip, "upsampling": upsampling, "resampling": resampling, "int8": calibrated}
+    folder = PredictionFolder(out, parameters, settings, chosen, overwrite=overwrite)
     if left_out:
-        click.echo(left_out)
+        echo(left_out)
     turned = sum(turn != 1 for turn in chosen.turns)
     if turned:
-        click.echo(
-            f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
-        )
+        echo(f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them")
     predictor = load_network(
         parameters,
         ctx,
@@ -210,14 +214,31 @@ def predict(
         calibration=chosen.subset(range(min(calibration_images, len(chosen)))),
     )
     _say_agreement(predictor.agreement)
-    space = predictor.label_space
-    pictures = ReadOnce(chosen)
-    with Bars(Console()) as bars:
-        for index, label in enumerate(predictor.labels(pictures)):
-            write_label_png(out / f"{chosen.names[index]}_label.png", label, space)
-            write_rgb_png(out / f"{chosen.names[index]}_overlay.png", overlay(pictures.take(index), label, space))
-            bars("prediction", index + 1, len(chosen))
-    click.echo(f"{len(chosen)} images segmented into {out}")
+    if len(folder.left) < len(chosen):
+        echo(f"{len(chosen) - len(folder.left)} of {len(chosen)} images are done already")
+    _predict(predictor, chosen, folder, refused)
+    echo(f"{total - len(refused)} images segmented into {out}")
+    if refused:
+        raise DataError(refusal(refused, total))
+    folder.close()
+
+
+def _predict(predictor: Predictor, images: Photographs, folder: PredictionFolder, refused: dict[str, str]) -> None:
+    """Predict what is left, into the folder; name and reason of what cannot be read go into `refused`."""
+    from cbst_mx.data.photographs import ReadOnce
+    from cbst_mx.report.figures import overlay
+
+    pictures = ReadOnce(images.subset(folder.left), refused)
+    with Bars(Terminal()) as bars:
+        try:
+            for place, label in enumerate(predictor.labels(pictures)):
+                if pictures.names[place] not in refused:
+                    shown = overlay(pictures.take(place), label, predictor.label_space)
+                    folder.write(folder.left[place], label, shown, predictor.label_space)
+                bars("prediction", place + 1, len(pictures))
+        except StoppedError as error:
+            error.keep("all")
+            raise
 
 
 COMMANDS = (evaluate, predict)

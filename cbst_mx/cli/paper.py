@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FOLDER
+from cbst_mx.cli.base import FOLDER, Terminal, choice, echo
 
 __all__ = ["COMMANDS"]
 
@@ -34,8 +33,8 @@ def table(number: int, everything: bool) -> None:
     chosen = rows(number, own=not everything)
     for row in chosen:
         groups.setdefault((row.city, row.network, row.own), []).append(row)
-    console = Console()
-    click.echo(TABLES[number].title)
+    console = Terminal()
+    echo(TABLES[number].title)
     for (city, network, own), members in groups.items():
         title = ", ".join(filter(None, (city, network, "" if own else "compared methods")))
         console.print()
@@ -44,16 +43,16 @@ def table(number: int, everything: bool) -> None:
     for row in chosen:
         for note in row.notes:
             where = f"{row.city}, " if row.city else ""
-            click.echo(f"? {where}{row.network}, {row.method}: {note}")
+            echo(f"? {where}{row.network}, {row.method}: {note}")
     codes = "; ".join(f"{code} {meaning}" for code, meaning in EVIDENCE.items())
-    click.echo(f"evidence, with the number of the table: {codes}")
+    echo(f"evidence, with the number of the table: {codes}")
 
 
 @click.command("check-paper")
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--table", "number", type=_TABLE, help="Table of the paper. Default: the experiment's.")
 @click.option("--row", help='Row as printed, such as "CBST-SP". Default: the experiment\'s.')
-@click.option("--network", type=click.Choice(["resnet38", "fcn8s"]), help="Network of the row. Default: the run's.")
+@click.option("--network", type=choice(["resnet38", "fcn8s"]), help="Network of the row. Default: the run's.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, min_open=True),
@@ -84,21 +83,21 @@ def check_paper(
     wanted = find_run_row(folders[0], table=number, row=row, network=network)
     result = check(wanted, folders, tolerance=TOLERANCE if tolerance is None else tolerance)
     name = ", ".join(filter(None, (f"table {wanted.table}", wanted.city, wanted.network, wanted.method)))
-    click.echo(f"{name}: {', '.join(str(folder) for folder in folders)}, {result.stage}")
-    Console().print(check_table(result))
+    echo(f"{name}: {', '.join(str(folder) for folder in folders)}, {result.stage}")
+    Terminal().print(check_table(result))
     for note in result.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     allowed = TOLERANCE if tolerance is None else tolerance
     classes = class_tolerance(allowed, len(wanted.iou))
-    click.echo(
+    echo(
         f"tolerance: {allowed:g} points up or down for means, {classes:.1f} for classes"
         + ("; our choice: the published numbers are of one run each, without a spread" if tolerance is None else "")
     )
     if result.best is not None:
-        click.echo(f"{BEST}: round {result.best.round}, mIoU {result.best.miou:.1f}: {result.best.verdict}")
+        echo(f"{BEST}: round {result.best.round}, mIoU {result.best.miou:.1f}: {result.best.verdict}")
     if result.chosen is not None:
-        click.echo(f"{UNLABELLED}: round {result.chosen.round}, mIoU {result.chosen.miou:.1f}: {result.chosen.verdict}")
-    click.echo(f"verdict: {result.verdict}")
+        echo(f"{UNLABELLED}: round {result.chosen.round}, mIoU {result.chosen.miou:.1f}: {result.chosen.verdict}")
+    echo(f"verdict: {result.verdict}")
     if result.missed:
         raise click.exceptions.Exit(3)
 

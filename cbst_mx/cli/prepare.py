@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FOLDER, Bars
+from cbst_mx.cli.base import FOLDER, Bars, Terminal, choice, echo
 
 __all__ = ["COMMANDS"]
 
@@ -47,7 +46,7 @@ def gta5(root: Path, out: Path, size: tuple[int, int] | None, workers: int) -> N
     from cbst_mx.label_space import CITYSCAPES_19
 
     images = reader.open_labelled(root, CITYSCAPES_19)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         written = resize_pairs(
             images,
             out / "images",
@@ -56,14 +55,12 @@ def gta5(root: Path, out: Path, size: tuple[int, int] | None, workers: int) -> N
             workers=workers,
             progress=partial(bars, "files"),
         )
-    click.echo(f"{written:,} of {2 * len(images):,} files made, the others were there: {out}")
+    echo(f"{written:,} of {2 * len(images):,} files made, the others were there: {out}")
 
 
 @prepare.command()
 @click.argument("root", type=FOLDER)
-@click.option(
-    "--labels", type=click.Choice(["raw", "ids"]), default="raw", show_default=True, help="What GT/LABELS holds."
-)
+@click.option("--labels", type=choice(["raw", "ids"]), default="raw", show_default=True, help="What GT/LABELS holds.")
 @_WORKERS
 def synthia(root: Path, labels: str, workers: int) -> None:
     """Write the labels of SYNTHIA-RAND-CITYSCAPES as 8-bit trainId PNGs beside the originals.
@@ -78,9 +75,9 @@ def synthia(root: Path, labels: str, workers: int) -> None:
     images = reader.open_labelled(root, SYNTHIA_16, labels=labels)
     folder = reader.label_folder(root, "trainIds", SYNTHIA_16)
     outputs = [folder / path.name for path in images.label_paths]
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         written = write_train_ids(images, outputs, workers=workers, progress=partial(bars, "labels"))
-    click.echo(f"{written:,} of {len(images):,} labels written, the others were there: {folder}")
+    echo(f"{written:,} of {len(images):,} labels written, the others were there: {folder}")
 
 
 @prepare.command()
@@ -101,9 +98,9 @@ def cityscapes(root: Path, splits: tuple[str, ...], workers: int) -> None:
     for split in splits:
         images = reader.open_labelled(root, split, CITYSCAPES_19)
         outputs = [path.with_name(path.name.replace("_labelIds", "_labelTrainIds")) for path in images.label_paths]
-        with Bars(Console()) as bars:
+        with Bars(Terminal()) as bars:
             written = write_train_ids(images, outputs, workers=workers, progress=partial(bars, split))
-        click.echo(f"{split}: {written:,} of {len(images):,} labels written, the others were there")
+        echo(f"{split}: {written:,} of {len(images):,} labels written, the others were there")
 
 
 COMMANDS = (prepare,)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars
+from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
 
 if TYPE_CHECKING:
     from cbst_mx.data import LabelledImageSet
@@ -40,7 +39,7 @@ def prior() -> None:
 @click.option("--sigma", type=float, help="Its standard deviation in those pixels. Default: a sixth of its size.")
 @click.option(
     "--normalisation",
-    type=click.Choice(["sum", "maximum", "frequency"]),
+    type=choice(["sum", "maximum", "frequency"]),
     help="Divide each class map by its mean (sum: a distribution over the pixels) or its largest value, or all by the "
     "number of images. Default: sum.",
 )
@@ -89,7 +88,7 @@ def build(
     grid = grid or (256, 512)
     kernel = spatial_prior.KERNEL if kernel is None else kernel
     normalisation = normalisation or spatial_prior.NORMALISATIONS[0]
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         maps = spatial_prior.estimate(
             labelled,
             grid,
@@ -109,9 +108,9 @@ def build(
     prior_files.save(out, maps, metadata)
     absent = [name for name, plane in zip(names, maps) if not plane.any()]
     if absent:
-        click.echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
+        echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
     what = f"{len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps"
-    click.echo(f"prior of {what} (normalisation {normalisation}) in {out}")
+    echo(f"prior of {what} (normalisation {normalisation}) in {out}")
 
 
 def _open_source(
@@ -152,7 +151,7 @@ def show(file: Path, space_name: str | None, out: Path) -> None:
         titles = metadata.get("names") or numbered(len(maps)).names
     caption = _caption(maps.shape, metadata)
     write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], caption))
-    click.echo(f"{len(maps)} class maps drawn in {out} ({caption})")
+    echo(f"{len(maps)} class maps drawn in {out} ({caption})")
 
 
 @prior.command("import")
@@ -180,11 +179,11 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
         metadata["names"] = list(find(space_name, len(maps), origin=str(file), read=read_label_space).names)
     prior_files.save(out, maps, metadata)
     if clamped:
-        click.echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
+        echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
     else:
-        click.echo("no negative values")
+        echo("no negative values")
     classes = f"{len(maps)} classes ({space_name or 'without names: give --label-space to name them'})"
-    click.echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
+    echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
 
 
 def _caption(shape: tuple[int, ...], metadata: dict[str, Any]) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from cbst_mx.cli.base import FILE, FOLDER, Bars
+from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.messages import stage_title
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _SPLIT = click.option(
-    "--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="1,525 or 500 images."
+    "--split", type=choice(["test", "val"]), default="test", show_default=True, help="1,525 or 500 images."
 )
 
 
@@ -73,17 +72,17 @@ def results(
         _show_set(opened, chosen, title, sets[title], samples=samples, seed=seed, worst=worst)
         for title in ([name] if name else sets)
     ]
-    click.echo(opened.adaptation)
+    echo(opened.adaptation)
     best = find_best_round(opened)
     if best is not None:
-        click.echo(f"{BEST} on {opened.leading}: {best.text}")
+        echo(f"{BEST} on {opened.leading}: {best.text}")
         for one in record:
             if one["set"] == opened.leading:
                 one["best_round"] = {**vars(best), "chosen": BEST}
     _show_choice(opened)
     if out:
         write_json(out, record)
-        click.echo(f"results in {out}")
+        echo(f"results in {out}")
 
 
 def _show_choice(run: RunResults) -> None:
@@ -93,7 +92,7 @@ def _show_choice(run: RunResults) -> None:
     choice = run.label_free_choice()
     if choice is not None:
         miou = "" if run.leading is None else f", mIoU {100 * run.miou(choice.stage):.1f}"
-        click.echo(f"{UNLABELLED}: round {choice.stage}, {choice.score:.3f}{miou}")
+        echo(f"{UNLABELLED}: round {choice.stage}, {choice.score:.3f}{miou}")
 
 
 def _show_snapshots(run: RunResults, out: Path | None) -> None:
@@ -104,13 +103,13 @@ def _show_snapshots(run: RunResults, out: Path | None) -> None:
 
     found = read_snapshots(run)
     chosen = choose(found)
-    click.echo(f"source network after {', '.join(str(one.epoch) for one in found)} epochs")
-    Console().print(snapshot_table(found, chosen))
+    echo(f"source network after {', '.join(str(one.epoch) for one in found)} epochs")
+    Terminal().print(snapshot_table(found, chosen))
     for rule in chosen:
-        click.echo(RULES[rule])
+        echo(RULES[rule])
     if out:
         write_json(out, as_json(found))
-        click.echo(f"results in {out}")
+        echo(f"results in {out}")
 
 
 def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None) -> None:
@@ -123,13 +122,13 @@ def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None
         for stage in (run.evaluated if stages is None else stages)
     ]
     titles = [stage_title(one["round"]) for one in record]
-    click.echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
-    Console().print(label_free_table(dict(zip(titles, record))))
-    click.echo(run.adaptation)
+    echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
+    Terminal().print(label_free_table(dict(zip(titles, record))))
+    echo(run.adaptation)
     _show_choice(run)
     if out:
         write_json(out, record)
-        click.echo(f"results in {out}")
+        echo(f"results in {out}")
 
 
 def _show_set(
@@ -140,22 +139,22 @@ def _show_set(
     from cbst_mx.evaluation.paper_tables import TABLES, matches_table
     from cbst_mx.report.tables import class_table, protocol_table, worst_images_table
 
-    console = Console()
+    console = Terminal()
     try:
         scored, refused = protocols.evaluate(matrices, samples=samples, seed=seed)
     except DataError as error:
         raise DataError(f"{run.folder.stage(index).confusion}, {name}: {error}") from error
     bad = protocols.worst_images(matrices, worst)
     stage = stage_title(index) + (f" of {run.rounds}" if index else "")
-    click.echo(f"{stage}, {name}, {len(matrices.images)} images; {samples} bootstrap samples, seed {seed}")
+    echo(f"{stage}, {name}, {len(matrices.images)} images; {samples} bootstrap samples, seed {seed}")
     console.print(protocol_table(scored))
     for protocol, reason in refused.items():
-        click.echo(f"{protocol} cannot be computed: {reason}")
+        echo(f"{protocol} cannot be computed: {reason}")
     data, images = run.validation(name), run.images(name)
     described = {} if data is None else data.model_dump()
     tables = [number for number in TABLES if matches_table(number, described, images)]
     if not tables or run.settings.smoke:
-        click.echo("These are not the images of the paper's tables, or a smoke test: compare no number with them.")
+        echo("These are not the images of the paper's tables, or a smoke test: compare no number with them.")
     console.print(class_table(matrices))
     if bad:
         console.print(worst_images_table(bad))
@@ -192,15 +191,15 @@ def compare(base: Path, runs: tuple[Path, ...], name: str | None, samples: int, 
     from cbst_mx.report.tables import comparison_table
 
     rows = compare_runs([base, *runs], name=name, samples=samples, seed=seed)
-    Console().print(comparison_table(rows))
+    Terminal().print(comparison_table(rows))
     for target in dict.fromkeys(row.target for row in rows):
-        click.echo(f"{', '.join(row.name for row in rows if row.target == target)}: {target}")
+        echo(f"{', '.join(row.name for row in rows if row.target == target)}: {target}")
     if differ_in_target(rows):
-        click.echo("adapted on different images: a gain is not of the method alone")
-    click.echo(f"seeds {', '.join(map(str, rows[0].seeds))}; {samples} bootstrap samples of the images, seed {seed}")
+        echo("adapted on different images: a gain is not of the method alone")
+    echo(f"seeds {', '.join(map(str, rows[0].seeds))}; {samples} bootstrap samples of the images, seed {seed}")
     if out:
         write_json(out, [row.to_json() for row in rows])
-        click.echo(f"comparison in {out}")
+        echo(f"comparison in {out}")
 
 
 @click.command("export-server")
@@ -211,7 +210,7 @@ def compare(base: Path, runs: tuple[Path, ...], name: str | None, samples: int, 
     "space_name",
     default="cityscapes-19",
     show_default=True,
-    type=click.Choice(["cityscapes-19", "synthia-16", "nthu-13"]),
+    type=choice(["cityscapes-19", "synthia-16", "nthu-13"]),
     help="What the trainIds mean.",
 )
 @_SPLIT
@@ -225,9 +224,9 @@ def export_server(predictions: Path, out: Path, space_name: str, split: str) -> 
     from cbst_mx.label_space import get_label_space
 
     found = find_predictions(predictions)
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         export(found, out, label_space=get_label_space(space_name), progress=functools.partial(bars, "pack"))
-    click.echo(f"{len(found)} images in {out}")
+    echo(f"{len(found)} images in {out}")
     _check(out, split)
 
 
@@ -245,14 +244,14 @@ def validate_server(archive: Path, split: str) -> None:
 def _check(archive: Path, split: str) -> None:
     from cbst_mx.evaluation.server_export import problems
 
-    with Bars(Console()) as bars:
+    with Bars(Terminal()) as bars:
         found = problems(archive, split=split, progress=functools.partial(bars, "check"))
     for problem in found:
-        click.echo(problem)
+        echo(problem)
     if found:
-        click.echo(f"{archive}: {len(found)} problem{'s' if len(found) > 1 else ''}")
+        echo(f"{archive}: {len(found)} problem{'s' if len(found) > 1 else ''}")
         raise click.exceptions.Exit(1)
-    click.echo(f"{archive}: nothing wrong")
+    echo(f"{archive}: nothing wrong")
 
 
 COMMANDS = (results, compare, export_server, validate_server)

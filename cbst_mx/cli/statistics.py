@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from cbst_mx.cli.base import FILE
+from cbst_mx.cli.base import FILE, Terminal, choice, echo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,10 +49,10 @@ def class_statistics(file: Path, space_name: str | None, worst: int, priority: f
         marks = [f"worst {result['worst'].index(index) + 1}"] if index in result["worst"] else []
         marks += ["priority"] if index in result["priority"] else []
         table.add_row(name, str(count), f"{100 * portion:.3f}", ", ".join(marks))
-    Console().print(table)
+    Terminal().print(table)
     if out:
         write_json(out, result)
-        click.echo(f"result in {out}")
+        echo(f"result in {out}")
 
 
 @click.command("select-images")
@@ -61,7 +60,7 @@ def class_statistics(file: Path, space_name: str | None, worst: int, priority: f
 @click.option("--keep", required=True, type=click.IntRange(1), help="How many images.")
 @click.option(
     "--method",
-    type=click.Choice(["class-balanced", "confidence"]),
+    type=choice(["class-balanced", "confidence"]),
     default="class-balanced",
     show_default=True,
     help="Score: mean over an image's predicted classes of the mean confidence of each; or mean over its pixels.",
@@ -106,12 +105,12 @@ def select_images(file: Path, keep: int, method: str, out: Path, scores: Path | 
         table.add_column(title, justify="right")
     for name, *values in zip(names, *portions):
         table.add_row(name, *(f"{100 * value:.3f}" for value in values))
-    Console().print(table)
-    click.echo(f"{keep} of {len(statistics)} images kept, those with a {method} score of {selection.threshold:.6f} up")
+    Terminal().print(table)
+    echo(f"{keep} of {len(statistics)} images kept, those with a {method} score of {selection.threshold:.6f} up")
     lost = [name for name, old, new in zip(names, before, after) if old and not new]
     covered = f"{(after > 0).sum()} of the {(before > 0).sum()} predicted classes covered"
-    click.echo(covered + (f", without {', '.join(lost)}" if lost else ""))
-    click.echo(f"names in {out}, threshold in {out}.json")
+    echo(covered + (f", without {', '.join(lost)}" if lost else ""))
+    echo(f"names in {out}, threshold in {out}.json")
 
 
 def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cbst_mx.cli.base import FILE
+from cbst_mx.cli.base import FILE, Terminal, choice, echo
 
 if TYPE_CHECKING:
     from cbst_mx.networks.inputs import InputForm, Told
@@ -25,7 +24,7 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
 
 @click.command("import-weights")
 @click.argument("file")
-@click.option("--network", "name", required=True, type=click.Choice(["fcn8s", "resnet38"]), help="The network to fill.")
+@click.option("--network", "name", required=True, type=choice(["fcn8s", "resnet38"]), help="The network to fill.")
 @click.option("--num-classes", required=True, type=click.IntRange(2), metavar="C", help="Its number of classes.")
 @click.option("--out", required=True, type=FILE, help="Parameter file to write; replaced if it exists.")
 @click.option(
@@ -39,9 +38,7 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
     help="Classes of FILE, where the network has only some of them: their scores are kept, by name.",
 )
 @click.option("--width", type=float, help="Multiplier of the network's channels. Default: 1, or the file's own.")
-@click.option(
-    "--batch-norm", type=click.Choice(["none", "frozen", "batch"]), help="Default: the network's, or the file's."
-)
+@click.option("--batch-norm", type=choice(["none", "frozen", "batch"]), help="Default: the network's, or the file's.")
 @click.option(
     "--option",
     "options",
@@ -52,13 +49,13 @@ _STYLES = {"matched": "", "missing": "yellow", "shape mismatch": "red", "unexpec
 )
 @click.option(
     "--channels",
-    type=click.Choice(["rgb", "bgr"]),
+    type=choice(["rgb", "bgr"]),
     help="Order of the colours that FILE was trained with; Caffe's networks take bgr. Default: rgb.",
 )
 @click.option(
     "--range",
     "scale",
-    type=click.Choice(["normalised", "caffe"]),
+    type=choice(["normalised", "caffe"]),
     help="Values that FILE was trained with: normalised, in [0, 1] minus mean divided by std; caffe, 0 to 255 minus "
     "mean. Default: normalised.",
 )
@@ -131,9 +128,9 @@ def import_weights(
     def look(told: Told) -> None:
         sentences = contradictions(told, form or InputForm())
         for sentence in sentences:
-            click.echo(f"warning: {sentence}", err=True)
+            echo(f"warning: {sentence}", err=True)
         if not sentences:
-            click.echo(told_text(told))
+            echo(told_text(told))
 
     spec, space = write(
         source,
@@ -146,11 +143,11 @@ def import_weights(
         form=form,
         show=functools.partial(_show, source.format),
         look=look,
-        warn=lambda sentence: click.echo(f"warning: {sentence}", err=True),
+        warn=lambda sentence: echo(f"warning: {sentence}", err=True),
     )
     meaning = "of whole images" if space is None else f"({space.name})"
     turned = f" ({Path(file).name} took BGR: its first layer was turned)" if channels == "bgr" else ""
-    click.echo(
+    echo(
         f"{out}: {name} with {num_classes} classes {meaning}, for {spec.input_text()}{turned}; "
         f"{out.name}.json belongs to it"
     )
@@ -160,7 +157,7 @@ def _show(form: str, comparison: Comparison) -> None:
     """Print a line per tensor of a file of the format `form`, and how many are what."""
     from cbst_mx.networks.weights import SEED
 
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     if not console.is_terminal:
         console.width = 120  # for the longest names; rich takes 80 where it cannot ask
     console.print(_table(comparison.rows))

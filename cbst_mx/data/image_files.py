@@ -48,6 +48,7 @@ from cbst_mx.data.image_headers import (
     without_turn,
 )
 from cbst_mx.data.jpeg_parts import check_scans, check_tiff_parts
+from cbst_mx.data.png_parts import check_chunks, check_rows, pixels_alone
 from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.files import write_bytes
 from cbst_mx.label_space import LabelSpace
@@ -96,8 +97,7 @@ _GREY_STRETCH = {2: 85, 4: 17}
 # Photographs are a tenth smaller at zlib level 6, and take four times as long.
 _RGB_COMPRESSION = 1
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_CHANNELS = {"grey": 1, "palette": 1, "grey+alpha": 2, "rgb": 3, "rgba": 4}
+_LONGEST_SIDE = 1_000_000  # pixels; OpenCV's libpng refuses more, and says so on the terminal
 
 
 def read_rgb(path: PathLike) -> np.ndarray:
@@ -131,7 +131,8 @@ def read_rgb(path: PathLike) -> np.ndarray:
         return _jpeg(content, path)
     if header.format == "PNG" and header.bits == 8 and header.colour in ("rgb", "rgba"):
         # OpenCV is a third faster than Pillow here, and refuses what ends too early
-        decoded = _opencv(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        plain = pixels_alone(content)
+        decoded = None if plain is None else _opencv(plain, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if decoded is not None:
             return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
@@ -183,7 +184,7 @@ def read_label(path: PathLike) -> np.ndarray:
             f"label {path} must state 255 or 65535 as its largest value, got {header.top}: save it as grey PNG"
         )
     if header.format == "PNG" and header.bits == 8:
-        plain = _as_grey_png(content)
+        plain = pixels_alone(content, grey=True)
         decoded = None if plain is None else _opencv(plain, cv2.IMREAD_UNCHANGED)
         if decoded is not None and decoded.shape == (header.height, header.width) and decoded.dtype == np.uint8:
             return decoded
@@ -219,10 +220,11 @@ def read_rgb16(path: PathLike) -> np.ndarray:
             f"{header.bits} bits"
         )
     try:
-        content = Path(path).read_bytes()
-        _check_png(content)
+        with open_regular(path, "image") as stream:
+            content = stream.read()
+        check_chunks(content)
         # OpenCV gives blue, green, red, whatever the file.
-        decoded = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        decoded = _opencv(pixels_alone(content) or b"", cv2.IMREAD_UNCHANGED)
         if decoded is None or decoded.dtype != np.uint16:
             raise ValueError("OpenCV cannot decode it")
         return decoded[..., 2::-1]
@@ -333,36 +335,12 @@ def _jpeg(content: bytes, path: PathLike) -> np.ndarray:
 
 def _opencv(content: bytes, flags: int) -> np.ndarray | None:
     """Return what OpenCV decodes, None where it refuses: another decoder says why."""
+    if max(int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) > _LONGEST_SIDE:
+        return None
     try:
         return cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     except cv2.error:  # one side longer than OpenCV's limit
         return None
-
-
-def _as_grey_png(content: bytes) -> bytes | None:
-    """Return a PNG of one channel as a grey one, of which OpenCV gives the values as stored, twice as fast as Pillow.
-
-    Only the pixels' data are kept: palettes, transparency and gamma change no id. None if a chunk that is left out is
-    damaged or the file ends early.
-    """
-    place, end = len(_PNG_SIGNATURE), len(content)
-    parts = [_PNG_SIGNATURE]
-    while place + 12 <= end:
-        after = place + 12 + int.from_bytes(content[place : place + 4], "big")
-        kind = content[place + 4 : place + 8]
-        if kind in (b"IDAT", b"IEND"):
-            parts.append(content[place:after])
-        elif after > end or zlib.crc32(content[place + 4 : after - 4]) != int.from_bytes(
-            content[after - 4 : after], "big"
-        ):
-            return None
-        elif kind == b"IHDR":
-            header = kind + content[place + 8 : place + 17] + b"\0" + content[place + 18 : after - 4]
-            parts.append(content[place : place + 4] + header + zlib.crc32(header).to_bytes(4, "big"))
-        if kind == b"IEND":
-            return b"".join(parts)
-        place = after
-    return None
 
 
 def _pillow(
@@ -373,7 +351,7 @@ def _pillow(
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         if header.format == "PNG":
-            _check_png_data(content, header)
+            check_rows(content, header)
         if header.format == "TIFF" and header.turn != 1:
             content = without_turn(content)  # which Pillow would apply
         if header.format == "BMP" and header.colour == "palette":
@@ -391,46 +369,6 @@ def _pillow(
 
 def _damaged(what: str, path: PathLike, error: BaseException) -> DamagedError:
     return DamagedError(f"{what} {path} cannot be read, the file is damaged or truncated ({error})")
-
-
-def _check_png_data(content: bytes, header: Header) -> None:
-    """Refuse a PNG whose data end before its last row (ValueError): Pillow would read zeros in their place."""
-    data = zlib.decompressobj()
-    depth = header.bits * _PNG_CHANNELS.get(header.colour, 1)
-    if len(content) < 29:
-        raise ValueError("it ends in its header")
-    if content[28] == 0:
-        passes = [(header.height, header.width)]
-    else:  # Adam7: seven images of every 8th, 4th, 2nd pixel
-        starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-        passes = [
-            (-(-max(0, header.height - top) // down), -(-max(0, header.width - left) // right))
-            for top, left, down, right in starts
-        ]
-    wanted = sum(rows * (1 + -(-columns * depth // 8)) for rows, columns in passes if rows and columns)
-    found, place = 0, len(_PNG_SIGNATURE)
-    while place + 12 <= len(content) and not data.eof and found < wanted:
-        length = int.from_bytes(content[place : place + 4], "big")
-        if content[place + 4 : place + 8] == b"IDAT":
-            found += len(data.decompress(content[place + 8 : place + 8 + length], wanted - found))
-        place += 12 + length
-    if found < wanted:
-        raise ValueError(f"its data hold {found} of {wanted} bytes")
-
-
-def _check_png(content: bytes) -> None:
-    """Refuse a PNG that ends too early or has a chunk that does not fit its checksum (ValueError)."""
-    view, start = memoryview(content), len(_PNG_SIGNATURE)
-    while start + 12 <= len(view):  # a chunk: length (4 bytes), kind (4), data, checksum of kind and data (4)
-        end = start + 12 + int.from_bytes(view[start : start + 4], "big")
-        if end > len(view):
-            break
-        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise ValueError("wrong checksum")
-        if view[start + 4 : start + 8] == b"IEND":
-            return
-        start = end
-    raise ValueError("it ends too early")
 
 
 def _write_png(path: PathLike, image: Image.Image, compress_level: int) -> None:

@@ -13,10 +13,12 @@ import struct
 from typing import IO, NamedTuple, Union
 
 from cbst_mx.errors import DamagedError, DataError
+from cbst_mx.files import DEFLATE
 
 __all__ = [
     "Header",
     "PathLike",
+    "check_whole",
     "open_regular",
     "parse_header",
     "read_header",
@@ -30,6 +32,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 _START = 1 << 16  # bytes read of a file that has no index of its parts
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgba"}
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_COLOURS = {1: "grey", 3: "rgb", 4: "cmyk"}
 _TIFF_COLOURS = {0: "inverted grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "ycbcr", 8: "lab"}
@@ -39,6 +42,8 @@ _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _TIFF_SINGLE = frozenset((256, 257, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323))
 _TIFF_PRIVATE = 32768
 _TIFF_FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_TIFF_PARTS = frozenset((273, 279, 324, 325))  # places and lengths of strips and tiles
+_MOST_PARTS = 100_000
 _MOST_PAGES = 1000
 
 
@@ -46,10 +51,11 @@ class Header(NamedTuple):
     """Form of an image file, as its bytes state it.
 
     ``format`` is Pillow's name ("PNG", "JPEG"); ``bits`` counts those of one channel; ``colour`` is "grey", "inverted
-    grey", "palette", "grey+alpha", "rgb", "rgba", "cmyk" or another word; ``whole`` is False for a PNG without its end;
-    ``lossy`` names a codec that changes values, else it is empty; ``turn`` is the EXIF mark of rotation, 1 for none;
-    ``pages`` counts the images in the file, 2 for any animation; ``beyond`` the bytes behind its end, which are no
-    harm; ``top`` is the largest value that it states (PPM), else 0.
+    grey", "palette", "grey+alpha", "rgb", "rgba", "cmyk" or another word; ``whole`` is False where the end of the file
+    is missing, by the mark of its end or the place of its pixels, or it is too short for its pixels; ``lossy`` names a
+    codec that changes values, else it is empty; ``turn`` is the EXIF mark of rotation, 1 for none; ``pages`` counts the
+    images in the file, 2 for any animation; ``beyond`` the bytes behind its end, which are no harm; ``top`` is the
+    largest value that it states (PPM), else 0.
     """
 
     format: str
@@ -87,6 +93,20 @@ def read_header(path: PathLike, what: str = "image") -> Header:
         raise system_refusal(what, path, error) from error
 
 
+def check_whole(path: PathLike, what: str = "image") -> Header:
+    """Return the header of an image file whose end is there: a look that costs little, before the file is needed.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_header`, and if the end is missing.
+    """
+    header = read_header(path, what)
+    if not header.whole:
+        raise DamagedError(f"{what} {path} cannot be read, the file is damaged or truncated (its end is missing)")
+    return header
+
+
 def parse_header(stream: IO[bytes], size: int, path: PathLike, what: str = "image") -> Header:
     """Read what an image in a stream of `size` bytes says of itself; `path` and `what` are for errors.
 
@@ -102,7 +122,10 @@ def parse_header(stream: IO[bytes], size: int, path: PathLike, what: str = "imag
     try:
         for begins, read in _FORMATS:
             if begins(start):
-                return read(stream, start, size)
+                header = read(stream, start, size)
+                if header.height < 1 or header.width < 1:
+                    raise ValueError(f"it states {header.height} x {header.width} pixels")
+                return header
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise DamagedError(
             f"{what} {path} cannot be read, the file is damaged or truncated (its header: {error})"
@@ -157,11 +180,13 @@ def _png(stream: IO[bytes], start: bytes, size: int) -> Header:
             whole, beyond = place <= size, max(0, size - place)
             break
     colour = _PNG_COLOURS.get(kind, "unknown")
+    whole = whole and height * (width * bits * _PNG_CHANNELS.get(kind, 1) // 8) <= DEFLATE * size
     return Header("PNG", height, width, bits, colour, whole, turn=turn, pages=pages, beyond=beyond)
 
 
 def _jpeg(stream: IO[bytes], start: bytes, size: int) -> Header:
     turn, place = 1, 2
+    found: tuple[int, int, int, str] | None = None
     while place + 4 <= size:
         stream.seek(place)
         part = stream.read(4)
@@ -175,10 +200,9 @@ def _jpeg(stream: IO[bytes], start: bytes, size: int) -> Header:
             place += 2
             continue
         length = struct.unpack(">H", part[2:])[0]
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+        if found is None and 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             bits, height, width, channels = struct.unpack(">BHHB", stream.read(6))
-            colour = _JPEG_COLOURS.get(channels, f"{channels} channels")
-            return Header("JPEG", height, width, bits, colour, lossy="JPEG", turn=turn)
+            found = height, width, bits, _JPEG_COLOURS.get(channels, f"{channels} channels")
         if kind == 0xE1:
             contents = stream.read(min(length, _START))
             if contents.startswith(b"Exif\0\0"):
@@ -186,7 +210,21 @@ def _jpeg(stream: IO[bytes], start: bytes, size: int) -> Header:
         if kind in (0xDA, 0xD9):
             break
         place += 2 + length
-    raise ValueError("it says nothing of its size")
+    if found is None:
+        raise ValueError("it says nothing of its size")
+    return Header("JPEG", *found, whole=_has_end(stream, place, size), lossy="JPEG", turn=turn)
+
+
+def _has_end(stream: IO[bytes], place: int, size: int) -> bool:
+    """Return whether the mark of the end is behind the coded data that begin at a place; they cannot contain it.
+
+    It is mostly the last of the file; where something stands behind it, such as a film, all is read.
+    """
+    for begin in (max(place, size - _START), place):
+        stream.seek(begin)
+        if b"\xff\xd9" in stream.read():
+            return True
+    return False
 
 
 def _exif_turn(contents: bytes) -> int:
@@ -220,7 +258,10 @@ def _tiff(stream: IO[bytes], start: bytes, size: int) -> Header:
     colour = {2: "signed ", 3: "float "}.get(tags.get(339, [1])[0], "") + colour
     lossy = _TIFF_LOSSY.get(tags.get(259, [1])[0], "")
     height, width = tags[257][0], tags[256][0]
-    return Header("TIFF", height, width, bits, colour, lossy=lossy, turn=tags.get(274, [1])[0], pages=pages)
+    places, lengths = (tags.get(273, []), tags.get(279, [])) if 273 in tags else (tags.get(324, []), tags.get(325, []))
+    whole = all(place + length <= size for place, length in zip(places, lengths))
+    turn = tags.get(274, [1])[0]
+    return Header("TIFF", height, width, bits, colour, whole, lossy=lossy, turn=turn, pages=pages)
 
 
 def without_turn(content: bytes) -> bytes:
@@ -263,7 +304,7 @@ def _tiff_tags(stream: IO[bytes], order: str, big: bool, place: int, size: int) 
             begin = struct.unpack(order + ("Q" if big else "I"), entry[12:] if big else entry[8:])[0]
             if begin + needed > size:
                 raise ValueError(f"the numbers of tag {tag} lie behind its end")
-        if kind not in _TIFF_FORMS or not 1 <= count <= 64:
+        if kind not in _TIFF_FORMS or not 1 <= count <= (_MOST_PARTS if tag in _TIFF_PARTS else 64):
             continue
         form = order + str(count) + _TIFF_FORMS[kind]
         value = entry[12:] if big else entry[8:]
@@ -277,12 +318,15 @@ def _tiff_tags(stream: IO[bytes], order: str, big: bool, place: int, size: int) 
 
 
 def _bmp(stream: IO[bytes], start: bytes, size: int) -> Header:
+    packed = 0
     if struct.unpack("<I", start[14:18])[0] == 12:
         width, height, _, bits = struct.unpack("<HHHH", start[18:26])
     else:
-        width, height, _, bits = struct.unpack("<iiHH", start[18:30])
+        width, height, _, bits, packed = struct.unpack("<iiHHI", start[18:34])
     colour = "palette" if bits <= 8 else "rgb" if bits <= 24 else "rgba"
-    return Header("BMP", abs(height), width, bits if bits <= 8 else 8, colour)
+    pixels = abs(height) * (width * bits // 8) if packed in (0, 3) else 0
+    whole = struct.unpack("<I", start[10:14])[0] + pixels <= size
+    return Header("BMP", abs(height), width, bits if bits <= 8 else 8, colour, whole)
 
 
 def with_coloured_palette(content: bytes) -> tuple[bytes, bytes]:
@@ -325,7 +369,9 @@ def _webp(stream: IO[bytes], start: bytes, size: int) -> Header:
         place += 8 + length + length % 2
     if not found[0]:
         raise ValueError("it says nothing of its size")
-    return Header("WEBP", found[1], found[0], 8, "rgba" if alpha else "rgb", lossy=lossy, turn=turn, pages=pages)
+    whole = 8 + struct.unpack("<I", start[4:8])[0] <= size
+    colour = "rgba" if alpha else "rgb"
+    return Header("WEBP", found[1], found[0], 8, colour, whole, lossy=lossy, turn=turn, pages=pages)
 
 
 def _gif(stream: IO[bytes], start: bytes, size: int) -> Header:
@@ -346,7 +392,7 @@ def _gif(stream: IO[bytes], start: bytes, size: int) -> Header:
             stream.seek(place)
             length = int.from_bytes(stream.read(1), "little")
             place += 1 + length
-    return Header("GIF", height, width, 8, "palette", pages=max(pages, 1))
+    return Header("GIF", height, width, 8, "palette", place <= size, pages=max(pages, 1))
 
 
 def _pnm(stream: IO[bytes], start: bytes, size: int) -> Header:
@@ -359,7 +405,9 @@ def _pnm(stream: IO[bytes], start: bytes, size: int) -> Header:
     numbers = [int(word) for word in words[: 2 if kind in b"14" else 3]]
     top = 1 if kind in b"14" else numbers[2]
     colour = "rgb" if kind in b"36" else "inverted grey" if kind in b"14" else "grey"
-    return Header("PPM", numbers[1], numbers[0], top.bit_length(), colour, top=top)  # 1 is black in a bitmap
+    values = numbers[0] * numbers[1] * (3 if kind in b"36" else 1)
+    whole = (values // 8 if kind == b"4" else values * (2 if top > 255 and kind in b"56" else 1)) <= size
+    return Header("PPM", numbers[1], numbers[0], top.bit_length(), colour, whole, top=top)  # 1 is black in a bitmap
 
 
 def _jpeg2000(stream: IO[bytes], start: bytes, size: int) -> Header:
@@ -368,7 +416,8 @@ def _jpeg2000(stream: IO[bytes], start: bytes, size: int) -> Header:
     channels, depth = struct.unpack(">HB", start[place + 40 : place + 43])
     colour = {1: "grey", 3: "rgb", 4: "rgba"}.get(channels, f"{channels} channels")
     # whether its wavelet is the reversible one, and no layer was left out, cannot be told for certain
-    return Header("JPEG2000", bottom - top, right - left, (depth & 0x7F) + 1, colour, lossy="JPEG 2000")
+    whole = _has_end(stream, place, size)
+    return Header("JPEG2000", bottom - top, right - left, (depth & 0x7F) + 1, colour, whole, lossy="JPEG 2000")
 
 
 _FORMATS = (

@@ -36,6 +36,9 @@ __all__ = [
 #: Endings of the formats that are read as images.
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
 
+#: Names that are looked through, in all folders: what someone else's pattern may lead to has an end.
+MOST_NAMES = 5_000_000
+
 HIDDEN = "hidden"
 OTHER = "of another kind"
 FOLDER = "named like an image, but a folder"
@@ -209,6 +212,7 @@ class _Walk:
     def __init__(self, skip: Callable[[Path], bool] = lambda folder: False) -> None:
         self._skip = skip
         self.skipped: set[Path] = set()
+        self._count = 0  # of names in all folders
         self._entries: dict[Path, list[_Entry]] = {}
         self._left_out: dict[str, set[Path]] = {}
 
@@ -291,6 +295,9 @@ class _Walk:
                     self._entries[folder] = sorted(map(_entry, entries))
             except OSError as error:
                 raise DataError(f"folder {folder} cannot be read: {error.strerror or error}") from error
+            self._count += len(self._entries[folder])
+            if self._count > MOST_NAMES:
+                raise DataError(f"folder {folder} and those before it hold more than {MOST_NAMES:,} names")
         return self._entries[folder]
 
     def _leave_out(self, reason: str, path: Path) -> None:

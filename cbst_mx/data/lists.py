@@ -47,6 +47,8 @@ _LARGEST = 64_000_000  # bytes: a million lines
 _MOST_BLANKS = 20  # of a line's beginnings that may be names
 _MOST_SIGNS = 20  # places of a line where a comment may begin
 _COPY = re.compile(r"\([0-9]+\)(\s|$)")  # how systems name a second file
+# an image without an ending, such as 00017, berlin_000000_000019 or road (2)
+_NAME = re.compile(r"[0-9]{1,20}|[\w./ -]{1,40} ?\([0-9]+\)|(?=.*[0-9]{2})[\w./ -]{1,50}")
 _LONGEST_SHOWN = 80  # characters of a line in a message
 
 
@@ -150,12 +152,12 @@ def find_listed(
     index = _Index(names, paths, root)
     found: dict[int, str] = {}
     unknown = []
-    for entry in entries[1:] if exact else entries:
+    for number, entry in enumerate(entries[1:] if exact else entries, 2 if exact else 1):
         matches = index.exactly(entry) if exact else index.find(entry)
         if matches is None:  # a comment
             continue
         if not matches:
-            unknown.append(_cut(entry.strip()))
+            unknown.append(_shown(entry.strip(), number))
             continue
         if len(matches) > 1:
             first, second = (index.describe(number) for number in matches[:2])
@@ -329,6 +331,14 @@ def _is_number(name: str) -> bool:
 
 def _digits(name: str) -> str:
     return name.lstrip("0") or "0"  # "17" may stand for "00017"
+
+
+def _shown(line: str, number: int) -> str:
+    """Return a line that names no image, or its number where it does not look like an image's name.
+
+    A list may be another file by mistake or by somebody's intent, a password or a key, and messages are passed on.
+    """
+    return _cut(line) if _ends(line) or _NAME.fullmatch(line) else f"line {number}"
 
 
 def _cut(text: str, longest: int = _LONGEST_SHOWN) -> str:

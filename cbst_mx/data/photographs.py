@@ -103,14 +103,19 @@ class ReadOnce(ImageSet):
     ----------
     images : ImageSet
         What is read.
+    refused : dict of str to str, optional
+        Takes name and reason of the images that cannot be read: a grey picture then stands in the place of each, since
+        a consumer that counts images cannot leave one out. Without it they raise.
     """
 
-    __slots__ = ("_images", "_kept")
+    __slots__ = ("_images", "_kept", "_refused", "_size")
 
-    def __init__(self, images: ImageSet) -> None:
+    def __init__(self, images: ImageSet, refused: dict[str, str] | None = None) -> None:
         super().__init__(images.names, images.image_paths)
         self._images = images
         self._kept: dict[int, np.ndarray] = {}
+        self._refused = refused
+        self._size: tuple[int, ...] = (64, 64, 3)  # of the image before, so that stand-ins share its batch
 
     def image(self, index: int) -> np.ndarray:
         """Read one image, and keep it.
@@ -118,9 +123,16 @@ class ReadOnce(ImageSet):
         Raises
         ------
         DataError
-            If the file cannot be read.
+            If the file cannot be read, and reasons are not gathered.
         """
-        self._kept[index] = self._images.image(index)
+        try:
+            self._kept[index] = self._images.image(index)
+        except DataError as error:
+            if self._refused is None:
+                raise
+            self._refused[self.names[index]] = str(error)
+            return np.full(self._size, 128, np.uint8)
+        self._size = self._kept[index].shape
         return self._kept[index]
 
     def take(self, index: int) -> np.ndarray:
@@ -135,7 +147,9 @@ class ReadOnce(ImageSet):
         return self._images.image(index) if kept is None else kept
 
 
-def find_photographs(paths: Sequence[Path], out: Path | None = None) -> tuple[Photographs, str]:
+def find_photographs(
+    paths: Sequence[Path], out: Path | None = None, refused: dict[str, str] | None = None
+) -> tuple[Photographs, str]:
     """Find the images in files and folders, folders in folders too.
 
     Parameters
@@ -144,6 +158,9 @@ def find_photographs(paths: Sequence[Path], out: Path | None = None) -> tuple[Ph
         Files, whatever their endings, and folders, of which `all_images` are taken.
     out : Path, optional
         Folder of results: what lies in it is no image. Nor are results of `cbst-mx predict` that lie elsewhere.
+    refused : dict of str to str, optional
+        Takes name and reason of the images whose headers cannot be read, as long as there are others; without it the
+        first of them raises.
 
     Returns
     -------
@@ -173,7 +190,19 @@ def find_photographs(paths: Sequence[Path], out: Path | None = None) -> tuple[Ph
             raise DataError(f"image {path} does not exist")
         listings.append(found)
     files = [*places]  # in the order of the arguments
-    return Photographs(names_below(files, [places[file] for file in files]), files), merged(listings).remark()
+    named = dict(zip(names_below(files, [places[file] for file in files]), files))
+    if refused is not None and len(named) == len(files):
+        for name, file in named.items():
+            try:
+                read_header(file)
+            except DataError as error:
+                refused[name] = str(error)
+        if len(refused) == len(named):
+            raise DataError(next(iter(refused.values())))
+        named = {name: file for name, file in named.items() if name not in refused}
+        files = [*named.values()]
+    names = [*named] if len(named) == len(files) else names_below(files, [places[file] for file in files])
+    return Photographs(names, files), merged(listings).remark()
 
 
 def _in_folder(folder: Path, out: Path | None) -> Listing:

@@ -12,7 +12,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.data import LabelledImageSet, folder, open_labelled
-from cbst_mx.data.image_headers import read_header
+from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import CheckpointError, DataError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.predictor import check_resizing, choose_form
@@ -97,7 +97,7 @@ def check_labelled(images: LabelledImageSet, name: str, use: str = "evaluated", 
         If a label has not the size of its image, a file cannot be used, or no label has a labelled pixel.
     """
     for image, label in zip(images.image_paths, images.label_paths):
-        first, second = read_header(image), read_header(label, "label")
+        first, second = check_whole(image), check_whole(label, "label")
         if (first.height, first.width) != (second.height, second.width):
             raise DataError(
                 f"{name} cannot be {use}: label {label} must have the height and width of image {image}, "

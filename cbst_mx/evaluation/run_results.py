@@ -17,7 +17,8 @@ from cbst_mx.config import Data
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.evaluation.run_experiment import count_images, describe_adaptation, load_run_experiment
-from cbst_mx.files import open_npz
+from cbst_mx.evaluation.run_records import check_judgement, read_evaluation, read_label_free, read_thresholds
+from cbst_mx.files import open_npz, reading
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.run_dir.outputs import Outputs
 from cbst_mx.selftrain import guard
@@ -225,8 +226,8 @@ class RunResults:
             pseudo-labels, and pixels predicted as each class).
         """
         path = self._stage(stage, first=1).thresholds
-        record = self.read(path)
-        try:
+        record = read_thresholds(path, self.read)
+        with reading(path, RunError):
             values = [math.inf if value is None else value for value in record["threshold"]]
             found = Thresholds(
                 record["policy"],
@@ -246,12 +247,10 @@ class RunResults:
                 "kept": np.array(record["kept"], dtype=np.int64),
                 "predicted": np.array(record["predicted"], dtype=np.int64),
             }
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} is no record of pseudo-labels: {error!r}") from error
 
     def evaluation(self, stage: int | None = None) -> dict[str, Any]:
         """Return the results of a stage by validation set, as ``confusion.summary`` gives them."""
-        return self.read(self._stage(self._last(stage)).evaluation)
+        return read_evaluation(self._stage(self._last(stage)).evaluation, self.read)
 
     def iou(self, stage: int | None = None, name: str | None = None) -> dict[str, float]:
         """Return the IoU of each class, in [0, 1]; NaN for a class in neither truth nor prediction."""
@@ -286,7 +285,7 @@ class RunResults:
         """
         if self.leading is not None:
             raise RunError(f"{self.folder.path} has validation sets: its stages are told by evaluation, not label_free")
-        return self.read(self._stage(self._last(stage)).label_free)
+        return read_label_free(self._stage(self._last(stage)).label_free, self.read)
 
     def matrices(self, stage: int | None = None) -> dict[str, ImageMatrices]:
         """Return the confusion matrices with their classes and images, by validation set in the order of evaluation.
@@ -299,7 +298,7 @@ class RunResults:
             If ``confusion.npz`` is damaged.
         """
         folder = self._stage(self._last(stage))
-        results = self.read(folder.evaluation)
+        results = read_evaluation(folder.evaluation, self.read)
         if not results:
             return {}
         if not folder.confusion.is_file():
@@ -312,7 +311,7 @@ class RunResults:
             for name in results:
                 classes, images = (tuple(map(str, arrays[f"{name}.{key}"])) for key in ("classes", "images"))
                 sets[name] = ImageMatrices(classes, images, arrays[name])
-        except (KeyError, TypeError, DataError) as error:
+        except (KeyError, TypeError, ValueError, DataError) as error:
             raise RunError(f"{folder.confusion} and {folder.evaluation} do not fit together: {error}") from error
         return sets
 
@@ -327,11 +326,8 @@ class RunResults:
         judged = self._outputs.read_judgement(self._judging(stage))
         if judged.get("network") != stage:
             return []
-        path = self._judging(stage).guard
-        try:
-            found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{path} is no judgement of the guard: {error!r}") from error
+        check_judgement(judged, self._judging(stage).guard)
+        found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
         return [f"on the target's images, {sentence}" for sentence in found]
 
     def target_signs(self, stage: int) -> list[str]:
@@ -433,12 +429,7 @@ class RunResults:
         return sets[name]
 
     def _result(self, stage: int | None, name: str | None, key: str) -> Any:
-        result = self._chosen(self.evaluation(stage), name)
-        wanted = dict if key == "iou" else (int, float)
-        if not isinstance(result, dict) or not isinstance(result.get(key), wanted):
-            path = self._stage(self._last(stage)).evaluation
-            raise RunError(f"{path} is no evaluation: a validation set must have {key}")
-        return result[key]
+        return self._chosen(self.evaluation(stage), name)[key]
 
 
 def _results_of(summary: dict[str, Any]) -> Any:

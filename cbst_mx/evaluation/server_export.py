@@ -8,6 +8,7 @@ them. ``city_sequence_frame`` is called the frame here.
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -19,8 +20,8 @@ from PIL import Image
 from cbst_mx.data import published
 from cbst_mx.data.image_files import read_label
 from cbst_mx.data.listing import matching_images
-from cbst_mx.errors import ConfigError, DataError, check_choice
-from cbst_mx.files import atomic_path, in_one_line
+from cbst_mx.errors import CBSTError, ConfigError, DataError, check_choice
+from cbst_mx.files import atomic_path, check_archive, in_one_line, open_file
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
 from cbst_mx.messages import Counter, silent
 
@@ -31,6 +32,7 @@ _SIZE = published.SIZES["cityscapes"]
 _NAME = re.compile(r"(?P<frame>(?P<city>[a-z-]+)_\d{6}_\d{6})(?!\d).*\.png")
 _LABEL_IDS = tuple(int(raw) for raw in CITYSCAPES_19.decode(np.arange(19, dtype=np.uint8)[None], "cityscapes")[0])
 _LARGEST_FILE = 16 * 2**20  # bytes; 8 times the uncompressed pixels
+_MOST_FILES = 10_000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # equal predictions give equal archives
 
@@ -146,8 +148,12 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
     found: list[str] = []
     frames: dict[str, list[str]] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
+            check_archive(archive, os.fstat(stream.fileno()).st_size)
             members = [member for member in archive.infolist() if not member.is_dir()]
+            if len(members) > _MOST_FILES:
+                wanted = sum(SPLITS[split].values())
+                raise DataError(f"{path} holds {len(members):,} files, the server takes {wanted:,}")
             for index, member in enumerate(members):
                 name = member.filename if member.filename.isprintable() else repr(member.filename)  # for the terminal
                 match = _NAME.fullmatch(member.filename.rpartition("/")[2])
@@ -159,6 +165,8 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
                     if problem:
                         found.append(f"{name}: {problem}")
                 progress(index + 1, len(members))
+    except CBSTError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except OSError as error:

@@ -12,7 +12,9 @@ from typing import Any, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.errors import RunError
+from cbst_mx.evaluation.run_records import read_evaluation, read_label_free
 from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.files import reading
 from cbst_mx.selftrain import guard
 
 __all__ = ["RULES", "Snapshot", "as_json", "choose", "read_snapshots"]
@@ -62,13 +64,11 @@ def read_snapshots(run: RunResults) -> list[Snapshot]:
         stage = run.folder.snapshot(epoch)
         if not stage.evaluation.is_file():
             continue
-        evaluation, seen = run.read(stage.evaluation), run.read(stage.label_free)
-        try:
+        evaluation, seen = read_evaluation(stage.evaluation, run.read), read_label_free(stage.label_free, run.read)
+        with reading(stage.path, RunError):
             means = {name: float(evaluation[name]["miou"]) for name in run.settings.validation}
             signs = guard.extremes(seen["predicted"], seen["names"])
             found.append(Snapshot(epoch, means, list(seen["predicted"]), float(seen["mean_confidence"]), signs))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{stage.path} is no evaluated snapshot: {error!r}") from error
     if not found:
         raise RunError(
             f"{run.folder.path} has no evaluated snapshot: give source_training.snapshots, the epochs from one to the "

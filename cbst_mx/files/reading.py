@@ -19,20 +19,26 @@ import numpy as np
 from cbst_mx.errors import CBSTError, DataError, RunError
 
 __all__ = [
+    "DEFLATE",
+    "SEAL",
     "array_header",
+    "check_archive",
     "check_end",
     "file_digest",
     "in_one_line",
+    "open_file",
     "open_npz",
+    "parse_json",
     "read_bounded",
     "read_json",
+    "read_mapping",
     "reading",
-    "SEAL",
     "seal_of",
 ]
 
 SEAL = "seal"  # key of a file's own digest
-
+DEFLATE = 1032  # bytes that one byte of deflated data can stand for at most
+LARGEST_JSON = 256 << 20  # bytes of a record
 _LONGEST_HEADER = 10_000  # bytes of the text that describes an array; numpy's own limit in later versions
 
 
@@ -71,12 +77,11 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     Raises
     ------
     OSError
-        If there is no such file, it cannot be opened, is a named pipe, which would be waited for, or is larger (also
-        if it has no end, as /dev/zero).
+        If there is no such file, it cannot be opened, is no ordinary file (of a pipe one would wait, a device may have
+        no end), or is larger.
     """
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode) and not os.fspath(path).startswith("/dev/"):
-            raise OSError(errno.EINVAL, "it is a named pipe and no file")
+        check_end(path)
         with open(path, "rb") as stream:
             content = stream.read(limit + 1)
     except ValueError as error:  # a NUL in the path
@@ -91,27 +96,69 @@ def seal_of(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """Read the JSON file `path`; one that :func:`.write_json` has sealed is given without its seal.
+def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
+    """Read the JSON file `path` of at most `limit` bytes, see :func:`parse_json`.
+
+    One that :func:`.write_json` has sealed is given without its seal.
 
     Raises
     ------
     RunError
-        If it is missing or damaged, or was altered since it was sealed.
+        If it is missing, no ordinary file, too large or damaged, or was altered since it was sealed.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = parse_json(read_bounded(path, limit).decode("utf-8"))
         if isinstance(values, dict) and SEAL in values and values.pop(SEAL) != seal_of(values):
             raise ValueError("it was altered since it was written")
         return values
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: the stage that writes it has not been run") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {in_one_line(error)}") from error
 
 
-def check_end(path: Path) -> None:
-    """Refuse a pipe, which would be waited for, and a device, which may have no end.
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file of names and values.
+
+    Raises
+    ------
+    RunError
+        If it is missing, damaged, or something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """Return the content of JSON text whose numbers are finite and whose whole numbers have at most 64 bits.
+
+    Raises
+    ------
+    ValueError
+        If it is no such text.
+    RecursionError
+        If it is too deep.
+    """
+    return json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_finite_number)
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 21 or abs(int(text)) >= 1 << 64:
+        raise ValueError(f"a number of {len(text):,} digits is too large")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number that is finite")
+    return number
+
+
+def check_end(path: str | os.PathLike[str]) -> None:
+    """Refuse a pipe or socket, which would be waited for, and a device, which may have no end.
 
     Raises
     ------
@@ -120,7 +167,20 @@ def check_end(path: Path) -> None:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by what opens it
-        raise OSError(errno.EINVAL, "it is no ordinary file")
+        kind = "named pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise OSError(errno.EINVAL, f"it is no ordinary file but a {kind}")
+
+
+def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open an ordinary file to read.
+
+    Raises
+    ------
+    OSError
+        If it is a pipe, socket or device, or cannot be opened.
+    """
+    check_end(path)
+    return open(path, "rb")
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
@@ -132,8 +192,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         If it cannot be read, or is a pipe or device, which may have no end.
     """
     digest = hashlib.new(algorithm)
-    check_end(path)
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
@@ -177,9 +236,34 @@ def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtyp
     return shape, dtype
 
 
+def check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse a zip archive that holds more than its bytes can: members that share data, or sizes that are not true.
+
+    Parameters
+    ----------
+    archive : ZipFile
+    size : int
+        Bytes of its file.
+
+    Raises
+    ------
+    ValueError
+        If its members are compressed otherwise than by deflate, or unpack to more than `DEFLATE` times their bytes.
+    """
+    members = archive.infolist()
+    if sum(member.compress_size for member in members) > size:
+        raise ValueError("its members are larger than the file")
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename[:100]!r} is compressed otherwise than by deflate")
+        if member.file_size > DEFLATE * (member.compress_size + 1):
+            raise ValueError(f"{member.filename[:100]!r} promises {member.file_size:,} bytes, which it cannot hold")
+
+
 def _check_members(stream: IO[bytes]) -> None:
     """Refuse an ``.npz`` in which an array's header promises more numbers than its member holds."""
     with zipfile.ZipFile(stream) as archive:
+        check_archive(archive, os.fstat(stream.fileno()).st_size)
         for member in archive.infolist():
             if not member.filename.endswith(".npy"):
                 raise ValueError(f"it holds {member.filename[:100]!r}, which is no array")
@@ -197,8 +281,7 @@ def open_npz(path: Path, what: str) -> Iterator[Any]:
         If the file is missing, damaged or no archive, or the block raises anything but an error of this package.
     """
     try:
-        check_end(path)
-        with open(path, "rb") as stream:  # numpy leaves a damaged file it has opened itself open
+        with open_file(path) as stream:  # numpy leaves a damaged file it has opened itself open
             if stream.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it holds one array without a name")
             _check_members(stream)

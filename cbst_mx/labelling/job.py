@@ -20,6 +20,7 @@ from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
 from cbst_mx.run_dir import LOCK, Lock, lock_file, lock_folder
+from cbst_mx.run_dir.links import check_links
 from cbst_mx.selftrain import selection
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import LOWER, StreamingThresholds
@@ -419,6 +420,8 @@ def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
     foreign = out.exists() and (not out.is_dir() or not all(begun.fullmatch(other.name) for other in out.iterdir()))
     if foreign and not path.is_file():
         raise RunError(f"output folder {out} is not empty and not of a labelling job: give a new or empty folder")
+    if out.is_dir():
+        check_links(out)
     lock = lock_folder(out, "output folder")
     remove_leftovers(out, path.name)  # without it the folder is nobody's
     if path.is_file():

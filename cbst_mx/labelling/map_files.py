@@ -23,7 +23,7 @@ import numpy as np
 
 from cbst_mx.data.listing import files_below
 from cbst_mx.errors import CBSTError, CheckpointError, DataError
-from cbst_mx.files import array_header
+from cbst_mx.files import array_header, check_archive, open_file
 from cbst_mx.messages import listed
 from cbst_mx.networks.torch_files import read_tensors
 
@@ -187,7 +187,7 @@ def array_bytes(path: Path, name: str) -> int:
     DataError
         If the file cannot be read or has no such array.
     """
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path), open_file(path) as stream, zipfile.ZipFile(stream) as archive:
         member = archive.getinfo(f"{name}.npy")
         with archive.open(member) as content:
             shape, dtype = array_header(content, member.file_size)
@@ -245,16 +245,17 @@ def _tensor(path: Path, key: str | None) -> np.ndarray:
 def _data(path: Path, key: str | None) -> Iterator[tuple[IO[bytes], int]]:
     """Yield the ``.npy`` data of a file's map and their bytes."""
     if not _is_archive(path):
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             if stream.read(2) == b"PK":
                 raise ValueError("it is an .npz archive, and must be called so")
             stream.seek(0)
             yield stream, os.fstat(stream.fileno()).st_size
         return
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         if stream.read(6) == np.lib.format.MAGIC_PREFIX:
             raise ValueError("it is no archive, and must be called .npy")
-    with zipfile.ZipFile(path) as archive:
+    with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
+        check_archive(archive, os.fstat(stream.fileno()).st_size)
         names = [name[: -len(".npy")] for name in archive.namelist() if name.endswith(".npy")]
         member = archive.getinfo(_chosen(names, key) + ".npy")
         with archive.open(member) as content:

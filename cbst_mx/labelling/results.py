@@ -9,12 +9,13 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from cbst_mx.files import read_json
+from cbst_mx.files import read_bounded, read_json
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.selftrain.thresholds import Thresholds
 
 __all__ = ["finished", "sweep_rows", "sweep_text"]
 
+_LARGEST_SWEEP = 64 << 20  # bytes of a table of portions
 _RECORD: dict[str, Any] = {"policy": str, "fidelity": str, "portion": (int, float), "kept_portion": (int, float)}
 _PER_CLASS: dict[str, Any] = {
     **{"names": str, "count": int, "kept": int},
@@ -103,7 +104,7 @@ def _checked(record: Any, num_classes: int) -> dict[str, Any]:
 
 def _read_sweep(path: Path) -> list[dict[str, Any]]:
     types: dict[str, Callable[[str], Any]] = {"train_id": int, "name": str, "count": int, "kept": int}
-    with open(path, encoding="utf-8", newline="") as stream:
+    with io.StringIO(read_bounded(path, _LARGEST_SWEEP).decode("utf-8"), newline="") as stream:
         return [
             {key: types.get(key, float)(value) if value else None for key, value in row.items()}
             for row in csv.DictReader(stream)

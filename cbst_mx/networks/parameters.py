@@ -17,7 +17,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError
-from cbst_mx.files import atomic_path, file_digest, remove_file, replace_file, write_bytes, write_json
+from cbst_mx.files import atomic_path, file_digest, read_bounded, remove_file, replace_file, write_bytes, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.build import build_network, network_options
 from cbst_mx.networks.params_files import check_structure
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 SIDECAR_FORMAT = 1
+_LARGEST_SIDECAR = 16 << 20  # bytes
 TRAINING_OPTIONS = frozenset({"dropout", "upsampling"})
 
 
@@ -196,7 +197,7 @@ def read_sidecar(path: Path) -> tuple[NetworkSpec, LabelSpace | None, str]:
             f"parameter file {path} has no sidecar {side.name}: only files written by cbst-mx are read"
         )
     try:
-        values = json.loads(side.read_text(encoding="utf-8"))
+        values = json.loads(read_bounded(side, _LARGEST_SIDECAR).decode("utf-8"))
         if values["format"] != SIDECAR_FORMAT:
             raise CheckpointError(f"sidecar {side} must have format {SIDECAR_FORMAT}, got {values['format']!r}")
         spec = NetworkSpec.from_json(values["network"])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from cbst_mx.errors import CheckpointError
+from cbst_mx.files import open_file
 
 __all__ = ["MAGIC", "check_structure"]
 
@@ -85,7 +86,7 @@ def check_structure(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"parameter file {path} does not exist")
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             _check(_Reader(stream, os.fstat(stream.fileno()).st_size))
     except OSError as error:
         raise CheckpointError(f"parameter file {path} cannot be read: {error.strerror or error}") from error

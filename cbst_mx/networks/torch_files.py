@@ -24,6 +24,7 @@ from typing import IO, Any, Callable, Collection, Mapping, Union
 import numpy as np
 
 from cbst_mx.errors import CheckpointError
+from cbst_mx.files import open_file
 from cbst_mx.messages import listed
 
 __all__ = ["LONGEST_NAME", "looks_like_torch", "read_tensors", "read_torch"]
@@ -143,7 +144,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def _read(path: Path, *, alone: bool) -> dict[str, np.ndarray]:
     """Return the tensors of a file as they are stored; with `alone`, also one that is in no dictionary."""
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             is_zip = stream.read(len(_ZIP)) == _ZIP
             content, storages = _read_zip(path) if is_zip else _read_stream(stream)
         if isinstance(content, _Tensor) and alone:
@@ -174,7 +175,6 @@ def _read_zip(path: Path) -> tuple[Any, _Storages]:
         if len(pickles) != 1:
             raise _DamagedError("the zip archive has no data.pkl (NumPy's .npz and other archives are not read)")
         folder = pickles[0][: -len("data.pkl")]
-
         left = path.stat().st_size
 
         def record(name: str) -> bytes:

@@ -28,7 +28,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.errors import CheckpointError, ConfigError
-from cbst_mx.files import file_digest
+from cbst_mx.files import file_digest, open_file
 from cbst_mx.label_space import LabelSpace, find
 from cbst_mx.messages import listed
 from cbst_mx.networks.build import build_network
@@ -106,7 +106,7 @@ def read_weights(file: str | Path) -> Source:
     """
     path = _zoo_file(file[len("zoo:") :]) if isinstance(file, str) and file.startswith("zoo:") else Path(file)
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(8)
         digest = file_digest(path)
     except OSError as error:

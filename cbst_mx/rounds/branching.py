@@ -12,12 +12,13 @@ from typing import Sequence
 from cbst_mx.config import Experiment
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.run_experiment import load_run_experiment
-from cbst_mx.files import atomic_folder, link_file, make_folder, read_json, write_bytes, write_json, write_text
+from cbst_mx.files import atomic_folder, link_file, make_folder, read_mapping, write_bytes, write_json, write_text
 from cbst_mx.messages import listed
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
 from cbst_mx.rounds.record import UNSETTLED
 from cbst_mx.run_dir import RunDir, lock_folder, versions
 from cbst_mx.run_dir.ledger import Entry, Ledger, digest_of
+from cbst_mx.run_dir.links import check_links
 from cbst_mx.run_dir.steps import EVALUATION, PRIOR, Step, all_steps
 
 __all__ = ["branch"]
@@ -55,6 +56,7 @@ def branch(run: Path, begin: str, out: Path, changes: Sequence[str] = ()) -> tup
         If a step to be shared is not finished, or its files are not what it wrote; or `out` is there already.
     """
     folder = RunDir(run)
+    check_links(folder.path)
     ledger = Ledger(folder)
     if not ledger.entries:
         raise RunError(f"{run} has no ledger.jsonl: run a command in it, which writes one of what it finds")
@@ -112,8 +114,8 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
             _share(folder.path / name, new.path / name)
     if folder.inputs.is_file():
         write_bytes(new.inputs, folder.inputs.read_bytes())
-    old = read_json(folder.manifest)
-    inputs = dict(old.get("inputs", {}))
+    old = read_mapping(folder.manifest).get("inputs")
+    inputs = dict(old) if isinstance(old, dict) else {}
     if not new.spatial_prior.is_file():
         inputs.pop("spatial_prior", None)
     manifest = {

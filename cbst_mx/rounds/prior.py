@@ -104,8 +104,10 @@ def describe_prior(experiment: Experiment, folder: RunDir) -> str:
 
 def _recorded(folder: RunDir) -> str | None:
     """Return the digest of the given prior that the run's manifest has."""
-    record = read_json(folder.manifest).get("inputs", {}).get("spatial_prior", {})
-    return record.get("sha256")
+    record: Any = read_json(folder.manifest)
+    for key in ("inputs", "spatial_prior", "sha256"):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
 
 
 def load_prior(

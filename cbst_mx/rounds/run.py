@@ -16,7 +16,7 @@ from typing import Any, Callable
 import numpy as np
 
 from cbst_mx.config import Experiment
-from cbst_mx.data.image_files import read_header
+from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
@@ -121,7 +121,7 @@ class Run:
         if self.experiment.source_training is not None or self.experiment.self_training.rounds:
             check_labelled(self.source, "the source", use="trained on")
         for path in self.target.image_paths:  # else the last of them is first looked at after the source training
-            read_header(path)
+            check_whole(path)
         network = self._networks.start()
         if self.experiment.source_training is None:
             self._networks.finish(0, network, {"taken from": str(self.experiment.initial_parameters)})

@@ -54,6 +54,8 @@ import numpy as np
 import cbst_mx
 from cbst_mx.errors import CBSTError, RunError, StoppedError
 from cbst_mx.files import file_digest, read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
+from cbst_mx.messages import printable
+from cbst_mx.run_dir.links import check_links
 from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
 
 __all__ = ["RunDir", "StageDir", "versions"]
@@ -75,6 +77,14 @@ def _holds_text(path: Path, text: str) -> bool:
         return read_bounded(path, len(text.encode())) == text.encode()
     except OSError:
         return False
+
+
+class _Lines(logging.Formatter):
+    """Lines that may be shown in a terminal, whatever names are in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return printable(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -142,6 +152,8 @@ class RunDir:
         run = cls(path)
         if not run.manifest.is_file() and run.path.exists() and not run._is_begun(experiment_text):
             raise RunError(f"output folder {run.path} is not empty and not a run folder: give a new or empty folder")
+        if run.path.is_dir():
+            check_links(run.path)
         run._lock = lock_folder(run.path)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         for first in (run.experiment, run.manifest):
@@ -294,7 +306,7 @@ class RunDir:
         except OSError as error:
             raise RunError(f"cannot write {self.log}: {error.strerror or error}") from error
         self._logging = True
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("cbst_mx")
         level = package.level
         package.addHandler(handler)

@@ -28,15 +28,17 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest, in_one_line, read_bounded, write_text
+from cbst_mx.files import file_digest, in_one_line, parse_json, read_bounded, write_text
 from cbst_mx.run_dir.folder import RunDir, versions
+from cbst_mx.run_dir.links import below, leads_out
 from cbst_mx.run_dir.rollbacks import find_unfinished, rejected_steps
 from cbst_mx.run_dir.steps import Step
 
 __all__ = ["Entry", "Ledger", "digest_of", "now", "output_record"]
 
 _SMALL = 1 << 20  # bytes of files that are read each time, whatever their time of change
-_LARGEST = 1 << 30  # bytes of a ledger
+_LARGEST = 64 << 20  # bytes of a ledger
+_MOST_LINES = 100_000  # a run of 1,000 rounds has 6,000
 _VOID = "rolled back"  # note of the line by which a step counts as not done
 
 
@@ -105,18 +107,22 @@ class Entry:
         ValueError
             If it is none, or was altered.
         """
-        values = json.loads(line)
+        values = parse_json(line)
         whole = values.pop("line_sha256", None) if isinstance(values, dict) else None
         if whole is not None and whole != digest_of(values):
             raise ValueError("it was altered")
         if not isinstance(values, dict) or digest_of(values.get("keys")) != values.pop("keys_sha256", None):
             raise ValueError("it is no record of a step, or was altered")
         entry = cls(**values)
-        kinds = ((entry.step, str), (entry.keys, dict), (entry.inputs, dict), (entry.outputs, dict))
-        if not all(isinstance(value, kind) for value, kind in (*kinds, (entry.versions, dict), (entry.begun, str))):
+        texts = (entry.step, entry.threads, entry.host, entry.note, *entry.inputs.values(), *entry.versions.values())
+        if not all(isinstance(text, str) for text in texts) or not isinstance(entry.seed, int):
             raise ValueError("it is no record of a step")
-        for record in entry.outputs.values():
-            if not (isinstance(record["sha256"], str) and isinstance(record["bytes"], int)):
+        for time in (entry.begun, entry.end):
+            if time is not None and datetime.fromisoformat(time).utcoffset() is None:
+                raise ValueError(f"{time[:40]!r} is no time with a zone")
+        for name, record in entry.outputs.items():
+            below(Path(), name)
+            if not (isinstance(record["sha256"], str) and type(record["bytes"]) is int):
                 raise ValueError("it is no record of a step")
         return entry
 
@@ -149,7 +155,7 @@ class Ledger:
         self.entries: list[Entry] = []
         self.torn = False
         self.rejected = {step.name for index in find_unfinished(folder) for step in rejected_steps(folder, index)}
-        if not folder.ledger.is_file():
+        if not folder.ledger.exists():
             return
         way = "put it back from a copy, or remove it, and the steps are taken as they are found"
         try:
@@ -164,10 +170,12 @@ class Ledger:
             )
 
     def _read(self, lines: list[str]) -> None:
+        if len(lines) > _MOST_LINES:
+            raise ValueError(f"it has {len(lines):,} lines, at most {_MOST_LINES:,} are read")
         for number, line in enumerate(lines, 1):
             try:
                 self.entries.append(Entry.from_line(line))
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 self.torn = number == len(lines) and not line.endswith("\n")
                 if not self.torn:
                     raise ValueError(f"line {number}: {in_one_line(error)}") from error
@@ -254,6 +262,8 @@ class Ledger:
     ) -> str | None:
         if not path.exists():
             return f"{name} is missing"
+        if leads_out(path, self.folder.path):
+            return f"{name} is a link that leads out of the run folder"
         try:
             if not full and record["bytes"] > _SMALL and _times(path) == (record["bytes"], record.get("time")):
                 return None

@@ -36,6 +36,7 @@ LOCK = "lock"  # name of the file in the folder
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _LONGEST_NAME = 255  # bytes, on the usual file systems
 _LONGEST = 1000  # bytes of what a lock's file says
+_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 _held: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()  # by this process
 _guard = threading.Lock()
 
@@ -130,7 +131,7 @@ def lock_owner(folder: Path) -> str | None:
     path = folder / LOCK
     if not path.is_file():
         return None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         values = json.loads(read_bounded(path, _LONGEST))
         if values["host"] == socket.gethostname():
             try:
@@ -143,7 +144,8 @@ def lock_owner(folder: Path) -> str | None:
 def _acquire(path: Path, shown: Path, what: str) -> int | None:
     """Return the open file with the lock; None where the file system has none."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # neither a link, whose target would be written into, nor a pipe, which would be waited for
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | _NO_WAIT, 0o666)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, "no locks")
@@ -181,7 +183,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _owner(path: Path) -> str:
     """Return who says in the file of a lock that it holds it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         values = json.loads(read_bounded(path, _LONGEST))
         return f"process {int(values['process'])} on {str(values['host'])[:100]!r} (since {str(values['since'])[:40]})"
     return "another process"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest, in_one_line, read_json
+from cbst_mx.files import file_digest, in_one_line, read_mapping
 from cbst_mx.messages import listed
 from cbst_mx.run_dir.folder import RunDir, StageDir
 from cbst_mx.run_dir.ledger import Ledger
@@ -67,10 +67,7 @@ class Outputs:
             If it is missing, damaged, something else, or not what its step wrote.
         """
         self.check(path)
-        value = read_json(path)
-        if not isinstance(value, dict):
-            raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
-        return value
+        return read_mapping(path)
 
     def read_judgement(self, stage: StageDir) -> dict[str, Any]:
         """Read the judgement of the guard in the folder of a stage; empty where there is none.

@@ -18,6 +18,8 @@ from typing import IO, Any, NamedTuple, Union
 
 import numpy as np
 
+from cbst_mx.files import open_file
+
 __all__ = ["NUMBERS", "Variable", "read_variable"]
 
 _HEADER = 128
@@ -116,7 +118,7 @@ def read_variable(path: Path, name: str, axes: int) -> dict[str, Variable]:
         If it is no such file, or damaged.
     """
     found: dict[str, Variable] = {}
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEADER)
         order = {b"IM": "<", b"MI": ">"}.get(head[126:128])

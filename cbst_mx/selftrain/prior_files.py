@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import check_end, file_digest, open_npz, save_npz
+from cbst_mx.files import file_digest, open_file, open_npz, save_npz
 from cbst_mx.messages import listed
 from cbst_mx.selftrain.matlab_files import read_variable
 from cbst_mx.selftrain.spatial_prior import check_grid, check_not_zero, checked, within_one
@@ -211,8 +211,7 @@ def read_matlab(path: Path, *, grid: tuple[int, int] | None = None) -> tuple[np.
 
 def _matlab_array(path: Path) -> np.ndarray:
     try:
-        check_end(path)
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(512 + len(_HDF5))  # MATLAB puts 512 bytes of its own before an HDF5 file
         is_hdf5 = _HDF5 in (start[: len(_HDF5)], start[512:])
         found = {} if is_hdf5 else read_variable(path, _MATLAB_KEY, 3)

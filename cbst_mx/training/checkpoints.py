@@ -182,9 +182,15 @@ class Checkpoints:
     def _read(self, path: Path) -> State:
         arrays = load_arrays(path)
         try:
-            about = json.loads(bytes(arrays.pop(_ABOUT).asnumpy().tolist()))
+            about = json.loads(arrays.pop(_ABOUT).asnumpy().astype(np.uint8).tobytes().decode())
             stored = about.pop("sha256")
             good = stored == _digest(arrays, about) and about["format"] == _FORMAT
+            kinds = {"identity": dict, "record": dict, "iterations": int, "threads": int}
+            good = (
+                good
+                and all(type(about[key]) is kind for key, kind in kinds.items())
+                and 0 <= about["iterations"] < 1 << 53
+            )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"checkpoint {path} is damaged or of another version: it is not used") from error
         if not good:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, Protocol, Sequence, TypeVar
 
+from cbst_mx.errors import CheckpointError
 from cbst_mx.messages import Counter
 from cbst_mx.training.checkpoints import Checkpoints, State, saving_at_a_stop
 from cbst_mx.training.record import CHECK_EVERY
@@ -110,8 +111,13 @@ class Phase(Generic[R]):
         self._watch = LossWatch(what, names, schedule.iterations, advice=lower)
         state = checkpoints.load()
         if state is not None:
-            restore(state)
-            self.record, self._watch.checkpoint = record.continued(state), state.iterations
+            try:
+                restore(state)
+                self.record, self._watch.checkpoint = record.continued(state), state.iterations
+            except Exception as error:  # whatever arrays of other names and shapes lead to
+                raise CheckpointError(
+                    f"{what}: its checkpoint holds other arrays than this phase has, remove it to begin the phase anew"
+                ) from error
             logger.info("%s: continuing at iteration %d of %d", what, self.record.iterations, schedule.iterations)
 
     def note(self, losses: list[list[mx.nd.NDArray]], scale: float = 1.0) -> None:

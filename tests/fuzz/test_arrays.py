@@ -45,14 +45,14 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
         return {key: stored[key] for key in stored.files}
 
 
-def fuzz_archive(path: Path, read: Callable[[], object], archives: Sequence[dict[str, np.ndarray]]) -> None:
+def fuzz_archive(kind: str, path: Path, read: Callable[[], object], archives: Sequence[dict[str, np.ndarray]]) -> None:
     """Read mutated archives, and sound ones in which one member is mutated: checksums let nothing else through."""
 
     def read_archive(content: bytes) -> None:
         path.write_bytes(content)
         read()
 
-    fuzz(read_archive, [content for arrays in archives for content in npz(arrays)], WORDS)
+    fuzz(kind, read_archive, [content for arrays in archives for content in npz(arrays)], WORDS)
     members = [(arrays, name) for arrays in archives for name in arrays]
     for arrays, name in members:
         data = {key: saved(np.save, array) for key, array in arrays.items()}
@@ -63,10 +63,10 @@ def fuzz_archive(path: Path, read: Callable[[], object], archives: Sequence[dict
                     archive.writestr(f"{key}.npy", content if key == name else value)
             read()
 
-        fuzz(read_member, [data[name]], WORDS, count=-(-COUNT // len(members)))
+        fuzz(kind, read_member, [data[name]], WORDS, count=-(-COUNT // len(members)))
 
 
-def fuzz_folder(folder: Path, name: str, good: Sequence[bytes], key: str | None = None) -> None:
+def fuzz_folder(kind: str, folder: Path, name: str, good: Sequence[bytes], key: str | None = None) -> None:
     """Read maps as the labelling job does, up to their confidences."""
     folder.mkdir()
 
@@ -76,13 +76,13 @@ def fuzz_folder(folder: Path, name: str, good: Sequence[bytes], key: str | None 
         if opened.sizes[0][0] * opened.sizes[0][1] < 10_000:
             _ = opened.view(0).confidence
 
-    fuzz(read, good, WORDS)
+    fuzz(kind, read, good, WORDS)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_maps(tmp_path, order):
     good = [saved(np.save, np.asarray(array, order=order)) for array in (MAP, MAP[None], MAP.astype(">f8"))]
-    fuzz_folder(tmp_path / "maps", "a.npy", good)
+    fuzz_folder("maps (.npy)", tmp_path / "maps", "a.npy", good)
 
 
 def test_headers_of_npy_maps(tmp_path):
@@ -94,18 +94,18 @@ def test_headers_of_npy_maps(tmp_path):
         (folder / "a.npy").write_bytes(content + whole[128:])
         MapFolder.open(folder).maps(0)
 
-    fuzz(read, [whole[:128]], WORDS)
+    fuzz("maps (.npy)", read, [whole[:128]], WORDS)
 
 
 def test_npz_maps(tmp_path):
-    fuzz_folder(tmp_path / "maps", "a.npz", npz({"probability": MAP}))
-    fuzz_folder(tmp_path / "named", "a.npz", npz({"x": MAP, "y": MAP}), key="y")
+    fuzz_folder("maps (.npz)", tmp_path / "maps", "a.npz", npz({"probability": MAP}))
+    fuzz_folder("maps (.npz)", tmp_path / "named", "a.npz", npz({"x": MAP, "y": MAP}), key="y")
 
 
 def test_pt_maps(tmp_path):
     for form in ("zip", "stream"):
         torch_format.save(tmp_path / form, {"probability": MAP}, form)
-    fuzz_folder(tmp_path / "maps", "a.pt", [(tmp_path / form).read_bytes() for form in ("zip", "stream")])
+    fuzz_folder("maps (.pt)", tmp_path / "maps", "a.pt", [(tmp_path / form).read_bytes() for form in ("zip", "stream")])
 
 
 def test_states(tmp_path):
@@ -126,7 +126,7 @@ def test_states(tmp_path):
         else:
             State.new(folder, "paper").merge(loaded, "other")
 
-    fuzz_archive(path, read, [first, arrays_of(path)])
+    fuzz_archive("states", path, read, [first, arrays_of(path)])
 
 
 def test_statistics(tmp_path):
@@ -141,7 +141,7 @@ def test_statistics(tmp_path):
         if len(loaded):
             loaded.scores()
 
-    fuzz_archive(path, read, [arrays_of(path)])
+    fuzz_archive("statistics", path, read, [arrays_of(path)])
 
 
 def test_priors(tmp_path):
@@ -152,7 +152,7 @@ def test_priors(tmp_path):
         prior_files.load(path, 3, ["a", "b", "c"])
         array_bytes(path, "prior")
 
-    fuzz_archive(path, read, [arrays_of(path), {"prior": MAP}])
+    fuzz_archive("priors (.npz)", path, read, [arrays_of(path), {"prior": MAP}])
 
 
 def test_matlab_priors(tmp_path):
@@ -168,6 +168,7 @@ def test_matlab_priors(tmp_path):
         prior_files.read_matlab(path)
 
     fuzz(
+        "priors (.mat)",
         read,
         good,
         [b"MATLAB", b"\x0e\x00\x00\x00", b"\x0f\x00\x00\x00", b"\x09\x00\x00\x00", b"\xff\xff\xff\x7f", b"MI"],

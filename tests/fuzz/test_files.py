@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbst_mx.data.image_files import read_header, read_label, read_rgb, read_rgb16
+from cbst_mx.data.image_files import MOST_PIXELS, read_header, read_label, read_rgb, read_rgb16
+from cbst_mx.data.image_headers import check_whole
 from cbst_mx.data.listing import all_images
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import CITYSCAPES_19
@@ -22,7 +23,7 @@ from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.networks.torch_files import read_tensors, read_torch
 from symbols.backend import mx
 from tests import torch_format
-from tests.fuzz.harness import COUNT, fuzz
+from tests.fuzz.harness import fuzz
 
 pytestmark = [  # which change no result: sizes have a limit of ours, and pickles are only looked at
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
@@ -62,15 +63,24 @@ def test_images(tmp_path, kind):
     def read(content: bytes) -> None:
         path.write_bytes(content)
         refused = []
-        for reader in (read_header, read_rgb, read_label, read_rgb16):
+        for reader in (read_header, check_whole, read_rgb, read_label, read_rgb16):
             try:
                 reader(path)
             except DataError as error:
                 refused.append(error)
-        if len(refused) == 4:
+        if len(refused) == 5:
             raise refused[0]
 
-    fuzz(read, IMAGES[kind], IMAGE_WORDS, count=-(-COUNT // len(IMAGES)))
+    def pixels(content: bytes) -> int:
+        """Return the pixels that an image states, of which no more than are allowed count."""
+        path.write_bytes(content)
+        try:
+            header = read_header(path)
+        except DataError:
+            return 0
+        return min(header.height * header.width, MOST_PIXELS)
+
+    fuzz("images", read, IMAGES[kind], IMAGE_WORDS, pixels=pixels)
     assert len(all_images(tmp_path).files) == 1
 
 
@@ -92,7 +102,7 @@ def test_torch_files(tmp_path):
         b"Q", b"u",
         b"J\xff\xff\xff\x7f", b"\x8a\xff", b"}", b"]", b"q\0", b"h\0", b".", b"PK\x01\x02", b"PK\x05\x06", b"\x08\0",
     ]  # fmt: skip
-    fuzz(read, good, words)
+    fuzz("PyTorch files", read, good, words)
 
 
 def test_params(tmp_path):
@@ -114,7 +124,7 @@ def test_params(tmp_path):
         b"\x01\0\0\0",
         b"\xc8\xfa\x93\xf9", b"\xc9\xfa\x93\xf9", b"\xca\xfa\x93\xf9", b"\x12\x01\0\0\0\0\0\0", b"\xff" * 8, b"\0" * 8,
     ]  # fmt: skip
-    fuzz(read, [path.read_bytes(), older], words)
+    fuzz("network parameters", read, [path.read_bytes(), older], words)
 
 
 def test_sidecars(tmp_path):
@@ -136,4 +146,4 @@ def test_sidecars(tmp_path):
         b'"', b",",
         b'"width": ', b'"fcn8s"', b'"resnet38"', b"\xef\xbb\xbf", b"\xff",
     ]  # fmt: skip
-    fuzz(read, [good, json.dumps(json.loads(good)).encode()], words)
+    fuzz("sidecars", read, [good, json.dumps(json.loads(good)).encode()], words)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cbst_mx.errors import DataError
-from tests.fuzz.harness import fuzz, mutated
+from cbst_mx.limits import BOUNDS
+from tests.fuzz import harness
+from tests.fuzz.harness import COUNT, LONG, fuzz, limited, mutated
+
+
+@pytest.fixture(autouse=True)
+def own_record(monkeypatch):
+    """Keep these inputs out of the table of what readers have cost."""
+    monkeypatch.setattr(harness, "SEEN", {})
 
 
 def test_mutations_are_many_and_repeat():
@@ -24,7 +36,7 @@ def test_own_errors_are_accepted():
         if content != b"good":
             raise DataError("not good")
 
-    fuzz(read, [b"good"], count=50)
+    fuzz("lists", read, [b"good"], count=50)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, MemoryError, RecursionError, SystemExit, KeyboardInterrupt])
@@ -34,7 +46,7 @@ def test_others_are_not_and_the_input_is_shown(error):
             raise error("odd")
 
     with pytest.raises(AssertionError, match=r"input 0 of seed 0: b'"):
-        fuzz(read, [b"good"], count=50, seed=0)
+        fuzz("lists", read, [b"good"], count=50, seed=0)
 
 
 def test_a_good_input_must_be_read():
@@ -42,4 +54,39 @@ def test_a_good_input_must_be_read():
         raise DataError("never")
 
     with pytest.raises(DataError, match="never"):
-        fuzz(read, [b"good"], count=1)
+        fuzz("lists", read, [b"good"], count=1)
+
+
+def test_what_takes_too_much_memory_is_found():
+    def read(content):
+        if content != b"good":
+            np.ones(400 << 20, np.uint8)
+
+    with pytest.raises(AssertionError, match=r"lists: \d+ bytes take 4\d\d MB, \d+ MB are allowed"):
+        fuzz("lists", read, [b"good"], count=5)
+
+
+def test_what_does_not_end_is_found():
+    def endless():
+        with limited("lists", 0, seconds=0.2):
+            while True:
+                try:
+                    time.sleep(10)
+                except Exception:  # as readers have it
+                    continue
+
+    with pytest.raises(AssertionError, match="it takes more than 0.2 s"):
+        endless()
+
+
+def test_the_number_of_inputs_is_what_is_promised():
+    if not LONG:
+        assert COUNT == 40
+    folder = Path(__file__).parent
+    targets = sum(len(re.findall(r"^    +fuzz\w*\(", path.read_text(), re.M)) for path in folder.glob("test_[!h]*.py"))
+    assert COUNT * targets >= 1000
+
+
+def test_every_kind_has_a_target():
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_[!h]*.py"))
+    assert [kind for kind in BOUNDS if f'"{kind}"' not in text] == []

@@ -55,7 +55,12 @@ def test_experiments(tmp_path):
         experiment.to_yaml()
         assert experiment.identity
 
-    fuzz(read, [(EXPERIMENTS / name).read_bytes() for name in ("demo.yaml", "demo-adversarial.yaml")], YAML_WORDS)
+    fuzz(
+        "experiments",
+        read,
+        [(EXPERIMENTS / name).read_bytes() for name in ("demo.yaml", "demo-adversarial.yaml")],
+        YAML_WORDS,
+    )
 
 
 def test_changes_of_experiments():
@@ -63,8 +68,13 @@ def test_changes_of_experiments():
         load_experiment(EXPERIMENTS / "demo.yaml", (content.decode("utf-8", "replace"),))
 
     good = [b"self_training.rounds=2", b"augmentation={crop: [64, 64], scale: [0.5, 2.0]}", b"evaluation.scales=[1.0]"]
-    fuzz(read, good, YAML_WORDS)
-    fuzz(lambda content: parse_value(content.decode("latin-1")), [b"[1, {a: b}, 1e-4]"], YAML_WORDS)
+    fuzz("changes of experiments", read, good, YAML_WORDS)
+    fuzz(
+        "changes of experiments",
+        lambda content: parse_value(content.decode("latin-1")),
+        [b"[1, {a: b}, 1e-4]"],
+        YAML_WORDS,
+    )
 
 
 def test_descriptions(tmp_path):
@@ -81,7 +91,7 @@ def test_descriptions(tmp_path):
             open_images("folder", root, split=split, description=described)
             open_labelled("folder", root, split=split, description=described, label_space=label_space(described))
 
-    fuzz(read, [OWN, KNOWN], YAML_WORDS)
+    fuzz("descriptions", read, [OWN, KNOWN], YAML_WORDS)
 
 
 def test_lists(tmp_path):
@@ -98,4 +108,4 @@ def test_lists(tmp_path):
         "road (2).png\r\nroad\r\na #1  # one\r\nKöln.png\r\n".encode(),
         b"\xef\xbb\xbfa.b\nfrankfurt/frankfurt_000000_000294_leftImg8bit.png\n",
     ]
-    fuzz(read, good, LIST_WORDS)
+    fuzz("lists", read, good, LIST_WORDS)

@@ -81,9 +81,9 @@ def _problem(path: Path, headers: dict[Path, Header]) -> str:
         return _FORBIDDEN if refused else "no image that can be read"
     except OSError:
         return _FORBIDDEN
-    if not header.whole:
-        return "truncated"
-    return _LARGE if header.height * header.width > MOST_PIXELS else ""
+    if header.height * header.width > MOST_PIXELS:
+        return _LARGE
+    return "" if header.whole else "truncated"
 
 
 def _check_image_kinds(found: Examination, part: Part, headers: Mapping[Path, Header]) -> None:
