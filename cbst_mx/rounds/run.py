@@ -74,14 +74,22 @@ class Run:
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
         opened = open_run(experiment, out, progress=progress, data_root=data_root)
-        self.experiment, self.progress, self.needs = opened.experiment, progress, opened.needs
+        self._opened, self.experiment, self.needs = opened, opened.experiment, opened.needs
         self.source, self.target, self.validation = opened.source, opened.target, opened.validation
         self.dir, self.record, self.ctx = opened.folder, opened.record, opened.contexts[0]
         self.spec, self.label_space = self.experiment.network_spec(), self.experiment.classes()
         self.results = RunResults(out)
         self.health = Health(self.experiment, self.record.ledger)
-        self._networks = StageNetworks(opened, self.health, lambda *step: self.progress(*step))
-        self._data_root = data_root
+        self._networks = StageNetworks(opened, self.health)
+
+    @property
+    def progress(self) -> Progress:
+        """Called with (what, done, in all) as work goes on."""
+        return self._opened.progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._opened.progress = progress
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -268,6 +276,6 @@ class Run:
         progress = functools.partial(self.progress, f"{self.experiment.name}, spatial prior")
         if not self.record.done(PRIOR):
             self.record.begin(PRIOR)
-            renew_prior(self.experiment, self.source, self.dir, data_root=self._data_root, progress=progress)
+            renew_prior(self.experiment, self.source, self.dir, data_root=self._opened.data_root, progress=progress)
             self.record.finish(PRIOR)
         return load_prior(self.experiment, self.source, self.dir.spatial_prior)
