@@ -13,7 +13,7 @@ A target is a test that calls `fuzz` with a kind of file, a function that reads 
 
 Seeds are fixed: the same inputs each time. The number of inputs of each target is 40 (1,000 in all), or CBST_FUZZ
 (``make fuzz``), in which case every run takes seeds of its own from CBST_FUZZ_SEED. Time and memory of every input are
-compared with the bounds of `cbst_mx.limits`; a table at the end says what was seen.
+compared with the bounds of `tests.fuzz.limits`; a table at the end says what was seen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 
 from cbst_mx.errors import CBSTError
-from cbst_mx.limits import BOUNDS, SECONDS
+from tests.fuzz.limits import BOUNDS, SECONDS
 
 __all__ = ["COUNT", "LONG", "SEED", "SEEN", "Seen", "fuzz", "limited", "mutated"]
 
@@ -129,7 +129,7 @@ _CAN_RESET = _reset_peak()
 
 @contextlib.contextmanager
 def limited(kind: str, size: int, pixels: int = 0, seconds: float = SECONDS) -> Iterator[Seen]:
-    """Run the block as one input of a kind of file, and compare what it takes with the bounds of `cbst_mx.limits`.
+    """Run the block as one input of a kind of file, and compare what it takes with the bounds of `tests.fuzz.limits`.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def fuzz(
     Parameters
     ----------
     kind : str
-        Kind of file, a key of `cbst_mx.limits.BOUNDS`.
+        Kind of file, a key of `tests.fuzz.limits.BOUNDS`.
     read : callable
         Takes the bytes of a file; may raise `CBSTError`, whose message must not be longer than 10,000 characters.
     good : sequence of bytes

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cbst_mx.errors import DataError
-from cbst_mx.limits import BOUNDS
 from tests.fuzz import harness
 from tests.fuzz.harness import COUNT, LONG, fuzz, limited, mutated
+from tests.fuzz.limits import BOUNDS
 
 
 @pytest.fixture(autouse=True)
