@@ -67,6 +67,7 @@ def change_ledger(run, change):
     lines = []
     for line in run.ledger.read_text().splitlines():
         record = json.loads(line)
+        record.pop("line_sha256", None)
         change(record)
         lines.append(json.dumps({**record, "keys_sha256": digest_of(record["keys"])}))
     run.ledger.write_text("\n".join(lines) + "\n")

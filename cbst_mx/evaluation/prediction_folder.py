@@ -8,7 +8,6 @@ goes on; other results are refused, or made anew on request.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any, Mapping
@@ -18,7 +17,7 @@ import numpy as np
 from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.errors import DataError, RunError
-from cbst_mx.files import file_digest, in_one_line, read_mapping, remove_leftovers, write_json
+from cbst_mx.files import file_digest, in_one_line, read_mapping, remove_file, remove_leftovers, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import listed
 
@@ -127,8 +126,7 @@ class PredictionFolder:
             remove_leftovers(self._out)
             for other in self.left:  # what is there is of an earlier call: with the record it would count as done
                 for path in self._results(self._images.names[other]):
-                    with contextlib.suppress(FileNotFoundError):
-                        path.unlink()
+                    remove_file(path)
             write_json(self._out / RECORD, self._new)
             self._begun = True
         first, second = self._results(self._images.names[index])
@@ -137,8 +135,7 @@ class PredictionFolder:
 
     def close(self) -> None:
         """Remove the record, when all results are there."""
-        with contextlib.suppress(OSError):
-            (self._out / RECORD).unlink()
+        remove_file(self._out / RECORD)
 
 
 def refusal(refused: Mapping[str, str], total: int) -> str:
