@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from pathlib import Path
 from typing import Any, Callable
 
@@ -80,7 +81,8 @@ class Run:
         self.spec, self.label_space = self.experiment.network_spec(), self.experiment.classes()
         self.results = RunResults(out)
         self.health = Health(self.experiment, self.record.ledger)
-        self._networks = StageNetworks(opened, self.health, lambda *step: self.progress(*step))
+        own = weakref.proxy(self)  # else the folder would stay locked until a cycle is found
+        self._networks = StageNetworks(opened, self.health, lambda *step: own.progress(*step))
         self._data_root = data_root
 
     # -- stages --------------------------------------------------------------------------------------------------
