@@ -393,7 +393,7 @@ def test_parameters_that_are_not_finite_after_the_last_iteration_are_rolled_back
 
 def test_a_damaged_record_of_rollbacks_is_one_sentence(first):
     (first / "round-1" / "rollback.json").write_text('{"rollbacks": 3}')
-    with pytest.raises(RunError, match=r"rollback.json must hold a list of rollbacks, got int$"):
+    with pytest.raises(RunError, match=r"rollback.json must hold a list of rollbacks, got int: put it back"):
         Run(experiment(), first).round(2)
 
 

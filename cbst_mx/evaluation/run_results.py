@@ -192,17 +192,8 @@ class RunResults:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Results of all stages, as the run wrote them at its end.
-
-        Raises
-        ------
-        RunError
-            If the file is missing, or has other results than the stages.
-        """
-        found = self.read(self.folder.summary)
-        if _results_of(found) != _results_of(self.summarise()):
-            raise RunError(f"{self.folder.summary} has other results than the stages: cbst-mx run writes it anew")
-        return found
+        """Results of all stages, as the run wrote them at its end; RunError where stages have others since."""
+        return self._outputs.read_summary(self.summarise()["stages"])
 
     def paths(self, stage: int | None = None) -> dict[str, Path]:
         """Return the files and folders that exist, by what they are: those of the run, or those of one stage."""
@@ -323,10 +314,11 @@ class RunResults:
 
     def guard_signs(self, stage: int) -> list[str]:
         """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
-        judged = self._outputs.read_judgement(self._judging(stage))
+        where = self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
+        judged = self._outputs.read_judgement(where)
         if judged.get("network") != stage:
             return []
-        check_judgement(judged, self._judging(stage).guard)
+        check_judgement(judged, where.guard)
         found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
         return [f"on the target's images, {sentence}" for sentence in found]
 
@@ -401,10 +393,6 @@ class RunResults:
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _judging(self, stage: int) -> StageDir:
-        """Return the folder of the judgement on a stage's network."""
-        return self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
-
     def read(self, path: Path) -> dict[str, Any]:
         """Read a JSON file of the folder; see :class:`.Outputs`."""
         return self._outputs.read(path)
@@ -430,11 +418,3 @@ class RunResults:
 
     def _result(self, stage: int | None, name: str | None, key: str) -> Any:
         return self._chosen(self.evaluation(stage), name)[key]
-
-
-def _results_of(summary: dict[str, Any]) -> Any:
-    """Return the numbers of a summary; words may be those of another version."""
-    stages = summary.get("stages")
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        return None
-    return [{key: stage.get(key) for key in ("round", "evaluation", "label_free")} for stage in stages]

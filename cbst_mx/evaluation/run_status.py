@@ -164,7 +164,8 @@ def _said_by(check: Callable[..., Any], *arguments: Any) -> Iterator[str]:
 
 def without_line(run: RunResults, ledger: Ledger) -> list[str]:
     """Return the finished steps of a run that its ledger has no line for: the next command takes them as found."""
-    return [step.name for step in steps_of(run) if step.last.is_file() and ledger.finished(step) is None]
+    steps = [step for step in steps_of(run) if step.last.is_file() and step.name not in ledger.rejected]
+    return [step.name for step in steps if ledger.finished(step) is None]
 
 
 def _broken_links(entries: list[Entry]) -> Iterator[str]:

@@ -30,6 +30,7 @@ __all__ = [
     "load_network",
     "load_parameters",
     "read_sidecar",
+    "remove_arrays",
     "save_arrays",
     "save_parameters",
     "sidecar_path",
@@ -66,6 +67,17 @@ def save_arrays(path: Path, arrays: dict[str, mx.nd.NDArray], *, previous: Path 
         _write_arrays(temporary, arrays)
         if previous is not None and Path(path).is_file():
             replace_file(path, previous)
+
+
+def remove_arrays(path: Path) -> None:
+    """Remove a file of named NDArrays, if it is there.
+
+    Raises
+    ------
+    RunError
+        If it cannot be removed.
+    """
+    remove_file(path)
 
 
 def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:

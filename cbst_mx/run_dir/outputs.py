@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping, Sequence
 
 from cbst_mx.errors import RunError
 from cbst_mx.files import file_digest, in_one_line, read_mapping
@@ -68,6 +68,23 @@ class Outputs:
         """
         self.check(path)
         return read_mapping(path)
+
+    def read_summary(self, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Read the summary of a run, of which these are the stages as their own files have them.
+
+        Raises
+        ------
+        RunError
+            If it is missing or damaged, or has other numbers; words may be another version's.
+        """
+        found = self.read(self._folder.summary)
+        there = found.get("stages")
+        numbers = [
+            [{**stage, "warnings": 0} for stage in some if isinstance(stage, dict)] for some in (there or (), stages)
+        ]
+        if numbers[0] != numbers[1]:
+            raise RunError(f"{self._folder.summary} has other results than the stages: cbst-mx run writes it anew")
+        return found
 
     def read_judgement(self, stage: StageDir) -> dict[str, Any]:
         """Read the judgement of the guard in the folder of a stage; empty where there is none.

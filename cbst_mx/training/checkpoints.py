@@ -21,8 +21,7 @@ from typing import Any, Callable, Iterator, Mapping
 import numpy as np
 
 from cbst_mx.errors import CheckpointError, StoppedError
-from cbst_mx.files import remove_file
-from cbst_mx.networks.parameters import load_arrays, save_arrays
+from cbst_mx.networks.parameters import load_arrays, remove_arrays, save_arrays
 from symbols.backend import gluon, mx
 
 __all__ = [
@@ -76,7 +75,7 @@ def remove_checkpoints(*paths: Path) -> None:
     """Remove the checkpoints at `paths` and those before them, where they are there."""
     for path in paths:
         for place in (path, previous_path(path)):
-            remove_file(place)
+            remove_arrays(place)
 
 
 def count_threads() -> int:
