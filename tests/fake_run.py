@@ -82,7 +82,7 @@ def write_ledger(folder):
     for step in steps:
         if step.kind in ("source", "retraining"):
             for path in step.files:
-                path.write_text("{}\n")
+                path.write_text('{"rollbacks": []}\n' if path.name == "rollback.json" else "{}\n")
         if step.last.is_file():
             outputs = {
                 path.relative_to(folder.path).as_posix(): output_record(path) for path in step.files if path.exists()

@@ -193,5 +193,5 @@ def test_the_record_names_network_settings_and_images(networks, images, tmp_path
     predict(networks[0], tmp_path / "out", images, code=130)
     record = json.loads((tmp_path / "out" / "predict.json").read_text())
     assert set(record) == {"parameters", "settings", "images"}
-    assert record["settings"] == {"flip": False, "upsampling": "bilinear", "resampling": "linear", "int8": 0}
+    assert record["settings"] == {"flip": False, "upsampling": "bilinear", "resampling": "program", "int8": 0}
     assert record["images"]["0"][0] == str(images / "0.png")

@@ -34,9 +34,9 @@ EXPLAINED = {
     ("cbst_mx/data/image_headers.py", "*"): WRAPPED,
     ("cbst_mx/data/jpeg_parts.py", "*"): WRAPPED,
     ("cbst_mx/data/png_parts.py", "*"): WRAPPED,
-    ("cbst_mx/files.py", "_whole_number"): WRAPPED,
-    ("cbst_mx/files.py", "_finite_number"): WRAPPED,
-    ("cbst_mx/files.py", "check_archive"): WRAPPED,
+    ("cbst_mx/files/reading.py", "_whole_number"): WRAPPED,
+    ("cbst_mx/files/reading.py", "_finite_number"): WRAPPED,
+    ("cbst_mx/files/reading.py", "check_archive"): WRAPPED,
     ("cbst_mx/run_dir/links.py", "below"): WRAPPED,
     (
         "cbst_mx/data/loader.py",

@@ -89,7 +89,7 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         loaded = _load(experiment, changes, fold, target)
         loaded = take_released_start(loaded)
         if (sentence := describe_released_start(loaded)) is not None:
-            click.echo(sentence)
+            echo(sentence)
         function(loaded, **options)
 
     for option in reversed(_EXPERIMENT_OPTIONS):
