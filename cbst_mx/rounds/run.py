@@ -151,13 +151,13 @@ class Run:
         stage = self.dir.stage(0)
         if self.record.done(SOURCE):
             return
-        self.record.begin(SOURCE)
         for name, images in self.validation.items():
             check_labelled(images, f"validation set {name}", every=True)
         if self.experiment.source_training is not None or self.experiment.self_training.rounds:
             check_labelled(self.source, "the source", use="trained on")
         for path in self.target.image_paths:  # else the last of them is first looked at after the source training
             check_whole(path)
+        self.record.begin(SOURCE)
         network, self._start = self._start_network() if self._start is None else self._start, None
         if self.experiment.source_training is None:
             self._finish_training(stage, 0, network, {"taken from": str(self.experiment.initial_parameters)})

@@ -106,6 +106,7 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._logging = False
+        self._is_new = False  # made by this object
         self._lock: Lock | None = None  # held by what goes on in the folder, not by what reads it
 
     @classmethod
@@ -179,9 +180,22 @@ class RunDir:
             "inputs": dict(inputs),
             "versions": versions(),
         }
+        run._is_new = True
         write_json(run.manifest, manifest)  # first: with it the folder is this run's
         write_text(run.experiment, experiment_text)
         return run
+
+    def withdraw(self) -> None:
+        """Remove the folder where it was made anew and no step has begun: a step that cannot be done leaves nothing."""
+        first = {self.experiment.name, self.manifest.name, self.log.name}
+        if not self._is_new or not {path.name for path in self.path.iterdir()} <= {*first, LOCK}:
+            return
+        with contextlib.suppress(OSError):
+            for name in first:
+                (self.path / name).unlink()
+            if self._lock is not None:
+                self._lock.release()
+            self.path.rmdir()
 
     def _is_begun(self, experiment_text: str) -> bool:
         """Return whether the folder is empty, or holds only this experiment, which earlier versions wrote first."""
