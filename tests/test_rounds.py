@@ -584,3 +584,22 @@ def test_truncated_images_are_refused_before_the_training(data, tmp_path, part):
     with pytest.raises(DataError, match=f"{path} cannot be read, the file is damaged or truncated"):
         run.run()
     assert not list((tmp_path / "run").rglob("*.params"))
+
+
+@pytest.mark.parametrize("verb", ["pseudo-label", "retrain", "round"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_step_that_cannot_be_done_leaves_nothing(data, tmp_path, monkeypatch, verb, there):
+    monkeypatch.setenv("CBST_DATA", str(data))
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    assert cli(verb, DEMO, "--out", out, "--round", 1, *options()).exit_code == 1
+    assert not out.exists()
+
+
+def test_a_folder_that_has_begun_stays(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(data))
+    out = tmp_path / "out"
+    assert cli("source", DEMO, "--out", out, *options()).exit_code == 0
+    assert cli("retrain", DEMO, "--out", out, "--round", 1, *options()).exit_code == 1
+    assert (out / "source" / "parameters.params").is_file()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
+from cbst_mx.errors import CBSTError, StoppedError
 from cbst_mx.messages import stage_title
 
 if TYPE_CHECKING:
@@ -132,8 +133,13 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
 
         with Bars(Terminal()) as bars:
             run = Run(experiment, out, progress=bars)
-            with run.dir.logging():
-                function(run, **options)
+            try:
+                with run.dir.logging():
+                    function(run, **options)
+            except CBSTError as error:
+                if not isinstance(error, StoppedError):
+                    run.dir.withdraw()
+                raise
 
     return command
 

@@ -123,13 +123,13 @@ class Run:
         """Train the source network, or take over the initial parameters; then warm up, where the experiment says so."""
         if self.record.done(SOURCE):
             return
-        self.record.begin(SOURCE)
         for name, images in self.validation.items():
             check_labelled(images, f"validation set {name}", every=True)
         if self.experiment.source_training is not None or self.experiment.self_training.rounds:
             check_labelled(self.source, "the source", use="trained on")
         for path in self.target.image_paths:  # else the last of them is first looked at after the source training
             check_whole(path)
+        self.record.begin(SOURCE)
         network = self._networks.start()
         if self.experiment.source_training is None:
             self._networks.finish(0, network, {"taken from": str(self.experiment.initial_parameters)})

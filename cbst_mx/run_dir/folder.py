@@ -53,7 +53,16 @@ import numpy as np
 
 import cbst_mx
 from cbst_mx.errors import CBSTError, RunError, StoppedError
-from cbst_mx.files import file_digest, read_bounded, read_json, remove_leftovers, save_npz, write_json, write_text
+from cbst_mx.files import (
+    file_digest,
+    read_bounded,
+    read_json,
+    remove_file,
+    remove_leftovers,
+    save_npz,
+    write_json,
+    write_text,
+)
 from cbst_mx.messages import printable
 from cbst_mx.run_dir.links import check_links
 from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
@@ -116,6 +125,7 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._logging = False
+        self._is_new = False  # made by this object
         self._lock: Lock | None = None  # held by what goes on in the folder, not by what reads it
 
     @classmethod
@@ -187,6 +197,7 @@ class RunDir:
             present = {key: manifest[key] for key in ("name", "config_sha256", "experiment_sha256", "inputs")}
             manifest = {**{"id": manifest["id"]}, **stored, **present}
         begun = run.manifest.is_file()
+        run._is_new = not begun
         if begun and not _holds_text(run.experiment, experiment_text):  # continued otherwise, damaged, or killed
             write_text(run.experiment, experiment_text)
         if manifest != stored:
@@ -194,6 +205,18 @@ class RunDir:
         if not begun:
             write_text(run.experiment, experiment_text)
         return run
+
+    def withdraw(self) -> None:
+        """Remove the folder where it was made anew and no step has begun: a step that cannot be done leaves nothing."""
+        first = {self.experiment.name, self.manifest.name, self.log.name}
+        if not self._is_new or not {path.name for path in self.path.iterdir()} <= {*first, LOCK}:
+            return
+        with contextlib.suppress(OSError, RunError):  # the error that led here is the one to tell
+            for name in first:
+                remove_file(self.path / name)
+            if self._lock is not None:
+                self._lock.release()
+            self.path.rmdir()
 
     def _stored(self, rebuilt: bool) -> dict[str, Any] | None:
         """Return the manifest; None of a damaged one that can be written anew, since the ledger knows the run."""

@@ -93,7 +93,7 @@ def replaced(content: Any, path: list[int], way: int, key: str) -> Any:
 
 def rewrite(path: Path, draw: Callable[..., Any]) -> None:
     """Change one value of a JSON file, or of one line of a ledger, whose digest then fits."""
-    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    lines = (path.read_text().splitlines() or [""]) if path.suffix == ".jsonl" else [path.read_text()]
     number = draw(st.integers(0, len(lines) - 1))
     place, way = draw(st.lists(st.integers(0, 30), min_size=1, max_size=5)), draw(st.integers(0, 3))
     content = replaced(json.loads(lines[number]), place, way, draw(st.sampled_from(ODD_TEXTS)))
@@ -138,7 +138,7 @@ def exchange(path: Path, draw: Callable[..., Any], outside: Path) -> None:
 
 def change_text(path: Path, draw: Callable[..., Any]) -> None:
     """Change the name of a run's experiment, or another text or number in it."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines() or [""]
     number = draw(st.integers(0, len(lines) - 1))
     key = lines[number].partition(":")[0]
     lines[number] = f"{key}: {draw(values)}"
