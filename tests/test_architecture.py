@@ -258,7 +258,7 @@ CHANGES_A_DISK = {
     ("cbst_mx.run_dir.lock", "os.ftruncate"): "the lock",
     ("cbst_mx.run_dir.lock", "os.pwrite"): "the lock",
     ("cbst_mx.run_dir.lock", "unlink"): "the lock",
-    ("cbst_mx.run_dir.folder", "logging.FileHandler"): "the log, which grows line by line",
+    ("cbst_mx.run_dir.log", "logging.FileHandler"): "the log, which grows line by line",
     ("cbst_mx.networks.parameters", "mx.nd.save"): "writes a temporary path of ours",
     ("cbst_mx.networks.export", "onnx.save"): "writes a temporary path of ours",
     ("cbst_mx.evaluation.server_export", "zipfile.ZipFile"): "writes a temporary path of ours",

@@ -60,6 +60,7 @@ __all__ = [
     "read_json",
     "read_mapping",
     "reading",
+    "remove_empty_folder",
     "remove_file",
     "remove_folder",
     "remove_leftovers",
@@ -187,6 +188,18 @@ def remove_file(path: Path) -> None:
     """
     with _changing("remove", path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remove_empty_folder(path: Path) -> None:
+    """Remove a folder that holds nothing.
+
+    Raises
+    ------
+    RunError
+        If it holds something or cannot be removed.
+    """
+    with _changing("remove", path):
+        os.rmdir(path)
 
 
 def remove_folder(path: Path) -> None:

@@ -52,20 +52,21 @@ from typing import Any, Callable, Iterator, Mapping
 import numpy as np
 
 import cbst_mx
-from cbst_mx.errors import CBSTError, RunError, StoppedError
+from cbst_mx.errors import RunError, StoppedError
 from cbst_mx.files import (
     file_digest,
     read_bounded,
     read_json,
+    remove_empty_folder,
     remove_file,
     remove_leftovers,
     save_npz,
     write_json,
     write_text,
 )
-from cbst_mx.messages import printable
 from cbst_mx.run_dir.links import check_links
 from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
+from cbst_mx.run_dir.log import log_end, open_log
 
 __all__ = ["RunDir", "StageDir", "versions"]
 
@@ -86,31 +87,6 @@ def _holds_text(path: Path, text: str) -> bool:
         return read_bounded(path, len(text.encode())) == text.encode()
     except OSError:
         return False
-
-
-class _Lines(logging.Formatter):
-    """Lines that may be shown in a terminal, whatever names are in them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
-        return printable(super().format(record))
-
-
-class _LogFile(logging.FileHandler):
-    """The log file; a line that a full disk does not take is left out."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Go on: the next file of the run says what is wrong with the disk, and logging knows a traceback only."""
-
-
-def _log_end(handler: logging.Handler, error: BaseException) -> None:
-    """Write into the log file alone why the work ended: whoever called says it to the user."""
-    level, text = logging.ERROR, " ".join(str(error).split())
-    if isinstance(error, StoppedError):
-        level = logging.INFO
-    elif not isinstance(error, CBSTError):
-        text = f"ended by {type(error).__name__}" + (f": {text}" if str(error) else "")
-    handler.handle(logging.LogRecord(__name__, level, __file__, 0, "%s", (text,), None))
 
 
 class RunDir:
@@ -216,7 +192,7 @@ class RunDir:
                 remove_file(self.path / name)
             if self._lock is not None:
                 self._lock.release()
-            self.path.rmdir()
+            remove_empty_folder(self.path)
 
     def _stored(self, rebuilt: bool) -> dict[str, Any] | None:
         """Return the manifest; None of a damaged one that can be written anew, since the ledger knows the run."""
@@ -325,11 +301,10 @@ class RunDir:
             yield
             return
         try:
-            handler = _LogFile(self.log, encoding="utf-8")
+            handler = open_log(self.log)
         except OSError as error:
             raise RunError(f"cannot write {self.log}: {error.strerror or error}") from error
         self._logging = True
-        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("cbst_mx")
         level = package.level
         package.addHandler(handler)
@@ -339,7 +314,7 @@ class RunDir:
         except BaseException as error:
             if isinstance(error, StoppedError):
                 error.keep("steps")
-            _log_end(handler, error)
+            log_end(handler, error)
             raise
         finally:
             self._logging = False
