@@ -241,7 +241,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     return content
 
 
-def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
+def read_json(path: Path, limit: int = LARGEST_JSON, *, finite: bool = True) -> Any:
     """Read the JSON file `path` of at most `limit` bytes, see :func:`parse_json`.
 
     Raises
@@ -250,15 +250,15 @@ def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
         If it is missing, no ordinary file, too large or damaged.
     """
     try:
-        return parse_json(read_bounded(path, limit).decode("utf-8"))
+        return parse_json(read_bounded(path, limit).decode("utf-8"), finite=finite)
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: the stage that writes it has not been run") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {in_one_line(error)}") from error
 
 
-def parse_json(text: str) -> Any:
-    """Return the content of JSON text whose numbers are finite and whose whole numbers have at most 64 bits.
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """Return the content of JSON text whose numbers are finite, if asked for, and of at most 64 bits where whole.
 
     Raises
     ------
@@ -267,7 +267,8 @@ def parse_json(text: str) -> Any:
     RecursionError
         If it is too deep.
     """
-    return json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_finite_number)
+    number = _finite_number if finite else float
+    return json.loads(text, parse_int=_whole_number, parse_float=number, parse_constant=number)
 
 
 def _whole_number(text: str) -> int:
@@ -354,8 +355,7 @@ def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtyp
 
     Returns
     -------
-    shape : tuple of int
-    dtype : dtype
+    (tuple of int, dtype)
 
     Raises
     ------

@@ -11,15 +11,15 @@ from cbst_mx.files import read_json
 __all__ = ["read_evaluation", "read_judgement", "read_label_free", "read_mapping", "read_thresholds"]
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a record of names and values.
+def read_mapping(path: Path, *, finite: bool = True) -> dict[str, Any]:
+    """Read a record of names and values; with `finite`, one with NaN or an infinity is damaged.
 
     Raises
     ------
     RunError
         If it is missing, damaged, or something else.
     """
-    value = read_json(path)
+    value = read_json(path, finite=finite)
     if not isinstance(value, dict):
         raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
     return value

@@ -211,7 +211,7 @@ class RunResults:
     @property
     def summary(self) -> dict[str, Any]:
         """Results of all stages, as the run wrote them at its end."""
-        return read_mapping(self.folder.summary)
+        return read_mapping(self.folder.summary, finite=False)  # check-paper judges what is not
 
     def paths(self, stage: int | None = None) -> dict[str, Path]:
         """Return the files and folders that exist, by what they are: those of the run, or those of one stage."""
