@@ -107,7 +107,7 @@ camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP and mining on photographs, FCN8s-
 test: $(STAMP) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)
 
-fuzz: $(STAMP) ## hostile inputs to every reader, other ones each time (FUZZ=1000 for each target, 35,000 in all)
+fuzz: $(STAMP) ## hostile inputs to every reader, other ones each time (FUZZ=1000 for each target, 40,000 in all)
 	CBST_FUZZ=$(FUZZ) CBST_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -q tests/fuzz $(PYTEST_ARGS)
 
 check: $(STAMP) ## ruff, formatting, types

@@ -96,7 +96,7 @@ def seal_of(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
+def read_json(path: Path, limit: int = LARGEST_JSON, *, finite: bool = True) -> Any:
     """Read the JSON file `path` of at most `limit` bytes, see :func:`parse_json`.
 
     One that :func:`.write_json` has sealed is given without its seal.
@@ -107,7 +107,7 @@ def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
         If it is missing, no ordinary file, too large or damaged, or was altered since it was sealed.
     """
     try:
-        values = parse_json(read_bounded(path, limit).decode("utf-8"))
+        values = parse_json(read_bounded(path, limit).decode("utf-8"), finite=finite)
         if isinstance(values, dict) and SEAL in values and values.pop(SEAL) != seal_of(values):
             raise ValueError("it was altered since it was written")
         return values
@@ -117,22 +117,22 @@ def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
         raise RunError(f"{path} cannot be read: {in_one_line(error)}") from error
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a JSON file of names and values.
+def read_mapping(path: Path, *, finite: bool = True) -> dict[str, Any]:
+    """Read a JSON file of names and values; with `finite`, one with NaN or an infinity is damaged.
 
     Raises
     ------
     RunError
         If it is missing, damaged, or something else.
     """
-    value = read_json(path)
+    value = read_json(path, finite=finite)
     if not isinstance(value, dict):
         raise RunError(f"{path} must hold names and values, got {type(value).__name__}")
     return value
 
 
-def parse_json(text: str) -> Any:
-    """Return the content of JSON text whose numbers are finite and whose whole numbers have at most 64 bits.
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """Return the content of JSON text whose numbers are finite, if asked for, and of at most 64 bits where whole.
 
     Raises
     ------
@@ -141,7 +141,8 @@ def parse_json(text: str) -> Any:
     RecursionError
         If it is too deep.
     """
-    return json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_finite_number)
+    number = _finite_number if finite else float
+    return json.loads(text, parse_int=_whole_number, parse_float=number, parse_constant=number)
 
 
 def _whole_number(text: str) -> int:
@@ -210,8 +211,7 @@ def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtyp
 
     Returns
     -------
-    shape : tuple of int
-    dtype : dtype
+    (tuple of int, dtype)
 
     Raises
     ------

@@ -11,7 +11,7 @@ A target is a test that calls `fuzz` with a kind of file, a function that reads 
 
         fuzz("lists", read, [b"a.png\\nb.png\\n"])
 
-Seeds are fixed: the same inputs each time. The number of inputs of each target is 40 (1,000 in all), or CBST_FUZZ
+Seeds are fixed: the same inputs each time. The number of inputs of each target is 40 (1,344 in all), or CBST_FUZZ
 (``make fuzz``), in which case every run takes seeds of its own from CBST_FUZZ_SEED. Time and memory of every input are
 compared with the bounds of `tests.fuzz.limits`; a table at the end says what was seen.
 """
