@@ -54,6 +54,8 @@ EXPLAINED = {
     ("cbst_mx/networks/spec.py", "NetworkSpec.from_json"): WRAPPED,
     ("cbst_mx/networks/params_files.py", "*"): WRAPPED,
     ("cbst_mx/networks/torch_files.py", "*"): WRAPPED,
+    ("cbst_mx/rounds/health.py", "Health.check"): "RejectedError, which Run catches",
+    ("cbst_mx/rounds/health.py", "Health.watch"): "RejectedError, which Run catches",
     ("cbst_mx/run_dir/ledger.py", "Entry.from_line"): WRAPPED,
     ("cbst_mx/run_dir/ledger.py", "Ledger._read"): "Ledger.__init__ makes one sentence of it",
     ("cbst_mx/run_dir/lock.py", "_acquire"): "lock_folder makes one sentence of it",
