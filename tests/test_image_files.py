@@ -315,11 +315,11 @@ def test_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     write_rgb_png(path, RGB)
     before = path.read_bytes()
 
-    def disk_full(self, path, **options):
+    def disk_full(path, content):
         path.write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("PIL.Image.Image.save", disk_full)
+    monkeypatch.setattr("cbst_mx.files._put", disk_full)
     for write in (
         lambda: write_rgb_png(path, RGB // 2),
         lambda: write_label_png(path, GREY % 19, CITYSCAPES_19),

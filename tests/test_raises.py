@@ -59,8 +59,6 @@ EXPLAINED = {
     ("cbst_mx/networks/spec.py", "NetworkSpec.from_json"): WRAPPED,
     ("cbst_mx/networks/params_files.py", "*"): WRAPPED,
     ("cbst_mx/networks/torch_files.py", "*"): WRAPPED,
-    ("cbst_mx/rounds/health.py", "Health.check"): "Run does the step again after a rollback, or says why there is none",
-    ("cbst_mx/rounds/health.py", "Health.watch"): "as of Health.check",
     ("cbst_mx/run_dir/ledger.py", "Entry.from_line"): WRAPPED,
     ("cbst_mx/run_dir/ledger.py", "Ledger._read"): "Ledger.__init__ makes one sentence of it",
     ("cbst_mx/run_dir/lock.py", "_acquire"): "lock_folder makes one sentence of it",

@@ -145,7 +145,8 @@ def _beside_ledger(folder: RunDir, ledger: Ledger) -> Iterator[str]:
     if lacking := without_line(run, ledger):
         yield f"{folder.ledger.name} has no line for what is there: {listed(lacking, 8)}"
     for stage in range(run.rounds + 1):
-        yield from _said_by(run.guard_signs, stage)
+        if not ledger.rejected:  # else a rollback is on its way
+            yield from _said_by(run.guard_signs, stage)
         if folder.stage(stage).rollback.is_file():
             yield from _said_by(read_json, folder.stage(stage).rollback)
     yield from _said_by(run.label_free_scores)

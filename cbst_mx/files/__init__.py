@@ -311,6 +311,8 @@ def atomic_folder(path: Path, *, durable: bool = False, new: bool = False) -> It
         remove_leftovers(whole.parent, name)
     with _changing("write", path):
         try:
+            if whole.is_dir() and whole.samefile(os.curdir):
+                raise OSError(errno.EBUSY, "processes that work in a folder keep it from being replaced")
             _make_folder(whole.parent)
             os.mkdir(temporary)
             yield temporary

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.config import Experiment
-from cbst_mx.errors import CBSTError, DivergedError, NotFiniteError, RunError, TrainingError
+from cbst_mx.errors import DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, write_json
 from cbst_mx.messages import stage_title
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 FACTOR = 0.5  # of the learning rate, by each rollback of a round
 
 
-class RejectedError(CBSTError):
+class RejectedError(Exception):
     """The network of a stage is not to be gone on with: its round is rolled back.
 
     Parameters

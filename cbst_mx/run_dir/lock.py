@@ -193,9 +193,11 @@ def _release(path: Path, descriptor: int | None, process: int) -> None:
     """Remove the file and give the lock back; a forked child does neither, since the lock is its parent's."""
     if descriptor is None:
         return
-    if process == os.getpid():
+    try:
+        if process == os.getpid():
+            with contextlib.suppress(OSError):
+                if _is_at(descriptor, path):
+                    path.unlink()
+    finally:
         with contextlib.suppress(OSError):
-            if _is_at(descriptor, path):
-                path.unlink()
-    with contextlib.suppress(OSError):
-        os.close(descriptor)
+            os.close(descriptor)
