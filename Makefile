@@ -100,7 +100,7 @@ demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 fo
 	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS)
 
 camvid-ablation: SEEDS = 0,1,2
-camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP and mining on photographs, FCN8s-VGG16 (about HOURS hours on 2 cores, continues)
+camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP, mining on photographs, FCN8s-VGG16 (4 hours of one core; continues)
 	$(foreach seed,$(subst $(comma), ,$(SEEDS)),$(call ablation,$(seed)))
 	$(CBST) compare $(addprefix $(RUNS)/camvid-ablation/,source $(ABLATION)) --out $(RUNS)/camvid-ablation/comparison.json
 
