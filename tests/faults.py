@@ -91,9 +91,9 @@ class Disk:
             before_death()
         if self.fault == "exit":
             os._exit(137)
-        if self.fault == "kill":
+        if self.fault == "kill" and name != "lock":
             raise Killed
-        number = getattr(errno, self.fault)
+        number = getattr(errno, self.fault, errno.EIO)
         if (self.fault == "ENOSPC" and kind in ("open", "unlink", "rmdir", "rename")) or (
             self.fault == "EACCES" and kind in ("write", "fsync", "save")
         ):
