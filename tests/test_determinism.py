@@ -13,6 +13,8 @@ import pytest
 from symbols.backend import mx
 from tests.tiny import write_scenes
 
+pytestmark = pytest.mark.slow  # three processes that train
+
 TRAIN = """
 import sys
 from pathlib import Path

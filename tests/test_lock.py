@@ -17,9 +17,10 @@ from cbst_mx.cli import main
 from cbst_mx.errors import RunError
 from cbst_mx.labelling import MapFolder
 from cbst_mx.labelling import run as label
+from cbst_mx.rounds import Run
 from cbst_mx.run_dir import RunDir, lock, lock_file, lock_folder
 from tests.maps import random_maps, write_maps
-from tests.tiny import DEMO, options, write_scenes
+from tests.tiny import DEMO, experiment, options, write_scenes
 
 HOLD = "import sys, time; from pathlib import Path; from cbst_mx.run_dir import lock_folder\n"
 HOLD += "held = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
@@ -141,6 +142,18 @@ def test_a_process_holds_its_folder_once_and_until_it_is_done(tmp_path):
     assert os.listdir(tmp_path) == []
     assert subprocess.run(probe, capture_output=True, text=True).stdout == "held\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_gives_its_folder_back_when_it_is_gone(tmp_path):
+    data = write_scenes(tmp_path / "data")
+    gc.disable()  # else by chance
+    try:
+        run = Run(experiment(), tmp_path / "run", data_root=data)
+        assert (tmp_path / "run" / "lock").is_file()
+        del run
+        assert not (tmp_path / "run" / "lock").exists()
+    finally:
+        gc.enable()
 
 
 def test_a_forked_child_does_not_give_the_lock_back(tmp_path):

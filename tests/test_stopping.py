@@ -122,6 +122,7 @@ STOPS = [  # where, done, in all, signal, exit code, what is kept
 ]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, tmp_path):
     out = tmp_path / "run"
     for where, done, total, name, code, kept in STOPS:
@@ -164,6 +165,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert "stopping after this step; once more to stop at once\nstopped at once\n" in error
 
 
+@pytest.mark.slow
 def test_signals_that_are_ignored_stay_ignored(tmp_path):
     def ignore():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -185,6 +187,7 @@ def maps(folder, count=40):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_labelling_job_stopped_in_every_pass_ends_as_one_that_was_not(tmp_path, workers):
     given = ("label", "--probabilities", maps(tmp_path / "maps"), "--portion", "0.2", "--workers", workers)

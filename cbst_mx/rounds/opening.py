@@ -49,6 +49,8 @@ class Opened:
         Disk space that is still needed, and memory in addition to the network's own.
     data_root : Path, optional
         Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
+    progress : callable
+        Called with (what, done, in all).
     """
 
     experiment: Experiment
@@ -61,6 +63,7 @@ class Opened:
     start: gluon.HybridBlock | None
     needs: Needs
     data_root: Path | None
+    progress: Progress
 
 
 def open_run(
@@ -102,7 +105,7 @@ def open_run(
     check_free_space(out, needs.disk)
     sets.update({f"validation {name}": images for name, images in validation.items()})
     folder, record = _open_folder(experiment, out, sets, changes, data_root, progress)
-    return Opened(experiment, folder, record, source, target, validation, contexts, start, needs, data_root)
+    return Opened(experiment, folder, record, source, target, validation, contexts, start, needs, data_root, progress)
 
 
 def _open_folder(

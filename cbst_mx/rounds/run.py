@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import weakref
 from pathlib import Path
 from typing import Any, Callable
 
@@ -75,15 +74,22 @@ class Run:
         self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
     ):
         opened = open_run(experiment, out, progress=progress, data_root=data_root)
-        self.experiment, self.progress, self.needs = opened.experiment, progress, opened.needs
+        self._opened, self.experiment, self.needs = opened, opened.experiment, opened.needs
         self.source, self.target, self.validation = opened.source, opened.target, opened.validation
         self.dir, self.record, self.ctx = opened.folder, opened.record, opened.contexts[0]
         self.spec, self.label_space = self.experiment.network_spec(), self.experiment.classes()
         self.results = RunResults(out)
         self.health = Health(self.experiment, self.record.ledger)
-        own = weakref.proxy(self)  # else the folder would stay locked until a cycle is found
-        self._networks = StageNetworks(opened, self.health, lambda *step: own.progress(*step))
-        self._data_root = data_root
+        self._networks = StageNetworks(opened, self.health)
+
+    @property
+    def progress(self) -> Progress:
+        """Called with (what, done, in all) as work goes on."""
+        return self._opened.progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._opened.progress = progress
 
     # -- stages --------------------------------------------------------------------------------------------------
 
@@ -270,6 +276,6 @@ class Run:
         progress = functools.partial(self.progress, f"{self.experiment.name}, spatial prior")
         if not self.record.done(PRIOR):
             self.record.begin(PRIOR)
-            renew_prior(self.experiment, self.source, self.dir, data_root=self._data_root, progress=progress)
+            renew_prior(self.experiment, self.source, self.dir, data_root=self._opened.data_root, progress=progress)
             self.record.finish(PRIOR)
         return load_prior(self.experiment, self.source, self.dir.spatial_prior)

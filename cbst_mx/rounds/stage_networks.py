@@ -9,7 +9,7 @@ from typing import Any
 from cbst_mx.config import Optimiser
 from cbst_mx.errors import RunError
 from cbst_mx.files import write_json
-from cbst_mx.messages import Progress, stage_title
+from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.health import Health
 from cbst_mx.rounds.opening import Opened
@@ -33,12 +33,10 @@ class StageNetworks:
         What the run works with.
     health : Health
         Knows which rounds were rolled back.
-    progress : callable
-        Called with (what, done, in all).
     """
 
-    def __init__(self, opened: Opened, health: Health, progress: Progress):
-        self._opened, self._health, self._progress = opened, health, progress
+    def __init__(self, opened: Opened, health: Health):
+        self._opened, self._health = opened, health
         self._network: gluon.HybridBlock | None = None
         self._holds = -1  # the stage whose parameters the network holds
 
@@ -86,7 +84,7 @@ class StageNetworks:
             index=index,
             contexts=self._opened.contexts,
             checkpoint=stage.checkpoint,
-            progress=functools.partial(self._progress, what),
+            progress=functools.partial(self._opened.progress, what),
             **options,
         )
         if record.losses:
@@ -108,7 +106,7 @@ class StageNetworks:
         opened, experiment = self._opened, self._opened.experiment
         stage = opened.folder.stage(index)
         if index == 0:
-            bar = functools.partial(self._progress, f"{experiment.name}, warm-up")
+            bar = functools.partial(self._opened.progress, f"{experiment.name}, warm-up")
             where = {"ctx": opened.contexts[0], "checkpoint": stage.warm_up, "progress": bar}
             record.update(warm_up(experiment, network, opened.source, opened.target, **where))
         if rollbacks := self._health.rollbacks(index):
