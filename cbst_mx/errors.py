@@ -33,7 +33,14 @@ __all__ = [
     "StoppedError",
     "TrainingError",
     "check_choice",
+    "lacks_memory",
 ]
+
+# What Python, the C++ library and MXNet say of too little memory; a thread needs some for its stack.
+_NO_MEMORY = (
+    *("bad_alloc", "Cannot allocate memory", "AlignedMallocPitch", "Failed to allocate", "out of memory"),
+    *("can't start new thread", "Resource temporarily unavailable"),
+)
 
 
 class CBSTError(Exception):
@@ -110,6 +117,22 @@ class StoppedError(CBSTError):
             "nothing": "nothing of it is kept",
         }
         return f"{self.what}: stopped at {self.done} of {self.total}; {after[self.kept]}"
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Return whether an error says that there is too little memory, or was caused by one that does.
+
+    Examples
+    --------
+    >>> lacks_memory(MemoryError()), lacks_memory(RuntimeError("std::bad_alloc")), lacks_memory(KeyError("bad_alloc"))
+    (True, True, False)
+    """
+    while error is not None:
+        says = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)  # MXNet's is one
+        if says or isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def check_choice(option: str, value: Any, allowed: Collection[str], *, of: str = "") -> None:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.doctor_fixtures"]
+pytest_plugins = ["tests.doctor_fixtures", "tests.processes"]
 
 # before anything imports mxnet: other thread counts change the last bits of sums
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# a shell starts what it does not wait for with Ctrl-C ignored, and processes started by tests would be so as well
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cbst_mx.config import Experiment
 from cbst_mx.labelling import MapFolder
 from cbst_mx.labelling import run as run_label
 from cbst_mx.rounds import Run
@@ -35,6 +36,11 @@ KINDS = {
 ALL = (*KINDS, "label")
 
 _RUNS = {kind: tiny.experiment(*_SMALL, *changes) for kind, changes in KINDS.items()}
+
+
+def experiment(kind: str) -> Experiment:
+    """Return the experiment of a kind of run."""
+    return _RUNS[kind]
 
 
 def write_data(root: Path) -> Path:

@@ -5,6 +5,8 @@ After a power cut a file that was just renamed may be a part of itself; disks fl
 
 from __future__ import annotations
 
+import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import main
 from cbst_mx.errors import CBSTError
+from cbst_mx.rounds import Run
 from tests import small_runs
-from tests.faults import Disk, Killed, attempt, contents
+from tests.faults import Disk, Killed, attempt, contents, is_temporary
 
 CUTS = ("0", "1", "half", "-1")
 FLIPS = tuple(f"flip {seed}" for seed in range(6))
@@ -26,8 +29,8 @@ LEFT_OUT = ("log.txt", "lock")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return small_runs.write_data(tmp_path_factory.mktemp("torn") / "data")
+def data(small_data):
+    return small_data
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +93,15 @@ def mentions(text, name):
 
 
 def same(name, one, other):
-    """Return whether two contents are the same; a line's end that JSON does not need does not count."""
-    if one is None or other is None or not name.endswith(".json"):
+    """Return whether two contents are the same: bytes, but for what JSON and archives do not need to be read."""
+    if one is None or other is None or one == other:
         return one == other
-    return one.rstrip() == other.rstrip()
+    if name.endswith(".npz"):  # a bit of the archive's own fields
+        arrays = [dict(np.load(io.BytesIO(content), allow_pickle=False)) for content in (one, other)]
+        return arrays[0].keys() == arrays[1].keys() and all(
+            np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0]
+        )
+    return name.endswith(".json") and one.rstrip() == other.rstrip()
 
 
 def read(command, folder, whole):
@@ -130,3 +138,106 @@ def go_on(folder, data, expected, name):
     assert other in ([], [name]), (other, log[-2000:])
     assert not other or mentions(log, name), log[-2000:]
     return "left" if other else ""
+
+
+def named(folder):
+    """Return the files of a folder whose damage is tried."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in LEFT_OUT)
+    return [path.relative_to(folder).as_posix() for path in found if not is_temporary(path.name)]
+
+
+def try_damage(state, name, what, folders, data, tmp_path):
+    """Damage a file, read the folder and go on in it; return what was said, or None where nothing was changed."""
+    base, whole, foreign = folders(state), folders("whole"), folders("foreign") / name
+    folder = shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("lock"))
+    if what == "foreign" and not foreign.is_file():
+        return None
+    told = {command: read(command, folder, whole) for command in READERS}
+    if not damage(folder / name, what, foreign):
+        return None
+    try:
+        readers = check_readers(folder, whole, name, told)
+        if must_be_verified(name):
+            assert "verify" in readers, (name, what)
+        refused = go_on(folder, data, contents(whole), name)
+        if refused and ("source again" in refused or "retrain" in refused):  # the advice works
+            Run(small_runs.experiment(KIND), folder, data_root=data).train_source()
+            assert go_on(folder, data, contents(whole), name) == ""
+        return refused
+    finally:
+        shutil.rmtree(folder)
+
+
+def must_be_verified(name):
+    """Return whether ``verify`` has to name a file: checkpoints are looked at when they are used."""
+    return "checkpoint" not in name
+
+
+STATES = ("whole", "round-1/checkpoint.previous.params:2", "round-1/guard.json:1", "source/checkpoint.params:1")
+
+
+@pytest.mark.parametrize("state", STATES[:2])
+def test_a_damaged_file_is_never_believed(state, folders, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(data))
+    names = named(folders(state))
+    for number in range(1 if state == "whole" else 4, len(names), 6):
+        what = DAMAGES[(number // 6 * 3) % len(DAMAGES)]
+        try_damage(state, names[number], what, folders, data, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", STATES)
+def test_no_damage_of_any_file_is_believed(state, folders, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(data))
+    tried = 0
+    for name in named(folders(state)):
+        for what in DAMAGES:
+            tried += try_damage(state, name, what, folders, data, tmp_path) is not None
+    print(f"{state}: {tried} damages")
+
+
+# --------------------------------------------------------------------------------------------------- labelling jobs
+
+
+@pytest.fixture(scope="module")
+def job(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("job") / "whole"
+    small_runs.go("label", out, data)
+    return out
+
+
+JOB_FILES = ("state.npz", "job.json", "kc.json", "sweep.csv", "image_statistics.npz", "pseudo_labels/0.png")
+
+
+def damage_job(name, what, job, data, tmp_path):
+    """Damage a file of a finished or stopped job and go on: the same end, or a sentence that names the file."""
+    for stopped in (False, True):
+        folder = shutil.copytree(job, tmp_path / "job", ignore=shutil.ignore_patterns("lock"))
+        if stopped:
+            (folder / "kc.json").unlink()
+        try:
+            if not (folder / name).is_file() or not damage(folder / name, what, job / name):
+                continue
+            error = attempt(lambda folder=folder: small_runs.go("label", folder, data), Disk(folder))
+            if error is not None:
+                assert isinstance(error, CBSTError), repr(error)
+                assert Path(name).name in str(error) or "belongs to another job" in str(error), str(error)
+            else:
+                found, expected = contents(folder), contents(job)
+                assert found.keys() == expected.keys()
+                assert all(same(each, found[each], expected[each]) for each in found), (name, what, stopped)
+        finally:
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", JOB_FILES)
+def test_a_damaged_file_of_a_labelling_job_is_never_believed(name, job, data, tmp_path):
+    for what in ("half", "flip 0"):
+        damage_job(name, what, job, data, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOB_FILES)
+def test_no_damage_of_any_file_of_a_labelling_job_is_believed(name, job, data, tmp_path):
+    for what in (*CUTS, *(f"flip {seed}" for seed in range(40))):
+        damage_job(name, what, job, data, tmp_path)

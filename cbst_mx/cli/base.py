@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -18,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.cli.stopping import StopRequest
-from cbst_mx.errors import CBSTError, StoppedError
+from cbst_mx.errors import CBSTError, StoppedError, lacks_memory
 from cbst_mx.messages import printable
 
 __all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "choice", "echo", "print_table"]
@@ -166,9 +168,28 @@ class OneSentence(click.Group):
             if type(error).__name__ != "MXNetUnavailableError":
                 raise
             _fail(str(error))
+        except (MemoryError, RuntimeError) as error:  # MXNet's errors are RuntimeErrors
+            if not lacks_memory(error):
+                raise
+            _end_without_memory(error)
         except OSError as error:
             # what has no better sentence of its own: a disk full in the log file, a folder without permission
             _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+
+
+def _end_without_memory(error: BaseException) -> None:
+    """Say so and end at once: MXNet's own end waits for ever for threads that it could not start."""
+    what = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # MXNet puts lines of its source before
+    echo(
+        f"Error: not enough memory ({what}): give the process more, or lower batch_size, inference_batch, crop or the "
+        "number of workers; what was saved is kept, and the same command goes on from it",
+        err=True,
+    )
+    if "mxnet" in sys.modules:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(1)
+    raise click.exceptions.Exit(1)
 
 
 def _stopped(sentence: str, number: int | None) -> None:

@@ -15,7 +15,7 @@ from cbst_mx.data.image_files import read_label, write_label_png
 from cbst_mx.errors import CBSTError, ConfigError, DataError, RunError, StoppedError
 from cbst_mx.files import check_free_space, read_json, remove_leftovers, write_json, write_text
 from cbst_mx.labelling.map_folder import MapFolder
-from cbst_mx.labelling.results import finished, sweep_rows, sweep_text
+from cbst_mx.labelling.results import LABELS, digests, finished, sweep_rows, sweep_text
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
 from cbst_mx.messages import Progress, silent
@@ -297,13 +297,16 @@ def run(
         check_free_space(out, needed.disk, what="output folder")
         lock = _open(out, identity)  # given back at the latest when this function ends
         state_path = out / "state.npz"
-        labels = out / "pseudo_labels" if portion is not None else None
+        labels = out / LABELS if portion is not None else None
         reuse = state_path.is_file()  # else nobody knows of which files the labels are
         if reuse:
             state = _stored(folder, state_path, state, fidelity)
-            made = None if state.counts.pending(folder.names) else finished(folder, out, portion, portions)
-            if made is not None:
-                return made
+            before, there = read_json(out / _JOB).get("outputs", {}), digests(out)
+            if before and before == there and not state.counts.pending(folder.names):
+                made = finished(folder, out, portion, portions)
+                if made is not None:
+                    return made
+            reuse = before.get(LABELS) in (None, there.get(LABELS))  # labels that were altered are made again
         state = _counted(folder, state_path, state, fidelity, [policy], wanted, pool, progress)
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
@@ -319,6 +322,7 @@ def run(
         record = _record(thresholds[0], total, state, folder)
         write_json(out / "kc.json", record)
         result.update(record)
+    write_json(out / _JOB, {**identity, "outputs": digests(out)}, sealed=True)
     lock.release()
     return result
 
@@ -425,7 +429,10 @@ def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
     lock = lock_folder(out, "output folder")
     remove_leftovers(out, path.name)  # without it the folder is nobody's
     if path.is_file():
-        stored = read_json(path)
+        try:
+            stored = read_json(path)
+        except RunError as error:
+            raise RunError(f"{error}; put it back from a copy, or give a new folder") from error
         changed = [key for key in identity if not isinstance(stored, dict) or stored.get(key) != identity[key]]
         if changed:
             raise RunError(
@@ -434,5 +441,5 @@ def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
         for folder in [*out.glob("**/")]:
             remove_leftovers(folder, owned=lock.works)
     else:
-        write_json(path, identity)
+        write_json(path, identity, sealed=True)
     return lock

@@ -9,11 +9,15 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from cbst_mx.files import read_bounded, read_json
+from cbst_mx.errors import RunError
+from cbst_mx.files import in_one_line, read_bounded, read_json
 from cbst_mx.labelling.map_folder import MapFolder
+from cbst_mx.run_dir.ledger import output_record
 from cbst_mx.selftrain.thresholds import Thresholds
 
-__all__ = ["finished", "sweep_rows", "sweep_text"]
+__all__ = ["LABELS", "digests", "finished", "sweep_rows", "sweep_text"]
+
+LABELS = "pseudo_labels"  # folder in the output folder
 
 _LARGEST_SWEEP = 64 << 20  # bytes of a table of portions
 _RECORD: dict[str, Any] = {"policy": str, "fidelity": str, "portion": (int, float), "kept_portion": (int, float)}
@@ -60,8 +64,25 @@ def sweep_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
+def digests(out: Path) -> dict[str, str]:
+    """Return the SHA-256 of what a job has written into its output folder, by name; of the labels one over all.
+
+    Raises
+    ------
+    RunError
+        If something cannot be read.
+    """
+    paths = [out / name for name in ("kc.json", "sweep.csv", "image_statistics.npz", LABELS)]
+    try:
+        return {path.name: output_record(path)["sha256"] for path in paths if path.exists()}
+    except OSError as error:
+        raise RunError(f"{error.filename} cannot be read: {in_one_line(error)}") from error
+
+
 def finished(folder: MapFolder, out: Path, portion: float | None, portions: Sequence[float]) -> dict[str, Any] | None:
     """Return what a finished job has made, as :func:`.job.run` does; None where one of its files is missing or damaged.
+
+    The caller has compared their digests.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError
+from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError, lacks_memory
 from cbst_mx.files import atomic_path, file_digest, read_bounded, remove_file, replace_file, write_bytes, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.build import build_network, network_options
@@ -87,6 +87,8 @@ def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
         mx.nd.save(str(path), arrays)
         complete = set(mx.nd.load(str(path))) == set(arrays)
     except mx.MXNetError as error:
+        if lacks_memory(error):
+            raise
         raise OSError(errno.ENOSPC, "MXNet could not write the whole file") from error
     if not complete:
         raise OSError(errno.ENOSPC, "the file read back is incomplete")
@@ -119,6 +121,8 @@ def load_arrays(path: Path) -> dict[str, mx.nd.NDArray]:
     try:
         arrays: dict[str, mx.nd.NDArray] = mx.nd.load(str(path))
     except (mx.MXNetError, UnicodeDecodeError) as error:
+        if lacks_memory(error):  # the file may be good
+            raise
         raise CheckpointError(f"parameter file {path} is not a readable MXNet .params file") from error
     return arrays
 
