@@ -25,13 +25,13 @@ from cbst_mx.data.image_files import read_label, read_rgb, write_rgb_png
 from cbst_mx.data.image_headers import check_whole, read_header
 from cbst_mx.data.lists import find_listed, read_list
 from cbst_mx.errors import CBSTError, DamagedError, DataError, RunError
-from cbst_mx.files import check_archive, open_file, parse_json, read_json
+from cbst_mx.files import check_archive, digest_of, open_file, parse_json, read_json
 from cbst_mx.labelling import MapFolder
 from cbst_mx.labelling import run as run_job
 from cbst_mx.messages import printable
 from cbst_mx.rounds.branching import branch
 from cbst_mx.run_dir import RunDir, lock_folder
-from cbst_mx.run_dir.ledger import Ledger, digest_of
+from cbst_mx.run_dir.ledger import Ledger
 from cbst_mx.run_dir.links import below, check_links
 from tests.fake_run import write_ledger, write_run
 from tests.maps import random_maps, write_maps

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import cbst_mx
 from cbst_mx.cli import main
 from cbst_mx.errors import DataError, RunError
-from cbst_mx.evaluation.label_free import STEP, GridStatistics, Predicted, load_grid, load_saturated, moved_share
+from cbst_mx.evaluation.label_free import STEP, GridStatistics, load_grid, load_saturated, moved_share
 from cbst_mx.rounds import Run
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.network_maps import probabilities
@@ -35,10 +35,11 @@ def finished(data, tmp_path_factory):
 
 
 def predicted(*grids):
-    statistics = ImageStatistics(3, NAMES)
+    statistics = GridStatistics(3, NAMES)
     for name, grid in grids:
         statistics.add_pixels(name, np.full(grid.shape, 0.5, np.float32), grid)
-    return Predicted(statistics, dict(grids))
+    statistics.grid = dict(grids)  # every pixel
+    return statistics
 
 
 def test_the_numbers_of_a_set():

@@ -8,7 +8,6 @@ the pixels that two networks predict as different classes: of M grid points in a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -22,25 +21,34 @@ from cbst_mx.selftrain.class_statistics import ImageStatistics, portions
 from cbst_mx.selftrain.network_maps import confidences
 from symbols.backend import gluon
 
-__all__ = ["STEP", "GridStatistics", "Predicted", "load_grid", "load_saturated", "moved_share", "predict_set"]
+__all__ = ["STEP", "GridStatistics", "load_grid", "load_saturated", "moved_share", "predict_set"]
 
 STEP = 8  # pixels from one point of the grid to the next, along both sides
 
 
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """Predictions of one network on one set of images.
+class GridStatistics(ImageStatistics):
+    """Predictions of one network on one set of images: statistics per image and class, and the classes on a grid.
+
+    Parameters
+    ----------
+    num_classes, class_names
+        As for :class:`.ImageStatistics`.
 
     Attributes
     ----------
-    statistics : ImageStatistics
-        Predicted pixels and sums of confidences, per image and class.
     grid : dict of str to ndarray of shape (h, w), uint8
         Predicted classes of each image at every `STEP`-th pixel; 255 where no class has any confidence.
     """
 
-    statistics: ImageStatistics
-    grid: dict[str, np.ndarray]
+    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None):
+        super().__init__(num_classes, class_names)
+        self.grid: dict[str, np.ndarray] = {}
+
+    def add_pixels(self, name: str, confidence: np.ndarray, predicted: np.ndarray) -> None:
+        """Add one image by its pixels, see :meth:`.ImageStatistics.add_pixels`."""
+        super().add_pixels(name, confidence, predicted)
+        first = [min(STEP, side) // 2 for side in predicted.shape]
+        self.grid[name] = predicted[first[0] :: STEP, first[1] :: STEP].copy()
 
     def summary(self, before: Path | None = None, source: Path | None = None) -> dict[str, Any]:
         """Return the numbers of the set as JSON values.
@@ -64,10 +72,10 @@ class Predicted:
         DataError
             If a file cannot be used, or no pixel has any confidence.
         """
-        counts, sums = self.statistics.total(), self.statistics.confidence_sums.sum(axis=0)
+        counts, sums = self.total(), self.confidence_sums.sum(axis=0)
         return {
-            "images": len(self.statistics),
-            "names": list(self.statistics.class_names or ()),
+            "images": len(self),
+            "names": list(self.class_names or ()),
             "predicted": counts.tolist(),
             "share": portions(counts).tolist(),
             "confidence": [float(total / n) if n else None for total, n in zip(sums, counts)],
@@ -76,36 +84,8 @@ class Predicted:
             "moved_since_source": None if source is None else moved_share(self.grid, load_grid(source)),
         }
 
-    def save_grid(self, path: Path) -> None:
-        """Write the grids to ``.npz``, atomically: arrays ``names``, ``sizes`` (h and w) and ``classes``, in turn."""
-        save_npz(path, _grid_arrays(self.grid))
-
-
-class GridStatistics(ImageStatistics):
-    """Statistics that keep the predicted classes on a grid as well, as :class:`Predicted` does.
-
-    Parameters
-    ----------
-    num_classes, class_names
-        As for :class:`.ImageStatistics`.
-
-    Attributes
-    ----------
-    grid : dict of str to ndarray of shape (h, w), uint8
-        As that of :class:`Predicted`.
-    """
-
-    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None):
-        super().__init__(num_classes, class_names)
-        self.grid: dict[str, np.ndarray] = {}
-
-    def add_pixels(self, name: str, confidence: np.ndarray, predicted: np.ndarray) -> None:
-        """Add one image by its pixels, see :meth:`.ImageStatistics.add_pixels`."""
-        super().add_pixels(name, confidence, predicted)
-        self.grid[name] = _on_grid(predicted)
-
     def save_grid(self, path: Path, *, saturated: float | None = None) -> None:
-        """Write the grids as :meth:`Predicted.save_grid` does.
+        """Write the grids to ``.npz``, atomically: arrays ``names``, ``sizes`` (h and w) and ``classes``, in turn.
 
         Parameters
         ----------
@@ -114,26 +94,20 @@ class GridStatistics(ImageStatistics):
         saturated : float, optional
             Share of the network's cells that have a probability of exactly 1, kept beside the grids.
         """
-        extra = {} if saturated is None else {"saturated": np.array([saturated], np.float64)}
-        save_npz(path, {**_grid_arrays(self.grid), **extra})
-
-
-def _on_grid(predicted: np.ndarray) -> np.ndarray:
-    first = [min(STEP, side) // 2 for side in predicted.shape]
-    return predicted[first[0] :: STEP, first[1] :: STEP].copy()
-
-
-def _grid_arrays(grids: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        "names": np.array(list(grids), dtype=np.str_),
-        "sizes": np.array([grid.shape for grid in grids.values()], dtype=np.int64).reshape(-1, 2),
-        "classes": np.concatenate([*(grid.reshape(-1) for grid in grids.values()), np.zeros(0, np.uint8)]),
-    }
+        grids = list(self.grid.values())
+        arrays = {
+            "names": np.array(list(self.grid), dtype=np.str_),
+            "sizes": np.array([grid.shape for grid in grids], dtype=np.int64).reshape(-1, 2),
+            "classes": np.concatenate([*(grid.reshape(-1) for grid in grids), np.zeros(0, np.uint8)]),
+        }
+        if saturated is not None:
+            arrays["saturated"] = np.array([saturated], np.float64)
+        save_npz(path, arrays)
 
 
 def predict_set(
     network: gluon.HybridBlock, images: ImageSet, *, classes: Sequence[str], progress: Counter = silent, **options: Any
-) -> Predicted:
+) -> GridStatistics:
     """Run a network over images without labels.
 
     Parameters
@@ -158,11 +132,11 @@ def predict_set(
     for index, confidence, predicted in confidences(network, images, **options):
         statistics.add_pixels(images.names[index], confidence, predicted)
         progress(index + 1, len(images))
-    return Predicted(statistics, statistics.grid)
+    return statistics
 
 
 def load_grid(path: Path) -> dict[str, np.ndarray]:
-    """Read what :meth:`Predicted.save_grid` has written.
+    """Read what :meth:`GridStatistics.save_grid` has written.
 
     Raises
     ------

@@ -266,7 +266,7 @@ class RunResults:
         -------
         dict
             ``images``, ``names``, ``predicted``, ``share``, ``confidence`` and ``mean_confidence``, as
-            ``label_free.Predicted.summary`` gives them; ``moved`` and ``moved_since_source``, the share of the pixels
+            `GridStatistics.summary` gives them; ``moved`` and ``moved_since_source``, the share of the pixels
             predicted as another class than by the stage before and by the source network, None for the source network.
 
         Raises

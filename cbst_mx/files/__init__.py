@@ -29,6 +29,7 @@ from cbst_mx.files.reading import (
     array_header,
     check_archive,
     check_end,
+    digest_of,
     file_digest,
     in_one_line,
     open_file,
@@ -38,7 +39,6 @@ from cbst_mx.files.reading import (
     read_json,
     read_mapping,
     reading,
-    seal_of,
 )
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "check_archive",
     "check_end",
     "check_free_space",
+    "digest_of",
     "file_digest",
     "in_one_line",
     "link_file",
@@ -371,7 +372,7 @@ def write_json(path: Path, values: Any, *, sealed: bool = False) -> None:
         files whose digest stands nowhere else.
     """
     if sealed:
-        values = {**values, SEAL: seal_of(values)}
+        values = {**values, SEAL: digest_of(values)}
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 

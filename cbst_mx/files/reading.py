@@ -24,6 +24,7 @@ __all__ = [
     "array_header",
     "check_archive",
     "check_end",
+    "digest_of",
     "file_digest",
     "in_one_line",
     "open_file",
@@ -33,7 +34,6 @@ __all__ = [
     "read_json",
     "read_mapping",
     "reading",
-    "seal_of",
 ]
 
 SEAL = "seal"  # key of a file's own digest
@@ -91,7 +91,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     return content
 
 
-def seal_of(values: Any) -> str:
+def digest_of(values: Any) -> str:
     """Return the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -108,7 +108,7 @@ def read_json(path: Path, limit: int = LARGEST_JSON, *, finite: bool = True) -> 
     """
     try:
         values = parse_json(read_bounded(path, limit).decode("utf-8"), finite=finite)
-        if isinstance(values, dict) and SEAL in values and values.pop(SEAL) != seal_of(values):
+        if isinstance(values, dict) and SEAL in values and values.pop(SEAL) != digest_of(values):
             raise ValueError("it was altered since it was written")
         return values
     except FileNotFoundError as error:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Sequence
 
@@ -16,8 +13,9 @@ from cbst_mx.files import atomic_folder, link_file, make_folder, read_mapping, w
 from cbst_mx.messages import listed
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
 from cbst_mx.rounds.record import UNSETTLED
-from cbst_mx.run_dir import RunDir, lock_folder, versions
-from cbst_mx.run_dir.ledger import Entry, Ledger, digest_of
+from cbst_mx.run_dir import RunDir, lock_folder
+from cbst_mx.run_dir.folder import new_manifest
+from cbst_mx.run_dir.ledger import Entry, Ledger
 from cbst_mx.run_dir.links import check_links
 from cbst_mx.run_dir.steps import EVALUATION, PRIOR, Step, all_steps
 
@@ -118,17 +116,10 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
     inputs = dict(old) if isinstance(old, dict) else {}
     if not new.spatial_prior.is_file():
         inputs.pop("spatial_prior", None)
-    manifest = {
-        "name": experiment.name,
-        "id": uuid.uuid4().hex,
-        "config_sha256": digest_of(experiment.identity),
-        "experiment_sha256": hashlib.sha256(experiment.to_yaml().encode()).hexdigest(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "inputs": inputs,
-        "versions": versions(),
-        "branch": {"of": str(folder.path.resolve()), "from": begin},
-    }
-    write_text(new.experiment, experiment.to_yaml())
+    text = experiment.to_yaml()
+    manifest = new_manifest(text, identity=experiment.identity, inputs=inputs)
+    manifest["branch"] = {"of": str(folder.path.resolve()), "from": begin}
+    write_text(new.experiment, text)
     write_json(new.manifest, manifest, sealed=True)
     Ledger(new).append(*entries)
 

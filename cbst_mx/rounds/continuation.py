@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shlex
@@ -11,7 +10,7 @@ from typing import Any
 
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_json
+from cbst_mx.files import digest_of, read_json
 from cbst_mx.rounds.dependencies import is_below, step_keys
 from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.steps import LABELS, PRIOR, RETRAINING, SOURCE
@@ -48,7 +47,7 @@ def phase_identity(experiment: Experiment, index: int, phase: str) -> dict[str, 
         settings = [{key: value for key, value in settings[0].items() if not is_below(key, ["warm_up"])}]
     spec = experiment.network_spec()
     return {
-        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "settings": digest_of(settings),
         "stage": index,
         "phase": phase,
         "network of": [spec.name, spec.num_classes, json.loads(json.dumps(spec.options))],

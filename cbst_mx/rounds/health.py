@@ -17,7 +17,7 @@ import numpy as np
 from cbst_mx.config import Experiment
 from cbst_mx.errors import DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
-from cbst_mx.files import read_json, write_json
+from cbst_mx.files import read_json, read_mapping, write_json
 from cbst_mx.messages import stage_title
 from cbst_mx.networks.parameters import read_sidecar, sidecar_path
 from cbst_mx.run_dir import StageDir
@@ -275,11 +275,8 @@ def _write(stage: StageDir, whose: Mapping[str, Any], judgement: guard.Judgement
 def _judged(stage: StageDir) -> dict[str, Any] | None:
     """Return the judgement in a stage's folder; None of one that was altered, or is of other files than there are."""
     try:
-        values = read_json(stage.guard)
-        good = isinstance(values, dict) and values.get("of") in (
-            None,
-            judged_files(stage),
-        )  # None: an earlier version's
+        values = read_mapping(stage.guard)
+        good = values.get("of") in (None, judged_files(stage))  # None: an earlier version's
     except (RunError, OSError):
         return None
     return values if good else None

@@ -10,16 +10,15 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.errors import DataError
-from cbst_mx.files import SEAL, file_digest, in_one_line, read_json, seal_of, write_text
+from cbst_mx.files import SEAL, digest_of, file_digest, in_one_line, read_json, write_text
 from cbst_mx.messages import Counter, silent
-from cbst_mx.run_dir.ledger import digest_of
 
-__all__ = ["InputFiles", "Listing", "describe_changes", "label_meaning"]
+__all__ = ["Changes", "InputFiles", "Listing", "describe_changes", "find_changes", "label_meaning"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class InputFiles:
 
     def _write(self, path: Path) -> None:
         self.known.update(self._current)
-        text = json.dumps({**self.known, SEAL: seal_of(self.known)}, indent=None, separators=(",", ":"))
+        text = json.dumps({**self.known, SEAL: digest_of(self.known)}, indent=None, separators=(",", ":"))
         write_text(path, text + "\n")
         self._damaged = False
 
@@ -151,16 +150,36 @@ def _digest(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {in_one_line(error)}") from error
 
 
+class Changes(NamedTuple):
+    """Names of the images in which a listing differs from an earlier one."""
+
+    added: list[str]
+    removed: list[str]
+    images: list[str]  # of other contents
+    labels: list[str]  # with labels of other contents
+
+
+def find_changes(before: Listing, now: Listing) -> Changes:
+    """Compare two listings of files by their digests."""
+    both = [name for name in now if name in before]
+    return Changes(
+        [name for name in now if name not in before],
+        [name for name in before if name not in now],
+        [name for name in both if _digests(now[name][:1]) != _digests(before[name][:1])],
+        [name for name in both if _digests(now[name][1:]) != _digests(before[name][1:])],
+    )
+
+
+def _digests(files: Sequence[Sequence[Any]]) -> list[Any]:
+    return [one[0] for one in files]
+
+
 def describe_changes(before: Listing, now: Listing) -> str | None:
     """Return in words how a listing of files differs from an earlier one; None where it does not."""
-    added = [name for name in now if name not in before]
-    removed = [name for name in before if name not in now]
-    both = [name for name in now if name in before]
-    images = [name for name in both if now[name][0][0] != before[name][0][0]]
-    labels = [name for name in both if [one[0] for one in now[name][1:]] != [one[0] for one in before[name][1:]]]
-    parts = [(added, "added"), (removed, "removed"), (images, "changed"), (labels, "with changed labels")]
-    told = [f"{len(names)} {what} ({_some(names)})" for names, what in parts if names]
-    if not told and [name for name in before if name in now] != both:
+    found = find_changes(before, now)
+    words = ("added", "removed", "changed", "with changed labels")
+    told = [f"{len(names)} {what} ({_some(names)})" for names, what in zip(found, words) if names]
+    if not told and list(before) != list(now):
         told = ["in another order"]
     return ", ".join(told) or None
 

@@ -285,8 +285,10 @@ class Record:
                 yield entry
 
     def _finished(self, step: Step) -> Entry | None:
-        if not step.last.is_file():
-            return None
+        return self._recorded(step) if step.last.is_file() else None
+
+    def _recorded(self, step: Step) -> Entry | None:
+        """Return the line of a finished step, in the ledger or about to be written there."""
         return self.ledger.finished(step) or next((e for e in self._adopted if e.step == step.name), None)
 
     def _used(self, name: str) -> bool:
@@ -347,7 +349,7 @@ class Record:
 
     def _output(self, step: Step, path: Path) -> str:
         """Return the recorded digest of a file of a step; empty where there is none."""
-        entry = self.ledger.finished(step) or next((e for e in self._adopted if e.step == step.name), None)
+        entry = self._recorded(step)
         name = path.relative_to(self.folder.path).as_posix()
         return "" if entry is None else str(entry.outputs.get(name, {}).get("sha256", ""))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from typing import Iterator, Mapping, NamedTuple
 
 from cbst_mx.data import ImageSet
 from cbst_mx.errors import CBSTError, ConfigError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.messages import Progress, listed, silent
-from cbst_mx.rounds.inputs import InputFiles, Listing
+from cbst_mx.rounds.inputs import InputFiles, Listing, find_changes
 
 __all__ = ["Images", "verify_images"]
 
@@ -82,17 +82,12 @@ def _open(run: RunResults) -> tuple[Mapping[str, ImageSet], list[str], str]:
 
 def _changes(before: Listing, now: Listing) -> Iterator[str]:
     """Yield a sentence for each kind of change between two listings, with the names."""
-    both = [name for name in before if name in now]
-    labels = [name for name in both if _digests(before[name][1:]) != _digests(now[name][1:])]
+    found = find_changes(before, now)
     for what, names in (
-        ("changed", [name for name in both if _digests(before[name][:1]) != _digests(now[name][:1])]),
-        ("with a changed label", labels),
-        ("missing", [name for name in before if name not in now]),
-        ("added", [name for name in now if name not in before]),
+        ("changed", found.images),
+        ("with a changed label", found.labels),
+        ("missing", found.removed),
+        ("added", found.added),
     ):
         if names:
             yield f"{len(names):,} {what}: {listed(names, _SHOWN)}"
-
-
-def _digests(files: Sequence[Sequence[object]]) -> list[object]:
-    return [one[0] for one in files]

@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import platform
 import re
@@ -54,9 +53,11 @@ import numpy as np
 import cbst_mx
 from cbst_mx.errors import RunError, StoppedError
 from cbst_mx.files import (
+    digest_of,
     file_digest,
     read_bounded,
     read_json,
+    read_mapping,
     remove_empty_folder,
     remove_file,
     remove_leftovers,
@@ -68,7 +69,7 @@ from cbst_mx.run_dir.links import check_links
 from cbst_mx.run_dir.lock import LOCK, Lock, lock_folder
 from cbst_mx.run_dir.log import log_end, open_log
 
-__all__ = ["RunDir", "StageDir", "versions"]
+__all__ = ["RunDir", "StageDir", "new_manifest", "versions"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,29 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def new_manifest(
+    experiment_text: str, *, identity: Mapping[str, Any], inputs: Mapping[str, Any], run_id: str = ""
+) -> dict[str, Any]:
+    """Return the manifest of a run that begins, as JSON values.
+
+    Parameters
+    ----------
+    experiment_text, identity, inputs
+        As for :meth:`RunDir.open`.
+    run_id : str
+        Id of the run; a new one where there is none.
+    """
+    return {
+        "name": identity.get("name"),
+        "id": run_id or uuid.uuid4().hex,
+        "config_sha256": digest_of(identity),
+        "experiment_sha256": hashlib.sha256(experiment_text.encode()).hexdigest(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "inputs": dict(inputs),
+        "versions": versions(),
+    }
 
 
 def _holds_text(path: Path, text: str) -> bool:
@@ -141,7 +165,7 @@ class RunDir:
         if run.path.is_dir():
             check_links(run.path)
         run._lock = lock_folder(run.path)
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        digest = digest_of(identity)
         for first in (run.experiment, run.manifest):
             remove_leftovers(run.path, first.name)
         stored = run._stored(compare is not None) if run.manifest.is_file() else None
@@ -160,15 +184,7 @@ class RunDir:
             known = stored.get("inputs")
             facts.update(known if isinstance(known, dict) else {})  # the prior is that of the beginning, ...
             facts.update({"images": inputs["images"]} if "images" in inputs else {})  # ... the images are today's
-        manifest = {
-            "name": identity.get("name"),
-            "id": run._id_in_ledger() or uuid.uuid4().hex,
-            "config_sha256": digest,
-            "experiment_sha256": hashlib.sha256(experiment_text.encode()).hexdigest(),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "inputs": facts,
-            "versions": versions(),
-        }
+        manifest = new_manifest(experiment_text, identity=identity, inputs=facts, run_id=run._id_in_ledger())
         if stored is not None:
             present = {key: manifest[key] for key in ("name", "config_sha256", "experiment_sha256", "inputs")}
             manifest = {**{"id": manifest["id"]}, **stored, **present}
@@ -221,10 +237,9 @@ class RunDir:
     def run_id(self) -> str:
         """What tells this run from others: the id in its manifest; empty where that has none or cannot be read."""
         try:
-            found = read_json(self.manifest)
+            value = read_mapping(self.manifest).get("id", "")
         except RunError:
             return ""
-        value = found.get("id", "") if isinstance(found, dict) else ""
         return value if isinstance(value, str) else ""
 
     def check_experiment(self) -> None:

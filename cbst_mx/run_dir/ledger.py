@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest, in_one_line, parse_json, read_bounded, write_text
+from cbst_mx.files import digest_of, file_digest, in_one_line, parse_json, read_bounded, write_text
 from cbst_mx.run_dir.folder import RunDir, versions
 from cbst_mx.run_dir.links import below, leads_out
 from cbst_mx.run_dir.rollbacks import find_unfinished, rejected_steps
 from cbst_mx.run_dir.steps import Step
 
-__all__ = ["Entry", "Ledger", "digest_of", "now", "output_record"]
+__all__ = ["Entry", "Ledger", "now", "output_record"]
 
 _SMALL = 1 << 20  # bytes of files that are read each time, whatever their time of change
 _LARGEST = 64 << 20  # bytes of a ledger
@@ -45,11 +45,6 @@ _VOID = "rolled back"  # note of the line by which a step counts as not done
 def now() -> str:
     """Return the time, UTC, as text."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def digest_of(value: Any) -> str:
-    """Return the SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

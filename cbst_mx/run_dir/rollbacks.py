@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import read_json, write_json
+from cbst_mx.files import read_json, read_mapping, write_json
 from cbst_mx.run_dir.folder import RunDir
 from cbst_mx.run_dir.steps import EVALUATION, LABELS, RETRAINING, Step, find_step
 
@@ -45,8 +45,8 @@ def read_rollbacks(folder: RunDir, index: int) -> list[dict[str, Any]]:
 
 def _start(folder: RunDir, index: int) -> str | None:
     """Return the digest of the parameters that round `index` starts from, as their sidecar has it."""
-    with contextlib.suppress(RunError, AttributeError):
-        return read_json(Path(f"{folder.stage(index - 1).parameters}.json")).get("sha256")
+    with contextlib.suppress(RunError):
+        return read_mapping(Path(f"{folder.stage(index - 1).parameters}.json")).get("sha256")
     return None
 
 
@@ -95,6 +95,6 @@ def _trained_before(folder: RunDir, index: int, rollbacks: int) -> bool:
     path = folder.stage(index).training
     if not path.is_file():
         return False
-    with contextlib.suppress(RunError, AttributeError, TypeError):  # damaged: whoever needs it says so
-        return len(read_json(path).get("rollbacks", ())) < rollbacks
+    with contextlib.suppress(RunError, TypeError):  # damaged: whoever needs it says so
+        return len(read_mapping(path).get("rollbacks", ())) < rollbacks
     return False

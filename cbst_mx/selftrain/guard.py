@@ -133,7 +133,7 @@ def find_signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[s
             found.append(Sign("grown", f"{change}: its pseudo-labels may be wrong", index))
         elif (before >= SMALL and share <= LOST * before) or (before >= RARE and share <= GONE * before):
             found.append(Sign("lost", f"{change}: the class is being lost", index))
-    moved = float(np.abs(now - then).sum() / 2)
+    moved = _drift(now, then)
     if moved >= MOVED:
         sentence = f"{_percent(moved)} of the pixels have moved to other classes since before round 1"
         found.append(Sign("moved", sentence))
@@ -167,6 +167,11 @@ def extremes(predicted: Sequence[int], names: Sequence[str]) -> list[str]:
         f"{_percent(counts[top] / total)} of the pixels are predicted as {names[top]}, one class of {number}: the "
         "network predicts nearly the same everywhere, and its pseudo-labels will say so"
     ]
+
+
+def _drift(now: np.ndarray, then: np.ndarray) -> float:
+    """Return the share of the pixels that changed class between two distributions, at least."""
+    return float(np.abs(now - then).sum() / 2)
 
 
 def _percent(share: float) -> str:
@@ -370,7 +375,7 @@ def _since(
     now, then = np.asarray(predicted, np.float64), np.asarray(first, np.float64)
     found = find_signs(predicted, first, names)
     if now.sum() and then.sum():
-        numbers["drift"] = float(np.abs(now / now.sum() - then / then.sum()).sum() / 2)
+        numbers["drift"] = _drift(now / now.sum(), then / then.sum())
         effective, before = effective_classes(predicted), effective_classes(first)
         if now.sum() >= _ENOUGH and effective < NARROWED * before:
             change = f"the pixels are spread over as many as {effective:.2g} equal classes, at first {before:.2g}"

@@ -34,7 +34,7 @@ from cbst_mx.training.checkpoints import (
 )
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.phase import Phase, Schedule
-from cbst_mx.training.record import CHECK_EVERY, note_threads
+from cbst_mx.training.record import CHECK_EVERY
 from cbst_mx.training.sgd import adding_gradients, place, set_multipliers
 from symbols.backend import autograd, gluon, mx
 
@@ -131,13 +131,6 @@ class AdversarialRecord:
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it, as JSON values."""
         return {name: value for name, value in vars(self).items() if name != "iterations"}
-
-    @classmethod
-    def continued(cls, state: State) -> AdversarialRecord:
-        """Return the record of a warm-up that goes on from a checkpoint; a change of threads is noted and logged."""
-        record = cls(state.iterations, **state.record)
-        record.threads = note_threads(record.threads)
-        return record
 
 
 def network_step(
@@ -301,9 +294,7 @@ def adapt_output_space(
         AdversarialRecord(),
         arrays=trained.arrays,
         restore=trained.restore,
-        checkpoints=Checkpoints(
-            checkpoint, {**own, **trained.shapes()}, every=checkpoint_every, minutes=checkpoint_minutes
-        ),
+        checkpoints=Checkpoints(checkpoint, own, every=checkpoint_every, minutes=checkpoint_minutes),
         advice=advice,
     )
     with contextlib.ExitStack() as stack:

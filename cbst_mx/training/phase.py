@@ -9,7 +9,7 @@ from typing import Any, Callable, Generic, Protocol, Sequence, TypeVar
 from cbst_mx.errors import CheckpointError
 from cbst_mx.messages import Counter
 from cbst_mx.training.checkpoints import Checkpoints, State, saving_at_a_stop
-from cbst_mx.training.record import CHECK_EVERY
+from cbst_mx.training.record import CHECK_EVERY, note_threads
 from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
 from symbols.backend import gluon, mx
 
@@ -49,16 +49,13 @@ class Record(Protocol):
     """Record of a phase."""
 
     iterations: int
+    threads: list[int]
 
     def note(self, losses: Sequence[float], norm: float | None) -> None:
         """Add the losses of an iteration and the norm of its gradient."""
 
     def to_state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it, as JSON values."""
-
-    @classmethod
-    def continued(cls, state: State) -> Any:
-        """Return the record of a phase that goes on from a checkpoint."""
+        """Return what a checkpoint holds of it besides the iterations: its other fields, as JSON values."""
 
 
 R = TypeVar("R", bound=Record)
@@ -113,7 +110,9 @@ class Phase(Generic[R]):
         if state is not None:
             try:
                 restore(state)
-                self.record, self._watch.checkpoint = record.continued(state), state.iterations
+                self.record = type(record)(state.iterations, **state.record)  # type: ignore[call-arg]
+                self.record.threads = note_threads(self.record.threads)
+                self._watch.checkpoint = state.iterations
             except Exception as error:  # whatever arrays of other names and shapes lead to
                 raise CheckpointError(
                     f"{what}: its checkpoint holds other arrays than this phase has, remove it to begin the phase anew"

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Sequence
 
-from cbst_mx.training.checkpoints import State, count_threads
+from cbst_mx.training.checkpoints import count_threads
 
 __all__ = ["CHECK_EVERY", "TrainingRecord", "note_threads"]
 
@@ -54,13 +54,6 @@ class TrainingRecord:
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it, as JSON values."""
         return {"losses": self.losses, "gradient_norms": self.gradient_norms, "threads": self.threads}
-
-    @classmethod
-    def continued(cls, state: State) -> TrainingRecord:
-        """Return the record of a phase that goes on from a checkpoint; a change of threads is noted and logged."""
-        record = cls(state.iterations, **state.record)
-        record.threads = note_threads(record.threads)
-        return record
 
 
 def note_threads(before: Sequence[int]) -> list[int]:

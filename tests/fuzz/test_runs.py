@@ -23,10 +23,10 @@ from PIL import Image
 
 from cbst_mx.cli import main
 from cbst_mx.evaluation import server_export
+from cbst_mx.files import digest_of
 from cbst_mx.labelling import MapFolder, results
 from cbst_mx.labelling import run as run_job
 from cbst_mx.networks.parameters import load_arrays
-from cbst_mx.run_dir.ledger import digest_of
 from cbst_mx.training import checkpoints
 from cbst_mx.training.checkpoints import Checkpoints
 from symbols.backend import mx
