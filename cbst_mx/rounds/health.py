@@ -25,6 +25,7 @@ from cbst_mx.run_dir.ledger import Ledger
 from cbst_mx.run_dir.outputs import judged_files
 from cbst_mx.run_dir.rejection import reject
 from cbst_mx.run_dir.rollbacks import add_rollback, read_rollbacks
+from cbst_mx.run_dir.steps import RETRAINING, find_step
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.training.checkpoints import remove_checkpoints
@@ -97,8 +98,11 @@ class Health:
         RunError, DataError
             As for :meth:`judge`.
         """
-        stage = self._folder.stage(index)
-        if stage.guard.is_file() and _judged(stage) is None:
+        stage, step = self._folder.stage(index), find_step(self._folder, RETRAINING, index)
+        entry = self._ledger.finished(step)
+        known = entry is not None and any(name.endswith(stage.guard.name) for name in entry.outputs)
+        altered = stage.guard in self._ledger.problems(step) if known else stage.guard.is_file() and not _judged(stage)
+        if altered:
             self._tell_damage(stage)
             self.judge(index)
 
