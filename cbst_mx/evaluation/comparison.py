@@ -19,7 +19,7 @@ from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.messages import listed, stage_title
 
-__all__ = ["Compared", "compare", "differ_in_target"]
+__all__ = ["Compared", "Gain", "compare", "differ_in_target", "paired_gain"]
 
 _ADAPTED = "adapted on "  # how `describe_target` names the images
 
@@ -97,37 +97,74 @@ def compare(folders: Sequence[Path], *, name: str | None = None, samples: int = 
     """
     groups = [_read(path, name) for path in folders]
     base = groups[0]
-    draws = draw_images(len(next(iter(base.matrices.values())).images), samples=samples, seed=seed)
-    scored = {number: resampled_miou(matrices, draws) for number, matrices in base.matrices.items()}
     rows = []
     for path, group in zip(folders, groups):
-        if set(group.matrices) != set(scored):
-            seeds = (listed(sorted(one)) for one in (scored, group.matrices))
+        if set(group.matrices) != set(base.matrices):
+            seeds = (listed(sorted(one)) for one in (base.matrices, group.matrices))
             raise ConfigError(
                 "runs in {} must have the seeds of those in {}, {}, got {}".format(path, folders[0], *seeds)
             )
-        means, gains = [], []
         for number, matrices in group.matrices.items():
             other = base.matrices[number]
             if (matrices.images, matrices.classes) != (other.images, other.classes):
                 raise DataError(f"runs in {path} must be evaluated on the images and classes of those in {folders[0]}")
-            whole, drawn = resampled_miou(matrices, draws)
-            means.append(whole)
-            gains.append(np.append(drawn - scored[number][1], whole - scored[number][0]))
-        *resampled, gain = np.mean(gains, axis=0)
-        low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-        row = Compared(
-            path.name,
-            tuple(group.matrices),
-            group.stage,
-            group.target,
-            tuple(means),
-            float(gain),
-            float(low),
-            float(high),
-        )
-        rows.append(row)
+        pairs = [(base.matrices[number], matrices) for number, matrices in group.matrices.items()]
+        found = paired_gain(pairs, samples=samples, seed=seed)
+        numbers = (found.after, found.gain, found.low, found.high)
+        rows.append(Compared(path.name, tuple(group.matrices), group.stage, group.target, *numbers))
     return rows
+
+
+class Gain(NamedTuple):
+    """What networks gain over others on the same images.
+
+    Attributes
+    ----------
+    after : tuple of float
+        mIoU in [0, 1] of the later network of every pair.
+    gain : float
+        Mean over the pairs of the difference of mIoU.
+    low, high : float
+        Interval that holds `LEVEL` of the gains over bootstrap samples of the images, the same for all networks.
+    """
+
+    after: tuple[float, ...]
+    gain: float
+    low: float
+    high: float
+
+
+def paired_gain(pairs: Sequence[tuple[ImageMatrices, ImageMatrices]], *, samples: int = 1000, seed: int = 0) -> Gain:
+    """Return what the second network of every pair gains over the first, over the pairs, with its interval.
+
+    Parameters
+    ----------
+    pairs : sequence of two ImageMatrices
+        At least one; all of the same images and classes.
+    samples : int
+        Bootstrap samples of the images, at least 1.
+    seed : int
+        Seed of the samples.
+
+    Raises
+    ------
+    DataError
+        If images or classes differ.
+    ConfigError
+        If `samples` is below 1.
+    """
+    first = pairs[0][0]
+    if any((one.images, one.classes) != (first.images, first.classes) for pair in pairs for one in pair):
+        raise DataError("networks to compare must be evaluated on the same images and classes, got others")
+    draws = draw_images(len(first.images), samples=samples, seed=seed)
+    means, gains = [], []
+    for pair in pairs:
+        (before, drawn_before), (after, drawn) = (resampled_miou(one, draws) for one in pair)
+        means.append(after)
+        gains.append(np.append(drawn - drawn_before, after - before))
+    *resampled, gain = np.mean(gains, axis=0)
+    low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Gain(tuple(means), float(gain), float(low), float(high))
 
 
 class _Group(NamedTuple):

@@ -16,12 +16,13 @@ from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import CheckpointError, DataError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.predictor import check_resizing, choose_form
+from cbst_mx.evaluation.shown import Shows
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace
 from cbst_mx.messages import Counter, silent
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form
 from cbst_mx.networks.parameters import load_network
-from cbst_mx.selftrain.network_maps import predictions
+from cbst_mx.selftrain.network_maps import confidences
 from symbols.backend import gluon, mx
 
 __all__ = ["Evaluation", "check_labelled", "evaluate_network", "evaluate_parameters"]
@@ -37,6 +38,7 @@ def evaluate_network(
     ctx: mx.Context,
     batch_size: int,
     progress: Counter = silent,
+    shows: Shows | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Return the confusion matrix of every image.
@@ -57,6 +59,8 @@ def evaluate_network(
         Images per forward pass at most.
     progress : callable
         Called with (images done, images in all).
+    shows : Shows, optional
+        Gets confidences, predictions and truths.
     **options
         Keyword arguments of :func:`.network_maps.probabilities`.
 
@@ -67,10 +71,12 @@ def evaluate_network(
     """
     truth = images.label_space.names
     matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
-    found = predictions(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
-    for index, predicted in found:
-        widened = protocols.widen(predicted, classes, truth)
-        matrices[index] = confusion.confusion_matrix(images.label(index), widened, len(truth))
+    found = confidences(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
+    for index, sure, predicted in found:
+        widened, label = protocols.widen(predicted, classes, truth), images.label(index)
+        matrices[index] = confusion.confusion_matrix(label, widened, len(truth))
+        if shows is not None:
+            shows.add(index, images.names[index], sure, widened, label)
         progress(index + 1, len(images))
     return matrices
 
@@ -192,7 +198,7 @@ def evaluate_parameters(
     images = open_labelled(**data, label_space=space)
     part = " ".join(f"{key} {data[key]}" for key in ("city", "split") if data.get(key) is not None)
     check_labelled(images, f"image set {data['root']}{f' ({part})' if part else ''}")
-    options = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
+    options: dict[str, Any] = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
     resizing = check_resizing(upsampling, resampling)
     calibration = images.subset(range(min(calibration_images, len(images))))
     formed, agreement = choose_form(

@@ -15,6 +15,7 @@ import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import DataError
+from cbst_mx.evaluation.shown import Shows, pack, unpack
 from cbst_mx.files import open_npz, save_npz
 from cbst_mx.messages import Counter, silent
 from cbst_mx.selftrain.class_statistics import ImageStatistics, portions
@@ -94,19 +95,20 @@ class GridStatistics(ImageStatistics):
         saturated : float, optional
             Share of the network's cells that have a probability of exactly 1, kept beside the grids.
         """
-        grids = list(self.grid.values())
-        arrays = {
-            "names": np.array(list(self.grid), dtype=np.str_),
-            "sizes": np.array([grid.shape for grid in grids], dtype=np.int64).reshape(-1, 2),
-            "classes": np.concatenate([*(grid.reshape(-1) for grid in grids), np.zeros(0, np.uint8)]),
-        }
+        arrays = pack(self.grid)
         if saturated is not None:
             arrays["saturated"] = np.array([saturated], np.float64)
         save_npz(path, arrays)
 
 
 def predict_set(
-    network: gluon.HybridBlock, images: ImageSet, *, classes: Sequence[str], progress: Counter = silent, **options: Any
+    network: gluon.HybridBlock,
+    images: ImageSet,
+    *,
+    classes: Sequence[str],
+    progress: Counter = silent,
+    shows: Shows | None = None,
+    **options: Any,
 ) -> GridStatistics:
     """Run a network over images without labels.
 
@@ -120,6 +122,8 @@ def predict_set(
         Names of the network's classes.
     progress : callable
         Called with (images done, images in all).
+    shows : Shows, optional
+        Gets the predictions.
     **options
         Keyword arguments of :func:`.network_maps.confidences`.
 
@@ -131,6 +135,8 @@ def predict_set(
     statistics = GridStatistics(len(classes), classes)
     for index, confidence, predicted in confidences(network, images, **options):
         statistics.add_pixels(images.names[index], confidence, predicted)
+        if shows is not None:
+            shows.add(index, images.names[index], confidence, predicted)
         progress(index + 1, len(images))
     return statistics
 
@@ -144,15 +150,7 @@ def load_grid(path: Path) -> dict[str, np.ndarray]:
         If the file is missing, damaged, or does not hold such grids.
     """
     with open_npz(path, "file of predicted classes") as stored:
-        names, sizes, classes = stored["names"], stored["sizes"], stored["classes"]
-    kinds = (names.dtype.kind, names.ndim, sizes.dtype.kind, sizes.shape, classes.dtype, classes.ndim)
-    if kinds != ("U", 1, "i", (len(names), 2), np.uint8, 1) or (sizes < 0).any():
-        raise DataError(f"{path} must hold N names, N sizes and the classes of the grids, got other arrays")
-    ends = np.cumsum(sizes.prod(axis=1))
-    if len(classes) != (ends[-1] if len(ends) else 0):
-        raise DataError(f"{path} must hold as many classes as its sizes say, got {len(classes)}")
-    parts = np.split(classes, ends[:-1]) if len(ends) else []
-    return {str(name): part.reshape(size) for name, part, size in zip(names, parts, sizes)}
+        return unpack(stored, path)
 
 
 def load_saturated(path: Path) -> float | None:

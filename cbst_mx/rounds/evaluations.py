@@ -17,6 +17,7 @@ from cbst_mx.errors import DataError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.evaluation.label_free import predict_set
+from cbst_mx.evaluation.shown import TARGET, Shown, Shows, save_shown
 from cbst_mx.files import write_json
 from cbst_mx.messages import Progress, silent
 from cbst_mx.networks.parameters import load_network, save_parameters
@@ -75,11 +76,14 @@ def evaluate(
     space, options = experiment.classes(), prediction_options(experiment, ctx)
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
+    shown: dict[str, Shown] = {}
     for name, images in sets.items():
+        shows = Shows(len(images))
         bar = functools.partial(progress, f"{title}: evaluation on {name}")
-        counts = evaluate_network(network, images, classes=space.names, progress=bar, **options)
+        counts = evaluate_network(network, images, classes=space.names, progress=bar, shows=shows, **options)
         matrices = protocols.ImageMatrices(images.label_space.names, images.names, counts)
         arrays.update(matrices.arrays(name))
+        shown[name] = shows.shown
         try:
             narrow = protocols.narrow(matrices, space.names).counts
             results[name] = confusion.summary(narrow.sum(axis=0), space)
@@ -88,6 +92,7 @@ def evaluate(
         logger.info("%s: mIoU on %s %.1f %%", title, name, 100 * results[name]["miou"])
     if sets:
         stage.save_confusion(arrays)
+        save_shown(stage.shown, shown)
     write_json(stage.evaluation, results)
     return results
 
@@ -116,11 +121,12 @@ def observe(
         Folders of the stage before and of the source network, of which it is told how many pixels have moved.
     """
     bar = functools.partial(progress, f"{title}: predictions of the target")
-    seen = predict_set(
-        network, images, classes=experiment.classes().names, progress=bar, **prediction_options(experiment, ctx)
-    )
+    shows, names = Shows(len(images)), experiment.classes().names
+    options = prediction_options(experiment, ctx)
+    seen = predict_set(network, images, classes=names, progress=bar, shows=shows, **options)
     record = seen.summary(*(None if other is None else other.predictions for other in (before, source)))
     seen.save_grid(stage.predictions)
+    save_shown(stage.shown, {TARGET: shows.shown})
     write_json(stage.label_free, record)
     logger.info("%s: mean confidence %.3f", title, record["mean_confidence"])
     if record["moved"] is not None:

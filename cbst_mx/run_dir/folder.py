@@ -18,6 +18,7 @@
         confusion.npz            confusion matrices per validation set and image, with the names of classes and images
         predictions.npz          predicted classes of the target images on a grid (without a validation set)
         label_free.json          class shares, confidence and moved pixels (without a validation set)
+        shown.npz                predictions on some images, small, and how often each level of confidence is right
         evaluation.json          IoU per class and mIoU per validation set, written last
         snapshots/epoch-N/       the source network after N epochs, with confusion, evaluation and label_free
       round-1/                   the same, and
@@ -432,6 +433,11 @@ class StageDir:
     def predictions(self) -> Path:
         """Predicted classes of the target images on a grid; only in runs without a validation set."""
         return self.path / "predictions.npz"
+
+    @property
+    def shown(self) -> Path:
+        """Predictions on some images, made small, and how often each level of confidence is right; for reports."""
+        return self.path / "shown.npz"
 
     @property
     def label_free(self) -> Path:

@@ -72,7 +72,7 @@ def find_step(folder: RunDir, kind: str, stage: int = 0, *, epoch: int | None = 
     if epoch is not None:
         where, name = folder.snapshot(epoch), f"source/snapshots/epoch-{epoch}"
         title = f"evaluation of the source network after {epoch} epochs"
-    files = (where.evaluation, where.confusion, where.predictions, where.label_free)
+    files = (where.evaluation, where.confusion, where.predictions, where.label_free, where.shown)
     return Step(EVALUATION, stage, f"{name}/evaluation", title, files, again, epoch)
 
 
