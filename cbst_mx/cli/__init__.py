@@ -20,6 +20,7 @@ from cbst_mx.cli import (
     paper,
     prepare,
     prior,
+    report,
     results,
     statistics,
     weights,
@@ -43,6 +44,7 @@ def main() -> None:
 for group in (
     experiments,
     results,
+    report,
     folders,
     paper,
     networks,

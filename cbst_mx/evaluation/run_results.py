@@ -18,6 +18,7 @@ from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.evaluation.run_experiment import count_images, describe_adaptation, load_run_experiment
 from cbst_mx.evaluation.run_records import check_judgement, read_evaluation, read_label_free, read_thresholds
+from cbst_mx.evaluation.shown import Shown, load_shown
 from cbst_mx.files import open_npz, reading
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.run_dir.outputs import Outputs
@@ -306,6 +307,35 @@ class RunResults:
             raise RunError(f"{folder.confusion} and {folder.evaluation} do not fit together: {error}") from error
         return sets
 
+    def shown(self, stage: int | None = None) -> dict[str, Shown]:
+        """Return what reports show of a stage, by image set; empty where it was evaluated by an earlier version.
+
+        Raises
+        ------
+        RunError, DataError
+            If the file is altered or damaged.
+        """
+        path = self._stage(self._last(stage)).shown
+        if not path.is_file():
+            return {}
+        self._outputs.check(path)
+        return load_shown(path)
+
+    def judgement(self, stage: int) -> dict[str, Any]:
+        """Return what the guard said of the network of a stage, as ``guard.json`` has it; empty where nothing.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged, or of other files than there are.
+        """
+        where = self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
+        judged = self._outputs.read_judgement(where)
+        if judged.get("network") != stage:
+            return {}
+        check_judgement(judged, where.guard)
+        return judged
+
     # -- signs of a collapse -------------------------------------------------------------------------------------
 
     def warnings(self, stage: int) -> list[str]:
@@ -314,12 +344,8 @@ class RunResults:
 
     def guard_signs(self, stage: int) -> list[str]:
         """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
-        where = self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
-        judged = self._outputs.read_judgement(where)
-        if judged.get("network") != stage:
-            return []
-        check_judgement(judged, where.guard)
-        found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
+        signs = self.judgement(stage).get("signs", ())
+        found = [sign["sentence"] for sign in signs if sign["kind"] in guard.OF_GUARD_ONLY]
         return [f"on the target's images, {sentence}" for sentence in found]
 
     def target_signs(self, stage: int) -> list[str]:

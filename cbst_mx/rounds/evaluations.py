@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, Mapping
+from pathlib import Path
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -17,9 +18,12 @@ from cbst_mx.errors import DataError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.evaluation.label_free import predict_set
-from cbst_mx.evaluation.shown import TARGET, Shown, Shows, save_shown
+from cbst_mx.evaluation.run_experiment import find_runs
+from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.evaluation.shown import TARGET, Shown, Shows, chosen_images, save_shown
 from cbst_mx.files import write_json
-from cbst_mx.messages import Progress, silent
+from cbst_mx.messages import Progress, silent, stage_title
+from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.record import Record
 from cbst_mx.rounds.workload import prediction_options
@@ -28,7 +32,7 @@ from cbst_mx.run_dir.steps import EVALUATION
 from cbst_mx.selftrain.portion import iterations_of_epochs
 from symbols.backend import gluon, mx
 
-__all__ = ["evaluate", "evaluate_snapshots", "observe", "snapshot_options"]
+__all__ = ["evaluate", "evaluate_snapshots", "observe", "predict_shown", "snapshot_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +135,64 @@ def observe(
     logger.info("%s: mean confidence %.3f", title, record["mean_confidence"])
     if record["moved"] is not None:
         logger.info("%s: %.1f %% of the pixels moved", title, 100 * record["moved"])
+
+
+def predict_shown(
+    folders: Sequence[Path], *, ctx: str = "cpu", data_root: Path | None = None, progress: Progress = silent
+) -> dict[Path, dict[int, dict[str, Shown]]]:
+    """Predict what reports show, for runs of earlier versions, which have not kept it; nothing is written.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each a run folder, or a folder of runs.
+    ctx : str
+        Device.
+    data_root : Path, optional
+        Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
+    progress : callable
+        Called with (what, images done, images in all).
+
+    Returns
+    -------
+    dict
+        Run folder, stage and validation set to what is shown of its network, counted on the shown images only.
+
+    Raises
+    ------
+    CBSTError
+        If a run, its images or parameters cannot be used.
+    """
+    device, found = parse_context(ctx), {}
+    for path in dict.fromkeys(run.absolute() for folder in folders for run in find_runs(folder)):
+        run = RunResults(path)
+        experiment, folder = run.settings, run.folder
+        missing = [
+            stage for stage in run.evaluated if not run.shown(stage) and folder.stage(stage).parameters.is_file()
+        ]
+        sets = experiment.open_validation(data_root) if missing and run.leading else {}
+        found[path] = {stage: _predict_stage(experiment, folder, stage, sets, device, progress) for stage in missing}
+    return found
+
+
+def _predict_stage(
+    experiment: Experiment,
+    folder: RunDir,
+    stage: int,
+    sets: Mapping[str, LabelledImageSet],
+    device: mx.Context,
+    progress: Progress,
+) -> dict[str, Shown]:
+    network, _, _ = load_network(folder.stage(stage).parameters, device)
+    found = {}
+    for name, images in sets.items():
+        some = images.subset(chosen_images(len(images)))
+        shows = Shows(len(some))
+        bar = functools.partial(progress, f"{experiment.name}, {stage_title(stage)}: pictures of {name}")
+        options = prediction_options(experiment, device)
+        evaluate_network(network, some, classes=experiment.classes().names, progress=bar, shows=shows, **options)
+        found[name] = shows.shown
+    return found
 
 
 def snapshot_options(

@@ -1,0 +1,126 @@
+"""The numbers of runs as CSV, for spreadsheets and for plots of one's own.
+
+Long tables: a line per number, so that they join and filter. IoU, shares and portions are in [0, 1], thresholds are
+exp(-k_c), k_c is in nats; a number that does not exist is an empty field.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from cbst_mx.files import write_text
+from cbst_mx.report.story import Method, Story, read_story
+
+__all__ = ["write_tables"]
+
+_RUN = ("method", "seed", "folder", "round")
+
+
+def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None) -> list[Path]:
+    """Write the tables of runs as CSV.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each a run folder, or a folder of runs.
+    out : Path
+        Folder of the files: ``iou.csv``, ``gains.csv``, ``thresholds.csv``, ``images.csv``, ``training.csv``; those of
+        which there is nothing are not written.
+    name : str, optional
+        The validation set; by default the one that the first run names first.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    CBSTError
+        If a run cannot be read.
+    """
+    story = read_story(folders, name=name)
+    tables = {
+        "iou.csv": ((*_RUN, "set", "class", "iou"), _iou(story)),
+        "gains.csv": (("method", "seeds", "round", "set", "miou", "gain", "low", "high"), _gains(story)),
+        "thresholds.csv": (
+            (*_RUN, "portion", "class", "threshold", "k_c", "counted", "predicted", "kept"),
+            _thresholds(story),
+        ),
+        "images.csv": ((*_RUN, "set", "image", "truth", "prediction", "pixels"), _images(story)),
+        "training.csv": ((*_RUN, "iteration", "loss", "gradient_norm"), _training(story)),
+    }
+    written = []
+    for file, (head, rows) in tables.items():
+        lines = list(rows)
+        if lines:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([head, *lines])
+            write_text(out / file, text.getvalue())
+            written.append(out / file)
+    return written
+
+
+def _runs(story: Story) -> Iterator[tuple[Method, int, Any, tuple[Any, ...]]]:
+    for method in story.methods:
+        for seed, run in method.runs.items():
+            yield method, seed, run, (method.title, seed, str(run.folder.path))
+
+
+def _iou(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in run.evaluated:
+            for name, result in run.evaluation(stage).items():
+                for key, value in {**result["iou"], "mIoU": result["miou"]}.items():
+                    yield (*begin, stage, name, key, _number(value))
+
+
+def _gains(story: Story) -> Iterator[Sequence[Any]]:
+    for method in story.adapted:
+        gain = method.gain()
+        if gain is not None:
+            mean = sum(gain.after) / len(gain.after)
+            seeds = " ".join(map(str, method.runs))
+            yield method.title, seeds, method.last, story.name, mean, gain.gain, gain.low, gain.high
+
+
+def _thresholds(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in range(1, run.rounds + 1):
+            if not run.folder.stage(stage).thresholds.is_file():
+                continue
+            found = run.thresholds(stage)
+            columns = (found[key] for key in ("names", "values", "k", "counts", "predicted", "kept"))
+            for name, value, kc, *counts in zip(*columns):
+                numbers = (_number(float(value)), _number(float(kc)), *map(int, counts))
+                yield (*begin, stage, found["portion"], name, *numbers)
+
+
+def _images(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in run.evaluated:
+            for name, matrices in run.matrices(stage).items():
+                for image, row, column in zip(*matrices.counts.nonzero()):
+                    place = (matrices.images[image], matrices.classes[row], matrices.classes[column])
+                    yield (*begin, stage, name, *place, int(matrices.counts[image, row, column]))
+
+
+def _training(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in range(run.rounds + 1):
+            path = run.folder.stage(stage).training
+            record = run.read(path) if path.is_file() else {}
+            losses = record.get("loss") or []
+            norms = record.get("gradient_norm") or [None] * len(losses)
+            for number, (loss, norm) in enumerate(zip(losses, norms), 1):
+                iteration = min(number * record["loss_every"], record["iterations"])
+                yield (*begin, stage, iteration, _number(loss), _number(norm))
+
+
+def _number(value: Any) -> Any:
+    """Return a number; nothing where it is none or not finite."""
+    return None if value is None or not math.isfinite(value) else value

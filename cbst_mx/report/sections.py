@@ -1,0 +1,368 @@
+"""The tables of a report, as rows of text and numbers.
+
+C classes; IoU, shares and portions in percent, thresholds exp(-k_c) in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any, Mapping, NamedTuple
+
+import numpy as np
+
+from cbst_mx.data import LabelledImageSet
+from cbst_mx.evaluation.protocols import worst_images
+from cbst_mx.evaluation.run_results import BEST, UNLABELLED, RunResults
+from cbst_mx.evaluation.run_status import read_status
+from cbst_mx.evaluation.shown import Shown
+from cbst_mx.messages import stage_title
+from cbst_mx.report.charts import shade
+from cbst_mx.report.pictures import count_moves
+from cbst_mx.report.story import Method, Story, mean
+
+__all__ = [
+    "FILTERS",
+    "Cell",
+    "Shaded",
+    "changed_settings",
+    "class_grid",
+    "confusion_grids",
+    "facts",
+    "guard_rows",
+    "image_rows",
+    "kept_grid",
+    "label_free_grid",
+    "method_rows",
+    "moves_grid",
+    "share_grid",
+    "threshold_grid",
+]
+
+_DASH = "\N{EN DASH}"
+_IMAGES = 8  # of the worst, and of the most changed
+
+
+class Cell(NamedTuple):
+    """A number of a shaded table, as text, with the colours of ground and ink; and a longer text for those who ask."""
+
+    text: str
+    ground: str | None = None
+    ink: str | None = None
+    note: str = ""
+
+
+class Shaded(NamedTuple):
+    """A table of which the cells are shaded by their numbers: heads, and rows of a name and cells."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Return a number with its decimals; an en dash where there is none."""
+    return _DASH if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """Return a number with its sign and decimals; an en dash where there is none."""
+    return _DASH if value is None or math.isnan(value) else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+FILTERS = {"points": points, "signed": signed}
+
+
+def method_rows(story: Story) -> list[dict[str, Any]]:
+    """Return a row for source-only and for every method: mIoU by seed, gain and interval, and the paper's number."""
+    paper, rows = story.paper(), []
+    for title, method, stage in story.columns() if story.name is not None else []:
+        values = [100 * value for value in method.miou(stage).values()]
+        gain = method.gain() if stage else None
+        best = method.first.best() if stage and len(method.runs) == 1 and story.name == method.first.leading else None
+        choice = method.first.label_free_choice() if stage and len(method.runs) == 1 else None
+        rows.append(
+            {
+                "title": title,
+                "stage": stage_title(stage),
+                "miou": statistics.fmean(values),
+                "spread": statistics.stdev(values) if len(values) > 1 else None,
+                "seeds": [f"seed {seed}: {points(value)}" for seed, value in zip(method.runs, values)],
+                "gain": None if gain is None else 100 * gain.gain,
+                "low": None if gain is None else 100 * gain.low,
+                "high": None if gain is None else 100 * gain.high,
+                "paper": paper.get(title, {}).get("miou"),
+                "adapted": method.first.adaptation,
+                "best": None if best is None else f"{BEST}: round {best.stage}, {points(100 * best.miou)}",
+                "choice": None if choice is None else f"{UNLABELLED}: round {choice.stage}",
+            }
+        )
+    return rows
+
+
+def class_grid(story: Story) -> dict[str, Any] | None:
+    """Return IoU of every class and method, with differences to source-only and to the paper's row, in percent."""
+    columns = story.columns() if story.name is not None else []
+    if not columns:
+        return None
+    paper = story.paper()
+    found = {
+        title: {name: 100 * mean(values) for name, values in method.iou(stage).items()}
+        for title, method, stage in columns
+    }
+    base = found[columns[0][0]] if columns[0][2] == 0 else {}
+    rows = []
+    for name, colour in zip(story.space.names, story.space.palette):
+        cells = []
+        for title, _, stage in columns:
+            value = found[title].get(name, math.nan)
+            stated = paper.get(title, {}).get("iou", {}).get(name)
+            cells.append(
+                {
+                    "iou": value,
+                    "gain": value - base.get(name, math.nan) if stage else None,
+                    "paper": None if stated is None else value - stated,
+                }
+            )
+        rows.append({"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour), "cells": cells})
+    return {"titles": [(title, bool(stage), title in paper) for title, _, stage in columns], "rows": rows}
+
+
+def threshold_grid(method: Method) -> Shaded | None:
+    """Return the thresholds exp(-k_c) of every class and round."""
+    found = _thresholds(method)
+    if not found:
+        return None
+    names = next(iter(found.values()))["names"]
+    rows = []
+    for number, name in enumerate(names):
+        cells = []
+        for record in found.values():
+            value, kc = float(record["values"][number]), float(record["k"][number])
+            if math.isinf(value):
+                cells.append(Cell(_DASH, note=f"{name}: nothing may be kept"))
+            else:
+                cells.append(Cell(f"{value:.3f}", *shade(value, 0, 1), note=f"k_c = {abs(kc):.4f} nats"))
+        rows.append((name, cells))
+    return Shaded([stage_title(index) for index in found], rows)
+
+
+def share_grid(method: Method) -> Shaded | None:
+    """Return the share of the target's pixels that is predicted as each class, by the network that labels them."""
+    found = _thresholds(method)
+    if not found:
+        return None
+    shares = {index: 100 * record["predicted"] / max(record["predicted"].sum(), 1) for index, record in found.items()}
+    names = next(iter(found.values()))["names"]
+    rows = [
+        (
+            name,
+            [
+                Cell(points(float(one[number]), 2), *shade(math.sqrt(float(one[number])), 0, 7))
+                for one in shares.values()
+            ],
+        )
+        for number, name in enumerate(names)
+    ]
+    return Shaded([f"for {stage_title(index)}" for index in shares], rows)
+
+
+def kept_grid(method: Method) -> Shaded | None:
+    """Return the share of the pixels predicted as each class that has pseudo-labels, in percent, by round."""
+    found = _thresholds(method)
+    if not found:
+        return None
+    names = next(iter(found.values()))["names"]
+    rows = []
+    for number, name in enumerate(names):
+        cells = []
+        for record in found.values():
+            predicted, kept = int(record["predicted"][number]), int(record["kept"][number])
+            note = f"{kept:,} of {predicted:,} pixels"
+            value = 100 * kept / predicted if predicted else math.nan
+            cells.append(Cell(points(value), *shade(value, 0, 100), note=note) if predicted else Cell(_DASH, note=note))
+        rows.append((name, cells))
+    return Shaded([stage_title(index) for index in found], rows)
+
+
+def _thresholds(method: Method) -> dict[int, dict[str, Any]]:
+    run = method.first
+    rounds = [index for index in range(1, run.rounds + 1) if run.folder.stage(index).thresholds.is_file()]
+    return {index: run.thresholds(index) for index in rounds}
+
+
+def moves_grid(validation: LabelledImageSet | None, kept: Mapping[int, Shown]) -> Shaded | None:
+    """Return the pixels that became right less those that became wrong, in percent of the class, by round."""
+    stages = [stage for stage in sorted(kept) if stage]
+    if validation is None or not stages or 0 not in kept:
+        return None
+    names = validation.label_space.names
+    wanted = set(kept[0].predictions)
+    truths = {name: validation.label(index) for index, name in enumerate(validation.names) if name in wanted}
+    pairs = [(f"{stage_title(stage - 1)} to {stage}", stage - 1, stage) for stage in stages if stage - 1 in kept]
+    pairs.append(("in all", 0, stages[-1]))
+    columns = [(title, count_moves(truths, kept[one], kept[other], len(names))) for title, one, other in pairs]
+    rows = []
+    for number, name in enumerate(names):
+        cells = []
+        for _, moves in columns:
+            gained, lost, pixels = (int(part[number]) for part in (moves.gained, moves.lost, moves.pixels))
+            if not pixels:
+                cells.append(Cell(_DASH))
+                continue
+            net = 100 * (gained - lost) / pixels
+            note = f"{100 * gained / pixels:.1f} % became right, {100 * lost / pixels:.1f} % became wrong"
+            cells.append(Cell(signed(net), *_diverging(net), note=note))
+        rows.append((name, cells))
+    return Shaded([title for title, _ in columns], rows)
+
+
+def _diverging(value: float) -> tuple[str, str]:
+    """Return ground and ink of a gain (blue) or a loss (orange), 25 points at its strongest."""
+    strength = min(abs(value) / 25, 1.0)
+    end = np.array((0, 114, 178) if value >= 0 else (213, 94, 0), np.float64)
+    colour = 247 + strength * (end - 247)
+    ink = "#000000" if colour @ (0.299, 0.587, 0.114) > 125 else "#ffffff"
+    return "#" + "".join(f"{round(part):02x}" for part in colour), ink
+
+
+def confusion_grids(story: Story) -> list[tuple[str, Shaded]]:
+    """Return the confusion matrices of source-only and the last stages: where the pixels of a class go, in percent."""
+    grids = []
+    for title, method, stage in story.columns() if story.name is not None else []:
+        matrices = method.matrices(stage)
+        counts = sum(one.counts.sum(axis=0) for one in matrices)
+        names = matrices[0].classes
+        rows = []
+        for number, name in enumerate(names):
+            total = int(counts[number].sum())
+            cells = [
+                Cell(
+                    points(100 * part / total, 0),
+                    *shade(100 * part / total, 0, 100),
+                    note=f"{name} taken for {other}: {part:,} pixels",
+                )
+                if total
+                else Cell(_DASH)
+                for other, part in zip(names, map(int, counts[number]))
+            ]
+            rows.append((name, cells))
+        grids.append((title, Shaded(list(names), rows)))
+    return grids
+
+
+def image_rows(method: Method) -> dict[str, list[dict[str, Any]]]:
+    """Return the most changed and the worst images of the first run: mIoU before and after, in percent."""
+    if method.name is None or method.last is None:
+        return {}
+    last, first = method.matrices(method.last)[0], method.matrices(0)[0] if 0 in method.stages else None
+    after = {one.name: one for one in worst_images(last, len(last.images))}
+    before = {one.name: one for one in worst_images(first, len(first.images))} if first is not None else {}
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "before": 100 * before[name].miou if name in before else None,
+            "after": 100 * one.miou,
+            "change": 100 * (one.miou - before[name].miou) if name in before and method.last else None,
+            "worst": f"{one.worst_class} {points(100 * one.worst_iou)}",
+        }
+        for name, one in after.items()
+    ]
+    changed = sorted((row for row in rows if row["change"] is not None), key=lambda row: row["change"])
+    half = _IMAGES // 2
+    ends = changed if len(changed) <= _IMAGES else [*changed[:half], *changed[-half:]]
+    return {"changed": ends[::-1], "worst": rows[:_IMAGES]}
+
+
+def guard_rows(method: Method) -> list[dict[str, Any]]:
+    """Return what the guard says of every stage of the first run: numbers, and sentences."""
+    rows = []
+    for stage in range(method.first.rounds + 1):
+        if stage not in method.first.evaluated:
+            continue
+        judged = method.first.judgement(stage)
+        numbers = {
+            "agreement": judged.get("agreement"),
+            "drift": judged.get("drift"),
+            "effective classes": judged.get("effective_classes"),
+            "largest class": judged.get("largest"),
+            "saturated": judged.get("saturated"),
+        }
+        rows.append({"stage": stage_title(stage), "numbers": numbers, "warnings": method.first.warnings(stage)})
+    return rows
+
+
+def label_free_grid(method: Method) -> Shaded | None:
+    """Return class shares, confidence and moved pixels of every stage, in a run without a validation set."""
+    run = method.first
+    if run.leading is not None or not method.stages:
+        return None
+    found = {stage: run.label_free(stage) for stage in method.stages}
+    names = next(iter(found.values()))["names"]
+    rows = [
+        (
+            name,
+            [
+                Cell(points(100 * one["share"][number], 2), *shade(math.sqrt(100 * one["share"][number]), 0, 7))
+                for one in found.values()
+            ],
+        )
+        for number, name in enumerate(names)
+    ]
+    for title, key in (
+        ("mean confidence", "mean_confidence"),
+        ("moved in the round", "moved"),
+        ("moved since source", "moved_since_source"),
+    ):
+        rows.append((title, [Cell(points(None if one[key] is None else 100 * one[key])) for one in found.values()]))
+    return Shaded([stage_title(stage) for stage in found], rows)
+
+
+def facts(story: Story) -> list[dict[str, Any]]:
+    """Return what each run was: folder, command that makes it again, what it was adapted on, versions, times."""
+    rows = []
+    for method in story.methods:
+        for seed, run in method.runs.items():
+            manifest = run.manifest
+            steps = [step for step in read_status(run) if step.begun and step.end]
+            seconds = sum((_time(step.end) - _time(step.begun)).total_seconds() for step in steps)
+            versions = manifest.get("versions", {})
+            rows.append(
+                {
+                    "title": f"{method.title}, seed {seed}",
+                    "folder": str(run.folder.path),
+                    "command": f"cbst-mx run {run.folder.experiment} --out NEW_FOLDER",
+                    "adapted": run.adaptation,
+                    "created": manifest.get("created", _DASH),
+                    "took": _duration(seconds) if steps else _DASH,
+                    "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+                    "images": ", ".join(
+                        f"{name} {count:,}" for name, count in manifest.get("inputs", {}).get("images", {}).items()
+                    ),
+                }
+            )
+    return rows
+
+
+def changed_settings(run: RunResults) -> list[tuple[str, str]]:
+    """Return the settings of a run that are not a default's, as key and value."""
+    return list(_flat(run.settings.model_dump(mode="json", exclude_defaults=True)))
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Any:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", str(value)
+
+
+def _time(text: str | None) -> Any:
+    from datetime import datetime
+
+    return datetime.fromisoformat(str(text))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
