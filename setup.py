@@ -29,6 +29,7 @@ REQUIRED = [
     "PyYAML",  # experiment files
     "simplejpeg>=1.7,<2",  # libjpeg-turbo that tells of missing parts; 1.7.3 is the last for Python 3.8
     "Pillow>=10.1",  # PNG with palette; ImageFont.load_default(size) came with 10.1
+    "Jinja2>=3.1,<4",  # with MarkupSafe; the page of a report: escapes what it is given
     "typing_extensions",  # the Literal pydantic asks for on Python 3.8
 ]
 
@@ -48,6 +49,13 @@ CU112 = [
     "nvidia-nvtx-cu11==11.8.86",
 ]
 
+# For cbst-mx report. Plotly: maintained, MIT, its script is inside the wheel (4.8 MB), so a page is one file that
+# works offline; it draws SVG, which prints and follows the page's colours, and needs no pandas, as Bokeh does.
+REPORT = [
+    "plotly>=6,<8",
+    "tensorboardX>=2.6.2,<3",  # TensorBoard events without TensorFlow or PyTorch; 2.6.2 has no pin on protobuf
+]
+
 # For cbst-mx export --onnx, which compares the versions too. numpy stays below 1.24, so onnxruntime does too.
 EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
 ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
@@ -60,6 +68,7 @@ DEV = [
     "cityscapesscripts>=2.3,<2.4",  # the evaluation that ours must agree with
     "mypy>=1.14,<1.15",
     "types-PyYAML>=6.0,<6.1",
+    "selenium>=4.27,<4.28",  # looks at reports in the system's chromium
 ]
 
 DEMO = "experiments/demo.yaml"
@@ -85,10 +94,16 @@ setup(
     description="Class-balanced self-training for unsupervised domain adaptation of segmentation networks, on MXNet",
     license="Apache-2.0",
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
-    package_data={"cbst_mx.evaluation": ["paper_tables/*"]},
+    package_data={"cbst_mx.evaluation": ["paper_tables/*"], "cbst_mx.report": ["templates/*"]},
     python_requires=f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}",
     cmdclass={"build_py": BuildPy},
     install_requires=REQUIRED,
-    extras_require={"cpu": ["mxnet==1.9.1"], "cu112": CU112, "onnx": ONNX, "dev": DEV + ONNX},
+    extras_require={
+        "cpu": ["mxnet==1.9.1"],
+        "cu112": CU112,
+        "onnx": ONNX,
+        "report": REPORT,
+        "dev": DEV + ONNX + REPORT,
+    },
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
 )

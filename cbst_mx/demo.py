@@ -19,6 +19,7 @@ from cbst_mx.messages import Progress
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
+from cbst_mx.report.page import PlotlyMissingError, write_report
 from cbst_mx.report.tables import as_markdown
 from cbst_mx.rounds import Run
 from cbst_mx.selftrain.network_maps import predictions
@@ -47,6 +48,8 @@ class DemoResult:
         Classes of the results.
     results, picture : Path
         ``results.json`` and ``comparison.png``.
+    report : Path or None
+        ``report.html``; None where Plotly is not installed.
     """
 
     rows: dict[int, dict[str, dict[str, Any]]]
@@ -54,6 +57,7 @@ class DemoResult:
     label_space: LabelSpace
     results: Path
     picture: Path
+    report: Path | None
 
 
 def find_experiment() -> Path:
@@ -110,7 +114,13 @@ def run_demo(
     write_json(results, {"settings": settings, "target": _keyed(rows), "source": _keyed(source_rows)})
     columns = {METHODS[method]: [rows[seed][method] for seed in seeds] for method in METHODS}
     write_text(results.with_suffix(".md"), as_markdown(columns, first.classes()))
-    return DemoResult(rows, source_rows, first.classes(), results, picture)
+    report: Path | None = out / "report.html"
+    try:
+        data_root = (out / f"seed-{min(seeds)}" / "data").absolute()  # pictures are of the lowest seed
+        write_report([out / f"seed-{seed}" for seed in seeds], out / "report.html", data_root=data_root)
+    except PlotlyMissingError:
+        report = None
+    return DemoResult(rows, source_rows, first.classes(), results, picture, report)
 
 
 def _keyed(rows: dict[int, Any]) -> dict[str, Any]:

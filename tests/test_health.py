@@ -14,7 +14,8 @@ from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import CheckpointError, RunError, TrainingError
 from cbst_mx.evaluation.run_results import RunResults
-from cbst_mx.networks.parameters import load_network, sidecar_path
+from cbst_mx.networks.parameters import load_network
+from cbst_mx.networks.sidecars import sidecar_path
 from cbst_mx.rounds import Run, phases
 from cbst_mx.rounds.health import Health, RejectedError
 from cbst_mx.run_dir import RunDir, ledger, rejection, rollbacks

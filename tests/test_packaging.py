@@ -103,9 +103,10 @@ def test_every_preloaded_library_has_its_pinned_wheel(packaging):
 
 
 def test_everything_imported_is_required(packaging):
-    wheels = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}
-    listed = [*packaging["install_requires"], *packaging["extras_require"]["onnx"]]
-    required = {requirement_name(r) for r in listed} | {"mxnet", "cbst_mx", "symbols"}
+    wheels = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "markupsafe": "jinja2"}
+    extras = packaging["extras_require"]
+    listed = [*packaging["install_requires"], *extras["onnx"], *extras["report"]]
+    required = {requirement_name(r).lower() for r in listed} | {"mxnet", "cbst_mx", "symbols"}
     found = set()
     for file in [*(ROOT / "cbst_mx").rglob("*.py"), *(ROOT / "symbols").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -115,7 +116,7 @@ def test_everything_imported_is_required(packaging):
                 found.add(node.module.split(".")[0])
     # sys.stdlib_module_names came with Python 3.10: older versions leave this test to the newer ones
     standard = getattr(sys, "stdlib_module_names", found - set(wheels))
-    assert {wheels.get(name, name) for name in found - set(standard)} <= required
+    assert {wheels.get(name, name).lower() for name in found - set(standard)} <= required
     assert {"numpy", "cv2", "pydantic"} <= found
 
 

@@ -19,7 +19,8 @@ from cbst_mx.cli.experiments import _print_stages
 from cbst_mx.errors import CheckpointError, ConfigError, DataError, RunError
 from cbst_mx.evaluation.confusion import mean_iou
 from cbst_mx.networks.build import build_network
-from cbst_mx.networks.parameters import load_network, read_sidecar, save_parameters
+from cbst_mx.networks.parameters import load_network, save_parameters
+from cbst_mx.networks.sidecars import read_sidecar
 from cbst_mx.rounds import Run, phases
 from symbols.backend import mx
 from tests.tiny import DEMO, experiment, options, write_scenes

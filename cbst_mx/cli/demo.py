@@ -66,7 +66,7 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
     """Do the whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
 
     Runs from any folder. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method, OUT/results.json and
-    OUT/results.md (the table) and OUT/comparison.png. Goes on where an earlier call was stopped.
+    OUT/results.md (the table), OUT/comparison.png and OUT/report.html. Goes on where an earlier call was stopped.
     """
     from cbst_mx.demo import METHODS, find_experiment, run_demo  # imports mxnet
     from cbst_mx.report.tables import iou_table, mean_std_table
@@ -93,6 +93,8 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
         echo(f"seed {number}, mIoU on held-out source images: {source}")
     echo(f"results in {result.results}")
     echo(f"picture: {result.picture}")
+    if result.report is not None:
+        echo(f"report: {result.report}")
 
 
 COMMANDS = (demo_data, demo)

@@ -1,14 +1,26 @@
-"""The JSON records of a run folder, each looked at before it is believed: names, kinds and lengths of what it holds."""
+"""The records of a run folder, each looked at before it is believed: names, kinds and lengths of what it holds."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Sequence
 
-from cbst_mx.errors import RunError
-from cbst_mx.files import read_mapping
+import numpy as np
 
-__all__ = ["check_judgement", "read_evaluation", "read_label_free", "read_thresholds"]
+from cbst_mx.errors import DataError, RunError
+from cbst_mx.evaluation.protocols import ImageMatrices
+from cbst_mx.files import open_npz, read_mapping, reading
+from cbst_mx.selftrain.thresholds import Thresholds
+
+__all__ = [
+    "as_thresholds",
+    "check_judgement",
+    "read_evaluation",
+    "read_label_free",
+    "read_matrices",
+    "read_thresholds",
+]
 
 Read = Callable[[Path], Dict[str, Any]]  # reads a file of names and values
 
@@ -52,6 +64,58 @@ def read_thresholds(path: Path, read: Read = read_mapping) -> dict[str, Any]:
     if not all(map(_is_text, texts)) or not _is_number(found.get("portion")):
         raise RunError(f"{path} is no record of pseudo-labels: it must have policy, fidelity, method and portion")
     return found
+
+
+def as_thresholds(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the thresholds of a record of :func:`read_thresholds` as :meth:`.RunResults.thresholds` gives them.
+
+    Raises
+    ------
+    RunError
+        If they do not fit together; the sentence names `path`.
+    """
+    with reading(path, RunError):
+        values = [math.inf if value is None else value for value in record["threshold"]]
+        found = Thresholds(
+            record["policy"],
+            record["fidelity"],
+            float(record["portion"]),
+            np.array(values, dtype=np.float32),
+            np.array(record["count"], dtype=np.int64),
+        )
+        return {
+            "portion": found.portion,
+            "policy": record["method"],
+            "fidelity": found.fidelity,
+            "names": tuple(record["names"]),
+            "values": found.values,
+            "k": found.k,
+            "counts": found.counts,
+            "kept": np.array(record["kept"], dtype=np.int64),
+            "predicted": np.array(record["predicted"], dtype=np.int64),
+        }
+
+
+def read_matrices(path: Path, evaluation: Path, names: Sequence[str]) -> dict[str, ImageMatrices]:
+    """Read the confusion matrices of the sets that an evaluation has.
+
+    Raises
+    ------
+    RunError
+        If the two files do not fit together.
+    DataError
+        If ``confusion.npz`` is damaged.
+    """
+    with open_npz(path, "file of confusion matrices") as stored:
+        arrays = dict(stored)
+    sets = {}
+    try:
+        for name in names:
+            classes, images = (tuple(map(str, arrays[f"{name}.{key}"])) for key in ("classes", "images"))
+            sets[name] = ImageMatrices(classes, images, arrays[name])
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise RunError(f"{path} and {evaluation} do not fit together: {error}") from error
+    return sets
 
 
 def read_label_free(path: Path, read: Read = read_mapping) -> dict[str, Any]:

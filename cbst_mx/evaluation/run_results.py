@@ -7,6 +7,7 @@ a finished one is; no network is needed, nor mxnet.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +15,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cbst_mx.config import Data
-from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
+from cbst_mx.errors import CheckpointError, ConfigError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.evaluation.run_experiment import count_images, describe_adaptation, load_run_experiment
-from cbst_mx.evaluation.run_records import check_judgement, read_evaluation, read_label_free, read_thresholds
+from cbst_mx.evaluation.run_records import (
+    as_thresholds,
+    check_judgement,
+    read_evaluation,
+    read_label_free,
+    read_matrices,
+    read_thresholds,
+)
 from cbst_mx.evaluation.shown import Shown, load_shown
-from cbst_mx.files import open_npz, reading
+from cbst_mx.label_space import LabelSpace
+from cbst_mx.networks.sidecars import read_sidecar
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.run_dir.outputs import Outputs
 from cbst_mx.selftrain import guard
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.thresholds import Thresholds
 
 __all__ = ["BEST", "UNLABELLED", "Best", "Choice", "RunResults", "open_run"]
 
@@ -137,6 +145,24 @@ class RunResults:
         """Number of rounds that the experiment asks for."""
         return self.settings.self_training.rounds
 
+    def classes(self) -> LabelSpace:
+        """Return the classes, also where the description of the data is not there any more.
+
+        Raises
+        ------
+        ConfigError
+            If it is not, nor the parameters of any stage, which know them too.
+        """
+        try:
+            return self.settings.classes()
+        except ConfigError:
+            for stage in range(self.rounds + 1):
+                with contextlib.suppress(CheckpointError):
+                    space = read_sidecar(self.folder.stage(stage).parameters)[1]
+                    if space is not None:
+                        return space
+            raise
+
     @property
     def leading(self) -> str | None:
         """Name of the validation set that summaries lead with: the first; None where the experiment has none."""
@@ -219,26 +245,7 @@ class RunResults:
         """
         path = self._stage(stage, first=1).thresholds
         record = read_thresholds(path, self.read)
-        with reading(path, RunError):
-            values = [math.inf if value is None else value for value in record["threshold"]]
-            found = Thresholds(
-                record["policy"],
-                record["fidelity"],
-                float(record["portion"]),
-                np.array(values, dtype=np.float32),
-                np.array(record["count"], dtype=np.int64),
-            )
-            return {
-                "portion": found.portion,
-                "policy": record["method"],
-                "fidelity": found.fidelity,
-                "names": tuple(record["names"]),
-                "values": found.values,
-                "k": found.k,
-                "counts": found.counts,
-                "kept": np.array(record["kept"], dtype=np.int64),
-                "predicted": np.array(record["predicted"], dtype=np.int64),
-            }
+        return as_thresholds(record, path)
 
     def evaluation(self, stage: int | None = None) -> dict[str, Any]:
         """Return the results of a stage by validation set, as ``confusion.summary`` gives them."""
@@ -296,16 +303,7 @@ class RunResults:
         if not folder.confusion.is_file():
             raise RunError(f"{folder.confusion} does not exist: the stage has not been evaluated")
         self._outputs.check(folder.confusion)
-        with open_npz(folder.confusion, "file of confusion matrices") as stored:
-            arrays = dict(stored)
-        sets = {}
-        try:
-            for name in results:
-                classes, images = (tuple(map(str, arrays[f"{name}.{key}"])) for key in ("classes", "images"))
-                sets[name] = ImageMatrices(classes, images, arrays[name])
-        except (KeyError, TypeError, ValueError, DataError) as error:
-            raise RunError(f"{folder.confusion} and {folder.evaluation} do not fit together: {error}") from error
-        return sets
+        return read_matrices(folder.confusion, folder.evaluation, list(results))
 
     def shown(self, stage: int | None = None) -> dict[str, Shown]:
         """Return what reports show of a stage, by image set; empty where it was evaluated by an earlier version.

@@ -34,7 +34,8 @@ from cbst_mx.messages import listed
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.inputs import InputForm, Told, first_convolution, slow_branches, tell_input, turn_to_rgb
 from cbst_mx.networks.matching import Comparison, match, shown
-from cbst_mx.networks.parameters import check_unaltered, load_arrays, read_sidecar, save_parameters, sidecar_path
+from cbst_mx.networks.parameters import check_unaltered, load_arrays, save_parameters
+from cbst_mx.networks.sidecars import read_sidecar, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.networks.torch_files import looks_like_torch, read_torch
 from symbols.backend import gluon, mx

@@ -117,7 +117,7 @@ def shade(value: float, low: float, high: float) -> tuple[str, str]:
 def gain_chart(story: Story) -> Chart | None:
     """Return IoU gained by class over the source network, in points, the largest first; None without a round."""
     methods = [method for method in story.adapted if method.last and 0 in method.stages]
-    if not methods:
+    if story.name is None or not methods:
         return None
     look = _Look([method.title for method in methods])
     gains = {method.title: _class_gains(method) for method in methods}

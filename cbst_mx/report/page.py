@@ -16,7 +16,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup  # of Jinja2
 
 import cbst_mx
 from cbst_mx.data import LabelledImageSet
@@ -28,9 +28,13 @@ from cbst_mx.report.charts import gain_chart, kept_chart, miou_chart, reliabilit
 from cbst_mx.report.pictures import draw_pictures, open_sets
 from cbst_mx.report.story import SOURCE, Method, Story, read_story
 
-__all__ = ["IMAGES", "Page", "build_page", "plotly_script", "render_index", "write_report"]
+__all__ = ["IMAGES", "Page", "PlotlyMissingError", "build_page", "plotly_script", "render_index", "write_report"]
 
 IMAGES = 12  #: images that are shown where nothing else is asked for
+
+
+class PlotlyMissingError(ConfigError):
+    """Plotly, which reports need, is not installed."""
 
 
 class Page(NamedTuple):
@@ -111,8 +115,8 @@ def build_page(
     first = story.adapted[0] if story.adapted else story.methods[0]
     validation, target, missing = open_sets(first.first, story.name, data_root) if images else (None, None, [])
     networks = {method.title: kept[method.title] for method in story.adapted if kept[method.title]}
-    if SOURCE not in networks and kept[story.source.title]:
-        networks = {SOURCE: {0: kept[story.source.title][0]}, **networks} if 0 in kept[story.source.title] else networks
+    if not story.adapted and kept[first.title]:
+        networks = {SOURCE: kept[first.title]}
     if validation is not None and not networks:
         missing.append(
             "Pictures of predictions are left out: these runs are of an earlier version, which kept none; --predict "
@@ -176,13 +180,15 @@ def plotly_script() -> str:
 
     Raises
     ------
-    ConfigError
+    PlotlyMissingError
         If it is not installed.
     """
     try:
         from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ConfigError("reports need plotly, which is not installed: pip install 'cbst_mx[report]'") from error
+        raise PlotlyMissingError(
+            "reports need plotly, which is not installed: pip install 'cbst_mx[report]'"
+        ) from error
     return str(get_plotlyjs())
 
 

@@ -78,7 +78,7 @@ def class_png(train_ids: np.ndarray, space: LabelSpace, long_side: int, *, hatch
     picture = Image.fromarray(small, mode="P")
     picture.putpalette(colours.tobytes())
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True, transparency=alpha.tobytes())
+    picture.save(stream, "PNG", transparency=alpha.tobytes())
     return stream.getvalue()
 
 
@@ -122,7 +122,10 @@ def draw_pictures(
         "pseudo_labels": list(_pseudo_label_rows(target, runs, space, -(-images // 2))),
     }
     drawn: dict[str, list[dict[str, Any]]] = {}
+    largest = float(_SIDES[0])
     for side in _SIDES:
+        if side > largest and side != _SIDES[-1]:
+            continue
         drawn = {
             key: [
                 {"name": row.name, **{what: _address(draw(side)) for what, draw in row.draws.items()}} for row in rows
@@ -132,6 +135,7 @@ def draw_pictures(
         size = sum(len(value) for rows in drawn.values() for row in rows for value in row.values())
         if size <= budget:
             break
+        largest = side * (budget / size) ** 0.5  # what fits, where bytes grow as the area; they grow less
     return {"side": side, **drawn}
 
 
@@ -188,7 +192,7 @@ def _address(content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moves:
     """Labelled pixels that became right and that became wrong from one network to another, by class of the truth.
 

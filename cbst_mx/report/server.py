@@ -163,8 +163,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(HTTPStatus.FORBIDDEN, "the Host header names another place than this server", "text/plain")
             return
         parts = urllib.parse.urlsplit(self.path)
-        keys = urllib.parse.parse_qs(parts.query, max_num_fields=100).get("run", [])
         try:
+            keys = urllib.parse.parse_qs(parts.query, max_num_fields=100).get("run", [])
             if parts.path == "/":
                 self._answer(HTTPStatus.OK, self.server.index(), "text/html")
             elif parts.path == "/report":

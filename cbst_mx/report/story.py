@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class Method:
         for run in self.runs.values():
             sets = run.matrices(stage)
             check_choice("set", str(self.name), sets)
-            found.append(narrow(sets[str(self.name)], run.settings.classes().names))
+            found.append(narrow(sets[str(self.name)], run.classes().names))
         return found
 
     def gain(self, samples: int = 1000, seed: int = 0) -> Gain | None:
@@ -224,10 +225,10 @@ def read_story(folders: Sequence[Path], *, name: str | None = None) -> Story:
     chosen = first.leading if name is None else name
     titles = _titles(list(groups.values()))
     methods = [Method(title, dict(sorted(runs.items())), chosen) for title, runs in zip(titles, groups.values())]
-    space = first.settings.classes()
+    space = first.classes()
     for method in methods:
         for run in method.runs.values():
-            if run.settings.classes().names != space.names:
+            if run.classes().names != space.names:
                 raise DataError(
                     f"runs must have the same classes, {run.folder.path} has others than {first.folder.path}"
                 )
@@ -249,6 +250,7 @@ def mean(values: Sequence[float]) -> float:
 def _kind(run: RunResults) -> str:
     """Return what runs of one method have in common."""
     settings = run.settings.model_dump(mode="json", exclude=set(_APART))
+    settings["name"] = re.sub(r"[-_ ]?seed[-_ ]?\d+$", "", settings["name"])
     return json.dumps(settings, sort_keys=True, default=str)
 
 

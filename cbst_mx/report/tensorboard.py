@@ -13,6 +13,7 @@ from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import ConfigError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.evaluation.shown import chosen_images
+from cbst_mx.files import remove_file
 from cbst_mx.report.figures import overlay
 from cbst_mx.report.pictures import open_sets
 from cbst_mx.report.story import Story, read_story
@@ -52,7 +53,7 @@ def write_events(folders: Sequence[Path], out: Path, *, name: str | None = None,
         for seed, run in method.runs.items():
             place = out / method.title.replace("/", "-") / f"seed-{seed}"
             for old in place.glob("events.out.tfevents.*"):
-                old.unlink()
+                remove_file(old)
             with SummaryWriter(str(place)) as writer:
                 _write_scalars(writer, run)
                 _write_training(writer, run)

@@ -13,7 +13,7 @@ from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import CBSTError
 from cbst_mx.evaluation.run_experiment import load_run_experiment
 from cbst_mx.files import file_digest, read_json
-from cbst_mx.networks.parameters import read_sidecar
+from cbst_mx.networks.sidecars import read_sidecar
 from cbst_mx.rounds.dependencies import step_keys
 from cbst_mx.run_dir import RunDir
 from cbst_mx.run_dir.ledger import Entry, Ledger, now

@@ -19,7 +19,7 @@ from cbst_mx.errors import DivergedError, NotFiniteError, RunError, TrainingErro
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, read_mapping, write_json
 from cbst_mx.messages import stage_title
-from cbst_mx.networks.parameters import read_sidecar, sidecar_path
+from cbst_mx.networks.sidecars import read_sidecar, sidecar_path
 from cbst_mx.run_dir import StageDir
 from cbst_mx.run_dir.ledger import Ledger
 from cbst_mx.run_dir.outputs import judged_files

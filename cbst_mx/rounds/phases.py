@@ -20,7 +20,8 @@ from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, check_choice
 from cbst_mx.messages import Counter
 from cbst_mx.networks.build import build_network, output_size
-from cbst_mx.networks.parameters import load_parameters, read_sidecar, sidecar_path
+from cbst_mx.networks.parameters import load_parameters
+from cbst_mx.networks.sidecars import read_sidecar, sidecar_path
 from cbst_mx.rounds.continuation import lower_rate, phase_identity
 from cbst_mx.rounds.workload import count_iterations, source_indices
 from cbst_mx.selftrain import class_statistics

@@ -17,8 +17,9 @@ from cbst_mx.data.listing import all_images
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.networks.build import build_network
-from cbst_mx.networks.parameters import load_arrays, read_sidecar, save_parameters, sidecar_path
+from cbst_mx.networks.parameters import load_arrays, save_parameters
 from cbst_mx.networks.params_files import MAGIC
+from cbst_mx.networks.sidecars import read_sidecar, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.networks.torch_files import read_tensors, read_torch
 from symbols.backend import mx
