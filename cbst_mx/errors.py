@@ -33,6 +33,7 @@ __all__ = [
     "StoppedError",
     "TrainingError",
     "check_choice",
+    "explain_device",
     "lacks_memory",
 ]
 
@@ -41,6 +42,24 @@ _NO_MEMORY = (
     *("bad_alloc", "Cannot allocate memory", "AlignedMallocPitch", "Failed to allocate", "out of memory"),
     *("can't start new thread", "Resource temporarily unavailable"),
 )
+# What MXNet says of a GPU where it is known what its user can do. Its search for an algorithm takes memory by itself.
+_LESS = "lower images_per_pass, inference_batch or crop, use --amp float16 or several GPUs (--ctx gpu:0,1)"
+_DEVICE = {
+    "cudaMalloc": f"the GPU has not enough memory: {_LESS}",
+    "CUDNN_STATUS_ALLOC_FAILED": f"the GPU has not enough memory: {_LESS}",
+    "CUBLAS_STATUS_ALLOC_FAILED": f"the GPU has not enough memory: {_LESS}",
+    "convolution algorithm": f"the GPU has not enough memory for a convolution: {_LESS}",
+    "no kernel image is available": (
+        "mxnet-cu112 1.9.1 has no code for this GPU, only for compute capabilities 5.0 to 8.9: use another one, or cpu"
+    ),
+    "unsupported toolchain": (
+        "the NVIDIA driver is older than the CUDA libraries: install driver 520 or newer, or set MXNET_USE_FUSION=0"
+    ),
+    "driver version is insufficient": "the NVIDIA driver is too old for CUDA 11.2: install version 450.80 or newer",
+    "CUDA driver version": "the NVIDIA driver is too old for CUDA 11.2: install version 450.80 or newer",
+    "an illegal memory access": "the GPU reported a wrong access to its memory: start again, and look at its health",
+    "uncorrectable ECC": "the GPU's memory is damaged (ECC): use another one",
+}
 
 
 class CBSTError(Exception):
@@ -117,6 +136,24 @@ class StoppedError(CBSTError):
             "nothing": "nothing of it is kept",
         }
         return f"{self.what}: stopped at {self.done} of {self.total}; {after[self.kept]}"
+
+
+def explain_device(error: BaseException | None) -> str | None:
+    """Return what is wrong with a GPU and what its user can do, in one sentence; None where MXNet says nothing known.
+
+    Examples
+    --------
+    >>> explain_device(RuntimeError("cudaErrorNoKernelImageForDevice: no kernel image is available for execution"))[:40]
+    'mxnet-cu112 1.9.1 has no code for this G'
+    >>> explain_device(KeyError("cudaMalloc"))
+    """
+    while error is not None:
+        if isinstance(error, RuntimeError):
+            found = [sentence for text, sentence in _DEVICE.items() if text in str(error)]
+            if found:
+                return found[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def lacks_memory(error: BaseException | None) -> bool:

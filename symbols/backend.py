@@ -7,17 +7,29 @@ Mixed precision is switched on here too, because it changes mxnet as a whole (:f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import logging
 import os
 import re
 import types
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Collection, Iterable, MutableMapping
+from typing import Callable, Collection, Iterable, Iterator, MutableMapping
 
-__all__ = ["MXNetUnavailableError", "autograd", "enable_amp", "gluon", "has_bfloat16", "load_amp", "mx", "nd"]
+__all__ = [
+    "MXNetUnavailableError",
+    "autograd",
+    "enable_amp",
+    "gluon",
+    "has_bfloat16",
+    "installed_builds",
+    "load_amp",
+    "mx",
+    "nd",
+]
 
 # In the order in which they need each other. They are below the folder nvidia/ of site-packages, which is not on the
 # loader's path, so mxnet finds them only when they are loaded already.
@@ -31,8 +43,23 @@ _CUDA_LIBRARIES = (
     "cuda_nvrtc/lib/libnvrtc.so.11.2",
     "nccl/lib/libnccl.so.2",
     "nvtx/lib/libnvToolsExt.so.1",
+    # libcudnn.so.8 opens these by name, and would find those of another cuDNN in LD_LIBRARY_PATH before its own
+    "cudnn/lib/libcudnn_ops_infer.so.8",
+    "cudnn/lib/libcudnn_cnn_infer.so.8",
+    "cudnn/lib/libcudnn_ops_train.so.8",
+    "cudnn/lib/libcudnn_cnn_train.so.8",
     "cudnn/lib/libcudnn.so.8",
 )
+# What mxnet-cu112 and the CUDA libraries read once, where the user has not said otherwise.
+GPU_DEFAULTS = {
+    # 0: the workspace of a convolution is at most 1 GiB, and no time is spent on a search for every size of image. 1,
+    # MXNet's own default, does not look at the limit (1.9.1 has the condition reversed); 2 searches within it.
+    "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
+    "MXNET_ENFORCE_DETERMINISM": "1",  # convolution and pooling by algorithms that give the same sums every time
+    "MXNET_USE_FUSION": "0",  # its kernels need a driver of 520 or newer, and gain nothing in float32
+    "MXNET_CUDNN_LIB_CHECKING": "0",  # a warning that 8.9 is newer than 8.1, which is meant
+    "CUDA_MODULE_LOADING": "LAZY",  # kernels are loaded when they are first used
+}
 _BUILDS = ("mxnet", "mxnet-mkl", "mxnet-native", *(f"mxnet-cu{cuda}" for cuda in (101, 102, 110, 112, 117)))
 _INSTALL = "pip install 'cbst_mx[cpu]' (or 'cbst_mx[cu112]' for NVIDIA GPUs; in a checkout '.[cpu]', '.[cu112]')"
 
@@ -49,6 +76,12 @@ def set_threads(environment: MutableMapping[str, str]) -> None:
     if not environment.get("OMP_NUM_THREADS"):
         affinity = getattr(os, "sched_getaffinity", None)  # Linux only
         environment["OMP_NUM_THREADS"] = str(len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def set_gpu_defaults(environment: MutableMapping[str, str]) -> None:
+    """Set `GPU_DEFAULTS`, but for what the user has set."""
+    for name, value in GPU_DEFAULTS.items():
+        environment.setdefault(name, value)
 
 
 def installed_builds(find: Callable[[str], object] = metadata.distribution) -> list[str]:
@@ -170,6 +203,8 @@ def _prepare(builds: Collection[str]) -> None:
     check_numpy(numpy.__version__)
     restore_numpy_bool(numpy, numpy.__version__)
     nvidia = importlib.util.find_spec("nvidia")
+    if "mxnet-cu112" in builds:
+        set_gpu_defaults(os.environ)
     if "mxnet-cu112" in builds and nvidia is not None:
         preload_cuda(nvidia.submodule_search_locations or ())
 
@@ -213,12 +248,24 @@ def load_amp() -> types.ModuleType:
     return amp
 
 
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep the root logger from getting a handler by a first call of ``logging.info``."""
+    root, none = logging.getLogger(), logging.NullHandler()
+    root.addHandler(none)
+    try:
+        yield
+    finally:
+        root.removeHandler(none)
+
+
 def enable_amp(precision: str) -> None:
     """Let every network that is built from now on compute its convolutions and matrix products in `precision`.
 
     MXNet does this by replacing its operators by ones that cast their inputs, for the whole process and for good: call
     it before a network is built, and use another process for another precision. Parameters and their gradients stay
-    float32; operators that need the range or the digits (softmax, sums, transposed convolutions) stay in float32.
+    float32; operators that need the range or the digits (softmax, sums) stay in float32, and so do transposed
+    convolutions in bfloat16.
 
     Parameters
     ----------
@@ -235,5 +282,6 @@ def enable_amp(precision: str) -> None:
         return
     if _precision != "none":
         raise RuntimeError(f"this process computes in {_precision} for good: start another one for {precision}")
-    load_amp().init(precision)
+    with _quiet_root_logger():  # amp says something by logging.info, which makes the root logger print all there is
+        load_amp().init(precision)
     _precision = precision

@@ -14,6 +14,7 @@ nn = gluon.nn
 
 __all__ = [
     "BATCH_NORM",
+    "Dropout",
     "check_choice",
     "check_factors",
     "check_hidden",
@@ -29,6 +30,25 @@ WIDEST = 8  # the published networks have width 1
 
 # Gluon's use_global_stats per named batch-norm setting; None = no batch norm in the network
 BATCH_NORM = {"none": None, "batch": False, "frozen": True}
+
+
+class Dropout(gluon.nn.Dropout):
+    """Dropout whose masks follow from the seed on every device.
+
+    Gluon's own lets cuDNN draw them on a GPU. That draws from a state of its own, which MXNet 1.9.1 seeds from the C
+    library's ``rand`` and no seed of MXNet reaches.
+
+    Inputs:
+        - **data**: of any shape.
+
+    Outputs:
+        - **out**: of the same shape; while training each value is 0 with probability `rate`, else divided by 1 - rate.
+    """
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        if self._rate > 0:
+            return F.Dropout(x, p=self._rate, axes=self._axes, name="fwd", cudnn_off=True)
+        return F.identity(x)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from symbols.backend import gluon, mx
 from symbols.blocks import (
     BATCH_NORM,
+    Dropout,
     check_choice,
     check_factors,
     check_hidden,
@@ -122,7 +123,7 @@ class FCN8s(gluon.HybridBlock):
             self.trunk = VGG16(width=width, batch_norm=batch_norm)
             self.fc6 = conv_unit(channels, kernel, batch_norm)
             self.fc7 = conv_unit(channels, 1, batch_norm)
-            self.drop = nn.Dropout(dropout)
+            self.drop = Dropout(dropout)
             self.score_fr = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool4 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool3 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))

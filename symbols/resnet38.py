@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from symbols.backend import gluon
-from symbols.blocks import BATCH_NORM, check_choice, check_rates, check_width, scaled
+from symbols.blocks import BATCH_NORM, Dropout, check_choice, check_rates, check_width, scaled
 
 nn = gluon.nn
 
@@ -95,7 +95,7 @@ class Unit(gluon.HybridBlock):
                     _batch_norm(f"{name}_{branch}", channels_before, batch_norm), nn.Activation("relu", prefix="")
                 )
             if dropout is not None and index == len(convolutions) - 1:
-                self.branch.add(nn.Dropout(dropout, prefix=""))
+                self.branch.add(Dropout(dropout, prefix=""))
             self.branch.add(
                 nn.Conv2D(
                     channels,

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.cli.stopping import StopRequest
-from cbst_mx.errors import CBSTError, StoppedError, lacks_memory
+from cbst_mx.errors import CBSTError, StoppedError, explain_device, lacks_memory
 from cbst_mx.messages import printable
 
 __all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "choice", "echo", "print_table"]
@@ -169,6 +169,8 @@ class OneSentence(click.Group):
                 raise
             _fail(str(error))
         except (MemoryError, RuntimeError) as error:  # MXNet's errors are RuntimeErrors
+            if (sentence := explain_device(error)) is not None:
+                _fail(f"{sentence}; what was saved is kept, and the same command goes on from it")
             if not lacks_memory(error):
                 raise
             _end_without_memory(error)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 from cbst_mx.errors import ConfigError
-from symbols.backend import enable_amp, has_bfloat16, mx
+from symbols.backend import enable_amp, has_bfloat16, installed_builds, mx
 
-__all__ = ["parse_context", "parse_contexts", "set_precision"]
+__all__ = ["compute_capability", "driver_version", "parse_context", "parse_contexts", "release_memory", "set_precision"]
+
+
+_CUDA = (11, 2)
+_OLDEST, _NEWEST = (5, 0), (8, 9)  # compute capabilities: 8.6 and 8.9 run the code for 8.0
 
 
 def parse_context(name: str) -> mx.Context:
@@ -52,9 +58,85 @@ def parse_contexts(name: str) -> list[mx.Context]:
     devices = [int(index) for index in indices]
     if len(set(devices)) < len(devices):
         raise ConfigError(f"ctx must name every device once, got {name!r}")
-    if kind == "gpu" and max(devices) >= mx.context.num_gpus():
-        raise ConfigError(f"ctx {name} is not available: this MXNet sees {mx.context.num_gpus()} GPUs; use cpu")
+    if kind == "gpu":
+        _check_gpus(name, devices)
     return [mx.Context(kind, device) for device in devices]
+
+
+def _check_gpus(name: str, devices: Sequence[int]) -> None:
+    """Refuse GPUs that are not there, or for which this MXNet has no code."""
+    builds, count = installed_builds(), mx.context.num_gpus()
+    if max(devices) >= count:
+        why = f"this MXNet sees {count} GPU{'' if count == 1 else 's'}"
+        if "mxnet-cu112" not in builds:
+            why = (
+                f"{' and '.join(builds) or 'this build of mxnet'} computes on the CPU only: in a checkout "
+                "make setup EXTRAS=cu112,dev, or install 'cbst_mx[cu112]' in a new environment"
+            )
+        elif not count:
+            driver = driver_version()
+            why += ": " + (
+                "there is no NVIDIA driver (libcuda.so.1)"
+                if driver is None
+                else f"the driver supports CUDA {driver[0]}.{driver[1]}, 11.2 is needed: install a newer driver"
+                if driver < _CUDA
+                else "none is visible (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides some)"
+            )
+        raise ConfigError(f"ctx {name} is not available: {why}; or use cpu")
+    for device in devices:
+        capability = compute_capability(device)
+        if capability is not None and not _OLDEST <= capability <= _NEWEST:
+            said = ["{}.{}".format(*one) for one in (capability, _OLDEST, _NEWEST)]
+            raise ConfigError(
+                f"ctx {name} cannot be used: GPU {device} has compute capability {said[0]}, and mxnet-cu112 1.9.1 has "
+                f"code for {said[1]} to {said[2]}: use another GPU, or cpu"
+            )
+
+
+def compute_capability(device: int, load: Callable[[str], Any] = ctypes.CDLL) -> tuple[int, int] | None:
+    """Return the compute capability of a GPU, as the driver says it; None where it cannot be asked.
+
+    Parameters
+    ----------
+    device : int
+        Number of the GPU, as in ``gpu:0``.
+    load : callable
+        Opens a library by its name.
+    """
+    driver = _driver(load)
+    handle, value = ctypes.c_int(), ctypes.c_int()
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), device):
+        return None
+    found = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle):
+            return None
+        found.append(value.value)
+    return found[0], found[1]
+
+
+def driver_version(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[int, int] | None:
+    """Return the newest CUDA that the driver supports; None where there is no driver."""
+    driver, value = _driver(load), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(value)):
+        return None
+    return value.value // 1000, value.value % 1000 // 10
+
+
+def _driver(load: Callable[[str], Any]) -> Any:
+    try:
+        return load("libcuda.so.1")
+    except OSError:
+        return None
+
+
+def release_memory() -> None:
+    """Free the networks that nothing refers to any more.
+
+    Gluon's blocks refer to themselves in circles, so that without this they stay, with their parameters and buffers,
+    until Python happens to look for circles: every stage of a run would keep its network.
+    """
+    gc.collect()
 
 
 def set_precision(amp: str, contexts: Sequence[mx.Context]) -> None:

@@ -101,7 +101,8 @@ def open_run(
     numbers.update(validation=sum(map(len, validation.values())))
     # where the source network is made, what it started from may be gone
     start = None if begun.training.is_file() else start_network(experiment, contexts, data_root=data_root)
-    sized = start_network(without_start(experiment), contexts) if start is None else start
+    # for its sizes alone: on the processor, where it takes none of the memory of the training's devices
+    sized = start_network(without_start(experiment), [mx.cpu()]) if start is None else start
     height, width, _ = target.image(0).shape
     left = find_left(experiment, RunDir(out), source=len(source))
     needs = estimate_needs(experiment, sized, size=(height, width), left=left, **numbers)

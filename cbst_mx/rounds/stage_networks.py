@@ -10,6 +10,7 @@ from cbst_mx.config import Optimiser
 from cbst_mx.errors import RunError
 from cbst_mx.files import write_json
 from cbst_mx.messages import stage_title
+from cbst_mx.networks.devices import release_memory
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.health import Health
 from cbst_mx.rounds.opening import Opened
@@ -61,6 +62,7 @@ class StageNetworks:
                 what = "source" if index == 0 else f"retrain for round {index}"
                 raise RunError(f"{stage.parameters} is not there or not finished: run {what} first")
             self._opened.record.check(RETRAINING if index else SOURCE, index)
+            self.forget()
             self._network, _, _ = load_network(stage.parameters, self._opened.contexts[0])
             self._holds = index
         return self._network
@@ -68,6 +70,7 @@ class StageNetworks:
     def forget(self) -> None:
         """Load parameters from the folder next time."""
         self._network, self._holds = None, -1
+        release_memory()
 
     def train(
         self, index: int, network: gluon.HybridBlock, optimiser: Optimiser, samples: Samples, **options: Any

@@ -26,10 +26,37 @@ from symbols.backend import mx
 __all__ = ["ConfidencePool"]
 
 _LARGEST = 2**31 - 1  # elements of an NDArray in the MXNet wheels
+# The sort on a GPU counts the bytes of its workspace, 28 for each value, in 32 bits: above this it says "out of
+# memory", and above twice as much it writes behind a workspace that is too small.
+_LARGEST_ON_GPU = _LARGEST // 28
 
 
 class _Sortable(Protocol):
     def sort_into(self, pool: ConfidencePool) -> None: ...
+
+
+def check_size(pixels: int, device: str) -> None:
+    """Refuse more values than MXNet 1.9.1 can sort.
+
+    Parameters
+    ----------
+    pixels : int
+        Number of values.
+    device : str
+        "cpu" or "gpu".
+
+    Raises
+    ------
+    DataError
+        If there are more than 2^31 - 1, or on a GPU more than 76.7 million.
+    """
+    if pixels > _LARGEST:
+        raise DataError(f"target set has more than {_LARGEST} pixels: more than one MXNet array can hold")
+    if device == "gpu" and pixels > _LARGEST_ON_GPU:
+        raise DataError(
+            f"target set has more than {_LARGEST_ON_GPU:,} pixels, which MXNet 1.9.1 cannot sort on a GPU: count "
+            "instead (StreamingThresholds), as the commands do, or sort on the CPU"
+        )
 
 
 class ConfidencePool:
@@ -113,8 +140,7 @@ class ConfidencePool:
         if not classes.size:
             return
         self.counts += np.bincount(classes, minlength=self.num_classes)
-        if self.counts.sum() > _LARGEST:
-            raise DataError(f"target set has more than {_LARGEST} pixels: more than one MXNet array can hold")
+        check_size(int(self.counts.sum()), values.context.device_type)
         self._confidences.append(values)
         self._predicted.append(mx.nd.array(classes, ctx=values.context, dtype=np.uint8))
 

@@ -150,7 +150,9 @@ class Checkpoints:
             }
             about["sha256"] = _digest(arrays, about)
             text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-            content = {**arrays, _ABOUT: mx.nd.array(text, dtype=np.uint8)}
+            # in the computer's memory: a file knows the device of its arrays, and is read back onto it
+            content = {name: array.as_in_context(mx.cpu()) for name, array in arrays.items()}
+            content[_ABOUT] = mx.nd.array(text, ctx=mx.cpu(), dtype=np.uint8)
             save_arrays(self._path, content, previous=previous_path(self._path) if self._verified else None)
             self.last, self._verified = iterations, True
         self._since = time.monotonic()

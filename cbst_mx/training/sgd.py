@@ -55,6 +55,7 @@ def train(
     bias_lr_mult: float = 2.0,
     bias_wd_mult: float = 0.0,
     parts: Sequence[int] = (),
+    per_pass: int = 0,
     gradient_checkpointing: bool = False,
     loss_scaling: bool = False,
     checkpoint: Path | None = None,
@@ -91,6 +92,9 @@ def train(
         Sizes of consecutive parts of every batch that pass through the network one after the other, so that batch norm
         with batch statistics normalises each by itself; by default the batch is one part. The gradient is that of the
         whole batch all the same.
+    per_pass : int
+        Images that pass through the network at once at most, on all contexts together; 0: all of a part. The gradients
+        of the passes add up to that of the batch, in less memory; dropout draws other masks than for a whole batch.
     gradient_checkpointing : bool
         Recompute activations in the backward pass instead of keeping them (:func:`~.steps.checkpointed_step`).
     loss_scaling : bool
@@ -133,14 +137,16 @@ def train(
     contexts = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
     place(network, contexts)
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
+    if per_pass:
+        check_per_pass(network, per_pass, len(contexts))
     trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
     backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
-    gradient = _gradient_of(network, contexts, parts, backward, gradient_checkpointing)
+    gradient = _gradient_of(network, contexts, parts, per_pass, backward, gradient_checkpointing)
     own = {"momentum": momentum, "weight_decay": weight_decay, "seed": seed, "round": round, **(identity or {})}
     due = {"every": checkpoint_every, "minutes": checkpoint_minutes}
     phase = _phase(network, trainer, schedule, checkpoint, own, due, advice)
     with contextlib.ExitStack() as stack:
-        if len(parts) > 1:
+        if per_pass or len(parts) > 1:
             stack.enter_context(adding_gradients(network))
         batches = stack.enter_context(contextlib.closing(iter(make_loader(phase.record.iterations))))
         for images, labels in batches:
@@ -191,6 +197,7 @@ def _gradient_of(
     network: gluon.HybridBlock,
     contexts: Sequence[mx.Context],
     parts: Sequence[int],
+    per_pass: int,
     backward: Backward,
     gradient_checkpointing: bool,
 ) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
@@ -201,10 +208,10 @@ def _gradient_of(
     loss_of = BatchLoss()
 
     def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
-        if len(parts) > 1:
+        if per_pass or len(parts) > 1:
             network.collect_params().zero_grad()
         losses: list[mx.nd.NDArray] = []
-        for rows in _rows(parts or [len(images)]):
+        for rows in _rows(parts or [len(images)], per_pass, len(contexts)):
             loss_of_part = functools.partial(loss_of, batch=labels)
             losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
         return losses
@@ -223,10 +230,36 @@ def _is_due(done: int, every: int, total: int) -> bool:
     return every > 0 and (done % every == 0 or done == total)
 
 
-def _rows(parts: Sequence[int]) -> list[slice]:
-    """Return the rows of consecutive parts of a batch."""
-    ends = np.cumsum(parts).tolist()
-    return [slice(end - size, end) for end, size in zip(ends, parts)]
+def check_per_pass(network: gluon.HybridBlock, per_pass: int, contexts: int) -> None:
+    """Refuse to divide batches of a network whose batch norm looks at them, or too finely for the contexts.
+
+    Raises
+    ------
+    ConfigError
+        If the network has batch norm with batch statistics, or `per_pass` is below the number of contexts.
+    """
+    blocks: list[gluon.Block] = []
+    network.apply(blocks.append)
+    if any(isinstance(b, gluon.nn.BatchNorm) and not b._kwargs["use_global_stats"] for b in blocks):
+        raise ConfigError(
+            "images_per_pass needs frozen batch norm (network option batch_norm: frozen) or none: batch statistics of "
+            "a part of a batch are others than those of the whole"
+        )
+    if per_pass < contexts:
+        raise ConfigError(f"images_per_pass must be at least {contexts}, one for each device of ctx, got {per_pass}")
+
+
+def _rows(parts: Sequence[int], per_pass: int = 0, contexts: int = 1) -> list[slice]:
+    """Return the rows of consecutive parts of a batch, each in passes of at most `per_pass` images where that is given.
+
+    Passes of a part differ by one image at most, and none has fewer images than there are contexts.
+    """
+    sizes: list[int] = []
+    for size in parts:
+        passes = min(-(-size // per_pass), max(1, size // contexts)) if per_pass else 1
+        sizes += [size // passes + (index < size % passes) for index in range(passes)]
+    ends = np.cumsum(sizes).tolist()
+    return [slice(end - size, end) for end, size in zip(ends, sizes)]
 
 
 @contextlib.contextmanager

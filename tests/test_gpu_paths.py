@@ -1,0 +1,306 @@
+"""What GPUs need of the program, seen without one: stand-ins of drivers, errors by their texts, freed memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cbst_mx.cli.base import OneSentence
+from cbst_mx.data import LabelledImageSet
+from cbst_mx.data.image_files import write_rgb_png
+from cbst_mx.errors import ConfigError, DataError, explain_device
+from cbst_mx.evaluation.evaluate import fitting_batch
+from cbst_mx.label_space import CITYSCAPES_19
+from cbst_mx.networks import devices
+from cbst_mx.networks.build import build_network
+from cbst_mx.networks.devices import compute_capability, driver_version, parse_contexts
+from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.rounds import Run
+from cbst_mx.selftrain.kc import check_size
+from cbst_mx.training.checkpoints import Checkpoints
+from cbst_mx.training.sgd import Schedule, _rows, train
+from symbols import backend
+from symbols.backend import autograd, mx
+from symbols.blocks import Dropout
+from tests import small_runs
+
+# ------------------------------------------------------------------------------------------------------------ drivers
+
+
+class FakeDriver:
+    """A stand-in of libcuda: the CUDA it supports, and the compute capability of its GPUs."""
+
+    def __init__(self, version=11080, capability=(8, 6)):
+        self.version, self.capability = version, capability
+
+    def cuInit(self, flags):  # noqa: N802
+        return 0
+
+    def cuDeviceGet(self, handle, device):  # noqa: N802
+        return 0
+
+    def cuDriverGetVersion(self, value):  # noqa: N802
+        value._obj.value = self.version
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, handle):  # noqa: N802
+        value._obj.value = self.capability[attribute - 75]
+        return 0
+
+
+def test_the_driver_is_asked_what_it_is():
+    assert compute_capability(0, lambda name: FakeDriver()) == (8, 6)
+    assert driver_version(lambda name: FakeDriver(version=11020)) == (11, 2)
+
+    def missing(name):
+        raise OSError(name)
+
+    assert compute_capability(0, missing) is None
+    assert driver_version(missing) is None
+
+
+@pytest.mark.parametrize(
+    ("builds", "count", "driver", "said"),
+    [
+        (["mxnet"], 0, None, r"mxnet computes on the CPU only: in a checkout make setup EXTRAS=cu112,dev, or install"),
+        (["mxnet-cu112"], 0, None, r"sees 0 GPUs: there is no NVIDIA driver \(libcuda.so.1\); or use cpu$"),
+        (["mxnet-cu112"], 0, (11, 0), r"the driver supports CUDA 11.0, 11.2 is needed: install a newer driver"),
+        (["mxnet-cu112"], 0, (12, 2), r"none is visible \(nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides some\)"),
+        (["mxnet-cu112"], 1, (12, 2), r"ctx gpu:1 is not available: this MXNet sees 1 GPU; or use cpu$"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_one_sentence_with_the_way_out(monkeypatch, builds, count, driver, said):
+    monkeypatch.setattr(devices, "installed_builds", lambda: builds)
+    monkeypatch.setattr(devices, "driver_version", lambda: driver)
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: count)
+    with pytest.raises(ConfigError, match=said):
+        parse_contexts("gpu:1")
+
+
+@pytest.mark.parametrize("capability", [(3, 7), (9, 0), (10, 0), (12, 0)])
+def test_a_gpu_without_code_is_refused_before_anything_is_written(monkeypatch, tmp_path, capability):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "compute_capability", lambda device: capability)
+    with pytest.raises(
+        ConfigError, match=r"GPU 0 has compute capability \d+\.\d, and mxnet-cu112 1.9.1 has code for 5.0"
+    ):
+        Run(small_runs.experiment("st").model_copy(update={"ctx": "gpu:0"}), tmp_path / "run", data_root=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("capability", [(5, 0), (7, 5), (8, 6), (8, 9), None])
+def test_other_gpus_are_taken(monkeypatch, capability):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
+    monkeypatch.setattr(devices, "compute_capability", lambda device: capability)
+    assert parse_contexts("gpu:0,1") == [mx.gpu(0), mx.gpu(1)]
+
+
+def test_what_cuda_reads_is_set_before_the_import_but_for_what_the_user_set():
+    environment = {"MXNET_USE_FUSION": "1"}
+    backend.set_gpu_defaults(environment)
+    assert environment["MXNET_USE_FUSION"] == "1"
+    assert environment["MXNET_CUDNN_AUTOTUNE_DEFAULT"] == "0"
+    assert set(environment) == set(backend.GPU_DEFAULTS)
+
+
+def test_the_cpu_build_is_left_alone():
+    code = "import os, symbols.backend as b; assert not set(b.GPU_DEFAULTS) & set(os.environ)"
+    clean = {"PATH": "/usr/bin:/bin"}
+    if "mxnet-cu112" not in backend.installed_builds():
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env=clean, cwd=str(small_runs.Path(__file__).parents[1])
+        )
+
+
+def test_cudnns_parts_are_loaded_by_path_before_their_shim():
+    names = [library.rpartition("/")[2] for library in backend._CUDA_LIBRARIES]
+    parts = [f"libcudnn_{part}.so.8" for part in ("ops_infer", "cnn_infer", "ops_train", "cnn_train")]
+    assert names[-5:] == [*parts, "libcudnn.so.8"]
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+TEXTS = {
+    "cudaMalloc retry failed: out of memory": "the GPU has not enough memory: lower images_per_pass",
+    "Failed to find any forward convolution algorithm.  with workspace size of 1073741824": "memory for a convolution",
+    "Failed to get any backprop-data convolution algorithm": "memory for a convolution",
+    "Check failed: e == CUDNN_STATUS_SUCCESS : cuDNN: CUDNN_STATUS_ALLOC_FAILED": "the GPU has not enough memory",
+    "cuBLAS: CUBLAS_STATUS_ALLOC_FAILED": "the GPU has not enough memory",
+    "Name: Check failed: err == cudaSuccess (209 vs. 0) : no kernel image is available for execution on the device": (
+        "has no code for this GPU, only for compute capabilities 5.0 to 8.9"
+    ),
+    "the provided PTX was compiled with an unsupported toolchain.": "driver 520 or newer, or set MXNET_USE_FUSION=0",
+    "CUDA driver version is insufficient for CUDA runtime version": "the NVIDIA driver is too old for CUDA 11.2",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_mxnet_says_of_a_gpu_is_one_sentence(text):
+    trace = f"Traceback (most recent call last):\n  File 'src/storage/storage.cc', line 119\nMXNetError: {text}\n"
+    group = OneSentence("group")
+
+    @group.command()
+    def fail():
+        raise mx.base.MXNetError(trace)
+
+    result = CliRunner().invoke(group, ["fail"])
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert len(lines) == 1
+    assert TEXTS[text] in lines[0]
+    assert lines[0].startswith("Error: ")
+
+
+def test_other_errors_of_mxnet_keep_their_traceback():
+    assert explain_device(mx.base.MXNetError("Shape inconsistent")) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_a_checkpoint_knows_no_device(tmp_path):
+    arrays = {"a": mx.nd.arange(5, ctx=mx.cpu(1)), "b": mx.nd.ones((2, 3), ctx=mx.cpu(0))}
+    checkpoints = Checkpoints(tmp_path / "c.params", {}, every=1)
+    checkpoints.save(arrays, 1, {})
+    stored = mx.nd.load(str(tmp_path / "c.params"))
+    assert {array.context for array in stored.values()} == {mx.cpu(0)}
+    np.testing.assert_array_equal(checkpoints.load().arrays["a"].asnumpy(), np.arange(5))
+
+
+def test_networks_of_earlier_stages_are_freed(tmp_path):
+    data = small_runs.write_data(tmp_path / "data")
+    run = Run(small_runs.experiment("cbst"), tmp_path / "run", data_root=data)
+    run.run()
+    gc.disable()  # Python looks for circles when it pleases
+    try:
+        alive = []
+        for stage in (0, 1, 2, 0):
+            alive.append(weakref.ref(run._networks.load(stage)))
+        assert [reference() is not None for reference in alive] == [False, False, False, True]
+    finally:
+        gc.enable()
+
+
+def test_sizes_are_taken_from_a_network_on_the_processor(tmp_path, monkeypatch):
+    data = small_runs.write_data(tmp_path / "data")
+    seen = []
+    real = backend.mx.cpu
+
+    def start_network(experiment, contexts, **options):
+        seen.append(list(contexts))
+        return original(experiment, [real(0)], **options)
+
+    from cbst_mx.rounds import opening
+
+    original = opening.start_network
+    monkeypatch.setattr(opening, "start_network", start_network)
+    experiment = small_runs.experiment("st").model_copy(update={"ctx": "cpu:1"})
+    Run(experiment, tmp_path / "run", data_root=data).train_source()
+    assert seen == [[mx.cpu(1)]]  # the network that is trained
+    Run(experiment, tmp_path / "run", data_root=data)
+    assert seen[1:] == [[mx.cpu(0)]]
+
+
+def test_images_that_pass_at_once_are_few_where_they_are_large(tmp_path):
+    def images(size):
+        write_rgb_png(tmp_path / "image.png", np.zeros((*size, 3), np.uint8))
+        return LabelledImageSet(["a"], [tmp_path / "image.png"], [tmp_path / "image.png"], CITYSCAPES_19, "trainId")
+
+    assert fitting_batch(images((64, 128)), mx.cpu()) == 8
+    assert fitting_batch(images((1024, 2048)), mx.cpu()) == 1
+    assert fitting_batch(images((64, 128)), mx.gpu(0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "per_pass", "contexts"), [([16], 2, 1), ([7], 3, 1), ([5, 3], 2, 2), ([4], 9, 1), ([3], 1, 2)]
+)
+def test_passes_cover_the_batch_once(parts, per_pass, contexts):
+    rows = _rows(parts, per_pass, contexts)
+    assert [index for one in rows for index in range(one.start, one.stop)] == list(range(sum(parts)))
+    sizes = [one.stop - one.start for one in rows]
+    assert min(sizes) >= contexts
+    assert max(sizes) <= max(per_pass, 2 * contexts - 1)
+
+
+@pytest.mark.parametrize("contexts", [[mx.cpu(0)], [mx.cpu(0), mx.cpu(1)]], ids=["one", "two"])
+def test_passes_add_up_to_the_batch(contexts):
+    rng = np.random.default_rng(0)
+    data = [
+        (rng.normal(size=(4, 3, 32, 48)).astype(np.float32), rng.integers(0, 3, (4, 32, 48)).astype(np.float32))
+    ] * 3
+    found = []
+    for per_pass in (0, 2):
+        spec = NetworkSpec("fcn8s", 3, {"width": 0.03125, "batch_norm": "frozen", "dropout": 0.0})
+        network = build_network(spec, mx.cpu(), seed=3)
+        train(network, lambda start: iter_of(data), Schedule(0.05, 3), ctx=contexts, seed=3, per_pass=per_pass)
+        found.append({key: p.list_data()[0].asnumpy() for key, p in network._collect_params_with_prefix().items()})
+    for name, value in found[0].items():
+        # sums over a batch that is divided are rounded in another order
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def iter_of(data):
+    yield from data
+
+
+def test_batch_statistics_and_many_devices_refuse_passes():
+    spec = NetworkSpec("fcn8s", 3, {"width": 0.03125, "batch_norm": "batch", "dropout": 0.0})
+    network = build_network(spec, mx.cpu(), seed=3)
+    options = {"seed": 3, "per_pass": 1}
+    with pytest.raises(ConfigError, match="images_per_pass needs frozen batch norm"):
+        train(network, lambda start: iter_of([]), Schedule(0.05, 3), ctx=mx.cpu(), **options)
+    spec = NetworkSpec("fcn8s", 3, {"width": 0.03125})
+    network = build_network(spec, mx.cpu(), seed=3)
+    with pytest.raises(ConfigError, match="images_per_pass must be at least 2, one for each device of ctx, got 1"):
+        train(network, lambda start: iter_of([]), Schedule(0.05, 3), ctx=[mx.cpu(0), mx.cpu(1)], **options)
+
+
+def test_sorting_on_a_gpu_ends_where_its_workspace_wraps_around():
+    check_size(2**31 - 1, "cpu")
+    check_size((2**31 - 1) // 28, "gpu")
+    with pytest.raises(
+        DataError, match="more than 76,695,844 pixels, which MXNet 1.9.1 cannot sort on a GPU: count instead"
+    ):
+        check_size((2**31 - 1) // 28 + 1, "gpu")
+    with pytest.raises(DataError, match="more than one MXNet array can hold"):
+        check_size(2**31, "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------ dropout
+
+
+def test_dropout_does_not_leave_its_masks_to_cudnn():
+    block = Dropout(0.5)
+    graph = block(mx.sym.var("data")).tojson()
+    assert '"cudnn_off": "True"' in graph
+    for name in ("fcn8s", "resnet38"):
+        options = {"width": 0.03125, "dropout": [0.3, 0.5] if name == "resnet38" else 0.5}
+        graph = build_network(NetworkSpec(name, 3, options), mx.cpu(), seed=0)(mx.sym.var("data")).tojson()
+        assert graph.count('"op": "Dropout"') == graph.count('"cudnn_off": "True"') > 0
+
+
+def test_dropout_is_the_one_of_gluon_on_a_cpu():
+    drawn = []
+    for kind in (Dropout, backend.gluon.nn.Dropout):
+        mx.random.seed(3)
+        with autograd.train_mode():
+            drawn.append(kind(0.4)(mx.nd.ones((50, 20))).asnumpy())
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_amp_does_not_make_the_root_logger_print():
+    code = (
+        "import logging; from symbols.backend import enable_amp, has_bfloat16\n"
+        "enable_amp('bfloat16' if has_bfloat16() else 'float16')\n"
+        "assert logging.getLogger().handlers == []"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "INFO" not in done.stderr
+    assert logging.getLogger().name == "root"
