@@ -21,6 +21,7 @@ from cbst_mx.cli import (
     prepare,
     prior,
     results,
+    schema,
     statistics,
     weights,
 )
@@ -52,6 +53,7 @@ for group in (
     prior,
     statistics,
     doctor,
+    schema,
     prepare,
     demo,
 ):

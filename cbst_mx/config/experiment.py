@@ -1,6 +1,6 @@
 """One experiment: a YAML file, typed and strict. Unknown keys are refused; relative data roots are below ``CBST_DATA``.
 
-The top level is :class:`Experiment`; the text below a key says what it means, its unit, and where its default comes from.
+The top level is :class:`Experiment`; the text below a key is its description, see `cbst_mx.config.parts`.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Experiment(StrictModel):
     released.
     """
     initial_parameters: Optional[FilePath] = Field(None, validate_default=True)
-    """Parameters that take the source training's place: a `.params` file with its sidecar, made or imported by `cbst-
-    mx`; a relative path starts at the working folder. Origin: released.
+    """Parameters that take the source training's place: a `.params` file with its sidecar, which `cbst-mx` made or
+    imported; a relative path starts at the working folder. Origin: released.
     """
     self_training: SelfTraining
     """The rounds. Origin: paper."""
@@ -322,7 +322,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
     """
     path = Path(path)
     with reading(path, ConfigError):
-        values, wrong = read_settings(path, changes)
+        values, _, wrong = read_settings(path, changes)
         try:
             experiment = Experiment.model_validate(values)
         except ValidationError as error:

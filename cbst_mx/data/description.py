@@ -18,7 +18,15 @@ from cbst_mx.files import reading
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
 from cbst_mx.strict_yaml import StrictModel, one_sentence, read_yaml
 
-__all__ = ["FolderDescription", "FolderSplit", "label_space", "read_description", "read_label_space"]
+__all__ = [
+    "FolderDescription",
+    "FolderSplit",
+    "KnownClasses",
+    "OwnClasses",
+    "label_space",
+    "read_description",
+    "read_label_space",
+]
 
 _OWN_CONVENTION = "folder"
 _COLOURS = "colours"
@@ -196,7 +204,7 @@ class _OwnLabelSpace(StrictModel):
         return ids
 
 
-class _OwnClasses(FolderDescription):
+class OwnClasses(FolderDescription):
     """Description of data with classes of your own."""
 
     label_space: _OwnLabelSpace
@@ -205,7 +213,7 @@ class _OwnClasses(FolderDescription):
     """`colours` may stand here in place of `label_space.ids`. Origin: ours."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> _OwnClasses:
+    def _fits_together(self) -> OwnClasses:
         own = self.label_space
         if (own.ids is None) == (self.ids is None):
             raise ValueError("exactly one of label_space.ids (a mapping, or colours) and ids: colours must be given")
@@ -220,7 +228,7 @@ class _OwnClasses(FolderDescription):
         return self
 
 
-class _KnownClasses(FolderDescription):
+class KnownClasses(FolderDescription):
     """Description of data with the classes of a known label space."""
 
     label_space: str
@@ -254,7 +262,7 @@ class _KnownClasses(FolderDescription):
         return ids
 
     @model_validator(mode="after")
-    def _fits_together(self) -> _KnownClasses:
+    def _fits_together(self) -> KnownClasses:
         self._code_by(get_label_space(self.label_space), self.ids, "ids")
         return self
 
@@ -296,7 +304,7 @@ def read_description(path: PathLike) -> FolderDescription:
         If it cannot be used; the message names the file and, for every problem, the key and what is allowed.
     """
     content = read_yaml(path)
-    model: Type[FolderDescription] = _OwnClasses if isinstance(content.get("label_space"), dict) else _KnownClasses
+    model: Type[FolderDescription] = OwnClasses if isinstance(content.get("label_space"), dict) else KnownClasses
     with reading(path, ConfigError):
         try:
             description = model.model_validate(content)
