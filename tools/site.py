@@ -1,0 +1,81 @@
+"""Hooks of the documentation site (mkdocs.yml): the reference of keys, links that lead out of the site, docstrings.
+
+``<!-- keys: experiment -->`` in a page becomes all keys, written from the models while the page is read, so that they
+cannot be out of date. A link to a file of the source tree that is no page becomes the file's name.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+from cbst_mx.config.schema import KINDS, NO_DEFAULT, Key, keys
+
+_MARK = re.compile(r"^<!-- keys: (\w+) -->$", re.MULTILINE)
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)")
+_TITLES = {"OwnClasses": "With classes of your own", "KnownClasses": "With the classes of a known label space"}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Return a page with its reference filled in, and without links that lead out of the site."""
+    filled = _MARK.sub(lambda mark: reference(mark.group(1)), markdown)
+    return _OUTSIDE.sub(lambda link: f"{link.group(1)} (`{Path(link.group(2)).as_posix().lstrip('./')}`)", filled)
+
+
+def reference(kind: str) -> str:
+    """Return the keys of a kind of YAML file as Markdown: a section for each mapping, a list entry for each key."""
+    parts = []
+    models = KINDS[kind]
+    for model in models:
+        depth = 2
+        if len(models) > 1:
+            parts.append(f"## {_TITLES[model.__name__]}\n")
+            depth = 3
+        merged: dict[tuple[Key, ...], list[str]] = {}
+        for above, rows in groupby(sorted(keys(model), key=_above), key=_above):
+            own = tuple(row._replace(name=row.name.rpartition(".")[2]) for row in rows)
+            merged.setdefault(own, []).append(above)
+        for rows, places in merged.items():
+            title = ", ".join(f"`{place}`" for place in places if place) or "Top level"
+            parts.append(f"{'#' * depth} {title}\n\n" + "\n\n".join(map(_entry, rows)) + "\n")
+    return "\n".join(parts)
+
+
+def _above(row: Key) -> str:
+    return row.name.rpartition(".")[0]
+
+
+def _entry(row: Key) -> str:
+    """Return one key: name, what it takes, default and origin in one line, the meaning below."""
+    unit = f", {row.unit}" if row.unit else ""
+    facts = [f"{row.type}{unit}"]
+    if row.default == NO_DEFAULT:
+        facts.append("**required**")
+    elif row.default:
+        facts.append(f"default `{row.default}`")
+    facts.append(f"<span class='origin'>{row.origin}</span>")
+    shown = " · ".join(fact if fact.startswith(("<", "*", "default")) else html.escape(fact) for fact in facts)
+    return f'<div class="key" markdown>\n**`{row.name}`** <span class="facts" markdown>{shown}</span>\n\n{row.meaning}\n</div>'
+
+
+class Docstrings(griffe.Extension):
+    """What mkdocstrings does not know of this package's docstrings."""
+
+    def on_module_members(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Keep functions that a module of the same name hides, as ``selftrain.thresholds()``."""
+        for name, member in list(mod.members.items()):
+            own = isinstance(member, griffe.Function) and mod.is_init_module  # and no name that is imported
+            if own and (mod.filepath.parent / f"{name}.py").is_file():
+                mod.set_member(f"{name}()", member)
+
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Let Gluon's inputs and outputs of a network begin a section: the parser takes them for parameters."""
+        if cls.docstring is not None:
+            cls.docstring.value = cls.docstring.value.replace("\nInputs:\n", "\nNotes\n-----\n**Inputs**\n\n").replace(
+                "\nOutputs:\n", "\n**Outputs**\n\n"
+            )
