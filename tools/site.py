@@ -6,14 +6,15 @@ cannot be out of date. A link to a file of the source tree that is no page becom
 
 from __future__ import annotations
 
-import html
 import re
-from itertools import groupby
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import click
 import griffe
 
+from cbst_mx.cli import main
 from cbst_mx.config.schema import KINDS, NO_DEFAULT, Key, keys
 
 _MARK = re.compile(r"^<!-- keys: (\w+) -->$", re.MULTILINE)
@@ -21,10 +22,28 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)")
 _TITLES = {"OwnClasses": "With classes of your own", "KnownClasses": "With the classes of a known label space"}
 
 
+def on_startup(**_: Any) -> None:
+    """Let options without a default say so as mkdocs-click reads it: newer versions of click have a mark of their own."""
+    commands: list[click.Command] = [main]
+    while commands:
+        command = commands.pop()
+        commands += command.commands.values() if isinstance(command, click.Group) else []
+        for parameter in command.params:
+            if "UNSET" in str(parameter.default):
+                parameter.default = None
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Return a page with its reference filled in, and without links that lead out of the site."""
     filled = _MARK.sub(lambda mark: reference(mark.group(1)), markdown)
     return _OUTSIDE.sub(lambda link: f"{link.group(1)} (`{Path(link.group(2)).as_posix().lstrip('./')}`)", filled)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Return a page whose tables of options have nothing where there is no default, and names in one line."""
+    page = re.sub(r"<td>(None|<code>[^<]*UNSET</code>)</td>\n</tr>", "<td></td>\n</tr>", html)
+    page = page.replace("<td>_required</td>", "<td>required</td>")
+    return re.sub(r"<td>(<code>-[^<]*</code>)(?=[,/ <])", r"<td class='option'>\1", page)
 
 
 def reference(kind: str) -> str:
@@ -36,18 +55,17 @@ def reference(kind: str) -> str:
         if len(models) > 1:
             parts.append(f"## {_TITLES[model.__name__]}\n")
             depth = 3
-        merged: dict[tuple[Key, ...], list[str]] = {}
-        for above, rows in groupby(sorted(keys(model), key=_above), key=_above):
-            own = tuple(row._replace(name=row.name.rpartition(".")[2]) for row in rows)
-            merged.setdefault(own, []).append(above)
-        for rows, places in merged.items():
+        sections: dict[str, list[Key]] = {}
+        for row in keys(model):
+            above, _, name = row.name.rpartition(".")
+            sections.setdefault(above, []).append(row._replace(name=name))
+        alike: dict[tuple[Key, ...], list[str]] = {}
+        for above, rows in sections.items():
+            alike.setdefault(tuple(rows), []).append(above)
+        for section, places in alike.items():
             title = ", ".join(f"`{place}`" for place in places if place) or "Top level"
-            parts.append(f"{'#' * depth} {title}\n\n" + "\n\n".join(map(_entry, rows)) + "\n")
+            parts.append(f"{'#' * depth} {title}\n\n" + "\n\n".join(map(_entry, section)) + "\n")
     return "\n".join(parts)
-
-
-def _above(row: Key) -> str:
-    return row.name.rpartition(".")[0]
 
 
 def _entry(row: Key) -> str:
@@ -59,7 +77,7 @@ def _entry(row: Key) -> str:
     elif row.default:
         facts.append(f"default `{row.default}`")
     facts.append(f"<span class='origin'>{row.origin}</span>")
-    shown = " · ".join(fact if fact.startswith(("<", "*", "default")) else html.escape(fact) for fact in facts)
+    shown = " · ".join(fact if fact.startswith(("<", "*", "default")) else escape(fact) for fact in facts)
     return f'<div class="key" markdown>\n**`{row.name}`** <span class="facts" markdown>{shown}</span>\n\n{row.meaning}\n</div>'
 
 

@@ -153,12 +153,16 @@ def _walk(schema: dict[str, Any], definitions: dict[str, Any], above: str) -> It
         key = f"{above}.{name}" if above else name
         meaning, unit, origin = _parts(node.get("description", ""))
         inside, mapping = _model_of(node, definitions)
-        default = json.dumps(node["default"], ensure_ascii=False) if "default" in node else NO_DEFAULT
+        default = _text(node["default"]) if "default" in node else NO_DEFAULT
         if inside is not None and default not in ("null", NO_DEFAULT):
             default = "{}" if default == "{}" else ""
         yield Key(key, _type(node, definitions), default, unit, origin, meaning)
         if inside is not None:
             yield from _walk(inside, definitions, f"{key}.NAME" if mapping else key)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _parts(description: str) -> tuple[str, str, str]:
@@ -194,7 +198,7 @@ def _type(node: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in node:
         return "mapping"
     if "enum" in node or "const" in node:
-        return " | ".join(json.dumps(value).strip('"') for value in node.get("enum", [node.get("const")]))
+        return " | ".join(_text(value) for value in node.get("enum", [node.get("const")]))
     kind = node.get("type", "")
     if kind == "array":
         return _list(node, definitions)
