@@ -1,4 +1,4 @@
-"""The documentation site: it builds strictly, loads nothing from elsewhere, and its reference is that of the program."""
+"""The documentation site: it builds strictly, loads nothing from elsewhere, and has all that the program has."""
 
 from __future__ import annotations
 
@@ -98,7 +98,12 @@ def test_every_command_and_public_name_has_its_entry(site):
     for name in commands(main, "cbst-mx"):
         assert name in words, name
     page = text_of(site, "api")
-    for name in ("selftrain.thresholds", "selftrain.pseudo_labels", "selftrain.confidence", "selftrain.portion.portion"):
+    for name in (
+        "selftrain.thresholds",
+        "selftrain.pseudo_labels",
+        "selftrain.confidence",
+        "selftrain.portion.portion",
+    ):
         assert f'id="cbst_mx.{name}"' in page, name
     for name in cbst_mx.__all__:
         assert f"{name}" in page, name

@@ -23,7 +23,7 @@ _TITLES = {"OwnClasses": "With classes of your own", "KnownClasses": "With the c
 
 
 def on_startup(**_: Any) -> None:
-    """Let options without a default say so as mkdocs-click reads it: newer versions of click have a mark of their own."""
+    """Let options without a default have None, as mkdocs-click expects: click 8.3 has a mark of its own."""
     commands: list[click.Command] = [main]
     while commands:
         command = commands.pop()
@@ -78,7 +78,8 @@ def _entry(row: Key) -> str:
         facts.append(f"default `{row.default}`")
     facts.append(f"<span class='origin'>{row.origin}</span>")
     shown = " · ".join(fact if fact.startswith(("<", "*", "default")) else escape(fact) for fact in facts)
-    return f'<div class="key" markdown>\n**`{row.name}`** <span class="facts" markdown>{shown}</span>\n\n{row.meaning}\n</div>'
+    head = f'**`{row.name}`** <span class="facts" markdown>{shown}</span>'
+    return f'<div class="key" markdown>\n{head}\n\n{row.meaning}\n</div>'
 
 
 class Docstrings(griffe.Extension):
