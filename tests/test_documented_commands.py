@@ -122,6 +122,15 @@ def test_commands_in_the_text_are_known_with_their_options(page):
             assert option in known, f"{page.name}: {name} has no option {option}"
 
 
+def test_scripts_in_the_text_are_there_with_their_options():
+    found = [shlex.split(one) for page in PAGES for one in re.findall(r"`python ([^`]+)`", page.read_text("utf-8"))]
+    assert len(found) > 3
+    for script, *rest in found:
+        source = (ROOT / script).read_text("utf-8")
+        for option in (part for part in rest if part.startswith("--")):
+            assert f'"{option}"' in source, (script, option)
+
+
 def test_activation_is_said_once():
     saying = {page.name for page in PAGES if re.search(r"venv/bin/(activate|cbst-mx)", page.read_text("utf-8"))}
     # of an error that forgetting it gives
