@@ -57,6 +57,16 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert not loading.search(path.read_text("utf-8")), path
 
 
+def test_the_search_works_where_pages_are_opened_as_files(site):
+    index = (site / "search" / "search_index.json").read_text("utf-8")
+    assert (site / "search" / "search_index.js").read_text("utf-8") == f"var __index = {index}"
+    assert (site / "assets" / "offline.js").is_file()
+    for path in site.glob("*.html"):
+        page = path.read_text("utf-8")
+        # the theme's script looks for workers at once
+        assert 0 < page.index("assets/offline.js") < page.index("assets/javascripts/bundle"), path
+
+
 def test_equations_are_drawn_without_a_script(site):
     page = text_of(site, "method")
     source = (DOCS / "method.md").read_text("utf-8")

@@ -46,6 +46,17 @@ def on_page_content(html: str, **_: Any) -> str:
     return re.sub(r"<td>(<code>-[^<]*</code>)(?=[,/ <])", r"<td class='option'>\1", page)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Return a page that loads, before the theme's script, what lets it search where it is opened as a file."""
+    return output.replace("</head>", '<script src="assets/offline.js"></script></head>', 1)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Write the index of the search as a script, which pages that are opened as files can read."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text('utf-8')}", "utf-8")
+
+
 def reference(kind: str) -> str:
     """Return the keys of a kind of YAML file as Markdown: a section for each mapping, a list entry for each key."""
     parts = []
