@@ -24,7 +24,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo camvid-ablation test fuzz check bench clean $(EXPERIMENTS)
+.PHONY: help setup demo camvid-ablation test fuzz check docs bench clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -115,11 +115,14 @@ check: $(STAMP) ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## the documentation as a site, site/index.html; every link is checked
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 bench: $(STAMP) ## run every benchmark in tools/bench
 	@for script in tools/bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A row of the paper: the network it starts from, rounds of pseudo-labelling and retraining, evaluation, check against the

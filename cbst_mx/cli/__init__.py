@@ -22,6 +22,7 @@ from cbst_mx.cli import (
     prior,
     report,
     results,
+    schema,
     statistics,
     weights,
 )
@@ -54,6 +55,7 @@ for group in (
     prior,
     statistics,
     doctor,
+    schema,
     prepare,
     demo,
 ):

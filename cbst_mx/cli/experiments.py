@@ -55,7 +55,23 @@ _EXPERIMENT_OPTIONS = (
         metavar="KEY=VALUE",
         help="Change a key of the experiment, e.g. --set self_training.rounds=2. May be repeated.",
     ),
+    click.option(
+        "--print-config",
+        is_flag=True,
+        is_eager=True,
+        help="Print the experiment as it will be run, with where every value came from, and end.",
+    ),
 )
+
+
+class _OutOption(click.Option):
+    """An option that is needed, but not where the experiment is only printed."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the value, or None where there need not be one."""
+        if ctx.params.get("print_config") and self.value_is_missing(value):
+            return None
+        return super().process_value(ctx, value)
 
 
 def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -73,6 +89,7 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         recompute: bool,
         smoke: bool,
         changes: tuple[str, ...],
+        print_config: bool,
         **options: Any,
     ) -> None:
         from cbst_mx.config import describe_released_start, take_released_start
@@ -86,8 +103,11 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         }
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
-        changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        loaded = _load(experiment, changes, fold, target)
+        by_options = tuple(f"{key}={value}" for key, value in given.items() if value is not None)
+        loaded, all_changes = _load(experiment, changes + by_options, fold, target)
+        if print_config:
+            _print_config(experiment, loaded, all_changes, changes, options.get("out"))
+            return
         loaded = take_released_start(loaded)
         if (sentence := describe_released_start(loaded)) is not None:
             echo(sentence)
@@ -98,8 +118,47 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | None) -> Experiment:
-    """Load an experiment with the changes of the command line; `fold` changes every image set that has folds."""
+#: Key to the option that changes it; others are changed by --target and --fold.
+_OPTION_OF = {
+    "ctx": "--ctx",
+    "amp": "--amp",
+    "self_training.rounds": "--rounds",
+    "self_training.keep_maps": "--recompute",
+    "smoke": "--smoke",
+    **dict.fromkeys(("initial_parameters", "source_training", "pretrained"), "--init"),
+}
+
+
+def _print_config(
+    path: Path, loaded: Experiment, changes: tuple[str, ...], given: tuple[str, ...], out: Path | None
+) -> None:
+    """Print the experiment as it will be run.
+
+    Of all `changes` those in `given` were given by --set; `out` is the run folder, where one is named.
+    """
+    from cbst_mx.config import take_released_start
+    from cbst_mx.config.origins import explained
+
+    started = take_released_start(loaded)
+    later = [("the released start, which is there", started)]
+    if out is not None:
+        begun = out / "experiment.yaml"
+        later.append((f"{begun}, which does not say it", started.as_begun(begun)))
+    names = {}
+    for change in (change for change in changes if change not in given):
+        key, _, value = change.partition("=")
+        of_fold = key.endswith(".fold") and value != "null"
+        names[change] = _OPTION_OF.get(key, "--fold" if of_fold else "--target")
+    echo(explained(path, changes, names=names, later=later))
+
+
+def _load(
+    path: Path, changes: tuple[str, ...], fold: int | None, target: str | None
+) -> tuple[Experiment, tuple[str, ...]]:
+    """Load an experiment with the changes of the command line; `fold` changes every image set that has folds.
+
+    Return it with all changes that were made.
+    """
     from cbst_mx.config import load_experiment, target_changes
 
     loaded = load_experiment(path, changes)
@@ -108,11 +167,12 @@ def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | 
         changes = (*target_changes(loaded, target), *changes)
         loaded = load_experiment(path, changes)
     if fold is None:
-        return loaded
+        return loaded, changes
     folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
     if not folded:
         raise click.UsageError("--fold needs an experiment with folds (NTHU)")
-    return load_experiment(path, changes + tuple(f"{key}.fold={fold}" for key in folded))
+    changes += tuple(f"{key}.fold={fold}" for key in folded)
+    return load_experiment(path, changes), changes
 
 
 def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
@@ -125,7 +185,11 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
 
     @_experiment_options
     @click.option(
-        "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
+        "--out",
+        cls=_OutOption,
+        required=True,
+        type=FOLDER,
+        help="Run folder; created, or continued if it is this experiment's.",
     )
     @functools.wraps(function)
     def command(experiment: Experiment, out: Path, **options: Any) -> None:
