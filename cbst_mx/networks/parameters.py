@@ -16,7 +16,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError, lacks_memory
-from cbst_mx.files import atomic_path, file_digest, remove_file, replace_file, write_bytes, write_json
+from cbst_mx.files import atomic_path, file_digest, reading, remove_file, replace_file, write_bytes, write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.build import build_network, network_options
 from cbst_mx.networks.params_files import check_structure
@@ -193,7 +193,9 @@ def check_unaltered(path: Path, sha256: str) -> None:
     CheckpointError
         If the file's SHA-256 is another one.
     """
-    if file_digest(path) != sha256:
+    with reading(f"parameter file {path}", CheckpointError):
+        found = file_digest(path)
+    if found != sha256:
         raise CheckpointError(f"parameter file {path} was altered or truncated: its SHA-256 is not its sidecar's")
 
 

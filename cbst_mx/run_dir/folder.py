@@ -59,6 +59,7 @@ from cbst_mx.files import (
     read_bounded,
     read_json,
     read_mapping,
+    reading,
     remove_empty_folder,
     remove_file,
     remove_leftovers,
@@ -259,7 +260,9 @@ class RunDir:
         except RunError as error:
             raise RunError(f"{error}: {way}") from error
         expected = stored.get("experiment_sha256") if isinstance(stored, dict) else None
-        if isinstance(expected, str) and self.experiment.is_file() and file_digest(self.experiment) != expected:
+        with reading(self.experiment, RunError):
+            found = file_digest(self.experiment) if self.experiment.is_file() else expected
+        if isinstance(expected, str) and found != expected:
             raise RunError(f"{self.experiment} is not what {self.manifest.name} says was run: {way}")
 
     def _is_begun(self, experiment_text: str) -> bool:
