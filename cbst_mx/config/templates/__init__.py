@@ -1,0 +1,3 @@
+"""Templates of the files that `cbst-mx init` writes."""
+
+from __future__ import annotations
