@@ -24,6 +24,7 @@ REQUIRED = [
     "opencv-python>=4.5,<4.12",  # image changes in the loader; 4.12 asks for numpy 2
     "scipy>=1.10,<2",  # filters; mx.nd.array() uses scipy.sparse.csr, which scipy 2 removes
     "click>=8",  # the command line
+    "Jinja2>=3.1,<4",  # the commented files that init writes; 3.1 is the last that runs on Python 3.8
     "pydantic>=2.4",  # typed, strict experiment files
     "rich",  # tables and progress bars
     "PyYAML",  # experiment files
@@ -85,7 +86,7 @@ setup(
     description="Class-balanced self-training for unsupervised domain adaptation of segmentation networks, on MXNet",
     license="Apache-2.0",
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
-    package_data={"cbst_mx.evaluation": ["paper_tables/*"]},
+    package_data={"cbst_mx.evaluation": ["paper_tables/*"], "cbst_mx.config": ["templates/*"]},
     python_requires=f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}",
     cmdclass={"build_py": BuildPy},
     install_requires=REQUIRED,

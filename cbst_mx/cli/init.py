@@ -218,9 +218,10 @@ def _show_end(plan: Plan, files: list[Path], commands: list[tuple[str, list[str]
         )
     for path in files:
         echo(f"written: {path}")
-    echo("next:")
+    echo("\nnext:")
     for what, command in commands:
-        echo(f"  {shlex.join(command)}  # {what}")
+        echo(f"  # {what}")
+        echo(f"  {shlex.join(command)}")
 
 
 COMMANDS = (init,)

@@ -314,6 +314,8 @@ def _experiment(
     reasons = {key: choices.reasons.get(key, "") for key in ("crop", "iterations", "rounds", "long_side")}
     return {
         "title": name,
+        "source_name": plan.source.name,
+        "target_name": plan.target.name,
         "name": name,
         "machine": of,
         "plan": commands[_MEASURE],

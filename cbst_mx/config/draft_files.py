@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -121,11 +120,14 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Fill a template in; a value that it names and that is not there is an error of the program."""
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=jinja2.PackageLoader("cbst_mx.config"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters.update(y=_yaml, flow=_flow, line=_line, note=_note)
-    text = resources.read_text("cbst_mx.config.templates", template, encoding="utf-8")
-    return environment.from_string(text).render(values)
+    return environment.get_template(template).render(values)
 
 
 def _yaml(value: Any) -> str:

@@ -134,7 +134,7 @@ def survey(
     remarks = [f"files: {listing.remark()}"] if listing.remark() else []
     if len(kept) < len(taken):
         remarks.append(f"{len(taken) - len(kept):,} files left out as --exclude says")
-    kinds = tell_apart(kept, progress)
+    kinds = tell_apart(root, kept, progress)
     remarks += kinds.remarks
     if not kinds.photographs and not published:
         raise DataError(

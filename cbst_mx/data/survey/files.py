@@ -22,8 +22,9 @@ __all__ = ["FileKinds", "last_word", "tell_apart"]
 _LOOKED_AT = 3  # files of a kind
 _MOST_VALUES = 300  # of a mask
 _FLAT = 0.75  # share of the pixels of a mask that equal their neighbour
-_MASK_WORDS = ("mask", "label", "annot", "segm", "truth", "gtfine", "gt")
-_NO_CLASSES = ("instance", "panoptic", "depth", "disparity", "normal", "flow")
+_FLAT_LOSSY = 0.5  # of one that was stored with loss, which blurs its borders
+_MASK_WORDS = ("mask", "label", "annot", "seg", "truth", "gt")
+_NO_CLASSES = ("inst", "panoptic", "depth", "disparity")
 
 
 @dataclass
@@ -40,11 +41,13 @@ class FileKinds:
         return self.headers[path].height, self.headers[path].width
 
 
-def tell_apart(files: Sequence[Path], progress: Progress = silent) -> FileKinds:
+def tell_apart(root: Path, files: Sequence[Path], progress: Progress = silent) -> FileKinds:
     """Divide image files into photographs and masks.
 
     Parameters
     ----------
+    root : Path
+        Folder that all are below.
     files : sequence of Path
         In any order.
     progress : callable, optional
@@ -57,7 +60,7 @@ def tell_apart(files: Sequence[Path], progress: Progress = silent) -> FileKinds:
         no classes (instances, depth), are in neither; remarks name them.
     """
     found = FileKinds()
-    kinds: dict[tuple[Path, str, str], list[Path]] = {}
+    kinds: dict[tuple[Path, str, str, str], list[Path]] = {}
     damaged = []
     for done, path in enumerate(sorted(files), 1):
         try:
@@ -66,20 +69,21 @@ def tell_apart(files: Sequence[Path], progress: Progress = silent) -> FileKinds:
             damaged.append(str(error))
         else:
             form = f"{header.format} {header.colour} {header.bits} {header.lossy}"
-            kinds.setdefault((path.parent, form, last_word(path.stem)), []).append(path)
+            kinds.setdefault((path.parent, form, _first_word(path.stem), last_word(path.stem)), []).append(path)
         progress("looking at files", done, len(files))
     if damaged:
         found.remarks.append(f"{len(damaged):,} files left out, which cannot be read: {listed(damaged, 3)}")
     lossy: list[Path] = []
     others: list[Path] = []
-    for (folder, _, word), paths in kinds.items():
+    for (folder, _, first, last), paths in kinds.items():
         step = max(1, len(paths) // _LOOKED_AT)
-        looks = [_is_flat(path, found.headers[path]) for path in paths[::step][:_LOOKED_AT]]
-        named = _says(f"{folder.name}/{word}", _MASK_WORDS)
-        if sum(looks) * 2 > len(looks):
-            (others if _says(f"{folder.name}/{word}", _NO_CLASSES) else found.masks).extend(paths)
-        elif found.headers[paths[0]].lossy and named:
-            lossy += paths
+        looks = [_flatness(path, found.headers[path]) for path in paths[::step][:_LOOKED_AT]]
+        flat = sorted(looks)[len(looks) // 2]
+        text = f"{folder.relative_to(root).as_posix()} {first} {last}"
+        if found.headers[paths[0]].lossy:
+            (lossy if flat >= _FLAT_LOSSY and _says(text, _MASK_WORDS) else found.photographs).extend(paths)
+        elif flat >= _FLAT:
+            (others if _says(text, _NO_CLASSES) else found.masks).extend(paths)
         else:
             found.photographs.extend(paths)
     for paths, why in ((lossy, "are stored with loss (JPEG), so their values are not reliable: export PNG"),
@@ -98,12 +102,18 @@ def last_word(stem: str) -> str:
     return match.group() if match else ""
 
 
-def _says(text: str, words: Sequence[str]) -> bool:
-    return any(word in text.lower() for word in words)
+def _first_word(stem: str) -> str:
+    match = re.match(r"[^\W\d_]+[ ._-]+", stem)
+    return match.group() if match else ""
 
 
-def _is_flat(path: Path, header: Header) -> bool:
-    """Return whether a file has few values in large areas."""
+def _says(text: str, beginnings: tuple[str, ...]) -> bool:
+    """Return whether a word of the text begins so: "labelIds" with "label", but "unlabelled" does not."""
+    return any(word.lower().startswith(beginnings) for word in re.findall(r"[^\W\d_]+", text))
+
+
+def _flatness(path: Path, header: Header) -> float:
+    """Return the share of the pixels that equal their neighbour; 0 where there are more values than masks have."""
     try:
         if header.colour in ("rgb", "rgba", "grey+alpha", "ycbcr") or header.lossy:
             rgb = read_rgb(path).astype(np.int32)
@@ -111,6 +121,7 @@ def _is_flat(path: Path, header: Header) -> bool:
         else:
             values = read_label(path).astype(np.int32)
     except DataError:
-        return False
-    flat = float((values[:, 1:] == values[:, :-1]).mean()) if values.shape[1] > 1 else 1.0
-    return flat >= _FLAT and len(np.unique(values)) <= _MOST_VALUES
+        return 0.0
+    if not header.lossy and len(np.unique(values)) > _MOST_VALUES:
+        return 0.0
+    return float((values[:, 1:] == values[:, :-1]).mean()) if values.shape[1] > 1 else 1.0

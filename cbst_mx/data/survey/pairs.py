@@ -53,6 +53,7 @@ def pair(root: Path, photographs: Sequence[Path], masks: Sequence[Path]) -> Pair
         for name in names:
             index[name].append(photograph)
     claims: dict[Path, list[tuple[int, str, Path]]] = defaultdict(list)
+    chosen: dict[Path, Path | None] = {}
     stray: list[Path] = []
     for mask in masks:
         owners = _owners(root, mask, index)
@@ -62,10 +63,17 @@ def pair(root: Path, photographs: Sequence[Path], masks: Sequence[Path]) -> Pair
                 f"mask {mask.relative_to(root)} could be that of {first} and of {second}: give the folders of labels "
                 "names like those of their images (day, day-masks), or leave one out with --exclude"
             )
-        if owners:
-            claims[owners[0]].append((_rank(mask), mask.as_posix(), mask))
-        else:
+        chosen[mask] = owners[0] if owners else None
+    # A folder of masks is that of the photographs it is most like: none of it goes to others that share some names.
+    best: dict[Path, tuple[float, int]] = {}
+    for mask, owner in chosen.items():
+        if owner is not None:
+            best[mask.parent] = max(_alike(root, owner, mask), best.get(mask.parent, (-1.0, 0)))
+    for mask, owner in chosen.items():
+        if owner is None or _alike(root, owner, mask)[0] < best[mask.parent][0]:
             stray.append(mask)
+        else:
+            claims[owner].append((_rank(mask), mask.as_posix(), mask))
     found = Pairing({photograph: min(choices)[2] for photograph, choices in claims.items()})
     used = {last_word(mask.stem) or "without such a word" for mask in found.label.values()}
     second_choice = {last_word(mask.stem) for choices in claims.values() for *_, mask in choices} - used - {""}
@@ -90,11 +98,11 @@ def _bare_names(photographs: Sequence[Path]) -> Iterator[tuple[Path, set[str]]]:
         before = re.match(r"(?:[^\W\d_]+[ ._-]+)?", os.path.commonprefix(stems)) if len(stems) > 1 else None
         head = before.group() if before else ""
         backwards = os.path.commonprefix([stem[::-1] for stem in stems]) if len(stems) > 1 else ""
-        tail = re.search(r"[ ._-]+[^\W\d_][^ ._-]*$|$", backwards[::-1])
-        ending = tail.group() if tail else ""
+        tail = backwards[::-1]
+        endings = [tail[match.start() :] for match in re.finditer(r"[ ._-]+(?=[^\W\d_])", tail)]
         for path in paths:
             stem = path.stem
-            bare = {stem, stem[len(head) :], stem[: len(stem) - len(ending)]}
+            bare = {stem, stem[len(head) :], *(stem[: len(stem) - len(ending)] for ending in endings)}
             yield path, {name for name in bare if name}
 
 
@@ -117,10 +125,13 @@ def _owners(root: Path, mask: Path, index: dict[str, list[Path]]) -> list[Path]:
     for name in _mask_names(mask.stem):
         owners = index.get(name)
         if owners:
-            likeness = [_likeness(owner.relative_to(root).parts[:-1], mask.relative_to(root).parts[:-1])
-                        for owner in owners]  # fmt: skip
+            likeness = [_alike(root, owner, mask) for owner in owners]
             return [owner for owner, one in zip(owners, likeness) if one == max(likeness)]
     return []
+
+
+def _alike(root: Path, photograph: Path, mask: Path) -> tuple[float, int]:
+    return _likeness(photograph.relative_to(root).parts[:-1], mask.relative_to(root).parts[:-1])
 
 
 def _likeness(folder: Sequence[str], other: Sequence[str]) -> tuple[float, int]:
