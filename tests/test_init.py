@@ -1,4 +1,4 @@
-"""`cbst-mx init`: the files it writes are read by the loader, the doctor finds nothing wrong, nothing is half written."""
+"""`cbst-mx init`: the loader reads the files it writes, the doctor finds nothing wrong, nothing is half written."""
 
 from __future__ import annotations
 
@@ -134,6 +134,14 @@ def test_few_labelled_images_and_nothing_to_measure_on(tmp_path):
     experiment = check(tmp_path / "in", tmp_path / "out", "in")
     assert experiment.validation == {}
     assert experiment.source_training.batch_size <= 3
+
+
+def test_one_folder_of_which_half_has_labels(tmp_path):
+    pairs(tmp_path / "in", "all/{}.jpg", "masks/{}.png", count=12)
+    pairs(tmp_path / "in", "all/x{}.jpg", "", count=11)
+    init(tmp_path / "in", tmp_path / "out", "--yes")
+    experiment = check(tmp_path / "in", tmp_path / "out", "in")
+    assert (len(experiment.open_source()), len(experiment.open_target())) == (12, 11)
 
 
 def test_large_images_are_seen_smaller(tmp_path):

@@ -91,12 +91,25 @@ def test_images_without_a_mask_stay_and_wrong_sizes_do_not(tmp_path):
     found = survey(tmp_path)
     (group,) = found.groups
     assert (len(group.images), group.labelled, group.turned) == (7, 6, 0)
-    assert "2 of the images of day left out: their labels have another size, 1 of them as if the picture were turned" in (
-        found.remarks[0]
+    assert (
+        "2 of the images of day left out: their labels have another size, 1 of them as if the picture were turned"
+        in (found.remarks[0])
     )
     rule = found.images_of([group])
     assert len(rule.listed) == 7
     assert len(rule.among) == 9
+
+
+def test_many_images_without_a_label_are_a_set_of_their_own(tmp_path):
+    pairs(tmp_path, "all/{}.jpg", "masks/{}.png", count=12)
+    pairs(tmp_path, "all/x{}.jpg", "", count=11)
+    found = survey(tmp_path)
+    assert [(group.name, len(group.images), group.labelled) for group in found.groups] == [
+        ("all", 12, 12),
+        ("all-unlabelled", 11, 0),
+    ]
+    assert "11 of 23 images of all have no label" in found.remarks[0]
+    assert len(found.images_of(found.groups[1:]).listed) == 11
 
 
 def test_grey_photographs_and_turned_ones_are_photographs(tmp_path):

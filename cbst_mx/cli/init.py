@@ -104,7 +104,8 @@ def _given_names(options: tuple[str, ...]) -> dict[Any, str]:
         triple = re.fullmatch(r"(\d{1,3}),(\d{1,3}),(\d{1,3})", value)
         if not sign or not name or not (colour or triple or re.fullmatch(r"\d{1,5}", value)):
             raise click.BadParameter(
-                f"must be an id or a colour, and a name, as 7=road or #804080=road, got {option!r}", param_hint="--class"
+                f"must be an id or a colour, and a name, as 7=road or #804080=road, got {option!r}",
+                param_hint="--class",
             )
         if colour:
             code = int(colour.group(1), 16)
@@ -123,8 +124,8 @@ def _show_sets(found: Survey, sets: list[Candidate]) -> None:
         more = f" and {len(one.sizes) - 2} more" if len(one.sizes) > 2 else ""
         table.add_row(one.name, f"{one.count:,}", f"{one.labelled:,}", ", ".join(usual) + more)
     print_table(table)
-    for one in found.published:
-        echo(f"recognised: {one.root} has the layout of {one.format} (--no-recognise takes it for your own data)")
+    for data in found.published:
+        echo(f"recognised: {data.root} has the layout of {data.format} (--no-recognise takes it for your own data)")
     for text in found.remarks:
         echo(f"note: {text}")
 
@@ -208,13 +209,15 @@ def _show_end(plan: Plan, files: list[Path], commands: list[tuple[str, list[str]
             table.add_column(title, justify=justify)  # type: ignore[arg-type]
         table.add_column("known from")
         for one in plan.values:
-            table.add_row(one.shown, f"{100 * one.share:.2f}", f"{one.masks:,}", str(one.name), one.origin or "not known")
+            table.add_row(
+                one.shown, f"{100 * one.share:.2f}", f"{one.masks:,}", str(one.name), one.origin or "not known"
+            )
         print_table(table)
     unknown = [one for one in plan.values if not one.origin]
     if unknown:
         echo(
-            f"names not known: {len(unknown)} of {len(plan.values)}; change them in {files[-2]}, or give --class VALUE=NAME "
-            "or --classes FILE (results are the same, only their tables are harder to read)"
+            f"names not known: {len(unknown)} of {len(plan.values)}; change them in {files[-2]}, or give --class "
+            "VALUE=NAME or --classes FILE (results are the same, only their tables are harder to read)"
         )
     for path in files:
         echo(f"written: {path}")

@@ -57,8 +57,8 @@ class Plan:
         self.contents = contents(masks, sample, progress)
         if self.contents.read < self.contents.of:
             self.remarks.append(
-                f"{self.contents.read:,} of {self.contents.of:,} masks were read: a value that only others have is refused "
-                "later; doctor with --all finds it"
+                f"{self.contents.read:,} of {self.contents.of:,} masks were read: a value that only others have is "
+                "refused later; doctor with --all finds it"
             )
         convention = self.contents.known
         if convention and not self.contents.in_colours and not self.known_space:
@@ -141,7 +141,9 @@ def write_plan(plan: Plan, out: Path, name: str, *, overwrite: bool) -> Written:
     paths = [out / file for file in draft.files()]
     left_out = experiment.open_source().left_out
     if left_out:
-        remarks.append(f"{counted(left_out, 'image')} of {plan.source.name} without a label: left out (unlabelled: skip)")
+        remarks.append(
+            f"{counted(left_out, 'image')} of {plan.source.name} without a label: left out (unlabelled: skip)"
+        )
     remarks.append(
         f"about {_minutes(choices.minutes)} on this machine when it has nothing else to do; plan measures it"
     )
@@ -156,9 +158,7 @@ _CHECK, _MEASURE, _RUN, _USE = (
 )
 
 
-def _commands(
-    plan: Plan, description: Path | None, experiment: Path, runs: str
-) -> list[tuple[str, list[str]]]:
+def _commands(plan: Plan, description: Path | None, experiment: Path, runs: str) -> list[tuple[str, list[str]]]:
     root = str(plan.found.root)
     doctor = ["cbst-mx", "doctor", "folder", root, "--description", str(description)]
     if description is None:
@@ -274,15 +274,17 @@ def _pretrained(path: Path, classes: int, description: Path) -> Any:
 
     how = (
         f"cbst-mx import-weights {shlex.quote(str(path))} --network fcn8s --num-classes {classes} --label-space "
-        f"{shlex.quote(str(description))} --out weights.params makes such a file (with the description that init writes "
-        "without --pretrained)"
+        f"{shlex.quote(str(description))} --out weights.params makes such a file (with the description that init "
+        "writes without --pretrained)"
     )
     try:
         spec, _, _ = read_sidecar(path)
     except CheckpointError as error:
         raise ConfigError(f"--pretrained cannot be used: {error}; {how}") from error
     if spec.num_classes != classes:
-        raise ConfigError(f"--pretrained must be of {classes} classes, as the masks have, got {spec.num_classes}; {how}")
+        raise ConfigError(
+            f"--pretrained must be of {classes} classes, as the masks have, got {spec.num_classes}; {how}"
+        )
     return spec
 
 
@@ -341,8 +343,8 @@ def _remarks(plan: Plan) -> list[str]:
     largest = max((height * width for height, width in sizes), default=0)
     if largest > 4e6:
         result.append(
-            f"images of up to {largest / 1e6:.0f} million pixels: most of the time goes into reading them; smaller copies "
-            "(labels by the nearest pixel) train faster"
+            f"images of up to {largest / 1e6:.0f} million pixels: most of the time goes into reading them; smaller "
+            "copies (labels by the nearest pixel) train faster"
         )
     return result
 

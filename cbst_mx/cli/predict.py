@@ -58,9 +58,9 @@ def predict(
     """Segment IMAGES (files, folders, globs, videos) with the network of --parameters.
 
     Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
-    rotation marks (EXIF) say; and videos that are named (mp4, avi, mov, mkv, webm, ...), frame by frame. Writes for each
-    image OUT/NAME_label.png (trainIds with the classes' palette), NAME_overlay.png (the image under the class colours),
-    NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0). Of a video
+    rotation marks (EXIF) say; and videos that are named (mp4, avi, mov, mkv, webm, ...), frame by frame. Writes for
+    each image OUT/NAME_label.png (trainIds with the classes' palette), NAME_overlay.png (the image under the class
+    colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0). Of a video
     NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one a frame.
     OUT/predict.json says what they were made with: the same command goes on after a stop, with more images it makes the
     new ones, and results of other parameters or settings are refused without --overwrite. What cannot be read is named
@@ -89,12 +89,12 @@ def predict(
     painter = Painter.of_options(wanted, options)
     with _locked(out):
         settings = {**_settings(options), **painter.settings(bool(outputs))}
-        folder = PredictionFolder(
-            out, network, settings, chosen, outputs=wanted, overwrite=overwrite, videos=videos
-        )
+        folder = PredictionFolder(out, network, settings, chosen, outputs=wanted, overwrite=overwrite, videos=videos)
         turned = sum(turn != 1 for turn in chosen.turns)
         if turned:
-            echo(f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them")
+            echo(
+                f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
+            )
         predictor = _load(network, chosen, options)
         painter.check(predictor.label_space)
         if len(folder.left) < len(chosen):

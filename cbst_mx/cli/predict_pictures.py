@@ -9,12 +9,12 @@ from typing import Any, Mapping, Sequence, Union
 
 import numpy as np
 
-from cbst_mx.data.description import label_space, read_description
+from cbst_mx.data.description import read_description
 from cbst_mx.data.image_files import write_palette_png
 from cbst_mx.data.videos import VideoFile
 from cbst_mx.errors import ConfigError
 from cbst_mx.files import atomic_folder
-from cbst_mx.label_space import LabelSpace
+from cbst_mx.label_space import LABEL_SPACES, LabelSpace
 from cbst_mx.report.figures import overlay
 from cbst_mx.report.legends import with_legend
 
@@ -85,6 +85,8 @@ class Painter:
                 f"--ids {self.ids} must describe the classes of the network, {', '.join(classes.names)[:200]}; got "
                 f"{', '.join(self._coding.names)[:200]}"
             )
+        if self._coding is None and self._convention != "trainId":  # a parameter file has the classes' names alone
+            self._coding = next((one for one in LABEL_SPACES.values() if one.names == classes.names), None)
         (self._coding or classes).check_convention(self._convention)
 
     @property

@@ -81,7 +81,7 @@ def choose(
     pretrained : NetworkSpec, optional
         The network whose parameters the source training starts from.
     """
-    reasons = {}
+    reasons: dict[str, str] = {}
     network = _network(pretrained)
     width = float(network["options"].get("width", 1.0))
     power = machine.cores * 0.9 if not machine.gpus else _GPU_AS_CORES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -17,6 +18,8 @@ from cbst_mx.errors import ConfigError
 from cbst_mx.files import atomic_path, write_text
 
 __all__ = ["Draft", "Listed", "write_drafts"]
+
+_NO_TEXT = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")  # what YAML takes for something else
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,8 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 def _yaml(value: Any) -> str:
     """Return a value as YAML in one line; texts that could be taken for something else are quoted."""
-    if isinstance(value, str) and value.isascii() and value.replace("-", "").isalnum() and not value[0].isdigit():
-        if value.lower() not in ("yes", "no", "on", "off", "true", "false", "null", "y", "n") and value[0] != "-":
-            return value
+    if isinstance(value, str) and re.fullmatch("[A-Za-z][A-Za-z0-9-]*", value) and value.lower() not in _NO_TEXT:
+        return value
     text = json.dumps(value, ensure_ascii=False)
     # JSON leaves characters as they are that YAML does not take
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)

@@ -93,7 +93,9 @@ class PredictionFolder:
         self._before = {} if overwrite else self._record()
         self._overwrite = overwrite
         known = self._before.get("images", {})
-        self._other = sorted(key for key in self._made_by if self._before and self._before.get(key) != self._made_by[key])
+        self._other = sorted(
+            key for key in self._made_by if self._before and self._before.get(key) != self._made_by[key]
+        )
         self._images, self._videos = images, videos
         self._results = [[*self._files(name, "png")] for name in images.names]
         names = [] if videos is None else videos.names

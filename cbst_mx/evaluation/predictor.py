@@ -262,7 +262,9 @@ def load_network(
     options.update(check_resizing(upsampling, resampling))
     if Path(parameters).suffix.lower() == ".onnx":
         if inference != "plain" or tile is not None or device.device_type != "cpu":
-            raise ConfigError("an ONNX file is computed by onnxruntime on the CPU: inference, tile and ctx do not apply")
+            raise ConfigError(
+                "an ONNX file is computed by onnxruntime on the CPU: inference, tile and ctx do not apply"
+            )
         return Predictor(*load_onnx(Path(parameters)), device, options, batch_size)
     network, spec, label_space = load_plain(Path(parameters), device)
     images = calibration if isinstance(calibration, ImageSet) else _ArraySet(calibration)

@@ -59,8 +59,8 @@ class OnnxNetwork:
         if self._fixed is not None and tuple(images.shape[2:]) != self._fixed:
             height, width = images.shape[2:]
             raise DataError(
-                f"ONNX file {self._path} takes images of {self._fixed[0]} x {self._fixed[1]} only, got {height} x {width}: "
-                "export it without --size"
+                f"ONNX file {self._path} takes images of {self._fixed[0]} x {self._fixed[1]} only, got {height} x "
+                f"{width}: export it without --size"
             )
         values = images.asnumpy()
         if self._fixed is not None:  # one image at a time
@@ -113,8 +113,8 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, NetworkSpec, LabelSpace]:
         return network, spec, _space(names)
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(
-            f"ONNX file {path} does not state its classes and the normalisation of its input, as files of cbst-mx export "
-            f"do ({_first_line(error)})"
+            f"ONNX file {path} does not state its classes and the normalisation of its input, as files of cbst-mx "
+            f"export do ({_first_line(error)})"
         ) from error
 
 

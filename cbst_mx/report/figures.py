@@ -28,9 +28,7 @@ _PALE_INK = (95, 99, 104)
 _HEAT = cv2.COLORMAP_INFERNO  # grows lighter with the value, so that it reads in grey print as well
 
 
-def overlay(
-    image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, opacity: float = _ALPHA
-) -> np.ndarray:
+def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, opacity: float = _ALPHA) -> np.ndarray:
     """Lay the class colours over a photograph; pixels labelled 255 keep the photograph.
 
     Parameters

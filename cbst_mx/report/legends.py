@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,7 +30,7 @@ def with_legend(picture: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     """
     width = picture.shape[1]
     size = min(max(width // 60, 11), 24)
-    font = ImageFont.load_default(size)
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     lines = _lines(label_space, width, size, font)
     pitch = size + _GAP
     strip = Image.new("RGB", (width, len(lines) * pitch + _GAP), "white")

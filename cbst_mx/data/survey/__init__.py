@@ -1,8 +1,8 @@
 """Looks at folders of photographs and label masks that nobody has described yet, and says what they are.
 
-`files` tells photographs from masks, `pairs` finds which mask is whose, `rules` puts that into the globs and label rules
-of a description, `values` counts the ids or colours in masks, `class_lists` reads the names that annotation tools write
-beside them. Nothing is written, and nothing is guessed silently: what was left out or could be otherwise is a remark.
+`files` tells photographs from masks, `pairs` finds which mask is whose, `rules` puts that into the globs and label
+rules of a description, `values` counts the ids or colours in masks, `class_lists` reads the names that annotation tools
+write beside them, `roles` says which images are for what. Nothing is written, and nothing is guessed silently: what was left out or could be otherwise is a remark.
 """
 
 from __future__ import annotations
@@ -25,8 +25,23 @@ from cbst_mx.messages import Progress, listed, silent
 
 __all__ = ["ImageGroup", "Published", "Survey", "joined", "survey"]
 
+# So many images without a label among labelled ones are a set of their own, not an oversight.
+_MANY, _MANY_SHARE = 10, 0.2
 # Words in folders' names that say nothing of which images these are.
-_PLAIN = ("images", "image", "imgs", "img", "rgb", "photos", "photo", "pictures", "jpegimages", "frames", "color", "data")
+_PLAIN = (
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "rgb",
+    "photos",
+    "photo",
+    "pictures",
+    "jpegimages",
+    "frames",
+    "color",
+    "data",
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +91,7 @@ class Survey:
         DataError
             If no globs lead to them.
         """
-        wanted = [
-            path for group in groups for path, label in zip(group.images, group.labels) if label or not labelled
-        ]
+        wanted = [path for group in groups for path, label in zip(group.images, group.labels) if label or not labelled]
         return image_rule(self.root, wanted)
 
     def labels_of(self, groups: Sequence[ImageGroup]) -> LabelPattern:
@@ -105,9 +118,7 @@ def joined(groups: Sequence[ImageGroup], name: str) -> ImageGroup:
     )
 
 
-def survey(
-    root: Path, *, exclude: Sequence[str] = (), recognise: bool = True, progress: Progress = silent
-) -> Survey:
+def survey(root: Path, *, exclude: Sequence[str] = (), recognise: bool = True, progress: Progress = silent) -> Survey:
     """Look at what lies below a folder.
 
     Parameters
@@ -186,9 +197,7 @@ def _groups(root: Path, kinds: FileKinds, pairing: Pairing, remarks: list[str]) 
         images = sorted(path for folder in folders for path in by_folder[folder])
         labels = [pairing.label.get(path) for path in images]
         wrong = [
-            path
-            for path, label in zip(images, labels)
-            if label is not None and kinds.size(path) != kinds.size(label)
+            path for path, label in zip(images, labels) if label is not None and kinds.size(path) != kinds.size(label)
         ]
         if wrong:
             turned = sum(kinds.size(path) == kinds.size(pairing.label[path])[::-1] for path in wrong)
@@ -199,13 +208,29 @@ def _groups(root: Path, kinds: FileKinds, pairing: Pairing, remarks: list[str]) 
             )
             pairs = [(path, label) for path, label in zip(images, labels) if path not in set(wrong)]
             images, labels = [path for path, _ in pairs], [label for _, label in pairs]
-        if images:
-            headers = [kinds.headers[path] for path in images]
-            sizes = Counter((header.height, header.width) for header in headers)
-            turned = sum(header.turn != 1 for header in headers)
-            grey = sum("grey" in header.colour for header in headers)
-            groups.append(ImageGroup(name, tuple(images), tuple(labels), sizes, turned, grey))
+        pairs = list(zip(images, labels))
+        bare = [pair for pair in pairs if pair[1] is None]
+        if len(bare) < len(pairs) and len(bare) >= max(_MANY, len(pairs) * _MANY_SHARE):
+            remarks.append(
+                f"{len(bare):,} of {len(pairs):,} images of {name} have no label: {name}-unlabelled is those"
+            )
+            groups += [_group(kinds, name, [pair for pair in pairs if pair[1] is not None])]
+            groups += [_group(kinds, f"{name}-unlabelled", bare)]
+        elif pairs:
+            groups.append(_group(kinds, name, pairs))
     return tuple(groups)
+
+
+def _group(kinds: FileKinds, name: str, pairs: Sequence[tuple[Path, Path | None]]) -> ImageGroup:
+    headers = [kinds.headers[path] for path, _ in pairs]
+    return ImageGroup(
+        name,
+        tuple(path for path, _ in pairs),
+        tuple(label for _, label in pairs),
+        Counter((header.height, header.width) for header in headers),
+        sum(header.turn != 1 for header in headers),
+        sum("grey" in header.colour for header in headers),
+    )
 
 
 def _split(

@@ -2,8 +2,8 @@
 
 Read are, one class a line, a name with an id or a colour in any order (``road 128 64 128``, ``128 64 128 road``,
 ``7,road``, ``road:128,64,128::`` of CVAT), names alone (the first is class 0), a CSV with a line of headings, and JSON:
-a list of names, ``{"road": 7}``, ``{"7": "road"}``, ``{"road": [128, 64, 128]}``, or objects with a name or title and an
-id or a color.
+a list of names, ``{"road": 7}``, ``{"7": "road"}``, ``{"road": [128, 64, 128]}``, or objects with a name or title
+and an id or a color.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def read_class_list(path: Path) -> ClassList:
         for line in text.splitlines():
             _from_line(line, found)
     if not found.names and not found.order:
-        raise DataError(f"list of classes {path} names no class: a line must be a name, and an id or a colour if it has")
+        raise DataError(
+            f"list of classes {path} names no class: a line must be a name, and an id or a colour if it has"
+        )
     return found
 
 
@@ -113,7 +115,9 @@ def _from_json(values: Any, found: ClassList) -> None:
         if isinstance(one, str):
             found.order.append(_clean(one))
         elif isinstance(one, dict):
-            name = next((one[key] for key in ("readable", "title", "name", "label") if isinstance(one.get(key), str)), "")
+            name = next(
+                (one[key] for key in ("readable", "title", "name", "label") if isinstance(one.get(key), str)), ""
+            )
             colour = next((_colour(one[key]) for key in ("color", "colour") if key in one), None)
             number = one.get("id")
             if name and colour is not None:

@@ -122,7 +122,9 @@ def suggest(
     if source is None:
         learnt = [one for one in rest if not _words(one.name, _MEASURED)] or rest
         if not learnt:
-            raise DataError(f"no labelled images are left to learn from, beside the target {target}: name them, --source")
+            raise DataError(
+                f"no labelled images are left to learn from, beside the target {target}: name them, --source"
+            )
         alone = [one for one in learnt if not _related(one.name, target)] or learnt
         source = max(alone, key=lambda one: one.labelled).name
         reasons.append(f"source: {source} ({'labelled' if len(rest) == 1 else 'most labels'})")

@@ -86,7 +86,9 @@ def _globs(root: Path, images: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     if several:
         yield tuple(_glob(inside, f"**/*{ending}") for ending in endings)
     if len(folders) * len(endings) <= _MOST_GLOBS:
-        yield tuple(_glob(folder, f"*{ending}") for folder, found in sorted(folders.items()) for ending in sorted(found))
+        yield tuple(
+            _glob(folder, f"*{ending}") for folder, found in sorted(folders.items()) for ending in sorted(found)
+        )
     tail = _common_tail([path.stem for path in images])
     if tail:
         yield tuple(_glob(inside, f"{'**/' if several else ''}*{_escaped(tail)}{ending}") for ending in endings)

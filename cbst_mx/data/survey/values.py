@@ -13,7 +13,7 @@ from PIL import Image
 from cbst_mx.data.image_files import Header, read_header, read_label, read_rgb
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LABEL_SPACES, numbered
-from cbst_mx.messages import Progress, listed, silent
+from cbst_mx.messages import Progress, silent
 
 __all__ = ["Contents", "Found", "NO_CLASS", "contents", "named"]
 
@@ -117,9 +117,7 @@ def contents(masks: Sequence[Path], sample: int | None = None, progress: Progres
     return Contents(bool(coloured), values, len(chosen), len(masks), stated.pop() if len(stated) == 1 else "")
 
 
-def named(
-    found: Contents, names: Mapping[Value, str], origin: str, order: Sequence[str] = ()
-) -> tuple[Found, ...]:
+def named(found: Contents, names: Mapping[Value, str], origin: str, order: Sequence[str] = ()) -> tuple[Found, ...]:
     """Return the values with names from a list of classes, where it has them, and otherwise from what is known.
 
     Parameters
@@ -164,7 +162,7 @@ def _known(found: Contents) -> dict[Value, tuple[str, str]]:
         result[IGNORE] = ("ignore", "255, as usual")
     if found.known and not found.in_colours:
         for value in values:
-            train_id = CITYSCAPES_19.raw_ids[found.known].get(value)  # type: ignore[call-overload]
+            train_id = CITYSCAPES_19.raw_ids[found.known].get(value) if isinstance(value, int) else None
             if train_id is not None:
                 name = "ignore" if train_id == IGNORE else CITYSCAPES_19.names[train_id]
                 result[value] = (name, "names of the files")
@@ -208,5 +206,3 @@ def _distinct(ids: Sequence[int], palette: Mapping[int, tuple[int, int, int]]) -
         return {one: colour for one, colour in zip(ids, own) if colour is not None}
     made = numbered(max(1, len(ids))).palette
     return dict(zip(ids, made))
-
-
