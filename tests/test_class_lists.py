@@ -35,7 +35,10 @@ def test_forms(tmp_path, name, text, names, order):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.txt", b""), ("a.txt", b"1 2 3\n"), ("a.json", b"{"), ("a.json", b"[1]"), ("a.json", b"[" * 9000), ("a.txt", b"\xff\xfe")],
+    [
+        ("a.txt", b""), ("a.txt", b"1 2 3\n"), ("a.txt", b"\xff\xfe"), ("a.json", b"{"), ("a.json", b"[1]"),
+        ("a.json", b"[" * 9000),
+    ],
 )  # fmt: skip
 def test_what_is_no_list_is_one_sentence(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

@@ -60,8 +60,9 @@ def predict(
     Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
     rotation marks (EXIF) say; and videos that are named (mp4, avi, mov, mkv, webm, ...), frame by frame. Writes for
     each image OUT/NAME_label.png (trainIds with the classes' palette), NAME_overlay.png (the image under the class
-    colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0). Of a video
-    NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one a frame.
+    colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0).
+    Of a video NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one
+    a frame.
     OUT/predict.json says what they were made with: the same command goes on after a stop, with more images it makes the
     new ones, and results of other parameters or settings are refused without --overwrite. What cannot be read is named
     at the end, and the exit code is 1; the others are done.

@@ -2,7 +2,8 @@
 
 `files` tells photographs from masks, `pairs` finds which mask is whose, `rules` puts that into the globs and label
 rules of a description, `values` counts the ids or colours in masks, `class_lists` reads the names that annotation tools
-write beside them, `roles` says which images are for what. Nothing is written, and nothing is guessed silently: what was left out or could be otherwise is a remark.
+write beside them, `roles` says which images are for what. Nothing is written, and nothing is guessed silently: what was
+left out or could be otherwise is a remark.
 """
 
 from __future__ import annotations
