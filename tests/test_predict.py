@@ -21,6 +21,7 @@ from cbst_mx.networks.parameters import save_parameters, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.run_dir.lock import lock_folder
 from symbols.backend import mx
+from tests.tiny import experiment
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,22 @@ def test_a_run_folder_is_its_last_round(network, images, tmp_path):
     assert "empty has no trained network: give a run folder" in predict(
         tmp_path / "empty", tmp_path / "3", images, code=1
     )
+
+
+def test_a_run_is_used_as_it_evaluates(network, images, tmp_path):
+    run = tmp_path / "run"
+    copy_network(network, run / "round-1" / "parameters.params")
+    (run / "experiment.yaml").write_text(
+        experiment("evaluation.long_side=64", "resampling=linear", "evaluation.scales=[0.5, 1.0]").to_yaml()
+    )
+    output = predict(run, tmp_path / "out", images)
+    assert "as in the run's evaluation: --long-side 64, --scales 0.5,1" in output
+    settings = json.loads((tmp_path / "out" / "predict.json").read_text())["settings"]
+    assert (settings["long_side"], settings["resampling"], settings["flip"]) == (64, "linear", False)  # --no-flip
+    predict(run / "round-1", tmp_path / "other", images, "--long-side", "32", "--scales", "1")
+    settings = json.loads((tmp_path / "other" / "predict.json").read_text())["settings"]
+    assert settings["long_side"] == 32
+    assert "scales" not in settings
 
 
 def test_globs_and_outputs(network, images, tmp_path):

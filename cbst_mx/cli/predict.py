@@ -31,7 +31,8 @@ _ANY = click.Path(path_type=Path)
     "--parameters",
     required=True,
     type=_ANY,
-    help="The network: a run folder (its last round), a round's folder, a .params file, or an .onnx file of export.",
+    help="The network: a run folder (its last round) or a round's folder, used as the run evaluates; a .params file; "
+    "an .onnx file of export.",
 )
 @click.argument("images", nargs=-1, required=True, type=_ANY)
 @click.option("--out", required=True, type=FOLDER, help="Folder for the results; created when it is not there.")
@@ -78,6 +79,7 @@ def predict(
     network, which = trained_network(parameters)
     if which:
         echo(which)
+    options.update(_as_evaluated(parameters, click.get_current_context()))
     files = [one for path in images for one in files_of(path)]
     moving = [path for path in dict.fromkeys(files) if is_video(path) and not path.is_dir()]
     refused: dict[str, str] = {}
@@ -116,6 +118,35 @@ def predict(
             echo(f"{done} videos segmented into {out}")
         if refused:
             raise DataError(refusal(refused, total + len(moving)))
+
+
+def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
+    """Return how the networks of a run folder, or of a round in it, are evaluated, where no option says otherwise."""
+    from cbst_mx.config import load_experiment
+
+    file = next((one for one in (run / "experiment.yaml", run.parent / "experiment.yaml") if one.is_file()), None)
+    if not run.is_dir() or file is None:
+        return {}
+    experiment = load_experiment(file)
+    evaluation = experiment.evaluation
+    found: dict[str, Any] = {
+        "flip": evaluation.flip,
+        "scales": ",".join(f"{factor:g}" for factor in evaluation.scales),
+        "combine": evaluation.combine,
+        "long_side": evaluation.long_side,
+        "upsampling": evaluation.upsampling,
+        "resampling": experiment.resampling,
+    }
+    default = click.core.ParameterSource.DEFAULT
+    taken = {key: value for key, value in found.items() if context.get_parameter_source(key) is default}
+    unusual = [
+        f"--{key.replace('_', '-')} {taken[key]}"
+        for key in ("long_side", "scales")
+        if taken.get(key) not in (None, "1")
+    ]
+    if unusual:
+        echo(f"as in the run's evaluation: {', '.join(unusual)}")
+    return taken
 
 
 @contextlib.contextmanager
