@@ -169,6 +169,21 @@ def test_published_data_and_own_photographs(tmp_path):
     assert read_description(tmp_path / "out" / "in-data.yaml").splits["mine"].labels is None
 
 
+def test_generated_scenes_are_two_published_sets(tmp_path):
+    demo = ["demo-data", str(tmp_path / "in"), "--size", "32", "64"]
+    for name, count in (("source", 4), ("source-val", 2), ("target", 3), ("target-val", 2)):
+        demo += [f"--{name}", str(count)]
+    assert CliRunner().invoke(main, demo).exit_code == 0
+    said = init(tmp_path / "in", tmp_path / "out", "--yes")
+    experiment = load_experiment(tmp_path / "out" / "in-cbst.yaml")
+    assert (experiment.source.format, len(experiment.open_source())) == ("gta5", 4)
+    assert (experiment.target.split, len(experiment.open_target())) == ("train", 3)
+    assert {name: len(images) for name, images in experiment.open_validation().items()} == {"target": 2}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["in-cbst.yaml"]
+    assert "cbst-mx doctor gta5" in said
+    assert "leftImg8bit/train" in said
+
+
 def test_names_of_cityscapes_files_are_enough(tmp_path):
     pairs(tmp_path / "in", "day/{}.png", "day/{}_gtFine_labelTrainIds.png", count=3)
     pairs(tmp_path / "in", "mine/{}.jpg", "", count=3)

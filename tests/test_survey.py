@@ -153,6 +153,18 @@ def test_a_mask_of_two_photographs_is_refused_and_exclude_is_the_way_out(tmp_pat
     assert found.remarks == ("6 files left out as --exclude says",)
 
 
+def test_runs_and_predictions_are_no_data(tmp_path):
+    pairs(tmp_path, "day/{}.jpg", "day-gt/{}.png")
+    pairs(tmp_path, "dusk/{}.jpg", "runs/a/round-1/pseudo_labels/{}.png", count=7)
+    for name in ("manifest.json", "experiment.yaml"):
+        (tmp_path / "runs" / "a" / name).write_text("{}")
+    mask(tmp_path / "out" / "0000_label.png")
+    photograph(tmp_path / "out" / "0000_overlay.png")
+    found = survey(tmp_path)
+    assert {group.name: group.labelled for group in found.groups} == {"day": 6, "dusk": 0}
+    assert "9 files of runs and predictions left out" in found.remarks
+
+
 def test_nothing_to_see_is_one_sentence(tmp_path):
     with pytest.raises(DataError, match="has no photographs: they must end in .png, .jpg"):
         survey(tmp_path)

@@ -14,6 +14,7 @@ from cbst_mx.config.draft import Choices, Machine, choose
 from cbst_mx.config.draft_files import Draft, Listed, write_drafts
 from cbst_mx.data import FORMATS
 from cbst_mx.data.doctor.findings import counted
+from cbst_mx.data.listing import all_images
 from cbst_mx.data.survey import Survey
 from cbst_mx.data.survey.roles import Candidate, Roles
 from cbst_mx.data.survey.values import Contents, Found, contents
@@ -122,7 +123,6 @@ def write_plan(plan: Plan, out: Path, name: str, *, overwrite: bool) -> Written:
     remarks = [*_remarks(plan)]
     experiment_name, runs = f"{stem}-cbst", f"runs/{stem}-cbst"
     draft = Draft(stem, {}, None, lists)
-    paths = [out / file for file in draft.files()]
     experiment_file = out / draft.experiment_file
     commands = _commands(plan, out / draft.description_file if splits else None, experiment_file, runs)
     by_what = {what: shlex.join(command) for what, command in commands}
@@ -163,11 +163,11 @@ def _commands(plan: Plan, description: Path | None, experiment: Path, runs: str)
     doctor = ["cbst-mx", "doctor", "folder", root, "--description", str(description)]
     if description is None:
         doctor = ["cbst-mx", "doctor", plan.source.format, str(dict(plan.source.data)["root"])]
-    images = [root]
+    images = [str(plan.target.folder)]
     if plan.target.group is not None:
         images = [os.path.commonpath([str(path.parent) for path in plan.target.group.images])]
-    elif plan.target.data:
-        images = [str(dict(plan.target.data)["root"])]
+        if all_images(images[0]).files != plan.target.group.images:  # masks, or other sets
+            images = [str(plan.found.root / glob) for glob in plan.found.images_of([plan.target.group]).globs]
     return [
         (_CHECK, doctor),
         (_MEASURE, ["cbst-mx", "plan", str(experiment)]),

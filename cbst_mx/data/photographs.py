@@ -17,7 +17,7 @@ from cbst_mx.data.image_files import PathLike, read_header
 from cbst_mx.data.listing import ENDINGS, Listing, all_images, matching_images, merged, names_below
 from cbst_mx.errors import DataError
 
-__all__ = ["Photographs", "ReadOnce", "files_of", "find_photographs", "upright"]
+__all__ = ["Photographs", "ReadOnce", "files_of", "find_photographs", "is_result", "upright"]
 
 
 def upright(stored: np.ndarray, turn: int) -> np.ndarray:
@@ -231,7 +231,7 @@ def find_photographs(
 
 def _in_folder(folder: Path, out: Path | None) -> Listing:
     found = all_images(folder)
-    results = [file for file in found.files if _is_result(file) or _is_below(file, out)]
+    results = [file for file in found.files if is_result(file) or _is_below(file, out)]
     found = found.without("written by predict", results)
     if not found.files:
         remark = found.remark()
@@ -247,7 +247,7 @@ def _is_below(path: Path, folder: Path | None) -> bool:
 _RESULTS = ("_label.png", "_overlay.png", "_colour.png", "_confidence.png")
 
 
-def _is_result(path: Path) -> bool:
+def is_result(path: Path) -> bool:
     """Return whether a file is what `predict` writes of an image: its record or another result is beside it."""
     for ending in _RESULTS:
         if path.name.endswith(ending):

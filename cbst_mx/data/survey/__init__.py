@@ -18,6 +18,7 @@ from cbst_mx.data.datasets import existing_folder
 from cbst_mx.data.doctor.layouts import LAYOUTS
 from cbst_mx.data.image_files import Header
 from cbst_mx.data.listing import all_images
+from cbst_mx.data.photographs import is_result
 from cbst_mx.data.survey.files import FileKinds, tell_apart
 from cbst_mx.data.survey.pairs import Pairing, pair
 from cbst_mx.data.survey.rules import ImageRule, LabelPattern, image_rule, label_rule
@@ -146,6 +147,10 @@ def survey(root: Path, *, exclude: Sequence[str] = (), recognise: bool = True, p
     remarks = [f"files: {listing.remark()}"] if listing.remark() else []
     if len(kept) < len(taken):
         remarks.append(f"{len(taken) - len(kept):,} files left out as --exclude says")
+    made = _made_by_us(root, kept)
+    if made:
+        remarks.append(f"{len(made):,} files of runs and predictions left out")
+        kept = [path for path in kept if path not in made]
     kinds = tell_apart(root, kept, progress)
     remarks += kinds.remarks
     if not kinds.photographs and not published:
@@ -156,7 +161,7 @@ def survey(root: Path, *, exclude: Sequence[str] = (), recognise: bool = True, p
     pairing = pair(root, kinds.photographs, kinds.masks)
     remarks += pairing.remarks
     groups = _groups(root, kinds, pairing, remarks)
-    beside = [path for path in sorted(root.rglob("*")) if _may_name_classes(path, root)] if root.is_dir() else []
+    beside = [path for pattern in ("*", "*/*") for path in sorted(root.glob(pattern)) if _may_name_classes(path)]
     return Survey(root, groups, published, tuple(remarks), tuple(beside[:20]), kinds.headers)
 
 
@@ -166,10 +171,22 @@ def _excluded(path: str, exclude: Sequence[str]) -> bool:
     return any(fnmatchcase(one, pattern.rstrip("/")) for pattern in exclude for one in above)
 
 
-def _may_name_classes(path: Path, root: Path) -> bool:
+def _made_by_us(root: Path, files: Sequence[Path]) -> set[Path]:
+    """Return the files in run folders and those that `predict` wrote: pseudo-labels are no truth."""
+    runs: dict[Path, bool] = {root.parent: False}
+
+    def in_run(folder: Path) -> bool:
+        if folder not in runs:
+            runs[folder] = all((folder / name).is_file() for name in ("manifest.json", "experiment.yaml"))
+            runs[folder] = runs[folder] or in_run(folder.parent)
+        return runs[folder]
+
+    return {path for path in files if in_run(path.parent) or is_result(path)}
+
+
+def _may_name_classes(path: Path) -> bool:
     words = ("class", "label", "palette", "legend", "meta", "color", "colour")
-    near = len(path.relative_to(root).parts) <= 2
-    return near and path.suffix.lower() in (".txt", ".csv", ".json") and any(w in path.stem.lower() for w in words)
+    return path.suffix.lower() in (".txt", ".csv", ".json") and any(word in path.stem.lower() for word in words)
 
 
 def _published(root: Path) -> tuple[Published, ...]:

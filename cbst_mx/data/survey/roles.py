@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Candidate:
     sizes: Counter[tuple[int, int]]
     group: ImageGroup | None = None
     data: tuple[tuple[str, Any], ...] = ()  # format, root and split of published data
+    folder: Path | None = None  # of published images
 
     @property
     def format(self) -> str:
@@ -65,18 +67,20 @@ def candidates(found: Survey) -> list[Candidate]:
         elif FORMATS[one.format].needed:
             continue
         for split in splits:
-            result.append(_published(one.format, one.root, split))
+            result.append(_published(one.format, one.root, split, found.root))
     return result
 
 
-def _published(format: str, root: Path, split: str | None) -> Candidate:
+def _published(format: str, root: Path, split: str | None, above: Path) -> Candidate:
     images = open_images(format, root, split=split)
     looked_at = images.image_paths[:: max(1, len(images) // _LOOKED_AT)]
     headers = [read_header(path) for path in looked_at]
     usual = Counter((header.height, header.width) for header in headers).most_common(1)[0][0]
-    data = (("format", format), ("root", str(root)), *((("split", split),) if split else ()))
-    name = f"{format}-{split}" if split else format
-    return Candidate(name, len(images), len(images), Counter({usual: len(images)}), None, data)
+    data = (("format", format), ("root", str(root.resolve())), *((("split", split),) if split else ()))
+    name = format if root == above else root.name
+    place = Path(os.path.commonpath([str(path.parent) for path in images.image_paths]))
+    name = f"{name}-{split}" if split else name
+    return Candidate(name, len(images), len(images), Counter({usual: len(images)}), None, data, place)
 
 
 def suggest(
@@ -132,8 +136,8 @@ def suggest(
     if evaluate is None:
         others = [one.name for one in rest if one.name != source]
         near = [name for name in others if _related(name, target)]
-        if by_name[target].labelled:
-            near = [target, *near]
+        if by_name[target].labelled and not near:
+            near = [target]
         evaluate = near or [name for name in others if _words(name, _MEASURED)]
         if evaluate:
             reasons.append(f"evaluation: {listed(evaluate)} (labelled, and named like {'it' if near else 'a check'})")
