@@ -184,7 +184,7 @@ def test_a_video_keeps_length_and_rate(network, images, video, tmp_path):
     out = tmp_path / "out"
     output = predict(network, out, video, images / "a.png", "--output", "label", "--output", "overlay", "--legend")
     assert "drive: 11 frames at 12.5 a second" in output
-    assert "1 images segmented" in output
+    assert "1 image segmented" in output
     made = Video(out / "drive_overlay.mp4")
     frames = [*made]
     assert (made.rate, len(frames)) == (12.5, 11)
@@ -205,13 +205,14 @@ def test_of_videos_alone_there_are_overlays(network, video, tmp_path):
     assert names(tmp_path / "out") == ["drive_overlay.mp4", "predict.json"]
 
 
-def test_a_damaged_video_does_not_end_the_rest(network, images, video, tmp_path):
+def test_a_damaged_video_does_not_end_the_rest(network, images, video, tmp_path, capfd):
     broken = video.with_name("broken.mp4")
     broken.write_bytes(video.read_bytes()[:300])
     output = predict(network, tmp_path / "out", broken, video, images, code=1)
+    assert capfd.readouterr().err == ""  # no word of FFmpeg's own
     assert "2 images segmented" in output
-    assert "1 videos segmented" in output
-    assert f"1 of 4 images could not be used, the others are done: video {broken} cannot be read" in output
+    assert "1 video segmented" in output
+    assert f"1 of 4 files could not be used, the others are done: video {broken} cannot be read" in output
     assert (tmp_path / "out" / "drive_overlay.mp4").is_file()
     assert not [name for name in names(tmp_path / "out") if "broken" in name or "part" in name]
 

@@ -70,6 +70,7 @@ def predict(
     """
     from cbst_mx.cli.predict_pictures import Painter
     from cbst_mx.data.datasets import ImageSet
+    from cbst_mx.data.doctor.findings import counted
     from cbst_mx.data.listing import names_below
     from cbst_mx.data.photographs import files_of, find_photographs
     from cbst_mx.data.videos import is_video
@@ -112,12 +113,12 @@ def predict(
         folder.begin()
         if total:
             images_refused = sum(not name.startswith("video ") for name in refused)
-            echo(f"{total - images_refused} images segmented into {out}")
+            echo(f"{counted(total - images_refused, 'image')} segmented into {out}")
         if moving:
             done = len(moving) - sum(name.startswith("video ") for name in refused)
-            echo(f"{done} videos segmented into {out}")
+            echo(f"{counted(done, 'video')} segmented into {out}")
         if refused:
-            raise DataError(refusal(refused, total + len(moving)))
+            raise DataError(refusal(refused, total + len(moving), "files" if moving else "images"))
 
 
 def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Frames are uint8 RGB of shape (H, W, 3). No more of them are in memory than the 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Iterator
 
@@ -20,12 +21,24 @@ __all__ = ["ENDINGS", "Video", "VideoFile", "is_video"]
 #: Endings of the files that are read as videos.
 ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".mts")
 
+# FFmpeg's AV_LOG_QUIET, read when it is first used: what is wrong is told by errors
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 _CODEC = "mp4v"  # MPEG-4 part 2: what OpenCV's wheels write everywhere
 
 
 def is_video(path: Path) -> bool:
     """Return whether a file has the ending of a video."""
     return path.suffix.lower() in ENDINGS
+
+
+def _opened(path: Path) -> cv2.VideoCapture:
+    """Return a file as OpenCV opens it, whether it could or not; neither it nor FFmpeg writes to the terminal."""
+    level = cv2.setLogLevel(0)  # silent; gives the level before
+    try:
+        return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        cv2.setLogLevel(level)
 
 
 class Video:
@@ -53,7 +66,7 @@ class Video:
         self._path = path
         if not path.is_file():
             raise DataError(f"video {path} does not exist")
-        self._stream = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        self._stream = _opened(path)
         self.rate = float(self._stream.get(cv2.CAP_PROP_FPS)) if self._stream.isOpened() else 0.0
         if not (math.isfinite(self.rate) and self.rate > 0):
             self._stream.release()
@@ -148,7 +161,7 @@ class VideoFile:
 
     def _check(self) -> None:
         """Read the file's head back: a full disk is no error of FFmpeg's."""
-        stream = cv2.VideoCapture(str(self._part), cv2.CAP_FFMPEG)
+        stream = _opened(self._part)
         there = stream.isOpened() and stream.read()[0]
         stream.release()
         if not there:

@@ -200,7 +200,7 @@ class PredictionFolder:
         self._begun = True
 
 
-def refusal(refused: Mapping[str, str], total: int) -> str:
-    """Return the sentence that names the images of which nothing could be made."""
+def refusal(refused: Mapping[str, str], total: int, what: str = "images") -> str:
+    """Return the sentence that names the images, or other files, of which nothing could be made."""
     reasons = listed(list(refused.values()), 20)
-    return f"{len(refused)} of {total} images could not be used, the others are done: {reasons}"
+    return f"{len(refused)} of {total} {what} could not be used, the others are done: {reasons}"
