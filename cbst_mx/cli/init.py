@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, echo, print_table
+from cbst_mx.cli.base import ask as question
 from cbst_mx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -139,17 +140,17 @@ def _roles(
     roles = suggest(sets, source, target, evaluate)
     if ask and "target" in roles.open_questions:
         names = [one.name for one in sets if one.name != source]
-        target = click.prompt("target, images to adapt to", type=click.Choice(names), default=roles.target)
+        target = question("target, images to adapt to", roles.target, names)
         roles = suggest(sets, source, target, evaluate)
     labelled = [one.name for one in sets if one.labelled]
     if ask and "source" in roles.open_questions:
         names = [name for name in labelled if name != roles.target]
-        source = click.prompt("source, labelled images to learn from", type=click.Choice(names), default=roles.source)
+        source = question("source, labelled images to learn from", roles.source, names)
         roles = suggest(sets, source, target, evaluate)
     if ask and "evaluate" in roles.open_questions:
         names = ["none", *(name for name in labelled if name != roles.source)]
         default = roles.evaluate[0] if roles.evaluate else "none"
-        answer = click.prompt("evaluation, labelled images to measure on", type=click.Choice(names), default=default)
+        answer = question("evaluation, labelled images to measure on", default, names)
         roles = suggest(sets, source, target, [one for one in (answer,) if one != "none"])
     for reason in roles.reasons:
         echo(reason)
@@ -187,7 +188,7 @@ def _name_classes(
         default = one.name or (f"class-{one.value}" if isinstance(one.value, int) else f"colour-{one.shown[1:]}")
         if ask and one.value not in given and not (origin and one.name):
             what = f"{one.shown}, {100 * one.share:.1f} % of the pixels, in {one.masks} of {contents.read} masks: name"
-            name = click.prompt(what, default=default).strip()
+            name = question(what, default)
             one = replace(one, name=name, origin="" if name == default and not one.name else "answered")
         elif one.name is None:
             one = replace(one, name=default)

@@ -93,7 +93,8 @@ def _from_line(line: str, found: ClassList) -> None:
 
 
 def _clean(text: str) -> str:
-    return re.sub(r"\s+", " ", text.strip(" \t,;:'\"")).strip()
+    text = re.sub(r"\s+", " ", text.strip(" \t,;:'\"")).strip()
+    return "".join(one for one in text if one.isprintable())
 
 
 def _from_json(values: Any, found: ClassList) -> None:
