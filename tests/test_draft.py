@@ -38,6 +38,13 @@ def test_large_images_are_seen_smaller_and_training_goes_along():
     assert choose(PHOTOS, PHOTOS, SMALL).long_side is None
 
 
+def test_reading_large_images_counts():
+    large = Counter({(3000, 4000): 20})
+    small, slow = choose(PHOTOS, PHOTOS, SMALL), choose(large, large, SMALL)
+    assert slow.iterations < small.iterations / 2
+    assert slow.iterations >= 400
+
+
 def test_larger_machines_do_more_and_small_memory_less():
     small, large = choose(PHOTOS, PHOTOS, SMALL), choose(Counter({(360, 480): 100}), PHOTOS, Machine(16, 64 * GB))
     assert large.iterations > small.iterations

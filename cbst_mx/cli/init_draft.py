@@ -262,6 +262,9 @@ def _held_out(plan: Plan) -> tuple[list[str], list[str]]:
     order = sorted(range(len(group.images)), key=lambda place: group.images[place])
     named = [name for name, place in zip(names, order) if group.labels[place]]
     count = min(max(_FEWEST_HELD_OUT, len(named) // _HELD_OUT), _MOST_HELD_OUT)
+    bare = len(group.images) - len(named)
+    if bare:
+        plan.remarks.append(f"{counted(bare, 'image')} of {plan.source.name} without a label: left out")
     plan.remarks.append(
         f"no labelled target images: the last {count} labelled images of {plan.source.name} are held out for evaluation"
     )
