@@ -29,7 +29,7 @@ REQUIRED = [
     "PyYAML",  # experiment files
     "simplejpeg>=1.7,<2",  # libjpeg-turbo that tells of missing parts; 1.7.3 is the last for Python 3.8
     "Pillow>=10.1",  # PNG with palette; ImageFont.load_default(size) came with 10.1
-    "Jinja2>=3.1,<4",  # with MarkupSafe; the page of a report: escapes what it is given
+    "Jinja2>=3.1,<4",  # with MarkupSafe; reports, whose names it escapes, and the files that init writes
     "typing_extensions",  # the Literal pydantic asks for on Python 3.8
 ]
 
@@ -108,7 +108,11 @@ setup(
     description="Class-balanced self-training for unsupervised domain adaptation of segmentation networks, on MXNet",
     license="Apache-2.0",
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
-    package_data={"cbst_mx.evaluation": ["paper_tables/*"], "cbst_mx.report": ["templates/*"]},
+    package_data={
+        "cbst_mx.evaluation": ["paper_tables/*"],
+        "cbst_mx.config": ["templates/*"],
+        "cbst_mx.report": ["templates/*"],
+    },
     python_requires=f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}",
     cmdclass={"build_py": BuildPy},
     install_requires=REQUIRED,

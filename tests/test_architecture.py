@@ -55,6 +55,7 @@ ON_MXNET = (
     "cbst_mx.networks.forms",
     "cbst_mx.networks.inputs",
     "cbst_mx.networks.export",
+    "cbst_mx.networks.onnx_files",
     "cbst_mx.training",
     "cbst_mx.selftrain.kc",
     "cbst_mx.selftrain.network_maps",

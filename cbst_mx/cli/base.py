@@ -23,7 +23,7 @@ from cbst_mx.cli.stopping import StopRequest
 from cbst_mx.errors import CBSTError, StoppedError, lacks_memory
 from cbst_mx.messages import printable
 
-__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "choice", "echo", "print_table"]
+__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "ask", "choice", "echo", "print_table"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -53,6 +53,13 @@ def echo(text: str, *, err: bool = False) -> None:
 def choice(names: Iterable[str]) -> click.Choice:
     """Return the type of an option that is one of some names, in upper or lower case."""
     return click.Choice(list(names), case_sensitive=False)
+
+
+def ask(question: str, default: str, among: Iterable[str] = ()) -> str:
+    """Ask for a text, or for one of some names, and return the answer; without one, the default."""
+    names = list(among)
+    kind = click.Choice(names) if names else click.STRING
+    return str(click.prompt(printable(question), default=printable(default), type=kind)).strip()
 
 
 class FormatName(click.ParamType):

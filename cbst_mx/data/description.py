@@ -140,6 +140,18 @@ class FolderDescription(StrictModel):
                 raise ValueError(f"must be colours of three values from 0 to 255, got {str(colour)[:60]}")
         return colours
 
+    def coding(self) -> Tuple[LabelSpace, str]:
+        """Return the classes with the ids of the label files, and the name of their convention.
+
+        Raises
+        ------
+        ConfigError
+            If the label files hold colours.
+        """
+        if self._read is not None:
+            raise ConfigError(f"{self._origin} must have ids, got colours: a picture in the classes' colours has them")
+        return self._coding, self._convention
+
     def _code_by(self, space: LabelSpace, ids: Union[str, _Ids], key: str) -> None:
         """Set the classes and how label files code them; what is wrong is a ValueError for the schema."""
         self._space = self._coding = space

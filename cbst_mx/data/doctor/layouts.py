@@ -29,11 +29,13 @@ _AS_DOWNLOADED = "use the images as downloaded"
 class Layout:
     """How the doctor finds the parts of a format, and checks how many images each has.
 
-    ``open(found, **options)`` adds parts and findings; ``check_count(found, part)`` adds findings.
+    ``open(found, **options)`` adds parts and findings; ``check_count(found, part)`` adds findings. ``marks`` are globs
+    that all fit something where a folder is such a data root, and hardly ever elsewhere.
     """
 
     open: Callable[..., None]
     check_count: Callable[[Examination, Part], None] | None = None
+    marks: tuple[str, ...] = ()
 
 
 # --- what lies where ----------------------------------------------------------------------------------------------
@@ -429,9 +431,9 @@ def open_any(found: Examination, dataset: str, **options: Any) -> None:
 
 
 LAYOUTS = {
-    "gta5": Layout(_open_gta5, _count_gta5),
-    "synthia": Layout(_open_synthia, _count_synthia),
-    "cityscapes": Layout(_open_cityscapes, _count_cityscapes),
-    "nthu": Layout(_open_nthu, _count_nthu),
+    "gta5": Layout(_open_gta5, _count_gta5, ("images/0[0-9][0-9][0-9][0-9].png", "labels/0[0-9][0-9][0-9][0-9].png")),
+    "synthia": Layout(_open_synthia, _count_synthia, ("RGB/*.png", "GT/LABELS/*.png")),
+    "cityscapes": Layout(_open_cityscapes, _count_cityscapes, ("leftImg8bit/*/*/*_leftImg8bit.png",)),
+    "nthu": Layout(_open_nthu, _count_nthu, ("*/Images/Train/*", "*/Labels/Test/*_eval.png")),
     "folder": Layout(_open_folder),
 }
