@@ -159,6 +159,7 @@ def test_commands_that_are_wrong_are_found(tmp_path):
 ONLY_READ = {
     "runs/second": "200 iterations",
     "runs/photos-1": "1,000 iterations",
+    "runs/photos-cbst": "what `init` chooses for a real run",
     "runs/gta5-cbst": "GTA5",
 }
 SECONDS = "0.01"  # that `plan` measures
@@ -176,6 +177,8 @@ def run_page(name, folder, monkeypatch, skipped=ONLY_READ, places=()):
         for old, new in (*places, (str(folder / "shell"), str(folder))):
             arguments = [argument.replace(old, new) for argument in arguments]
             data = data.replace(old, new)
+        if arguments[0] == "init":
+            arguments.append("--yes")  # nobody is there to answer
         if arguments[0] == "plan":
             arguments += ["--seconds", SECONDS]  # the last one counts
         monkeypatch.setenv("CBST_DATA", data)
