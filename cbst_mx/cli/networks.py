@@ -10,6 +10,7 @@ import click
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
 from cbst_mx.errors import DataError, StoppedError
+from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
     from cbst_mx.data.photographs import Photographs
@@ -139,7 +140,7 @@ def evaluate(
     comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
     combined = f" combined by {combine}" if len(factors) > 1 else ""
     echo(
-        f"{evaluation.images} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
+        f"{counted(evaluation.images, 'image')}; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
         f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
     )
     if out:
@@ -201,7 +202,8 @@ def predict(
         echo(left_out)
     turned = sum(turn != 1 for turn in chosen.turns)
     if turned:
-        echo(f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them")
+        found = f"{turned:,} of {counted(len(chosen), 'image')}"
+        echo(f"turned upright as their EXIF marks say: {found}, with their labels")
     predictor = load_network(
         parameters,
         ctx,
@@ -217,7 +219,7 @@ def predict(
     if len(folder.left) < len(chosen):
         echo(f"{len(chosen) - len(folder.left)} of {len(chosen)} images are done already")
     _predict(predictor, chosen, folder, refused)
-    echo(f"{total - len(refused)} images segmented into {out}")
+    echo(f"{counted(total - len(refused), 'image')} segmented into {out}")
     if refused:
         raise DataError(refusal(refused, total))
     folder.close()

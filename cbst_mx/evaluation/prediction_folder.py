@@ -19,7 +19,7 @@ from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.files import file_digest, in_one_line, read_mapping, remove_file, remove_leftovers, write_json
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.messages import listed
+from cbst_mx.messages import counted, listed
 
 __all__ = ["PredictionFolder", "refusal"]
 
@@ -141,4 +141,4 @@ class PredictionFolder:
 def refusal(refused: Mapping[str, str], total: int) -> str:
     """Return the sentence that names the images of which nothing could be made."""
     reasons = listed(list(refused.values()), 20)
-    return f"{len(refused)} of {total} images could not be used, the others are done: {reasons}"
+    return f"{len(refused):,} of {counted(total, 'image')} could not be used, the others are done: {reasons}"

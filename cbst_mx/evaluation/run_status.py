@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple
 from cbst_mx.errors import CBSTError, RunError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import read_json
-from cbst_mx.messages import listed
+from cbst_mx.messages import counted, listed
 from cbst_mx.run_dir import RunDir, lock_owner
 from cbst_mx.run_dir.ledger import Entry, Ledger
 from cbst_mx.run_dir.rollbacks import read_rollbacks
@@ -94,7 +94,8 @@ def next_steps(run: RunResults, states: list[StepStatus]) -> str:
     if not due:
         return f"run looks at what was altered: {altered[0].title}" if altered else "run writes summary.json"
     goes_on = "goes on with" if due[0].state == "begun" and _has_checkpoint(run.folder, due[0].step) else "does"
-    return f"run {goes_on} the {due[0].title}" + (f", then {len(due) - 1} more steps" if len(due) > 1 else "")
+    more = f", then {counted(len(due) - 1, 'more step')}" if len(due) > 1 else ""
+    return f"run {goes_on} the {due[0].title}{more}"
 
 
 def _has_checkpoint(folder: RunDir, step: str) -> bool:
@@ -136,7 +137,7 @@ def verify(folder: RunDir) -> tuple[list[str], int]:
 def _beside_ledger(folder: RunDir, ledger: Ledger) -> Iterator[str]:
     """Yield what is wrong with the files that the ledger does not name, and with the ledger itself."""
     if ledger.torn:
-        yield f"{folder.ledger.name} is cut off behind {len(ledger.entries)} lines"
+        yield f"{folder.ledger.name} is cut off behind {counted(len(ledger.entries), 'line')}"
     try:
         run = RunResults(folder.path)
     except CBSTError as error:

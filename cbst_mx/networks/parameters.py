@@ -19,6 +19,7 @@ import numpy as np
 from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError, lacks_memory
 from cbst_mx.files import atomic_path, file_digest, read_bounded, remove_file, replace_file, write_bytes, write_json
 from cbst_mx.label_space import LabelSpace
+from cbst_mx.messages import counted
 from cbst_mx.networks.build import build_network, network_options
 from cbst_mx.networks.params_files import check_structure
 from cbst_mx.networks.spec import NetworkSpec
@@ -232,7 +233,8 @@ def _parse_label_space(values: dict[str, Any], num_classes: int) -> LabelSpace:
     if not all(type(text) is str and text.isprintable() for text in (values["name"], *names)):
         raise ValueError("label_space must have names that can be printed")
     if len(names) != num_classes:
-        raise ValueError(f"label_space must name the network's {num_classes} classes, got {len(names)} names")
+        classes = counted(num_classes, "class")
+        raise ValueError(f"label_space must name the network's {classes}, got {counted(len(names), 'name')}")
     if not all(type(value) is int for colour in palette for value in colour):
         raise ValueError("label_space must have a palette of whole numbers")
     identity = {index: index for index in range(len(names))}
@@ -289,8 +291,8 @@ def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, l
         raise CheckpointError(f"{path} holds a classifier of whole images: it has no label space")
     if stored_space.names != label_space.names:
         raise CheckpointError(
-            f"{path} was trained for label space {stored_space.name} ({stored_space.num_classes} classes), "
-            f"not {label_space.name} ({label_space.num_classes} classes)"
+            f"{path} was trained for label space {stored_space.name} ({counted(stored_space.num_classes, 'class')}), "
+            f"not {label_space.name} ({counted(label_space.num_classes, 'class')})"
         )
     check_unaltered(path, digest)
     try:
@@ -330,4 +332,4 @@ def _computation(spec: NetworkSpec) -> tuple[str, int, dict[str, Any]]:
 
 def _describe(spec: NetworkSpec) -> str:
     options = ", ".join(f"{key}={value}" for key, value in sorted(spec.options.items()))
-    return f"{spec.name} with {spec.num_classes} classes" + (f" ({options})" if options else "")
+    return f"{spec.name} with {counted(spec.num_classes, 'class')}" + (f" ({options})" if options else "")

@@ -85,7 +85,8 @@ def evaluate(
             results[name] = confusion.summary(narrow.sum(axis=0), space)
         except DataError as error:
             raise DataError(f"validation set {name} cannot be evaluated: {error}") from error
-        logger.info("%s: mIoU on %s %.1f %%", title, name, 100 * results[name]["miou"])
+        told = {"result": {"kind": "evaluation", "set": name, **results[name]}}
+        logger.info("%s: mIoU on %s %.1f %%", title, name, 100 * results[name]["miou"], extra=told)
     if sets:
         stage.save_confusion(arrays)
     write_json(stage.evaluation, results)
@@ -122,7 +123,9 @@ def observe(
     record = seen.summary(*(None if other is None else other.predictions for other in (before, source)))
     seen.save_grid(stage.predictions)
     write_json(stage.label_free, record)
-    logger.info("%s: mean confidence %.3f", title, record["mean_confidence"])
+    told = {key: record[key] for key in ("mean_confidence", "moved", "moved_since_source")}
+    extra = {"result": {"kind": "predictions of the target", **told}}
+    logger.info("%s: mean confidence %.3f", title, record["mean_confidence"], extra=extra)
     if record["moved"] is not None:
         logger.info("%s: %.1f %% of the pixels moved", title, 100 * record["moved"])
 

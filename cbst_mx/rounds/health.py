@@ -18,7 +18,7 @@ from cbst_mx.config import Experiment
 from cbst_mx.errors import DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, read_mapping, write_json
-from cbst_mx.messages import stage_title
+from cbst_mx.messages import counted, stage_title
 from cbst_mx.networks.parameters import read_sidecar, sidecar_path
 from cbst_mx.run_dir import StageDir
 from cbst_mx.run_dir.ledger import Ledger
@@ -237,8 +237,8 @@ class Health:
         done = sum(len(self.rollbacks(other)) for other in range(1, self._rounds + 1))
         if done >= self._settings.rollbacks:
             raise RunError(
-                f"round {index} may have collapsed after {done} rollbacks, of {self._settings.rollbacks} allowed "
-                f"(self_training.guard.rollbacks): {'; '.join(reasons)}; allow more, or go on with "
+                f"round {index} may have collapsed after {counted(done, 'rollback')}, of {self._settings.rollbacks} "
+                f"allowed (self_training.guard.rollbacks): {'; '.join(reasons)}; allow more, or go on with "
                 "self_training.guard.policy=warn"
             )
         stage = self._folder.stage(index)

@@ -21,7 +21,7 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import read_json, write_json
-from cbst_mx.messages import Progress, silent, stage_title
+from cbst_mx.messages import DETAIL, Progress, silent, stage_title
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.health import Health, RejectedError
 from cbst_mx.rounds.opening import open_run
@@ -102,6 +102,7 @@ class Run:
                 self.experiment.name,
                 self.needs.disk / 1e6,
                 self.needs.memory / 1e6,
+                extra=DETAIL,
             )
             self.train_source()
             self.evaluate(0)
