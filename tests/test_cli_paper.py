@@ -242,7 +242,7 @@ def test_results_of_a_row_of_the_paper_have_the_verdict_of_check_paper(run, tmp_
 
 def test_results_of_one_round_and_set(run):
     text = call("results", run, "--round", 0, "--set", "source", "--samples", 10, "--worst", 0)
-    assert text.startswith("source, source, 1 images; 10 bootstrap samples")
+    assert text.startswith("source, source, 1 image; 10 bootstrap samples")
     assert "source, target" not in text
     assert "adapted on" in text
     assert "image 0" not in text
@@ -258,7 +258,7 @@ def test_results_without_labels_are_one_sentence(run):
     assert text == (
         f"Error: {stage.confusion}, target: protocol 19 needs at least one of its classes in the images, got none\n"
     )
-    assert call("results", run, "--set", "source").startswith("round 1 of 2, source, 1 images")
+    assert call("results", run, "--set", "source").startswith("round 1 of 2, source, 1 image;")
 
 
 def test_results_of_an_incomplete_experiment_are_one_sentence(run):

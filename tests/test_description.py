@@ -156,7 +156,7 @@ def test_images_without_labels(tmp_path):
     rest = {"label_space": "cityscapes-19", "ids": "trainId"}
     path = described(tmp_path, **rest, splits={"all": split})
     with pytest.raises(
-        DataError, match=r"1 of 3 images have no label, the first is .*b.png: expected .*lab/b.png \(unl"
+        DataError, match=r"1 of 3 images has no label, the first is .*b.png: expected .*lab/b.png \(unl"
     ):
         opened(tmp_path, path)
     (tmp_path / "two.txt").write_text("a.png\nc.png\n")

@@ -180,7 +180,7 @@ def test_a_fault_is_told_and_nothing_else_by_default(first, fault):
     assert any(sign.sentence in log for sign in judgement.signs)
     # the summary has what the log has
     for sign in judgement.signs:
-        assert any(text.endswith(sign.sentence) for text in run.results.warnings(1)), sign
+        assert any(text.endswith(sign.text) for text in run.results.warnings(1)), sign
         assert sign.kind == "kept" or sign.sentence in log
 
 

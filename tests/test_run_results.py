@@ -18,6 +18,7 @@ from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import write_json
 from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.signs import ADVICE
 from tests.fake_run import NAMES, write_run, write_thresholds
 
 ROAD, SKY = NAMES.index("road"), NAMES.index("sky")
@@ -126,14 +127,13 @@ def test_signs_need_no_network(tmp_path):
     # what round 2 counts is of the network that round 1 made
     assert run.target_signs(1)[0] == (
         "on the target's images, road is predicted at 100 % of the pixels, at first 5.26 %: "
-        "its pseudo-labels may be wrong"
+        f"its pseudo-labels may be wrong; {ADVICE['grown']}"
     )
     assert run.target_signs(0) == run.target_signs(2) == run.target_signs(3) == []
     # everything was road at first; a quarter of it is sky now
-    assert run.validation_signs(1) == [
-        "on validation set target, sky is predicted at 25 % of the pixels, at first 0 %: its pseudo-labels may be "
-        "wrong",
-        "on validation set target, 25 % of the pixels have moved to other classes since before round 1",
+    assert run.validation_signs(1) == [  # that sky has appeared is no alarm
+        "on validation set target, 25 % of the pixels have moved to other classes since before round 1; "
+        + ADVICE["moved"],
     ]
     assert run.validation_signs(0) == run.validation_signs(3) == []
     assert run.warnings(1) == run.target_signs(1) + run.validation_signs(1)
@@ -206,7 +206,7 @@ def test_a_network_that_was_collapsed_from_the_start_is_noticed(tmp_path):
     run = RunResults(folder.path)
     expected = (
         "on the target's images, 99 % of the pixels are predicted as road, one class of 19: the network predicts "
-        "nearly the same everywhere, and its pseudo-labels will say so"
+        f"nearly the same everywhere, and its pseudo-labels will say so; {ADVICE['constant']}"
     )
     assert run.target_signs(0) == run.target_signs(1) == [expected]
     assert expected in run.warnings(0)
@@ -246,9 +246,13 @@ def test_faults_that_the_guard_saw_are_warnings(folder):
     run = RunResults(folder.path)
     seen = [{"kind": "saturated", "sentence": "all is 1"}, {"kind": "constant", "sentence": "said by target_signs"}]
     write_json(folder.stage(1).guard, {"network": 0, "signs": seen})
-    assert run.guard_signs(0) == ["on the target's images, all is 1"]
+    assert run.guard_signs(0) == [f"on the target's images, all is 1; {ADVICE['saturated']}"]
+    assert run.news(0) == []
     assert run.guard_signs(0)[0] in run.warnings(0)
     assert run.guard_signs(1) == []
+    write_json(folder.stage(1).guard, {"network": 0, "signs": [{"kind": "appeared", "sentence": "sky"}]})
+    assert run.news(0) == [f"on the target's images, sky; {ADVICE['appeared']}"]
+    assert run.guard_signs(0) == []
     write_json(folder.stage(1).guard, {"network": 0, "signs": [3]})
     with pytest.raises(
         RunError, match=r"guard.json is no judgement of the guard: its signs must have kind and sentence"

@@ -189,6 +189,8 @@ def run(run: Run, bars: Bars) -> None:
         return
     bars.close()
     _print_stages(summary, run.label_space, smoke=run.experiment.smoke)
+    for sentence in () if run.experiment.smoke else run.results.news(run.results.evaluated[-1]):
+        echo(f"news: {sentence}")
     print_thresholds(run.results)
     _print_protocol(run.results)
     if gain is not None:

@@ -309,8 +309,9 @@ def existing_labels(image_paths: Sequence[Path], label_paths: Sequence[Path]) ->
     labels = [found[path] for path in label_paths]
     missing = [index for index, label in enumerate(labels) if label is None]
     if missing:
+        have = "has" if len(missing) == 1 else "have"
         raise DataError(
-            f"{len(missing):,} of {counted(len(image_paths), 'image')} without a label, the first is "
+            f"{len(missing):,} of {counted(len(image_paths), 'image')} {have} no label, the first is "
             f"{image_paths[missing[0]]}: expected {label_paths[missing[0]]}"
         )
     return [label for label in labels if label is not None]

@@ -88,8 +88,9 @@ def open_labelled(
         labels = files_below(root, wanted, described.labels.ignore_case)
     missing = [i for i, label in enumerate(labels) if label is None]
     if missing and (described.unlabelled == "refuse" or len(missing) == len(images)):
+        have = "has" if len(missing) == 1 else "have"
         raise DataError(
-            f"{len(missing):,} of {counted(len(images), 'image')} without a label, the first is "
+            f"{len(missing):,} of {counted(len(images), 'image')} {have} no label, the first is "
             f"{images.image_paths[missing[0]]}: expected {Path(root) / wanted[missing[0]]}"
             + ("" if described.unlabelled == "skip" else f" (unlabelled: skip in split {split!r} leaves them out)")
         )

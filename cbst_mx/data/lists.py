@@ -172,7 +172,7 @@ def find_listed(
     if unknown:
         example = _cut(names[0]) if names else "none"
         raise DataError(
-            f"image list {origin} names {counted(len(unknown) + len(found), 'image')}, {len(unknown):,} not there: "
+            f"image list {origin} names {len(unknown):,} of {counted(len(unknown) + len(found), 'image')} not there: "
             f"{listed(unknown)} (the data have {counted(len(names), 'image')}, such as {example})"
         )
     if not found:

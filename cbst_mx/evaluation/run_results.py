@@ -17,7 +17,13 @@ from cbst_mx.config import Data
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.evaluation.run_experiment import count_images, describe_adaptation, load_run_experiment
-from cbst_mx.evaluation.run_records import check_judgement, read_evaluation, read_label_free, read_thresholds
+from cbst_mx.evaluation.run_records import (
+    check_judgement,
+    read_evaluation,
+    read_label_free,
+    read_thresholds,
+    told_signs,
+)
 from cbst_mx.files import open_npz, reading
 from cbst_mx.run_dir import RunDir, StageDir
 from cbst_mx.run_dir.outputs import Outputs
@@ -314,13 +320,22 @@ class RunResults:
 
     def guard_signs(self, stage: int) -> list[str]:
         """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
+        judged = self._judgement(stage)
+        return [f"on the target's images, {text}" for kind, text in told_signs(judged) if kind in guard.OF_GUARD_ONLY]
+
+    def news(self, stage: int) -> list[str]:
+        """Return what the guard has seen that is no alarm: classes that have appeared on the target since round 1."""
+        judged = self._judgement(stage)
+        return [f"on the target's images, {text}" for kind, text in told_signs(judged) if kind in guard.NEWS]
+
+    def _judgement(self, stage: int) -> dict[str, Any]:
+        """Return the judgement of a stage's network; empty where there is none."""
         where = self.folder.stage(stage + 1) if stage < self.rounds else self.folder.last
         judged = self._outputs.read_judgement(where)
         if judged.get("network") != stage:
-            return []
+            return {}
         check_judgement(judged, where.guard)
-        found = [sign["sentence"] for sign in judged["signs"] if sign["kind"] in guard.OF_GUARD_ONLY]
-        return [f"on the target's images, {sentence}" for sentence in found]
+        return judged
 
     def target_signs(self, stage: int) -> list[str]:
         """Return the signs on the target's training images.
@@ -331,7 +346,10 @@ class RunResults:
             if not all(self.folder.stage(index).label_free.is_file() for index in (stage, 0)):
                 return []
             latest, start = self.label_free(stage), self.label_free(0)
-            found = guard.signs(latest["predicted"], start["predicted"], latest["names"]) if stage else []
+            found = []
+            if stage:
+                both = (self.label_free(stage - 1)["confidence"], latest["confidence"])
+                found = guard.signs(latest["predicted"], start["predicted"], latest["names"], both)
             found += guard.extremes(latest["predicted"], latest["names"])
             return [f"on the target's images, {sentence}" for sentence in found]
         if not 0 <= stage < self.rounds:
@@ -339,9 +357,21 @@ class RunResults:
         if not all(self.folder.stage(index).thresholds.is_file() for index in (stage + 1, 1)):
             return []
         now, first = (self.thresholds(index) for index in (stage + 1, 1))
-        found = guard.signs(now["predicted"], first["predicted"], now["names"]) if stage else []
+        found = []
+        if stage:
+            found = guard.signs(now["predicted"], first["predicted"], now["names"], self._confidences(stage))
         found += guard.extremes(now["predicted"], now["names"])
         return [f"on the target's images, {sentence}" for sentence in found]
+
+    def _confidences(self, stage: int) -> guard.Confidence | None:
+        """Return the mean confidence of every class on the target, of the stage before and of `stage`."""
+        files = [self.folder.stage(index).image_statistics for index in (stage, stage + 1)]  # of the next round
+        if not all(path.is_file() for path in files):
+            return None
+        for path in files:
+            self._outputs.check(path)
+        then, now = (ImageStatistics.load(path).mean_confidence().tolist() for path in files)
+        return then, now
 
     def validation_signs(self, stage: int) -> list[str]:
         """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""

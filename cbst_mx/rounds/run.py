@@ -206,8 +206,7 @@ class Run:
             options = {"prior": prior, "limit": limit, **self._common(index)}
             label_target(self.experiment, network, self.target, stage, index, **options)
         self.record.finish(LABELS, index)
-        for sentence in self.results.target_signs(index - 1) if self.validation else ():
-            logger.warning("%s: %s", self._title(index - 1), sentence)
+        self.health.tell(index - 1, self.results.target_signs(index - 1) if self.validation else ())
 
     def _retrain(self, index: int) -> None:
         stage = self._round_stage(index)
@@ -240,8 +239,7 @@ class Run:
             evaluate(self.experiment, network, self.validation, stage, **common)
         self.record.finish(EVALUATION, index)
         signs = self.results.validation_signs(index) if self.validation else self.results.target_signs(index)
-        for sentence in signs:
-            logger.warning("%s: %s", self._title(index), sentence)
+        self.health.tell(index, signs)
 
     def _until_healthy(self, kind: str, index: int, work: Callable[[int], None]) -> None:
         """Do a step; where that shows that a round is to be rolled back, do all again from its training on."""

@@ -101,7 +101,7 @@ def label_target(
     write_json(stage.thresholds, record)
     told = {"result": {"kind": "pseudo-labels", "portion": p, "kept_portion": labelling.kept_portion}}
     logger.info("%s: p = %.2f, %.1f %% of the pixels kept", title, p, 100 * labelling.kept_portion, extra=told)
-    for sentence in remarks(labelling, statistics.total()):
+    for sentence in () if experiment.smoke else remarks(labelling, statistics.total()):
         logger.warning("%s: %s", title, sentence)
 
 
