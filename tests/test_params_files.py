@@ -92,7 +92,7 @@ def test_names_are_checked(tmp_path):
 
     path = tmp_path / "x.params"
     assert "two of its arrays are called 'w'" in refusal(path, named(b"w", b"w"))
-    assert "2 arrays and 1 names" in refusal(path, named(b"w"))
+    assert "2 arrays and 1 name" in refusal(path, named(b"w"))
     assert "a name is no text" in refusal(path, named(b"w", b"\xff\xfe"))
     assert "at most 4096 bytes, got 5000" in refusal(path, named(b"w", b"x" * 5000))
 

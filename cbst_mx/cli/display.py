@@ -12,7 +12,8 @@ import logging
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from rich.console import Console, Group, RenderableType
+import rich.console
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -39,7 +40,7 @@ class View:
         Where it is shown.
     """
 
-    def __init__(self, tracker: Tracker, console: Console):
+    def __init__(self, tracker: Tracker, console: rich.console.Console):
         self.tracker, self.console = tracker, console
 
     def start(self) -> None:
@@ -95,7 +96,7 @@ def _short(text: str, tracker: Tracker) -> str:
 class Bars(View):
     """Bars in a terminal, at least 80 columns wide: of the run, of the stage, and of the part that is being done."""
 
-    def __init__(self, tracker: Tracker, console: Console):
+    def __init__(self, tracker: Tracker, console: rich.console.Console):
         super().__init__(tracker, console)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
         self._started = False
@@ -181,7 +182,7 @@ def _bar(done: float, total: float) -> ProgressBar:
 class Lines(View):
     """Plain lines, for a file or a pipe: start and end of every part of a run, and where the work is in between."""
 
-    def __init__(self, tracker: Tracker, console: Console):
+    def __init__(self, tracker: Tracker, console: rich.console.Console):
         super().__init__(tracker, console)
         self._told = tracker.clock()
 
@@ -236,7 +237,7 @@ class Quiet(Lines):
 class Events(View):
     """One JSON object a line: the parts of the work as they begin, go on and end, messages, and results."""
 
-    def __init__(self, tracker: Tracker, console: Console, write: Callable[[str], None]):
+    def __init__(self, tracker: Tracker, console: rich.console.Console, write: Callable[[str], None]):
         super().__init__(tracker, console)
         self._write, self._told = write, tracker.clock()
 

@@ -275,11 +275,18 @@ def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     """
     from cbst_mx.files import write_json
     from cbst_mx.planning import make_plan  # imports mxnet
-    from cbst_mx.report.tables import plan_table
+    from cbst_mx.report.tables import duration, plan_table
 
     with Bars(Terminal()) as bars:
         made = make_plan(experiment, seconds=seconds, progress=bars)
-    Terminal().print(plan_table(made.stages))
+    for sentence in made.warnings:
+        echo(f"warning: {sentence}", err=True)
+    print_table(plan_table(made.stages))
+    low, high = (duration(made.seconds * factor) for factor in (1 / made.unsure, made.unsure))
+    echo(f"time: about {duration(made.seconds)} on a machine that does nothing else, likely {low} to {high}")
+    if made.busy >= 1.5:
+        slower = f"up to {made.busy:.1f} times slower, so {duration(made.seconds * made.busy)} if they go on"
+        echo(f"other programs made this measurement {slower}")
     echo(f"disk: up to {made.disk / 1e9:.1f} GB in the run folder")
     kind = "GPU memory" if made.device.startswith("gpu") else "memory of the process, on this CPU (GPU: not measured)"
     echo(f"{kind}: about {made.memory / 1e9:.1f} GB")

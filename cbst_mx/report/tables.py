@@ -34,6 +34,7 @@ __all__ = [
     "check_table",
     "class_table",
     "comparison_table",
+    "duration",
     "iou_table",
     "label_free_table",
     "mean_std_table",
@@ -194,14 +195,14 @@ def plan_table(stages: Sequence[Any]) -> Table:
     table = plain_table("stage", "images", "iterations", "labels", "training", "test", "all")
     for stage in stages:
         times = (stage.labelling, stage.training, stage.evaluation, stage.seconds)
-        table.add_row(stage.name, f"{stage.images:,}", f"{stage.iterations:,}", *map(_duration, times))
+        table.add_row(stage.name, f"{stage.images:,}", f"{stage.iterations:,}", *map(duration, times))
     table.add_section()
     sums = (sum(getattr(s, name) for s in stages) for name in ("labelling", "training", "evaluation", "seconds"))
-    table.add_row("all", "", f"{sum(stage.iterations for stage in stages):,}", *map(_duration, sums))
+    table.add_row("all", "", f"{sum(stage.iterations for stage in stages):,}", *map(duration, sums))
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a time in the unit that suits it."""
     if not seconds:
         return _DASH
