@@ -87,6 +87,7 @@ def test_a_python_without_virtual_environments_is_refused(monkeypatch, module):
 PIP = """Collecting mxnet
   Downloading mxnet-1.9.1-py3-none-manylinux2014_x86_64.whl (49.1 MB)
 Collecting rich
+  Downloading rich-15.0.0-py3-none-any.whl.metadata (18 kB)
   Using cached rich-15.0.0-py3-none-any.whl (310 kB)
 Collecting onnx
   Downloading http://index/onnx-1.17.0-cp311-cp311-manylinux.whl (1.5 GB)

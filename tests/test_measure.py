@@ -48,8 +48,8 @@ def test_the_least_time_counts_and_that_of_the_processor_where_others_were_in_th
     [
         (0.001, 100.0, [0.25, 8]),  # all of it fits: nothing is left to extrapolate
         (1.0, 8.0, [0.25, 2]),
+        (5.0, 10.0, [0.25, 1]),  # may take up to twice the time
         (30.0, 10.0, [0.25, 0.5]),  # a line needs two
-        (5.0, 10.0, [0.25, 1]),  # a whole one may take up to twice the time
     ],
 )
 def test_the_largest_amount_that_fits_is_measured(monkeypatch, cost, budget, measured):

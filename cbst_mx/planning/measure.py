@@ -149,9 +149,7 @@ def _on_line(amounts: Sequence[float], values: Sequence[float], amount: float, *
     return values[-1] * amount / amounts[-1] if proportional else values[-1]
 
 
-def sampled(
-    points: Sequence[tuple[float, Callable[[float], Timing]]], budget: float, peak: Peak, *, whole: float = 1.0
-) -> Series:
+def sampled(points: Sequence[tuple[float, Callable[[float], Timing]]], budget: float, peak: Peak) -> Series:
     """Measure the smallest amount, and then the largest ones that fit into the time.
 
     Parameters
@@ -159,19 +157,18 @@ def sampled(
     points : sequence of (float, callable)
         Growing amounts, and what measures each: given the seconds it may take, returns times, the warm-up left out.
     budget : float
-        Seconds for all of them.
+        Seconds for all of them; up to twice as many where that saves from guessing, and two amounts are measured
+        whatever they take, for a line.
     peak : Peak
         Memory.
-    whole : float
-        Amount that is measured even if that takes up to twice the time; and two are whatever they take, for a line.
     """
     series, start, place = Series(), time.perf_counter(), 0
     while place < len(points):
         left = budget - (time.perf_counter() - start)
         if series.amounts:
-            # once to warm up, once that counts, and some slack; what is no more than one of them may take longer
-            took = {i: 2.5 * series.busy * series.seconds_at(points[i][0]) for i in range(place, len(points))}
-            fits = [i for i in took if took[i] < (left if points[i][0] > whole else left + budget)]
+            # once to warm up and once that counts; rather twice the time than a guess
+            took = {i: 2 * series.busy * series.seconds_at(points[i][0]) for i in range(place, len(points))}
+            fits = [i for i in took if took[i] < left + budget]
             if not fits and len(series.amounts) > 1:
                 break
             place = fits[-1] if fits else place

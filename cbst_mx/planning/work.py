@@ -94,7 +94,7 @@ def training(
     points = [(0.25 * least, 0.5, least), (float(least), 1.0, least)]
     points += [(float(size), 1.0, size) for size in sorted({2 * least, *batches}) if least < size <= batches[-1]]
     measures = [(amount, functools.partial(step, side, size)) for amount, side, size in points]
-    series = sampled(measures, budget, peak, whole=least)
+    series = sampled(measures, budget, peak)
     series.start = rest[-1]
     return series
 
