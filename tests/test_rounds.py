@@ -144,7 +144,7 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     # what round 2 counts is of the network that round 1 made
     sentence = "on the target's images, road is predicted at 100 % of the pixels, at first 5.26 %: "
     sentence += "its pseudo-labels may be wrong"
-    assert sentence in again.results.warnings(1)
+    assert any(text.startswith(sentence) for text in again.results.warnings(1))
     again.dir.stage(2).evaluation.unlink()  # else there is nothing left to do, and to print
     result = CliRunner().invoke(main, ["run", str(DEMO), "--out", str(tmp_path / "run"), *options()])
     assert result.exit_code == 0

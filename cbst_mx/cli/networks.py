@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
+from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
     from cbst_mx.networks.forms import Agreement
@@ -152,7 +153,7 @@ def evaluate(
     comparable = f"that of {protocol.table}" if protocol.table else "of no table of the paper"
     combined = f" combined by {combine}" if len(factors) > 1 else ""
     echo(
-        f"{evaluation.images} images; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
+        f"{counted(evaluation.images, 'image')}; protocol {protocol.name}: {protocol.meaning}, {comparable}; "
         f"scales {', '.join(f'{factor:g}' for factor in factors)}{combined}, {'with' if flip else 'without'} flip"
     )
     if out:

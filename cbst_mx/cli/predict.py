@@ -118,7 +118,7 @@ def predict(
             done = len(moving) - sum(name.startswith("video ") for name in refused)
             echo(f"{counted(done, 'video')} segmented into {out}")
         if refused:
-            raise DataError(refusal(refused, total + len(moving), "files" if moving else "images"))
+            raise DataError(refusal(refused, total + len(moving), "file" if moving else "image"))
 
 
 def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cbst_mx.files import (
     remove_leftovers,
     write_json,
 )
-from cbst_mx.messages import listed
+from cbst_mx.messages import counted, listed
 
 __all__ = ["OUTPUTS", "PredictionFolder", "refusal"]
 
@@ -200,7 +200,7 @@ class PredictionFolder:
         self._begun = True
 
 
-def refusal(refused: Mapping[str, str], total: int, what: str = "images") -> str:
+def refusal(refused: Mapping[str, str], total: int, what: str = "image") -> str:
     """Return the sentence that names the images, or other files, of which nothing could be made."""
     reasons = listed(list(refused.values()), 20)
-    return f"{len(refused)} of {total} {what} could not be used, the others are done: {reasons}"
+    return f"{len(refused):,} of {counted(total, what)} could not be used, the others are done: {reasons}"

@@ -100,7 +100,7 @@ def _check_numbers(found: Examination, noun: str, where: Path, numbers: Iterable
     present, wanted = {path.stem for path in _pngs(where)}, {f"{number:0{width}}": number for number in numbers}
     missing = [name for name in wanted if name not in present]
     if missing:
-        gaps = listed(ranges((wanted[name] for name in missing), width), what="gaps")
+        gaps = listed(ranges((wanted[name] for name in missing), width), what="gap")
         fix = fix_text(mend, [where / f"{name}.png" for name in missing])
         text = f"{counted(len(missing), noun)} {ARE[len(missing) > 1]} missing: {gaps}"
         found.add("error", text, where, fix + _archives_left(found.root))
@@ -266,7 +266,8 @@ def _count_cityscapes(found: Examination, part: Part) -> None:
     few = [f"{city} {cities[city]} of {number}" for city, number in want.items() if cities[city] < number]
     if few:
         missing = sum(max(0, number - cities[city]) for city, number in want.items())
-        text = f"{missing:,} of {sum(want.values()):,} images of {part.name} are missing: {listed(few, what='cities')}"
+        images = counted(sum(want.values()), "image")
+        text = f"{missing:,} of {images} of {part.name} missing: {listed(few, what='city')}"
         found.add("error", text, where, _unpack_cityscapes(found.root, "images") + _archives_left(found.root))
     many = sorted(city for city in cities if cities[city] > want.get(city, 0))
     if many:
@@ -339,7 +340,7 @@ def _count_nthu(found: Examination, part: Part) -> None:
     base = found.root if found.root.name == city else found.root / city
     where, want = base / "Images" / split.capitalize(), published.NTHU[split.capitalize()]
     count = len(nthu.list_images(where))
-    text = f"{part.name} has {count:,} images, the publisher's {want:,}"
+    text = f"{part.name} has {counted(count, 'image')}, the publisher's {want:,}"
     if count < want:
         found.add("error", text, where, _UNPACK_NTHU + _archives_left(found.root))
     elif count > want:
