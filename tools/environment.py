@@ -38,7 +38,14 @@ def refuse():
 
 # Megabytes that each extra downloads and takes on the disk, those of the first two with what every installation needs;
 # measured on Linux x86-64 with Python 3.11 (of cu112: the sum of its wheels).
-SIZES = {"cpu": (203, 835), "cu112": (2300, 4000), "onnx": (46, 157), "dev": (67, 253)}
+SIZES = {
+    "cpu": (203, 835),
+    "cu112": (2300, 4000),
+    "onnx": (46, 157),
+    "report": (11, 74),
+    "docs": (26, 73),
+    "dev": (118, 387),
+}
 
 
 def announce(extras):
