@@ -1,5 +1,6 @@
 # Everything runs in .venv, which the first target that needs it creates. Override on the command line, for example
-# `make setup PYTHON=python3.10` or `make setup EXTRAS=cu112,dev`.
+# `make setup PYTHON=python3.10` or `make setup EXTRAS=cu112`. The tools of development come with the first target that
+# needs them.
 PYTHON ?= python3
 SEEDS ?= 0
 PYTEST_ARGS ?=
@@ -7,9 +8,10 @@ FUZZ ?= 1000
 
 # The extras chosen last are kept until others are asked for.
 INSTALLED := $(patsubst .venv/installed-%,%,$(wildcard .venv/installed-*))
-DEFAULT_EXTRAS := cpu,dev
+DEFAULT_EXTRAS := cpu,report
 EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
 STAMP = .venv/installed-$(EXTRAS)
+DEV = $(if $(findstring dev,$(EXTRAS)),$(STAMP),.venv/with-dev)
 BIN = .venv/bin
 
 RUNS ?= runs
@@ -24,7 +26,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo camvid-ablation test fuzz check bench clean $(EXPERIMENTS)
+.PHONY: help setup demo camvid-ablation test fuzz check docs bench clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -94,7 +96,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
 	@for name in $(EXPERIMENTS); do printf '%s - ' $$name; sed -n '1s/^# *//p' experiments/$$name.yaml; done
 
-setup: $(STAMP) ## create .venv and install (EXTRAS=cpu,dev or cu112,dev; PYTHON=python3)
+setup: $(STAMP) ## create .venv and install (EXTRAS=cpu or cu112; PYTHON=python3)
 
 demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 for mean and spread)
 	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS)
@@ -104,22 +106,25 @@ camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP, mining on photographs, FCN8s-VGG
 	$(foreach seed,$(subst $(comma), ,$(SEEDS)),$(call ablation,$(seed)))
 	$(CBST) compare $(addprefix $(RUNS)/camvid-ablation/,source $(ABLATION)) --out $(RUNS)/camvid-ablation/comparison.json
 
-test: $(STAMP) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
+test: $(DEV) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)
 
-fuzz: $(STAMP) ## hostile inputs to every reader, other ones each time (FUZZ=1000 for each target, 40,000 in all)
+fuzz: $(DEV) ## hostile inputs to every reader, other ones each time (FUZZ=1000 for each target, 40,000 in all)
 	CBST_FUZZ=$(FUZZ) CBST_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -q tests/fuzz $(PYTEST_ARGS)
 
-check: $(STAMP) ## ruff, formatting, types
+check: $(DEV) ## ruff, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## run every benchmark in tools/bench
+docs: $(DEV) ## the documentation as a site, site/index.html; every link is checked
+	$(BIN)/python -m mkdocs build --quiet --strict
+
+bench: $(DEV) ## run every benchmark in tools/bench
 	@for script in tools/bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A row of the paper: the network it starts from, rounds of pseudo-labelling and retraining, evaluation, check against the
@@ -133,7 +138,12 @@ $(STAMP): setup.py
 	@$(PYTHON) tools/environment.py refuse
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q 'pip>=21.3'
-	$(BIN)/python -m pip install -q -e '.[$(EXTRAS)]'
+	@$(BIN)/python tools/environment.py install $(EXTRAS)
 	@$(BIN)/python tools/environment.py repair
 	@$(BIN)/python tools/environment.py check
+	@touch $@
+
+# What the tests and checks need is added to the environment that is there.
+.venv/with-dev: $(STAMP)
+	@$(BIN)/python tools/environment.py install dev
 	@touch $@

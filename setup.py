@@ -24,12 +24,12 @@ REQUIRED = [
     "opencv-python>=4.5,<4.12",  # image changes in the loader; 4.12 asks for numpy 2
     "scipy>=1.10,<2",  # filters; mx.nd.array() uses scipy.sparse.csr, which scipy 2 removes
     "click>=8",  # the command line
-    "pydantic>=2.4",  # typed, strict experiment files
+    "pydantic>=2.7",  # typed, strict experiment files; use_attribute_docstrings came with 2.7
     "rich",  # tables and progress bars
     "PyYAML",  # experiment files
     "simplejpeg>=1.7,<2",  # libjpeg-turbo that tells of missing parts; 1.7.3 is the last for Python 3.8
     "Pillow>=10.1",  # PNG with palette; ImageFont.load_default(size) came with 10.1
-    "Jinja2>=3.1,<4",  # with MarkupSafe; the page of a report: escapes what it is given
+    "Jinja2>=3.1,<4",  # with MarkupSafe; reports, whose names it escapes, and the files that init writes
     "typing_extensions",  # the Literal pydantic asks for on Python 3.8
 ]
 
@@ -60,6 +60,19 @@ REPORT = [
 EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
 ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
+# The documentation site, `make docs`; make test builds it too. One minor version each, the newest that also runs on
+# Python 3.8. All of it is pure Python, about 20 MB, and nothing of it is needed to run the program.
+DOCS = [
+    "mkdocs>=1.6,<1.7",
+    "mkdocs-material>=9.6,<9.7",  # brings search, icons and styles: pages load nothing from elsewhere
+    "mkdocs-click>=0.8,<0.9",  # the page of every command's options
+    "mkdocstrings>=0.26,<0.27",  # the page of functions, from their docstrings
+    "mkdocstrings-python>=1.11,<1.12",
+    "griffe>=1.4,<1.5",  # reads the docstrings; tools/site.py extends it
+    "l2m4m>=1.0,<1.1",  # equations as MathML, by latex2mathml, so that no script has to draw them
+    "latex2mathml>=3.77,<4",
+]
+
 # One minor version each, the newest that also runs on Python 3.8, so that a check means the same everywhere.
 DEV = [
     "pytest>=8.3,<8.4",
@@ -69,6 +82,7 @@ DEV = [
     "mypy>=1.14,<1.15",
     "types-PyYAML>=6.0,<6.1",
     "selenium>=4.27,<4.28",  # looks at reports in the system's chromium
+    "jsonschema>=4.23,<4.24",  # the schemas that `cbst-mx schema` prints, as editors read them
 ]
 
 DEMO = "experiments/demo.yaml"
@@ -94,7 +108,11 @@ setup(
     description="Class-balanced self-training for unsupervised domain adaptation of segmentation networks, on MXNet",
     license="Apache-2.0",
     packages=find_packages(include=["cbst_mx*", "symbols*"]),
-    package_data={"cbst_mx.evaluation": ["paper_tables/*"], "cbst_mx.report": ["templates/*"]},
+    package_data={
+        "cbst_mx.evaluation": ["paper_tables/*"],
+        "cbst_mx.config": ["templates/*"],
+        "cbst_mx.report": ["templates/*"],
+    },
     python_requires=f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}",
     cmdclass={"build_py": BuildPy},
     install_requires=REQUIRED,
@@ -103,7 +121,8 @@ setup(
         "cu112": CU112,
         "onnx": ONNX,
         "report": REPORT,
-        "dev": DEV + ONNX + REPORT,
+        "docs": DOCS,
+        "dev": DEV + DOCS + ONNX + REPORT,
     },
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from cbst_mx.data.street_scenes import Shift, write_demo_data
 from cbst_mx.errors import RunError
 from cbst_mx.files import read_json, write_json, write_text
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.messages import Progress
+from cbst_mx.messages import Part, Progress, silent
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
 from cbst_mx.report.page import PlotlyMissingError, write_report
 from cbst_mx.report.tables import as_markdown
 from cbst_mx.rounds import Run
+from cbst_mx.rounds.outline import outline
 from cbst_mx.selftrain.network_maps import predictions
 
 __all__ = ["METHODS", "DemoResult", "find_experiment", "run_demo"]
@@ -74,6 +75,7 @@ def run_demo(
     shift_strength: float,
     shift_seed: int,
     progress: Progress,
+    follow: Callable[[Sequence[Part]], None] = silent,
 ) -> DemoResult:
     """Run the four methods for every seed; finished parts of an earlier call are kept.
 
@@ -90,6 +92,8 @@ def run_demo(
         Strength and seed of the change of the target's appearance.
     progress : callable
         Called with (what, done, in all).
+    follow : callable, optional
+        Called with the parts of the work before it begins.
 
     Raises
     ------
@@ -99,6 +103,7 @@ def run_demo(
     settings = {"shift_strength": shift_strength, "shift_seed": shift_seed, "size": list(SIZE), **COUNTS}
     rows: dict[int, dict[str, dict[str, Any]]] = {}
     source_rows: dict[int, dict[str, dict[str, Any]]] = {}
+    follow(_parts(experiment, out, seeds))
     for seed in seeds:
         folder = out / f"seed-{seed}"
         _scenes(folder, settings, seed, progress)
@@ -123,6 +128,25 @@ def run_demo(
     return DemoResult(rows, source_rows, first.classes(), results, picture, report)
 
 
+def _parts(experiment: Path, out: Path, seeds: Sequence[int]) -> list[Part]:
+    """Return the parts of the runs of all seeds and methods, with the scenes that are drawn before them."""
+    validation = {"target": COUNTS["target_val_count"], "source": COUNTS["source_val_count"]}
+    found = []
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        done = (folder / "data").is_dir()
+        found.append(Part("demo", 0, "street scenes", _scenes_title(seed), sum(COUNTS.values()), done=done))
+        for method in METHODS:
+            numbers = {"source": COUNTS["source_count"], "target": COUNTS["target_count"]}
+            variant = _variant(experiment, folder, method, seed)
+            found += outline(variant, folder / method, validation=validation, **numbers)
+    return found
+
+
+def _scenes_title(seed: int) -> str:
+    return f"demo, seed {seed}: street scenes"
+
+
 def _keyed(rows: dict[int, Any]) -> dict[str, Any]:
     return {str(seed): value for seed, value in rows.items()}
 
@@ -144,7 +168,7 @@ def _scenes(folder: Path, settings: dict[str, Any], seed: int, progress: Progres
         size=SIZE,
         seed=seed,
         shift=shift,
-        progress=functools.partial(progress, f"demo, seed {seed}: street scenes"),
+        progress=functools.partial(progress, _scenes_title(seed)),
     )
 
 

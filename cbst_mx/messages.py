@@ -3,12 +3,104 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
-__all__ = ["Counter", "Progress", "listed", "printable", "ranges", "silent", "stage_title"]
+__all__ = [
+    "DETAIL",
+    "Counter",
+    "Iteration",
+    "Part",
+    "Progress",
+    "clock",
+    "counted",
+    "listed",
+    "printable",
+    "ranges",
+    "silent",
+    "stage_title",
+]
 
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
-Counter = Callable[[int, int], None]  # (done, in all)
+Counter = Callable[[int, int], None]  # (done, in all); `done` of a training phase is an `Iteration`
+
+#: ``extra`` of a record of the log that is for the log file: a terminal does without it.
+DETAIL = {"detail": True}
+
+
+class Iteration(int):
+    """The number of iterations that are done, as training phases give it to a `Counter`, with what is known of them.
+
+    Parameters
+    ----------
+    done : int
+        Iterations.
+    loss : float, optional
+        The latest loss that has been read, which is of an iteration shortly before.
+    rate : float, optional
+        Learning rate.
+    """
+
+    loss: float | None
+    rate: float | None
+
+    def __new__(cls, done: int, *, loss: float | None = None, rate: float | None = None) -> Iteration:
+        """Return the number."""
+        made = super().__new__(cls, done)
+        made.loss, made.rate = loss, rate
+        return made
+
+
+class Part(NamedTuple):
+    """One part of the work of a run, which `Progress` tells by its title: a training, a pass over images."""
+
+    run: str  # name of the experiment
+    stage: int  # 0 for the source network, else the round
+    step: str  # "training", "pseudo-labels", "evaluation on NAME", "predictions of the target", "warm-up", ...
+    title: str  # as `Progress` gets it
+    total: int  # steps that it counts
+    size: int = 1  # images of a step
+    done: bool = False
+    seconds: float | None = None  # that it took, where that is known
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, in the singular or the plural.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        The singular; the last word takes the ending.
+    plural : str, optional
+        Where it is not formed by -s, -es or -ies.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(2502, "image"), counted(0, "class"), counted(2, "city")
+    ('1 image', '2,502 images', '0 classes', '2 cities')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if plural is None:
+        plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+        if noun.endswith(("s", "x", "ch", "sh")):
+            plural = f"{noun}es"
+    return f"{number:,} {plural}"
+
+
+def clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds, in front of them the days.
+
+    Examples
+    --------
+    >>> clock(75.2), clock(93_784)
+    ('0:01:15', '1 d 2:03:04')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f"{days} d " if days else "") + f"{hours}:{minutes:02}:{rest:02}"
 
 
 def silent(*_: Any) -> None:
@@ -25,17 +117,18 @@ def listed(items: Sequence[Any], shown: int = 5, what: str = "") -> str:
     shown : int
         How many at most.
     what : str
-        Noun for those that are left out.
+        Noun, in the singular, for those that are left out.
 
     Examples
     --------
     >>> listed(["a", "b"])
     'a, b'
-    >>> listed(range(9), shown=3, what="images")
+    >>> listed(range(9), shown=3, what="image")
     '0, 1, 2 and 6 more images'
     """
     rest = len(items) - shown
-    return ", ".join(map(str, items[:shown])) + (f" and {rest:,} more {what}".rstrip() if rest > 0 else "")
+    more = counted(rest, f"more {what}") if what else f"{rest:,} more"
+    return ", ".join(map(str, items[:shown])) + (f" and {more}" if rest > 0 else "")
 
 
 def printable(text: str) -> str:

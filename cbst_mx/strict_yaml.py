@@ -29,7 +29,10 @@ __all__ = [
 class StrictModel(BaseModel):
     """Base of what YAML files hold: unknown keys, other types and infinities are refused; nothing changes later."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    # what stands below a key is its description
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 _UNIONS = (Union, getattr(types, "UnionType", Union))

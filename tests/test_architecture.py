@@ -55,6 +55,7 @@ ON_MXNET = (
     "cbst_mx.networks.forms",
     "cbst_mx.networks.inputs",
     "cbst_mx.networks.export",
+    "cbst_mx.networks.onnx_files",
     "cbst_mx.training",
     "cbst_mx.selftrain.kc",
     "cbst_mx.selftrain.network_maps",
@@ -262,7 +263,8 @@ CHANGES_A_DISK = {
     ("cbst_mx.networks.parameters", "mx.nd.save"): "writes a temporary path of ours",
     ("cbst_mx.networks.export", "onnx.save"): "writes a temporary path of ours",
     ("cbst_mx.evaluation.server_export", "zipfile.ZipFile"): "writes a temporary path of ours",
-    ("cbst_mx.planning", "tempfile.TemporaryDirectory"): "measures, and keeps nothing",
+    ("cbst_mx.planning.work", "tempfile.TemporaryDirectory"): "measures, and keeps nothing",
+    ("cbst_mx.planning.measure", "write_text"): "to the kernel, which forgets the peak of the memory",
     ("cbst_mx.cli.stopping", "os.write"): "to the terminal",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -328,8 +329,10 @@ def test_select_images_refuses_and_leaves_nothing(file, tmp_path):
 
 def marks(text):
     """Return the last column by class name."""
-    rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if line.startswith("│")]
-    return {row[1]: row[4] for row in rows}
+    lines = text.splitlines()
+    below = next(number for number, line in enumerate(lines) if line.startswith("─")) + 1
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[below:]]
+    return {row[0]: row[3] if len(row) > 3 else "" for row in rows if len(row) > 2}
 
 
 def test_class_statistics_marks_rare_classes(file, tmp_path):

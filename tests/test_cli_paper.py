@@ -200,7 +200,7 @@ def run(tmp_path):
 def test_results_by_every_protocol(run, tmp_path):
     out = tmp_path / "results.json"
     text = call("results", run, "--out", out, "--worst", 2)
-    assert text.startswith("round 1 of 2, target, 3 images; 1000 bootstrap samples, seed 0\n")
+    assert text.startswith("round 1 of 2, target, 3 images; 1,000 bootstrap samples, seed 0\n")
     (target, source) = json.loads(out.read_text())
     best = "best of the rounds, chosen with target labels, as the program's README suggests on target: round 1, mIoU"
     mean = 100 * target["protocols"][0]["miou"]
@@ -242,7 +242,7 @@ def test_results_of_a_row_of_the_paper_have_the_verdict_of_check_paper(run, tmp_
 
 def test_results_of_one_round_and_set(run):
     text = call("results", run, "--round", 0, "--set", "source", "--samples", 10, "--worst", 0)
-    assert text.startswith("source, source, 1 images; 10 bootstrap samples")
+    assert text.startswith("source, source, 1 image; 10 bootstrap samples")
     assert "source, target" not in text
     assert "adapted on" in text
     assert "image 0" not in text
@@ -258,7 +258,7 @@ def test_results_without_labels_are_one_sentence(run):
     assert text == (
         f"Error: {stage.confusion}, target: protocol 19 needs at least one of its classes in the images, got none\n"
     )
-    assert call("results", run, "--set", "source").startswith("round 1 of 2, source, 1 images")
+    assert call("results", run, "--set", "source").startswith("round 1 of 2, source, 1 image;")
 
 
 def test_results_of_an_incomplete_experiment_are_one_sentence(run):
@@ -289,7 +289,7 @@ def test_export_and_validate_for_the_server(tmp_path):
         folder / "lindau_000000_000019_leftImg8bit_label.png", np.zeros((1024, 2048), np.uint8), CITYSCAPES_19
     )
     text = call("export-server", folder, "--out", archive, "--split", "val", code=1)
-    assert f"1 images in {archive}" in text
+    assert f"1 image in {archive}" in text
     assert "1 images, val has 500\n" in text
     assert "4 problems\n" in text
     with zipfile.ZipFile(archive) as opened:

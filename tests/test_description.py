@@ -62,7 +62,7 @@ def test_the_doctor_tells_colours_of_no_class(tmp_path):
         write(tmp_path / "lab" / f"{name}.png", rgb)
     (finding,) = examine("folder", tmp_path, sample=None, description=path).findings
     assert finding.what.startswith(f"2 labels have colours of no class: label {tmp_path}/lab/a.png has 1 colour of no ")
-    assert "[1, 1, 1] at 1 pixels" in finding.what
+    assert "[1, 1, 1] at 1 pixel" in finding.what
     assert "ignore_colours" in finding.fix
     path = described(tmp_path, label_space="cityscapes-19", ids="colours", ignore_colours=[[1, 1, 1]])
     assert opened(tmp_path, path).label(0).tolist() == [[IGNORE, 1, 2, IGNORE]]
@@ -156,7 +156,7 @@ def test_images_without_labels(tmp_path):
     rest = {"label_space": "cityscapes-19", "ids": "trainId"}
     path = described(tmp_path, **rest, splits={"all": split})
     with pytest.raises(
-        DataError, match=r"1 of 3 images have no label, the first is .*b.png: expected .*lab/b.png \(unl"
+        DataError, match=r"1 of 3 images has no label, the first is .*b.png: expected .*lab/b.png \(unl"
     ):
         opened(tmp_path, path)
     (tmp_path / "two.txt").write_text("a.png\nc.png\n")

@@ -87,7 +87,7 @@ def test_lists(roots, tmp_path):
     assert report.images == {"images": 2}
     (root / "two.txt").write_text("1\n2\n")
     finding = the_error(examine("gta5", root, list="two.txt"))
-    assert "names 1 of 2 images that are not there: 2" in finding.what
+    assert "names 1 of 2 images not there: 2" in finding.what
     assert finding.fix
     (roots["cityscapes"] / "x.txt").write_text("ulm_000001_000019\n")
     assert examine("cityscapes", roots["cityscapes"], list="x.txt").images == {"train": 1}
@@ -124,7 +124,7 @@ def test_described_folders(described):
     write_ids(root / "day_labels/b.png", [0, 5])
     assert the_error(examine("folder", root, description=path)).what == "1 label has unknown ids (5)"
     (root / "day_labels/b.png").unlink()
-    assert "1 of 2 images have no label" in the_error(examine("folder", root, description=path)).what
+    assert "1 of 2 images has no label" in the_error(examine("folder", root, description=path)).what
     assert examine("folder", root, description=path, split="dusk").ok
 
 
@@ -211,5 +211,5 @@ def test_command_finds_lists_from_here_and_below_the_root(roots, tmp_path, monke
     (roots["gta5"] / "below.txt").write_text("1\n")
     (tmp_path / "here.txt").write_text("1\n2\n")
     monkeypatch.chdir(tmp_path)
-    assert "1 of 1 images read" in run("gta5", roots["gta5"], "--list", "below.txt").output
+    assert "1 of 1 image read" in run("gta5", roots["gta5"], "--list", "below.txt").output
     assert "2 of 2 images read" in run("gta5", roots["gta5"], "--list", "here.txt").output

@@ -75,7 +75,7 @@ FAULTS = [
     ("warning", "1 image is marked as turned or mirrored (EXIF)", turned(3)),
     ("note", "1 image is marked as turned (EXIF) and read as stored, as the label", turned(6)),
     ("note", "files of all: 1 left out: 1 hidden (._b.png)", hidden),
-    ("error", "1 of 3 images have no label", lambda root: (root / "lab/b.png").unlink()),
+    ("error", "1 of 3 images has no label", lambda root: (root / "lab/b.png").unlink()),
     ("error", "1 label is empty (0 bytes)", cut("lab/b.png", 0)),
     ("error", "1 label is truncated", cut("lab/b.png", -20)),
     ("error", "1 label is damaged", flip("lab/b.png")),

@@ -85,7 +85,7 @@ def test_half_unpacked_cityscapes(roots, monkeypatch):
         published, "CITYSCAPES", {"train": {"aachen": 7, "ulm": 4}, "val": {"lindau": 2}, "test": {"bonn": 1}}
     )
     finding = the_error(examine("cityscapes", roots["cityscapes"]))
-    assert finding.what == "8 of 11 images of train are missing: aachen 0 of 7, ulm 3 of 4"
+    assert finding.what == "8 of 11 images of train missing: aachen 0 of 7, ulm 3 of 4"
     assert finding.fix.startswith("unzip -o leftImg8bit_trainvaltest.zip")
     shutil.rmtree(roots["cityscapes"] / "leftImg8bit/val")
     assert len(errors(examine("cityscapes", roots["cityscapes"]))) == 2
@@ -149,6 +149,6 @@ def test_a_format_without_a_layout_is_opened_by_its_reader(roots, monkeypatch):
     truncate(roots["gta5"] / "labels/00001.png")
     assert the_error(examine("toy", roots["gta5"], split="train")).what == "1 label is truncated"
     (roots["gta5"] / "labels/00002.png").unlink()
-    assert the_error(examine("toy", roots["gta5"], split="train")).what.startswith("1 of 3 images have no label")
+    assert the_error(examine("toy", roots["gta5"], split="train")).what.startswith("1 of 3 images has no label")
     with pytest.raises(ConfigError, match="^split must be given for toy$"):
         examine("toy", roots["gta5"])

@@ -84,6 +84,62 @@ def test_a_python_without_virtual_environments_is_refused(monkeypatch, module):
     )
 
 
+PIP = """Collecting mxnet
+  Downloading mxnet-1.9.1-py3-none-manylinux2014_x86_64.whl (49.1 MB)
+Collecting rich
+  Downloading rich-15.0.0-py3-none-any.whl.metadata (18 kB)
+  Using cached rich-15.0.0-py3-none-any.whl (310 kB)
+Collecting onnx
+  Downloading http://index/onnx-1.17.0-cp311-cp311-manylinux.whl (1.5 GB)
+Installing collected packages: mxnet, rich, onnx
+ERROR: no space
+"""
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """What pip was asked for; it prints PIP and returns 3."""
+    calls = []
+
+    class Process:
+        def __init__(self, command, **options):
+            calls.append(command)
+            self.stdout = iter(PIP.splitlines(keepends=True))
+
+        def wait(self):
+            return 3
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    return calls
+
+
+def test_setup_says_what_it_downloads_and_how_far_it_is(pip, capsys):
+    assert environment.main(["install", "cpu"]) == "Error: pip could not install cbst_mx[cpu], see above"
+    assert pip == [[sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-e", ".[cpu]"]]
+    download, disk = environment.SIZES["cpu"]
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"installing cbst_mx[cpu]: about {download} MB to download, {disk} MB on the disk; ")
+    # a log names large files only
+    assert lines == [
+        "  1 packages,   49 MB: mxnet", "  3 packages, 1549 MB: onnx", "unpacking 3 packages", "ERROR: no space",
+    ]  # fmt: skip
+
+
+def test_a_terminal_sees_one_line_that_changes(pip, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    environment.install("cpu,dev")
+    shown = capsys.readouterr().out
+    assert [part.strip() for part in shown.split("\r\033[K")][1:4] == [
+        "1 packages,   49 MB: mxnet", "2 packages,   49 MB: rich", "3 packages, 1549 MB: onnx",
+    ]  # fmt: skip
+
+
+def test_every_extra_has_its_size():
+    assert set(environment.SIZES) == {"cpu", "cu112", "onnx", "report", "docs", "dev"}
+    assert all(disk > download > 0 for download, disk in environment.SIZES.values())
+    assert "of unknown size" in environment.announce("other")
+
+
 def test_a_machine_without_libgl_gets_the_same_version_headless(monkeypatch, asked, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.setattr(importlib.metadata, "version", {"opencv-python": "4.11.0.86"}.__getitem__)
@@ -143,4 +199,4 @@ def test_commands_repair_this_environment_and_refuse_nothing(monkeypatch):
 def test_an_unknown_command_is_refused():
     result = subprocess.run([sys.executable, str(SCRIPT), "mend", "all"], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == "Error: the command must be refuse, repair or check, got 'mend all'\n"
+    assert result.stderr == "Error: the command must be refuse, install EXTRAS, repair or check, got 'mend all'\n"

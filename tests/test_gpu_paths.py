@@ -22,6 +22,7 @@ from cbst_mx.networks import devices
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.devices import compute_capability, driver_version, parse_contexts
 from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.planning.measure import Peak, Timing, sampled
 from cbst_mx.rounds import Run
 from cbst_mx.selftrain.kc import check_size
 from cbst_mx.training.checkpoints import Checkpoints
@@ -304,3 +305,26 @@ def test_amp_does_not_make_the_root_logger_print():
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "INFO" not in done.stderr
     assert logging.getLogger().name == "root"
+
+
+def test_a_plan_takes_what_fits_into_the_gpu():
+    def fits(left):
+        return Timing([0.1], [0.1])
+
+    def does_not(left):
+        raise mx.base.MXNetError("cudaMalloc retry failed: out of memory")
+
+    peak = Peak(mx.cpu())
+    series = sampled([(0.25, fits), (1.0, fits), (2.0, fits), (16.0, does_not)], 1e6, peak)
+    assert series.amounts == [0.25, 2.0]
+    assert series.too_large == 16.0
+    with pytest.raises(mx.base.MXNetError):  # nothing fits
+        sampled([(0.25, does_not), (1.0, fits)], 1e6, peak)
+
+
+def test_passes_are_no_part_of_what_a_run_is(tmp_path):
+    experiment = small_runs.experiment("st")
+    other = experiment.model_copy(update={"images_per_pass": 2})
+    assert other.identity == experiment.identity
+    assert "images_per_pass" not in experiment.to_yaml()
+    assert "images_per_pass: 2" in other.to_yaml()

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from cbst_mx.errors import DataError
-from cbst_mx.selftrain.guard import agreement, effective_classes, extremes, factors, judge, renamed, score, signs
+from cbst_mx.selftrain.guard import (
+    ADVICE,
+    FAULTS,
+    NEWS,
+    OF_GUARD_ONLY,
+    agreement,
+    effective_classes,
+    extremes,
+    factors,
+    find_signs,
+    judge,
+    renamed,
+    score,
+    signs,
+)
 
 NAMES = ("road", "building", "truck", "rider")
 FIRST = (5000, 4880, 100, 20)
+
+
+def sentences(now, first):
+    return [sign.sentence for sign in find_signs(now, first, NAMES)]
 
 
 def test_a_healthy_round_gives_no_sign():
@@ -23,21 +43,67 @@ def test_only_portions_count():
 
 def test_a_class_that_swallows_others_is_named():
     assert signs((4700, 4580, 700, 20), FIRST, NAMES) == [
-        "truck is predicted at 7 % of the pixels, at first 1 %: its pseudo-labels may be wrong"
+        f"truck is predicted at 7 % of the pixels, at first 1 %: its pseudo-labels may be wrong; {ADVICE['grown']}"
     ]
-    (sentence,) = signs((4900, 4780, 0, 320), (5000, 5000, 0, 0), NAMES)  # a class that was not there before
-    assert sentence.startswith("rider is predicted at 3.2 % of the pixels, at first 0 %")
+
+
+APPEARED = ((4900, 4780, 0, 320), (5000, 5000, 0, 0))  # now, and at first
+
+
+@pytest.mark.parametrize(
+    ("confidence", "kind", "sentence"),
+    [
+        (None, "appeared", ": the class has appeared"),
+        ([math.nan, 0.7], "appeared", ": the class has appeared"),  # it was not there a round before
+        ([None, 0.7], "appeared", ": the class has appeared"),
+        ([0.5, 0.7], "appeared", ": the class has appeared, and its mean confidence grows (0.50 to 0.70)"),
+        ([0.7, 0.5], "grown", ", and its mean confidence falls (0.70 to 0.50): its pseudo-labels may be wrong"),
+    ],
+)
+def test_a_class_that_appears_is_news_unless_its_confidence_falls(confidence, kind, sentence):
+    both = None if confidence is None else tuple([0.9, 0.9, 0.9, one] for one in confidence)
+    (sign,) = find_signs(*APPEARED, NAMES, both)
+    assert (sign.kind, sign.train_id) == (kind, 3)
+    assert sign.sentence == f"rider is predicted at 3.2 % of the pixels, at first 0 %{sentence}"
+    assert len(signs(*APPEARED, NAMES, both)) == (kind == "grown")
+    judged = judge(APPEARED[0], NAMES, first=APPEARED[1], confidence=both)
+    assert judged.faults == ()
+    assert [one["advice"] for one in judged.to_json()["signs"]] == [ADVICE[kind]]
+    assert factors(*APPEARED, NAMES) == {3: 0.0}  # where a round is to hold back what has grown, it does so with this
+
+
+def test_classes_that_are_never_predicted_are_named_before_round_1():
+    many = [10_000, 9_000, *[0] * 9]
+    names = [f"class {number}" for number in range(11)]
+    (sign,) = judge(many, names).signs
+    assert sign.kind == "missing"
+    assert sign.sentence == (
+        "9 of 11 classes are never predicted (class 2, class 3, class 4, class 5, class 6 and 4 more): "
+        "self-training cannot bring them"
+    )
+    assert judge(many, names).faults == ()
+    assert judge(many, names, first=many).signs == ()
+    (sign,) = judge([10_000, 9_000, 0], names[:3]).signs
+    assert sign.text == (
+        f"1 of 3 classes is never predicted (class 2): self-training cannot bring it; {ADVICE['missing']}"
+    )
+    assert judge([400, 300, 0], names[:3]).signs == ()  # too few pixels to say anything
+
+
+def test_every_kind_has_its_advice():
+    assert set(ADVICE) == {*FAULTS, *OF_GUARD_ONLY, *NEWS, "grown", "lost"}
+    assert all(ADVICE.values())
 
 
 def test_a_class_that_vanishes_is_named():
-    assert signs((5000, 4975, 25, 0), FIRST, NAMES) == [
+    assert sentences((5000, 4975, 25, 0), FIRST) == [
         "truck is predicted at 0.25 % of the pixels, at first 1 %: the class is being lost",
         "rider is predicted at 0 % of the pixels, at first 0.2 %: the class is being lost",
     ]
 
 
 def test_one_class_everywhere_is_a_collapse():
-    found = signs((10000, 0, 0, 0), FIRST, NAMES)
+    found = sentences((10000, 0, 0, 0), FIRST)
     assert len(found) == 4
     assert found[-1] == "50 % of the pixels have moved to other classes since before round 1"
 
@@ -58,7 +124,7 @@ def shares(*largest, classes=19, pixels=10**6):
 
 def test_a_rare_class_that_is_gone_is_named():
     first = (500_000, 499_000, 700, 300)  # both below 0.1 %
-    assert signs((500_300, 499_000, 700, 0), first, NAMES) == [
+    assert sentences((500_300, 499_000, 700, 0), first) == [
         "rider is predicted at 0 % of the pixels, at first 0.03 %: the class is being lost"
     ]
     assert signs((500_200, 499_000, 700, 100), first, NAMES) == []
@@ -88,7 +154,7 @@ def test_a_class_that_takes_nearly_all_pixels_is_named_whatever_was_before(count
     assert signs(counts, counts, names) == []
     assert extremes(counts, names)[0] == (
         f"{share} % of the pixels are predicted as class 0, one class of {len(counts)}: the network predicts nearly "
-        "the same everywhere, and its pseudo-labels will say so"
+        f"the same everywhere, and its pseudo-labels will say so; {ADVICE['constant']}"
     )
     assert extremes([count // 10**5 for count in counts], names) == []  # a handful of pixels
 
@@ -150,7 +216,9 @@ def test_every_fault_is_judged(options, kind):
     assert found.faults
     record = found.to_json()
     assert record["healthy"] is False
-    assert {"kind": kind, "sentence": next(s.sentence for s in found.signs if s.kind == kind)} in record["signs"]
+    sentence = next(s.sentence for s in found.signs if s.kind == kind)
+    written = next(sign for sign in record["signs"] if sign["kind"] == kind)
+    assert (written["sentence"], written["advice"]) == (sentence, ADVICE[kind])
 
 
 def test_a_healthy_network_is_judged_so():

@@ -315,7 +315,7 @@ def test_lists_do_not_show_the_lines_of_other_files(tmp_path):
     (tmp_path / "shadow").write_text("\n".join(secret))
     with pytest.raises(DataError) as error:
         find_listed(["00001", "00002"], read_list(tmp_path / "shadow"), "shadow")
-    assert "names 4 of 4 images that are not there: line 1, line 2, line 3, line 4 (the data" in str(error.value)
+    assert "names 4 of 4 images not there: line 1, line 2, line 3, line 4 (the data" in str(error.value)
     for text in ("gone.png", "17", "berlin_000000_000019", "road (2)", "img/00003"):
         with pytest.raises(DataError) as error:
             find_listed(["00001", "00002"], [text], "x.txt")

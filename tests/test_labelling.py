@@ -839,7 +839,7 @@ def test_an_origin_is_recorded_and_warned_of_once(tmp_path):
 
 
 def test_the_commands_for_several_machines_give_what_one_call_gives(tmp_path, monkeypatch):
-    commands = re.findall(r"^    .venv/bin/cbst-mx label (.*)", (ROOT / "docs/labels.md").read_text(), re.MULTILINE)[1:]
+    commands = re.findall(r"^    cbst-mx label (.*)", (ROOT / "docs/labels.md").read_text(), re.MULTILINE)[1:]
     assert len(commands) == 7
     monkeypatch.chdir(tmp_path)
     write_maps(tmp_path / "maps", probabilities(0, 4))

@@ -52,7 +52,7 @@ def test_unknown_names_are_counted_and_the_first_shown():
     with pytest.raises(DataError) as error:
         find_listed(NAMES, ["3", "2", "x.png", "4", "5", "6", "7"], "x.txt")
     assert str(error.value) == (
-        "image list x.txt names 6 of 7 images that are not there: 3, x.png, 4, 5, 6 and 1 more "
+        "image list x.txt names 6 of 7 images not there: 3, x.png, 4, 5, 6 and 1 more "
         "(the data have 4 images, such as 00001)"
     )
 
@@ -106,7 +106,7 @@ def test_lists_of_other_formats(tmp_path):
     cityscapes = write_cityscapes(tmp_path / "cityscapes")
     (cityscapes / "x.txt").write_text("lindau/lindau_000001_000019_leftImg8bit.png\n")
     assert open_images("cityscapes", cityscapes, split="val", list="x.txt").names == ("lindau_000001_000019",)
-    with pytest.raises(DataError, match="names 1 of 1 images that are not there: lindau/lindau_000001"):
+    with pytest.raises(DataError, match="names 1 of 1 image not there: lindau/lindau_000001"):
         open_images("cityscapes", cityscapes, split="train", list="x.txt")
 
 
@@ -149,7 +149,7 @@ def test_a_whole_line_goes_before_its_first_column(file):
 
 @pytest.mark.parametrize("line", ["road (2).png", "img/road (2).png", "road (3).jpg", "road (3)", "img/road (12)"])
 def test_the_beginning_of_a_name_that_is_not_there_is_no_other_image(line):
-    with pytest.raises(DataError, match=r"names 1 of 1 images that are not there: .*road \("):
+    with pytest.raises(DataError, match=r"names 1 of 1 image not there: .*road \("):
         chosen(images_of("img/road.png"), line)
 
 
@@ -213,7 +213,7 @@ def test_what_is_no_list_is_told_without_its_content(tmp_path):
     with pytest.raises(DataError, match="image list /dev/zero cannot be read: it is no ordinary file but a device"):
         read_list("/dev/zero")
     (tmp_path / "long").write_text("z" * 1_000_000 + "\n" + "9" * 5000)
-    with pytest.raises(DataError, match="names 2 of 2 images that are not there: line 1, line 2") as error:
+    with pytest.raises(DataError, match="names 2 of 2 images not there: line 1, line 2") as error:
         find_listed(NAMES, read_list(tmp_path / "long"), "x.txt")
     assert len(str(error.value)) < 350
 

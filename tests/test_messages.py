@@ -11,10 +11,11 @@ from cbst_mx.messages import listed, ranges, silent
     ("items", "shown", "what", "expected"),
     [
         ([], 5, "", ""),
-        (["a"], 5, "images", "a"),
+        (["a"], 5, "image", "a"),
         (range(5), 5, "", "0, 1, 2, 3, 4"),
         (range(6), 5, "", "0, 1, 2, 3, 4 and 1 more"),
-        (range(6), 5, "gaps", "0, 1, 2, 3, 4 and 1 more gaps"),
+        (range(6), 5, "gap", "0, 1, 2, 3, 4 and 1 more gap"),
+        (range(7), 5, "city", "0, 1, 2, 3, 4 and 2 more cities"),
         (range(2502), 1, "", "0 and 2,501 more"),
     ],
 )

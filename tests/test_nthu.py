@@ -152,7 +152,7 @@ def test_experiments_say_city_and_fold(root):
 
 def test_missing_files(root):
     (root / "Rome/Labels/Test/pano_00000_2_0_eval.png").unlink()
-    with pytest.raises(DataError, match="1 of 20 images have no label, .*: expected .*/pano_00000_2_0_eval.png"):
+    with pytest.raises(DataError, match="1 of 20 images has no label, .*: expected .*/pano_00000_2_0_eval.png"):
         open_labelled("nthu", root, city="Rome", split="test", label_space=NTHU_13)
     with pytest.raises(DataError, match="NTHU city folder .*/Tokyo does not exist"):
         nthu.open_images(root, "Tokyo", "train")

@@ -191,7 +191,19 @@ def test_ci_runs_check_and_test():
 def test_help_lists_every_target(checkout):
     lines = make(checkout, "help").stdout.splitlines()
     names = [line.split(" - ")[0] for line in lines]
-    assert names == ["help", "setup", "demo", "camvid-ablation", "test", "fuzz", "check", "bench", "clean", "one-cbst"]
+    assert names == [
+        "help",
+        "setup",
+        "demo",
+        "camvid-ablation",
+        "test",
+        "fuzz",
+        "check",
+        "docs",
+        "bench",
+        "clean",
+        "one-cbst",
+    ]
     assert all(len(line) <= 120 for line in lines)
 
 
@@ -248,6 +260,30 @@ def test_a_failed_setup_leaves_no_stamp(checkout):
 
 
 @needs_make
+def test_tools_of_development_come_with_the_tests_only(checkout):
+    log = checkout / "log"
+    body = (
+        f'[ "$2" = venv ] || exit 0; mkdir -p .venv/bin; rm -f .venv/with-dev .venv/installed-*; '
+        f"printf '#!/bin/sh\\necho \"$@\" >>{log}\\n' >.venv/bin/python; chmod +x .venv/bin/python; "
+        "ln -sf /bin/true .venv/bin/cbst-mx"
+    )
+    python = fake_python(checkout, body)
+
+    def asked(*targets):
+        log.write_text("")
+        result = make(checkout, *targets, python)
+        assert result.returncode == 0, result.stderr
+        return [line.split()[-1] for line in log.read_text().splitlines() if " install " in line and "pip" not in line]
+
+    assert asked("demo") == ["cpu"]
+    assert asked("test") == ["dev"]  # into the same environment
+    assert asked("demo", "test") == []
+    assert asked("test", "EXTRAS=cu112") == ["cu112", "dev"]  # another mxnet: all anew
+    assert asked("test") == []  # the extras chosen last are kept
+    assert asked("test", "EXTRAS=cpu,dev") == ["cpu,dev"]
+
+
+@needs_make
 def test_a_finished_setup_is_not_repeated_until_setup_py_changes(checkout):
     log = checkout / "log"
     body = f'[ "$2" = venv ] || exit 0; echo made >>{log}; mkdir -p .venv/bin; ln -sf /bin/true .venv/bin/python'
@@ -255,7 +291,7 @@ def test_a_finished_setup_is_not_repeated_until_setup_py_changes(checkout):
     for _ in range(2):
         assert make(checkout, "setup", python).returncode == 0
     assert log.read_text().count("made") == 1
-    later = (checkout / ".venv" / "installed-cpu,dev").stat().st_mtime + 10
+    later = (checkout / ".venv" / "installed-cpu").stat().st_mtime + 10
     os.utime(str(checkout / "setup.py"), (later, later))
     assert make(checkout, "setup", python).returncode == 0
     assert log.read_text().count("made") == 2

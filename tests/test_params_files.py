@@ -59,7 +59,7 @@ def test_what_is_not_whole_is_refused(whole, tmp_path):
     for length in (0, 7, 20, len(whole) // 2, len(whole) - 1):
         assert "it ends too early" in refusal(path, whole[:length])
     assert "9 items follow, which its bytes cannot hold" in refusal(path, whole[:40])
-    assert "3 bytes are left behind its end" in refusal(path, whole + b"\0\0\0")
+    assert "3 bytes left behind its end" in refusal(path, whole + b"\0\0\0")
     mx.nd.save(str(path), [mx.nd.zeros((2, 2))])
     assert "arrays without names" in refusal(path, path.read_bytes())
     mx.nd.save(str(path), {"s": mx.nd.sparse.row_sparse_array(([[1, 2]], [1]), shape=(3, 2))})
@@ -92,7 +92,7 @@ def test_names_are_checked(tmp_path):
 
     path = tmp_path / "x.params"
     assert "two of its arrays are called 'w'" in refusal(path, named(b"w", b"w"))
-    assert "2 arrays and 1 names" in refusal(path, named(b"w"))
+    assert "2 arrays and 1 name" in refusal(path, named(b"w"))
     assert "a name is no text" in refusal(path, named(b"w", b"\xff\xfe"))
     assert "at most 4096 bytes, got 5000" in refusal(path, named(b"w", b"x" * 5000))
 

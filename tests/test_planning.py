@@ -14,6 +14,8 @@ from cbst_mx import planning
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
 from cbst_mx.errors import ConfigError
+from cbst_mx.planning import work
+from cbst_mx.planning.measure import Series
 from cbst_mx.report.tables import plan_table
 from tests import dataset_fixtures
 
@@ -24,9 +26,17 @@ FOLDER = Path(__file__).parents[1] / "experiments"
 def constant(monkeypatch):
     """Give every measurement a fixed result: 2 s a training step, 3 s a labelled, 5 s an evaluated image."""
     monkeypatch.delenv("CBST_DATA", raising=False)
-    monkeypatch.setattr(planning, "_training_seconds", lambda *arguments: 2.0)
-    monkeypatch.setattr(planning, "_labelling_seconds", lambda *arguments: 3.0)
-    monkeypatch.setattr(planning, "_evaluation_seconds", lambda *arguments: 5.0)
+
+    def same(seconds):
+        """Return a series that says `seconds` for any amount."""
+        series = Series(peaks=[10**9])
+        series.seconds_at, series.bytes_at, series.stretch = (lambda _: seconds), (lambda _: 10**9), (lambda _: 1.0)
+        return series
+
+    monkeypatch.setattr(work, "training", lambda *arguments: same(2.0))
+    monkeypatch.setattr(work, "labelling", lambda *arguments: same(3.0))
+    # of as many at a time as are predicted at once
+    monkeypatch.setattr(work, "evaluation", lambda *arguments: same(5.0 * arguments[4]))
 
 
 def load(name, *changes):
@@ -59,9 +69,20 @@ def test_parameters_that_are_not_there_are_noted(constant, tmp_path, monkeypatch
     changes = ["pretrained=null", "source_training=null"] if key == "initial_parameters" else []
     sentence = f"{path} is not there: the run starts from these parameters"
     experiment = load("gta5-fcn8s-cbst", *changes, f"{key}={path}")
-    assert sentence in planning.make_plan(experiment).notes
+    assert sentence in planning.make_plan(experiment).warnings
     path.write_bytes(b"")
-    assert sentence not in planning.make_plan(experiment).notes
+    assert sentence not in planning.make_plan(experiment).warnings
+
+
+def test_a_start_that_is_not_there_does_not_end_the_plan(constant, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(tmp_path))
+    plan = planning.make_plan(load("gta5-fcn8s-cbst", "pretrained=vgg.params"))
+    assert f"{tmp_path / 'vgg.params'} is not there: the run starts from these parameters" in plan.warnings
+
+
+def test_crops_larger_than_the_images_are_told(constant):
+    (sentence,) = planning.make_plan(load("gta5-cbst", "augmentation.crop=[1100, 504]")).warnings
+    assert sentence.startswith("crops of 1100 x 504 are larger than the source images of 1052 x 1914"), sentence
 
 
 def test_without_validation_the_target_is_predicted(constant):
@@ -111,20 +132,16 @@ def test_an_unknown_number_of_images_is_refused(constant):
         planning.make_plan(load("gta5-cbst"), seconds=0)
 
 
-def test_a_measurement_on_a_part_is_scaled():
-    meter = planning._Meter(planning.parse_contexts("cpu")[0], 0)
-    plan = planning.Plan("cpu")
-    seen = []
-
-    def work(images, side):
-        seen.append((side, images.image(0).shape[:2]))
-
-    planning._scaled(work, "work", (64, 256), 1e-9, meter, plan)  # no time for more than the smallest
-    assert seen == [(0.25, (32, 64))] * 2  # once to warm up; no side below 32 pixels
-    assert "scaled from 0.12 of its area" in plan.notes[0]
-    planning._scaled(work, "work", (64, 256), 60.0, meter, plan)
-    assert seen[-1] == (1.0, (64, 256))
-    assert "scaled" not in plan.notes[1]
+def test_reading_costs_time_where_no_core_is_free(monkeypatch):
+    experiment = load("gta5-cbst", "workers=2")
+    monkeypatch.setattr(work, "cores", lambda: 2)
+    monkeypatch.setattr(work, "count_threads", lambda: 2)
+    assert work.with_reading(1.0, 0.5, experiment) == 1.0 + 0.5 / 2
+    monkeypatch.setattr(work, "count_threads", lambda: 1)
+    assert work.with_reading(1.0, 0.5, experiment) == 1.0  # beside the step
+    assert work.with_reading(1.0, 1.5, experiment) == 1.5
+    assert work.with_reading(1.0, 0.5, load("gta5-cbst", "workers=0")) == 1.5
+    assert work.with_reading(1.0, 3.0, load("gta5-cbst", "workers=2", "ctx=gpu:0")) == 1.5
 
 
 @pytest.mark.parametrize("given", ["data", "nothing"])

@@ -54,6 +54,7 @@ EXPLAINED = {
     ("cbst_mx/labelling/results.py", "*"): "a damaged record is made again",
     ("cbst_mx/labelling/state.py", "State._from_arrays"): WRAPPED,
     ("cbst_mx/networks/export.py", "_write_symbol"): SYSTEM,
+    ("cbst_mx/networks/onnx_files.py", "load_onnx"): "caught in the same function, which makes one sentence of it",
     ("cbst_mx/networks/parameters.py", "_write_arrays"): SYSTEM,
     ("cbst_mx/networks/sidecars.py", "read_sidecar"): WRAPPED,
     ("cbst_mx/networks/sidecars.py", "_parse_label_space"): WRAPPED,

@@ -155,7 +155,7 @@ def test_names_can_be_file_names(name):
 def test_lengths_must_agree():
     with pytest.raises(ConfigError, match="image_paths must have one file per name, got 1 for 2 names"):
         ImageSet(["x", "y"], ["x.png"])
-    with pytest.raises(ConfigError, match="label_paths must have one file per image, got 0 for 1 images"):
+    with pytest.raises(ConfigError, match="label_paths must have one file per image, got 0 for 1 image"):
         LabelledImageSet(["x"], ["x.png"], [], CITYSCAPES_19, "trainId")
 
 
@@ -299,7 +299,7 @@ def test_cityscapes_refusals(cityscapes_root, tmp_path):
     with pytest.raises(ConfigError, match="labels must be one of labelIds, labelTrainIds, got 'color'"):
         cityscapes.open_labelled(cityscapes_root, "val", CITYSCAPES_19, labels="color")
     (cityscapes_root / "gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png").unlink()
-    with pytest.raises(DataError, match="1 of 1 images have no label, the first is .*frankfurt_000000_000294"):
+    with pytest.raises(DataError, match="1 of 1 image has no label, the first is .*frankfurt_000000_000294"):
         cityscapes.open_labelled(cityscapes_root, "val", CITYSCAPES_19)
 
 
@@ -369,7 +369,7 @@ def test_folder_refusals(folder_root, description_file, tmp_path):
     with pytest.raises(DataError, match=r"data root .*/own has no image train/b_\*\.png \(split 'dusk'"):
         folder.open_images(description, folder_root, "dusk")
     (folder_root / "trainannot" / "a_2.png").unlink()
-    with pytest.raises(DataError, match="1 of 3 images have no label, the first is .*/train/a_2.png"):
+    with pytest.raises(DataError, match="1 of 3 images has no label, the first is .*/train/a_2.png"):
         folder.open_labelled(description, folder_root, "day")
 
 

@@ -16,8 +16,10 @@ from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.evaluation import run_results
 from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.evaluation.run_signs import guard_signs, news, target_signs, validation_signs
 from cbst_mx.files import write_json
 from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.signs import ADVICE
 from tests.fake_run import NAMES, write_run, write_thresholds
 
 ROAD, SKY = NAMES.index("road"), NAMES.index("sky")
@@ -124,19 +126,18 @@ def test_signs_need_no_network(tmp_path):
         write_thresholds(folder.stage(round_), values)
     run = RunResults(folder.path)
     # what round 2 counts is of the network that round 1 made
-    assert run.target_signs(1)[0] == (
+    assert target_signs(run, 1)[0] == (
         "on the target's images, road is predicted at 100 % of the pixels, at first 5.26 %: "
-        "its pseudo-labels may be wrong"
+        f"its pseudo-labels may be wrong; {ADVICE['grown']}"
     )
-    assert run.target_signs(0) == run.target_signs(2) == run.target_signs(3) == []
+    assert target_signs(run, 0) == target_signs(run, 2) == target_signs(run, 3) == []
     # everything was road at first; a quarter of it is sky now
-    assert run.validation_signs(1) == [
-        "on validation set target, sky is predicted at 25 % of the pixels, at first 0 %: its pseudo-labels may be "
-        "wrong",
-        "on validation set target, 25 % of the pixels have moved to other classes since before round 1",
+    assert validation_signs(run, 1) == [  # that sky has appeared is no alarm
+        "on validation set target, 25 % of the pixels have moved to other classes since before round 1; "
+        + ADVICE["moved"],
     ]
-    assert run.validation_signs(0) == run.validation_signs(3) == []
-    assert run.warnings(1) == run.target_signs(1) + run.validation_signs(1)
+    assert validation_signs(run, 0) == validation_signs(run, 3) == []
+    assert run.warnings(1) == target_signs(run, 1) + validation_signs(run, 1)
 
 
 def test_unusable_matrices_are_refused(folder):
@@ -206,12 +207,12 @@ def test_a_network_that_was_collapsed_from_the_start_is_noticed(tmp_path):
     run = RunResults(folder.path)
     expected = (
         "on the target's images, 99 % of the pixels are predicted as road, one class of 19: the network predicts "
-        "nearly the same everywhere, and its pseudo-labels will say so"
+        f"nearly the same everywhere, and its pseudo-labels will say so; {ADVICE['constant']}"
     )
-    assert run.target_signs(0) == run.target_signs(1) == [expected]
+    assert target_signs(run, 0) == target_signs(run, 1) == [expected]
     assert expected in run.warnings(0)
     run.folder.stage(1).thresholds.unlink()
-    assert run.target_signs(0) == []
+    assert target_signs(run, 0) == []
 
 
 def write_statistics(stage, confidence):
@@ -246,14 +247,18 @@ def test_faults_that_the_guard_saw_are_warnings(folder):
     run = RunResults(folder.path)
     seen = [{"kind": "saturated", "sentence": "all is 1"}, {"kind": "constant", "sentence": "said by target_signs"}]
     write_json(folder.stage(1).guard, {"network": 0, "signs": seen})
-    assert run.guard_signs(0) == ["on the target's images, all is 1"]
-    assert run.guard_signs(0)[0] in run.warnings(0)
-    assert run.guard_signs(1) == []
+    assert guard_signs(run, 0) == [f"on the target's images, all is 1; {ADVICE['saturated']}"]
+    assert news(run, 0) == []
+    assert guard_signs(run, 0)[0] in run.warnings(0)
+    assert guard_signs(run, 1) == []
+    write_json(folder.stage(1).guard, {"network": 0, "signs": [{"kind": "appeared", "sentence": "sky"}]})
+    assert news(run, 0) == [f"on the target's images, sky; {ADVICE['appeared']}"]
+    assert guard_signs(run, 0) == []
     write_json(folder.stage(1).guard, {"network": 0, "signs": [3]})
     with pytest.raises(
         RunError, match=r"guard.json is no judgement of the guard: its signs must have kind and sentence"
     ):
-        run.guard_signs(0)
+        guard_signs(run, 0)
 
 
 def test_a_run_without_rounds_says_what_its_start_was_adapted_on(tmp_path):

@@ -275,7 +275,7 @@ def test_images_that_changed_under_the_same_size_and_time_are_found_in_full(move
 def test_images_that_cannot_be_looked_at_are_told(moved, monkeypatch):
     run, root = moved
     (root / "gta5" / "labels" / sorted(os.listdir(root / "gta5" / "labels"))[0]).unlink()
-    assert "source images: 1 of 8 images have no label" in words(run, code=1)
+    assert "source images: 1 of 8 images has no label" in words(run, code=1)
     shutil.rmtree(root / "gta5")
     assert "source images: GTA5 data root" in words(run, code=1)
     monkeypatch.delenv("CBST_DATA")

@@ -129,7 +129,7 @@ def test_refusals(root, tmp_path):
     with pytest.raises(DataError, match="SYNTHIA data root .*/nowhere does not exist: expected a folder with RGB"):
         open_images("synthia", tmp_path / "nowhere")
     (root / "GT/LABELS/0000002.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 images have no label, the first is .*/RGB/0000002\.png"):
+    with pytest.raises(DataError, match=r"1 of 3 images has no label, the first is .*/RGB/0000002\.png"):
         open_labelled("synthia", root, label_space=SYNTHIA_16)
     for path in (root / "RGB").iterdir():
         path.unlink()

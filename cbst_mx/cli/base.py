@@ -7,23 +7,22 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, Iterable
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.highlighter import NullHighlighter
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
 
+from cbst_mx.cli import display
 from cbst_mx.cli.stopping import StopRequest
+from cbst_mx.cli.tracking import Tracker
 from cbst_mx.errors import CBSTError, StoppedError, explain_device, lacks_memory
-from cbst_mx.messages import printable
+from cbst_mx.messages import Part, clock, printable
 
-__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "choice", "echo", "print_table"]
+__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "ask", "choice", "echo", "print_table"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -46,13 +45,30 @@ class Terminal(Console):
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text, with characters that a terminal obeys written out."""
-    click.echo(printable(text), err=err)
+    """Print text, with characters that a terminal obeys written out; a terminal breaks its lines between words."""
+    text, console = printable(text), Terminal(stderr=err)
+    if console.is_terminal:
+        text = "\n".join(_between_words(line, console.width) for line in text.split("\n"))
+    click.echo(text, err=err)
+
+
+def _between_words(line: str, width: int) -> str:
+    """Return a line broken where the terminal ends; what has no blank, as a path may, stays whole."""
+    if len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def choice(names: Iterable[str]) -> click.Choice:
     """Return the type of an option that is one of some names, in upper or lower case."""
     return click.Choice(list(names), case_sensitive=False)
+
+
+def ask(question: str, default: str, among: Iterable[str] = ()) -> str:
+    """Ask for a text, or for one of some names, and return the answer; without one, the default."""
+    names = list(among)
+    kind = click.Choice(names) if names else click.STRING
+    return str(click.prompt(printable(question), default=printable(default), type=kind)).strip()
 
 
 class FormatName(click.ParamType):
@@ -82,36 +98,43 @@ class FormatName(click.ParamType):
 FORMAT = FormatName()
 
 
-class _Rate(TextColumn):
-    """Steps per second."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        """Return the speed, as soon as there is one."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
-
 class Bars:
-    """One progress bar per stage while it runs, and a line for what the library logs; ``bars(what, done, total)``.
+    """Work in progress as a terminal, a file or a program wants it told; ``bars(what, done, total)``.
 
-    Signals that ask for a stop raise after the step that is being done, see :class:`.StopRequest`.
+    In a terminal bars while it runs and a line for what the library logs; elsewhere plain lines; see
+    `cbst_mx.cli.display`. Signals that ask for a stop raise after the step that is being done, see
+    :class:`.StopRequest`.
+
+    Parameters
+    ----------
+    console : Console
+        Where it is shown.
+    quiet : bool
+        Show warnings only.
+    as_json : bool
+        Write events, one JSON object a line, to standard output.
     """
 
-    def __init__(self, console: Console):
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console, transient=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
+    def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False):
+        self.quiet, self.as_json = quiet, as_json
+        self.tracker = Tracker()
+        self._view = self._choose_view(console)
         self._stop = StopRequest()
         self._listening = contextlib.ExitStack()
-        self._messages = RichHandler(console=console, show_level=False, show_path=False, highlighter=NullHighlighter())
+        self._messages = _Messages(self._view)
+
+    def _choose_view(self, console: Console) -> display.View:
+        if self.as_json:
+            return display.Events(self.tracker, console, click.echo)
+        if self.quiet:
+            return display.Quiet(self.tracker, console)
+        kind = display.Bars if console.is_terminal and not console.is_dumb_terminal else display.Lines
+        return kind(self.tracker, console)
+
+    def follow(self, parts: Iterable[Part]) -> None:
+        """Take the parts of a run, of which the remaining time is told then."""
+        self.tracker.follow(parts)
+        self._view.follow()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `what` are done.
@@ -121,24 +144,50 @@ class Bars:
         StoppedError
             If a stop is asked for.
         """
-        if what not in self._tasks:
-            self._progress.start()  # not before there is something to show: errors come without a blank line
-            self._tasks[what] = self._progress.add_task(what, total=total)
-        self._progress.update(self._tasks[what], completed=done, total=total)
-        if done == total:
-            self._progress.remove_task(self._tasks.pop(what))
+        self._view.update(self.tracker.update(what, done, total))
         self._stop.check(what, done, total)
+
+    def result(self, name: str, **values: Any) -> None:
+        """Tell a result as an event, where events are asked for."""
+        self._view.result(name, **values)
+
+    def close(self) -> None:
+        """Take away what is shown of the work in progress, before its results are printed."""
+        if not self.as_json:
+            self._view.stop()
+
+    def taken(self) -> str:
+        """Return how long the run has taken, and with earlier calls where its ledger knows of any."""
+        here, all_calls = self.tracker.clock() - self.tracker.begun, self.tracker.spent()
+        return clock(here) + (f" ({clock(all_calls)} with earlier calls)" if all_calls - here >= 1 else "")
+
+    @property
+    def shows_results(self) -> bool:
+        """Whether results are shown as tables and sentences."""
+        return not self.as_json
 
     def __enter__(self) -> Bars:
         self._listening.enter_context(self._stop.listen())
         logging.getLogger("cbst_mx").addHandler(self._messages)
+        self._view.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         logging.getLogger("cbst_mx").removeHandler(self._messages)
-        if self._progress.live.is_started:
-            self._progress.stop()
+        self._view.stop(error)
         self._listening.close()
+
+
+class _Messages(logging.Handler):
+    """What the library logs, in a view."""
+
+    def __init__(self, view: display.View):
+        super().__init__()
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        self._view.log(record, record.getMessage())
 
 
 def print_table(table: Table) -> None:

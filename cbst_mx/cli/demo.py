@@ -80,7 +80,13 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
     console = Terminal()
     with Bars(console) as bars:
         result = run_demo(
-            experiment or find_experiment(), out, numbers, shift_strength=shift, shift_seed=shift_seed, progress=bars
+            experiment or find_experiment(),
+            out,
+            numbers,
+            shift_strength=shift,
+            shift_seed=shift_seed,
+            progress=bars,
+            follow=bars.follow,
         )
     first = result.rows[numbers[0]]
     console.print(iou_table({METHODS[name]: first[name] for name in first}, result.label_space))
@@ -91,7 +97,7 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
     for number in numbers:
         source = ", ".join(f"{METHODS[m]} {100 * result.source_rows[number][m]['miou']:.1f}" for m in METHODS)
         echo(f"seed {number}, mIoU on held-out source images: {source}")
-    echo(f"results in {result.results}")
+    echo(f"took {bars.taken()}; results in {result.results}")
     echo(f"picture: {result.picture}")
     if result.report is not None:
         echo(f"report: {result.report}")

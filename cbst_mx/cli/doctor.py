@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, echo
+from cbst_mx.messages import counted
 
 __all__ = ["COMMANDS"]
 
@@ -71,25 +71,25 @@ def doctor(
 
 
 def _show(console: Terminal, report: Any) -> None:
+    from cbst_mx.report.tables import plain_table
+
     if report.frequencies:
-        table = Table(title=f"classes in {report.labels_read:,} labels", box=None, title_justify="left")
-        table.add_column("class")
-        table.add_column("pixels %", justify="right")
-        table.add_column("labels with it", justify="right")
+        title = f"classes in {counted(report.labels_read, 'label')}"
+        table = plain_table("class", "pixels %", "labels with it", title=title)
         for name, share in report.frequencies.items():
             table.add_row(name, f"{100 * share:.2f}", f"{report.presence[name]:,}")
         console.print(table)
         echo(f"{100 * report.ignored:.1f} % of all pixels are ignored; the classes' shares are of the others")
     for part, count in report.images.items():
-        echo(f"{count:,} images" if part == "images" else f"{part}: {count:,} images")
-    echo(f"{report.examined:,} of {sum(report.images.values()):,} images read in full")
+        echo(counted(count, "image") if part == "images" else f"{part}: {counted(count, 'image')}")
+    echo(f"{report.examined:,} of {counted(sum(report.images.values()), 'image')} read in full")
     for finding in report.findings:
         click.secho(f"{finding.severity}: ", fg=_STYLES[finding.severity], nl=False)
         echo(f"{finding.what} ({finding.where})" + (f"; fix: {finding.fix}" if finding.fix else ""))
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = sum(finding.severity == "warning" for finding in report.findings)
     verdict = "fine" if report.ok else "not fine"
-    echo(f"{report.dataset} in {report.root}: {verdict}, {errors} errors, {warnings} warnings")
+    echo(f"{report.dataset} in {report.root}: {verdict}, {counted(errors, 'error')}, {counted(warnings, 'warning')}")
 
 
 COMMANDS = (doctor,)

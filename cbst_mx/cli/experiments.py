@@ -1,8 +1,9 @@
-"""Commands on an experiment file: ``plan``, ``run`` and the single steps of a round in a run folder."""
+"""Commands that work in a run folder: ``run`` and the single steps of a round."""
 
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
@@ -10,15 +11,16 @@ import click
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
 from cbst_mx.errors import CBSTError, StoppedError
-from cbst_mx.messages import stage_title
+from cbst_mx.messages import counted, stage_title
 
 if TYPE_CHECKING:
     from cbst_mx.config import Data, Experiment
     from cbst_mx.evaluation.run_results import RunResults
     from cbst_mx.label_space import LabelSpace
+    from cbst_mx.messages import Part
     from cbst_mx.rounds import Run
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "experiment_options", "print_thresholds"]
 
 
 #: What every command on an experiment file takes, in the order of the help.
@@ -55,10 +57,26 @@ _EXPERIMENT_OPTIONS = (
         metavar="KEY=VALUE",
         help="Change a key of the experiment, e.g. --set self_training.rounds=2. May be repeated.",
     ),
+    click.option(
+        "--print-config",
+        is_flag=True,
+        is_eager=True,
+        help="Print the experiment as it will be run, with where every value came from, and end.",
+    ),
 )
 
 
-def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
+class _OutOption(click.Option):
+    """An option that is needed, but not where the experiment is only printed."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the value, or None where there need not be one."""
+        if ctx.params.get("print_config") and self.value_is_missing(value):
+            return None
+        return super().process_value(ctx, value)
+
+
+def experiment_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every command on an experiment file; the function gets the loaded Experiment first."""
 
     @functools.wraps(function)
@@ -73,6 +91,7 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         recompute: bool,
         smoke: bool,
         changes: tuple[str, ...],
+        print_config: bool,
         **options: Any,
     ) -> None:
         from cbst_mx.config import describe_released_start, take_released_start
@@ -86,11 +105,14 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
         }
         if init is not None:
             given.update({"initial_parameters": init, "source_training": "null", "pretrained": "null"})
-        changes += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
-        loaded = _load(experiment, changes, fold, target)
+        by_options = tuple(f"{key}={value}" for key, value in given.items() if value is not None)
+        loaded, all_changes = _load(experiment, changes + by_options, fold, target)
+        if print_config:
+            _print_config(experiment, loaded, all_changes, changes, options.get("out"))
+            return
         loaded = take_released_start(loaded)
         if (sentence := describe_released_start(loaded)) is not None:
-            echo(sentence)
+            echo(sentence, err=bool(options.get("as_json")))
         function(loaded, **options)
 
     for option in reversed(_EXPERIMENT_OPTIONS):
@@ -98,8 +120,47 @@ def _experiment_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | None) -> Experiment:
-    """Load an experiment with the changes of the command line; `fold` changes every image set that has folds."""
+#: Key to the option that changes it; others are changed by --target and --fold.
+_OPTION_OF = {
+    "ctx": "--ctx",
+    "amp": "--amp",
+    "self_training.rounds": "--rounds",
+    "self_training.keep_maps": "--recompute",
+    "smoke": "--smoke",
+    **dict.fromkeys(("initial_parameters", "source_training", "pretrained"), "--init"),
+}
+
+
+def _print_config(
+    path: Path, loaded: Experiment, changes: tuple[str, ...], given: tuple[str, ...], out: Path | None
+) -> None:
+    """Print the experiment as it will be run.
+
+    Of all `changes` those in `given` were given by --set; `out` is the run folder, where one is named.
+    """
+    from cbst_mx.config import take_released_start
+    from cbst_mx.config.origins import explained
+
+    started = take_released_start(loaded)
+    later = [("the released start, which is there", started)]
+    if out is not None:
+        begun = out / "experiment.yaml"
+        later.append((f"{begun}, which does not say it", started.as_begun(begun)))
+    names = {}
+    for change in (change for change in changes if change not in given):
+        key, _, value = change.partition("=")
+        of_fold = key.endswith(".fold") and value != "null"
+        names[change] = _OPTION_OF.get(key, "--fold" if of_fold else "--target")
+    echo(explained(path, changes, names=names, later=later))
+
+
+def _load(
+    path: Path, changes: tuple[str, ...], fold: int | None, target: str | None
+) -> tuple[Experiment, tuple[str, ...]]:
+    """Load an experiment with the changes of the command line; `fold` changes every image set that has folds.
+
+    Return it with all changes that were made.
+    """
     from cbst_mx.config import load_experiment, target_changes
 
     loaded = load_experiment(path, changes)
@@ -108,11 +169,12 @@ def _load(path: Path, changes: tuple[str, ...], fold: int | None, target: str | 
         changes = (*target_changes(loaded, target), *changes)
         loaded = load_experiment(path, changes)
     if fold is None:
-        return loaded
+        return loaded, changes
     folded = [key for key, data in (("target", loaded.target), *_validation(loaded)) if data.fold is not None]
     if not folded:
         raise click.UsageError("--fold needs an experiment with folds (NTHU)")
-    return load_experiment(path, changes + tuple(f"{key}.fold={fold}" for key in folded))
+    changes += tuple(f"{key}.fold={fold}" for key in folded)
+    return load_experiment(path, changes), changes
 
 
 def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
@@ -123,19 +185,32 @@ def _validation(experiment: Experiment) -> Iterator[tuple[str, Data]]:
 def _run_command(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every command that works in a run folder; the function gets the open Run."""
 
-    @_experiment_options
+    @experiment_options
     @click.option(
-        "--out", required=True, type=FOLDER, help="Run folder; created, or continued if it is this experiment's."
+        "--out",
+        cls=_OutOption,
+        required=True,
+        type=FOLDER,
+        help="Run folder; created, or continued if it is this experiment's.",
     )
+    @click.option("--quiet", is_flag=True, help="Print warnings and the end only.")
+    @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line, and nothing else.")
     @functools.wraps(function)
-    def command(experiment: Experiment, out: Path, **options: Any) -> None:
+    def command(experiment: Experiment, out: Path, quiet: bool, as_json: bool, **options: Any) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
+        from cbst_mx.rounds.outline import outline
 
-        with Bars(Terminal()) as bars:
+        if quiet and as_json:
+            raise click.UsageError("--quiet and --json cannot be given together")
+        with Bars(Terminal(), quiet=quiet, as_json=as_json) as bars:
             run = Run(experiment, out, progress=bars)
+            numbers = {"source": len(run.source), "target": len(run.target)}
+            validation = {name: len(images) for name, images in run.validation.items()}
+            parts = outline(run.experiment, out, validation=validation, **numbers)
+            bars.follow(part for part in parts if _belongs(part, function.__name__, options.get("index")))
             try:
                 with run.dir.logging():
-                    function(run, **options)
+                    function(run, bars, **options)
             except CBSTError as error:
                 if not isinstance(error, StoppedError):
                     run.dir.withdraw()
@@ -144,136 +219,143 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _belongs(part: Part, verb: str, index: int | None) -> bool:
+    """Return whether a part of a run is done by the command `verb` too, which may be for round `index`."""
+    from cbst_mx.rounds.outline import LAST_LOOK
+
+    if verb == "run":
+        return True
+    if verb == "source":
+        return part.stage == 0 and part.step != "spatial prior"
+    first = part.step == "spatial prior" and verb != "retrain"
+    steps = {"pseudo_label": ("pseudo-labels",), "retrain": ("training",)}.get(verb)
+    return first or (part.stage == index and (part.step in steps if steps else part.step != LAST_LOOK))
+
+
 _ROUND = click.option("--round", "index", required=True, type=click.IntRange(1), help="Which round; 1 is the first.")
 
 
 @click.command()
 @_run_command
-def run(run: Run) -> None:
+def run(run: Run, bars: Bars) -> None:
     """Run EXPERIMENT: source training, all rounds, evaluation.
 
     Reads the experiment file and the images it names (relative data roots are below the folder in CBST_DATA). Writes
     the run folder: source/ and round-N/ with parameters, thresholds, pseudo-labels and evaluation, summary.json,
     log.txt. A finished step is not run again, so the same command continues a run that was stopped.
     """
+    from cbst_mx.evaluation.comparison import gain_over_source
+    from cbst_mx.evaluation.run_signs import news
+
     summary = run.run()
-    _print_stages(summary, run.label_space)
+    gain = gain_over_source(run.results)
+    bars.result("summary", path=str(run.dir.summary), gain=None if gain is None else gain.to_json())
+    if not bars.shows_results:
+        return
+    bars.close()
+    _print_stages(summary, run.label_space, smoke=run.experiment.smoke)
+    for sentence in () if run.experiment.smoke else news(run.results, run.results.evaluated[-1]):
+        echo(f"news: {sentence}")
+    print_thresholds(run.results)
     _print_protocol(run.results)
-    echo(f"results in {run.dir.summary}")
+    if gain is not None:
+        echo(str(gain))
+    echo(f"took {bars.taken()}; results in {run.dir.summary}")
+    echo(f"next: {report_command(run.dir.path)}")
 
 
 @click.command()
 @_run_command
-def source(run: Run) -> None:
+def source(run: Run, bars: Bars) -> None:
     """Train the source network of EXPERIMENT and evaluate it.
 
     Reads the labelled source images; writes OUT/source/parameters.params with its sidecar, training.json, confusion.npz
     and evaluation.json. Takes over initial_parameters instead where the experiment gives them.
     """
     run.train_source()
-    _print_evaluation(run, 0)
+    run.evaluate(0)
     run.evaluate_snapshots()
+    _print_evaluation(run, bars, 0)
 
 
 @click.command("pseudo-label")
 @_ROUND
 @_run_command
-def pseudo_label(run: Run, index: int) -> None:
+def pseudo_label(run: Run, bars: Bars, index: int) -> None:
     """Step a) of one round: label the target images with the network of the round before.
 
     Reads OUT/source or OUT/round-(N-1); writes OUT/round-N/pseudo_labels/NAME.png (trainIds with palette, 255 = not
     selected) and OUT/round-N/thresholds.json.
     """
     run.pseudo_label(index)
-    echo(f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}")
+    if bars.shows_results:
+        bars.close()
+        print_thresholds(run.results, index)
+        echo(f"pseudo-labels in {run.dir.stage(index).pseudo_labels}, thresholds in {run.dir.stage(index).thresholds}")
 
 
 @click.command()
 @_ROUND
 @_run_command
-def retrain(run: Run, index: int) -> None:
+def retrain(run: Run, bars: Bars, index: int) -> None:
     """Step b) of one round: retrain on source labels and pseudo-labels together.
 
     Reads OUT/round-N/pseudo_labels and the parameters of the round before; writes OUT/round-N/parameters.params with
     its sidecar and training.json.
     """
     run.retrain(index)
-    echo(f"parameters in {run.dir.stage(index).parameters}")
+    if bars.shows_results:
+        bars.close()
+        echo(f"parameters in {run.dir.stage(index).parameters}")
 
 
 @click.command("round")
 @_ROUND
 @_run_command
-def round_(run: Run, index: int) -> None:
+def round_(run: Run, bars: Bars, index: int) -> None:
     """One round: pseudo-label, retrain, evaluate.
 
     Reads the parameters of the round before; writes OUT/round-N.
     """
     run.round(index)
-    _print_evaluation(run, index)
+    _print_evaluation(run, bars, index)
 
 
-@click.command()
-@_experiment_options
-@click.option(
-    "--seconds",
-    default=60.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="About how long to measure.",
-)
-@click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
-def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
-    """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
-
-    Measures the network with random parameters on the chosen device. Reads the experiment file and looks at the image
-    folders; where those of the paper's data sets are not there, the publishers' numbers of images are used. Writes
-    nothing, or with --out the plan.
-    """
-    from cbst_mx.files import write_json
-    from cbst_mx.planning import make_plan  # imports mxnet
-    from cbst_mx.report.tables import plan_table
-
-    with Bars(Terminal()) as bars:
-        made = make_plan(experiment, seconds=seconds, progress=bars)
-    Terminal().print(plan_table(made.stages))
-    echo(f"disk: up to {made.disk / 1e9:.1f} GB in the run folder")
-    kind = "GPU memory" if made.device.startswith("gpu") else "memory of the process, on this CPU (GPU: not measured)"
-    echo(f"{kind}: about {made.memory / 1e9:.1f} GB")
-    for note in made.notes:
-        echo(note)
-    if out:
-        write_json(out, made.to_json())
-        echo(f"plan in {out}")
-
-
-@click.command("check-inputs")
-@_experiment_options
-def check_inputs(experiment: Experiment) -> None:
-    """Look whether what EXPERIMENT names is there: images, labels, lists, prior, parameters.
-
-    make does so before it trains the source network that an experiment starts from. Reads names, and a file of the
-    spatial prior; writes nothing. `doctor` looks at the images themselves.
-    """
-    from cbst_mx.rounds.first_look import look  # imports mxnet
-
-    for name, number in look(experiment).items():
-        echo(f"{name}: {number:,} images")
-
-
-def _print_evaluation(run: Run, index: int) -> None:
+def _print_evaluation(run: Run, bars: Bars, index: int) -> None:
     from cbst_mx.report.tables import iou_table
 
     results = run.evaluate(index)
     summary = run.write_summary()
+    bars.result("summary", path=str(run.dir.summary), gain=None)
+    if not bars.shows_results:
+        return
+    bars.close()
     if results:
         print_table(iou_table(results, run.label_space))
     else:
         _print_label_free([stage for stage in summary["stages"] if stage["round"] == index])
-    _print_warnings([stage for stage in summary["stages"] if stage["round"] == index])
+    _print_warnings([stage for stage in summary["stages"] if stage["round"] == index], smoke=run.experiment.smoke)
 
 
-def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
+def print_thresholds(results: RunResults, index: int | None = None) -> None:
+    """Print the thresholds of a round and what they kept: of the last one that has any, or of round `index`."""
+    from cbst_mx.report.tables import threshold_table
+
+    done = [stage for stage in range(1, results.rounds + 1) if results.folder.stage(stage).thresholds.is_file()]
+    for stage in done[-1:] if index is None else [index]:
+        found = results.thresholds(stage)
+        title = f"thresholds of round {stage}: {found['policy'].upper()}, p = {found['portion']:g}"
+        echo("")
+        print_table(threshold_table(found, title=title))
+        echo("")
+
+
+def report_command(folder: Path) -> str:
+    """Return the command that shows a run in the browser."""
+    return f"cbst-mx report {shlex.quote(str(folder))} --out report.html"
+
+
+def _print_stages(summary: dict[str, Any], label_space: LabelSpace, *, smoke: bool = False) -> None:
     from cbst_mx.report.tables import iou_table
 
     leading = summary["leading"]
@@ -282,7 +364,7 @@ def _print_stages(summary: dict[str, Any], label_space: LabelSpace) -> None:
     else:
         rows = {stage_title(stage["round"]): stage["evaluation"][leading] for stage in summary["stages"]}
         print_table(iou_table(rows, label_space))
-    _print_warnings(summary["stages"])
+    _print_warnings(summary["stages"], smoke=smoke)
 
 
 def _print_protocol(results: RunResults) -> None:
@@ -307,15 +389,18 @@ def _print_label_free(stages: list[dict[str, Any]]) -> None:
     print_table(label_free_table({stage_title(stage["round"]): stage["label_free"] for stage in stages}))
 
 
-def _print_warnings(stages: list[dict[str, Any]]) -> None:
-    """Print the warnings of the last stage of a summary that has any, and how many earlier ones have."""
-    warned = [stage for stage in stages if stage["warnings"]]
+def _print_warnings(stages: list[dict[str, Any]], *, smoke: bool) -> None:
+    """Print the warnings of the last stage of a summary that has any, and how many earlier ones have.
+
+    None of a smoke test, whose network has learned nothing.
+    """
+    warned = [] if smoke else [stage for stage in stages if stage["warnings"]]
     for stage in warned[-1:]:
         when = f"after round {stage['round']}" if stage["round"] else "of the source network"
         for sentence in stage["warnings"]:
             echo(f"warning: {when}, {sentence}", err=True)
     if earlier := sum(len(stage["warnings"]) for stage in warned[:-1]):
-        echo(f"warning: {earlier} more of stages before that stand in summary.json and log.txt", err=True)
+        echo(f"{counted(earlier, 'more warning')} of stages before: see summary.json and log.txt", err=True)
 
 
-COMMANDS = (run, source, pseudo_label, retrain, round_, plan, check_inputs)
+COMMANDS = (run, source, pseudo_label, retrain, round_)

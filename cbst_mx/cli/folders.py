@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cbst_mx.cli.base import FOLDER, Bars, Terminal, echo, print_table
+from cbst_mx.messages import counted
 
 __all__ = ["COMMANDS"]
 
@@ -36,7 +37,7 @@ def status(run: Path, as_json: bool) -> None:
         record["not_in_ledger"] = lacking
         echo(json.dumps({**record, "steps": [one._asdict() for one in states]}, indent=2))
         return
-    echo(f"{opened.settings.name}, {opened.rounds} rounds of {opened.settings.self_training.method}")
+    echo(f"{opened.settings.name}, {counted(opened.rounds, 'round')} of {opened.settings.self_training.method}")
     print_table(status_table(states))
     for one in states:
         for sentence in one.problems:
@@ -44,7 +45,8 @@ def status(run: Path, as_json: bool) -> None:
         for sentence in one.warnings:
             echo(f"warning: {one.title}, {sentence}")
     if lacking:
-        echo(f"ledger.jsonl has no line for {len(lacking)} finished steps: the next command takes them as found")
+        steps = counted(len(lacking), "finished step")
+        echo(f"ledger.jsonl has no line for {steps}: the next command takes what it finds")
     echo(f"next: {following}")
 
 
@@ -76,7 +78,7 @@ def verify(run: Path, images: bool | None) -> None:
             found = verify_images(opened, full=bool(images), progress=bars)
         problems += found.problems
         how = "read in full" if images else "by size and time, --images reads them in full"
-        remark = found.remark or ("" if found.problems else f"{found.looked_at:,} images as recorded ({how})")
+        remark = found.remark or ("" if found.problems else f"{counted(found.looked_at, 'image')} as recorded ({how})")
         if found.problems:
             advice = (
                 "images: put back what changed or is missing, and remove what was added; or go on with them as they "
@@ -85,12 +87,12 @@ def verify(run: Path, images: bool | None) -> None:
     for problem in problems:
         echo(problem)
     if problems:
-        echo(f"{run}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in {steps} steps")
+        echo(f"{run}: {counted(len(problems), 'problem')} in {counted(steps, 'step')}")
     for text in filter(None, (remark, advice)):
         echo(text)
     if problems:
         raise click.exceptions.Exit(1)
-    echo(f"{run}: {steps} steps, nothing altered")
+    echo(f"{run}: {counted(steps, 'step')}, nothing altered")
 
 
 @click.command()

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import click
-from rich.table import Table
 
 from cbst_mx import METHODS
-from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo
-from cbst_mx.messages import listed
+from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
+from cbst_mx.messages import counted, listed
 
 __all__ = ["COMMANDS"]
 
@@ -149,8 +148,9 @@ def _announce(folder: Any, workers: int, portions: int, labels: bool) -> None:
     sizes = set(folder.sizes)
     size = " x ".join(map(str, sizes.pop())) if len(sizes) == 1 else "different sizes"
     wanted = needs(folder, workers=workers, portions=portions, labels=labels)
+    classes = f"{counted(folder.num_classes, 'class')} ({folder.label_space.name})"
     echo(
-        f"{len(folder.names)} images of {size}, {folder.num_classes} classes ({folder.label_space.name}); "
+        f"{counted(len(folder.names), 'image')} of {size}, {classes}; "
         f"needs up to {wanted.disk / 1e6:.0f} MB on the disk and {wanted.memory / 1e6:.0f} MB of memory"
     )
     if folder.left_out:
@@ -174,6 +174,7 @@ def _run(
     state: Any = None,
 ) -> None:
     from cbst_mx.labelling import check_request, run
+    from cbst_mx.report.tables import sweep_table, threshold_table
 
     if not check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers):
         raise click.UsageError("--portion or --portions must be given")
@@ -190,9 +191,11 @@ def _run(
             workers=workers,
             progress=bars,
         )
-    console = Terminal()
     if portion is not None:
-        console.print(_thresholds_table(result, folder.prior is not None))
+        method = _method(result["policy"], folder.prior is not None)
+        title = f"{method}, p = {result['portion']:g}, rules of the {_rules(result)}"
+        found = {"names": result["names"], "counts": result["count"], "values": result["threshold"]}
+        print_table(threshold_table({**found, "k": result["kc"], "kept": result["kept"]}, title=title))
         echo(
             f"{100 * result['kept_portion']:.2f} % of the pixels kept; labels in {out / 'pseudo_labels'}, "
             f"thresholds in {out / 'kc.json'}"
@@ -200,21 +203,8 @@ def _run(
         for sentence in result.get("remarks", ()):
             echo(f"warning: {sentence}", err=True)
     if portions:
-        console.print(_sweep_table(result["sweep"], portions))
+        print_table(sweep_table(result["sweep"], portions))
         echo(f"sweep in {out / 'sweep.csv'}")
-
-
-def _thresholds_table(record: Any, prior: bool) -> Table:
-    table = Table(
-        "class", title=f"{_method(record['policy'], prior)}, p = {record['portion']:g}, rules of the {_rules(record)}"
-    )
-    for column in ("predicted", "threshold", "k", "kept"):
-        table.add_column(column, justify="right")
-    for values in zip(record["names"], *(record[key] for key in ("count", "threshold", "kc", "kept"))):
-        name, count, threshold, k, kept = values
-        shown = ["-" if value is None else f"{value:.6f}" for value in (threshold, k)]
-        table.add_row(name, f"{count:,}", *shown, f"{kept:,}")
-    return table
 
 
 def _method(rule: str, prior: bool) -> str:
@@ -225,20 +215,6 @@ def _method(rule: str, prior: bool) -> str:
 
 def _rules(record: Any) -> str:
     return "paper" if record["fidelity"] == "paper" else "released program"
-
-
-def _sweep_table(rows: Sequence[Any], portions: Sequence[float]) -> Table:
-    table = Table("class", title="kept pixels by portion")
-    for portion in portions:
-        table.add_column(f"{portion:g}", justify="right")
-    classes = len(rows) // len(portions)
-    for index in range(classes):
-        own: list[Any] = [row for row in rows if row["train_id"] == index]
-        table.add_row(own[0]["name"], *(f"{row['kept']:,}" for row in own))
-    totals = [sum(row["kept"] for row in rows[start : start + classes]) for start in range(0, len(rows), classes)]
-    table.add_section()
-    table.add_row("all", *(f"{total:,}" for total in totals))
-    return table
 
 
 @click.group(invoke_without_command=True)
@@ -342,7 +318,7 @@ def count_(
     _announce(folder, workers, len(wanted), False)
     with Bars(Terminal()) as bars:
         count(folder, state, out, workers=workers, progress=bars)
-    echo(f"counts of {len(folder.names)} images in {out}")
+    echo(f"counts of {counted(len(folder.names), 'image')} in {out}")
 
 
 @label.command()
@@ -364,7 +340,7 @@ def merge(states: tuple[Path, ...], out: Path) -> None:
     merged.save(out)
     pending = len(merged.counts.pending(merged.counts.names))
     echo(
-        f"counts of {len(merged.counts.names)} images in {out}"
+        f"counts of {counted(len(merged.counts.names), 'image')} in {out}"
         + (f"; {pending} of them are still to be counted a second time" if pending else "")
     )
 

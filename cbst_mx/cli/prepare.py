@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from cbst_mx.cli.base import FOLDER, Bars, Terminal, choice, echo
+from cbst_mx.messages import counted
 
 __all__ = ["COMMANDS"]
 
@@ -55,7 +56,7 @@ def gta5(root: Path, out: Path, size: tuple[int, int] | None, workers: int) -> N
             workers=workers,
             progress=partial(bars, "files"),
         )
-    echo(f"{written:,} of {2 * len(images):,} files made, the others were there: {out}")
+    echo(f"{_made(written, 2 * len(images), 'file', 'made')}: {out}")
 
 
 @prepare.command()
@@ -77,7 +78,7 @@ def synthia(root: Path, labels: str, workers: int) -> None:
     outputs = [folder / path.name for path in images.label_paths]
     with Bars(Terminal()) as bars:
         written = write_train_ids(images, outputs, workers=workers, progress=partial(bars, "labels"))
-    echo(f"{written:,} of {len(images):,} labels written, the others were there: {folder}")
+    echo(f"{_made(written, len(images), 'label', 'written')}: {folder}")
 
 
 @prepare.command()
@@ -100,7 +101,14 @@ def cityscapes(root: Path, splits: tuple[str, ...], workers: int) -> None:
         outputs = [path.with_name(path.name.replace("_labelIds", "_labelTrainIds")) for path in images.label_paths]
         with Bars(Terminal()) as bars:
             written = write_train_ids(images, outputs, workers=workers, progress=partial(bars, split))
-        echo(f"{split}: {written:,} of {len(images):,} labels written, the others were there")
+        echo(f"{split}: {_made(written, len(images), 'label', 'written')}")
+
+
+def _made(number: int, total: int, noun: str, verb: str) -> str:
+    """Return how many of all files were made, and how many were there before."""
+    if number == total:
+        return f"{counted(total, noun)} {verb}"
+    return f"{number:,} of {counted(total, noun)} {verb}, {total - number:,} there before"
 
 
 COMMANDS = (prepare,)

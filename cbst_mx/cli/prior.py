@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
+from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
     from cbst_mx.data import LabelledImageSet
@@ -109,7 +110,7 @@ def build(
     absent = [name for name, plane in zip(names, maps) if not plane.any()]
     if absent:
         echo(f"never in the source labels, and so never chosen with this prior: {', '.join(absent)}")
-    what = f"{len(maps)} classes on {grid[0]} x {grid[1]} pixels from {len(labelled)} label maps"
+    what = f"{counted(len(maps), 'class')} on {grid[0]} x {grid[1]} pixels from {counted(len(labelled), 'label map')}"
     echo(f"prior of {what} (normalisation {normalisation}) in {out}")
 
 
@@ -151,7 +152,7 @@ def show(file: Path, space_name: str | None, out: Path) -> None:
         titles = metadata.get("names") or numbered(len(maps)).names
     caption = _caption(maps.shape, metadata)
     write_rgb_png(out, heat_map_sheet(maps, [str(title) for title in titles], caption))
-    echo(f"{len(maps)} class maps drawn in {out} ({caption})")
+    echo(f"{counted(len(maps), 'class map')} drawn in {out} ({caption})")
 
 
 @prior.command("import")
@@ -179,10 +180,10 @@ def import_(file: Path, grid: tuple[int, int] | None, space_name: str | None, ou
         metadata["names"] = list(find(space_name, len(maps), origin=str(file), read=read_label_space).names)
     prior_files.save(out, maps, metadata)
     if clamped:
-        echo(f"{clamped} negative values, the smallest {smallest:.3g}, became 0")
+        echo(f"{counted(clamped, 'negative value')}, the smallest {smallest:.3g}, became 0")
     else:
         echo("no negative values")
-    classes = f"{len(maps)} classes ({space_name or 'without names: give --label-space to name them'})"
+    classes = f"{counted(len(maps), 'class')} ({space_name or 'without names: give --label-space to name them'})"
     echo(f"prior of {classes} on {maps.shape[1]} x {maps.shape[2]} pixels in {out}")
 
 

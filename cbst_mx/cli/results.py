@@ -10,7 +10,7 @@ import click
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo
 from cbst_mx.errors import ConfigError, DataError, RunError, check_choice
-from cbst_mx.messages import stage_title
+from cbst_mx.messages import counted, stage_title
 
 if TYPE_CHECKING:
     from cbst_mx.evaluation.protocols import ImageMatrices
@@ -122,7 +122,7 @@ def _show_label_free(run: RunResults, out: Path | None, stages: list[int] | None
         for stage in (run.evaluated if stages is None else stages)
     ]
     titles = [stage_title(one["round"]) for one in record]
-    echo(f"no validation set: predictions on the target's {record[0]['images']} images, without labels")
+    echo(f"no validation set: predictions on the target's {counted(record[0]['images'], 'image')}, without labels")
     Terminal().print(label_free_table(dict(zip(titles, record))))
     echo(run.adaptation)
     _show_choice(run)
@@ -146,7 +146,8 @@ def _show_set(
         raise DataError(f"{run.folder.stage(index).confusion}, {name}: {error}") from error
     bad = protocols.worst_images(matrices, worst)
     stage = stage_title(index) + (f" of {run.rounds}" if index else "")
-    echo(f"{stage}, {name}, {len(matrices.images)} images; {samples} bootstrap samples, seed {seed}")
+    drawn = counted(samples, "bootstrap sample")
+    echo(f"{stage}, {name}, {counted(len(matrices.images), 'image')}; {drawn}, seed {seed}")
     console.print(protocol_table(scored))
     for protocol, reason in refused.items():
         echo(f"{protocol} cannot be computed: {reason}")
@@ -226,7 +227,7 @@ def export_server(predictions: Path, out: Path, space_name: str, split: str) -> 
     found = find_predictions(predictions)
     with Bars(Terminal()) as bars:
         export(found, out, label_space=get_label_space(space_name), progress=functools.partial(bars, "pack"))
-    echo(f"{len(found)} images in {out}")
+    echo(f"{counted(len(found), 'image')} in {out}")
     _check(out, split)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 import click
-from rich.table import Table
 
 from cbst_mx.cli.base import FILE, Terminal, choice, echo
+from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,20 +35,17 @@ def class_statistics(file: Path, space_name: str | None, worst: int, priority: f
     least predicted ones; a class that is never predicted is among them and has priority.
     """
     from cbst_mx.files import write_json
+    from cbst_mx.report.tables import plain_table
     from cbst_mx.selftrain.class_statistics import summary
 
     counts, stored = _read_counts(file)
     names = _class_names(stored, space_name, len(counts), file)
     result = summary(counts, names, worst=worst, priority=priority)
-    table = Table()
-    table.add_column("class")
-    for title in ("pixels", "portion in %"):
-        table.add_column(title, justify="right")
-    table.add_column("mined")
+    table = plain_table("class", "pixels", "portion in %", "mined", words=["mined"])
     for index, (name, count, portion) in enumerate(zip(names, result["count"], result["portion"])):
         marks = [f"worst {result['worst'].index(index) + 1}"] if index in result["worst"] else []
         marks += ["priority"] if index in result["priority"] else []
-        table.add_row(name, str(count), f"{100 * portion:.3f}", ", ".join(marks))
+        table.add_row(name, f"{count:,}", f"{100 * portion:.3f}", ", ".join(marks))
     Terminal().print(table)
     if out:
         write_json(out, result)
@@ -78,6 +75,7 @@ def select_images(file: Path, keep: int, method: str, out: Path, scores: Path | 
     """
     from cbst_mx.data.lists import write_list
     from cbst_mx.files import write_json, write_text
+    from cbst_mx.report.tables import plain_table
     from cbst_mx.selftrain import class_statistics as stats
 
     statistics = stats.ImageStatistics.load(file)
@@ -99,16 +97,14 @@ def select_images(file: Path, keep: int, method: str, out: Path, scores: Path | 
     write_json(out.with_name(f"{out.name}.json"), record)
     write_list(out, selection.names, among=statistics.names)
 
-    table = Table()
-    table.add_column("class")
-    for title in ("predicted in all, %", "in those kept, %"):
-        table.add_column(title, justify="right")
+    table = plain_table("class", "predicted in all, %", "in those kept, %")
     for name, *values in zip(names, *portions):
         table.add_row(name, *(f"{100 * value:.3f}" for value in values))
     Terminal().print(table)
-    echo(f"{keep} of {len(statistics)} images kept, those with a {method} score of {selection.threshold:.6f} up")
+    images = counted(len(statistics), "image")
+    echo(f"{keep:,} of {images} kept, those with a {method} score of {selection.threshold:.6f} up")
     lost = [name for name, old, new in zip(names, before, after) if old and not new]
-    covered = f"{(after > 0).sum()} of the {(before > 0).sum()} predicted classes covered"
+    covered = f"{(after > 0).sum()} of the {counted(int((before > 0).sum()), 'predicted class')} covered"
     echo(covered + (f", without {', '.join(lost)}" if lost else ""))
     echo(f"names in {out}, threshold in {out}.json")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from cbst_mx.cli.base import FILE, Terminal, choice, echo
+from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
     from cbst_mx.networks.inputs import InputForm, Told
@@ -148,7 +148,7 @@ def import_weights(
     meaning = "of whole images" if space is None else f"({space.name})"
     turned = f" ({Path(file).name} took BGR: its first layer was turned)" if channels == "bgr" else ""
     echo(
-        f"{out}: {name} with {num_classes} classes {meaning}, for {spec.input_text()}{turned}; "
+        f"{out}: {name} with {counted(num_classes, 'class')} {meaning}, for {spec.input_text()}{turned}; "
         f"{out.name}.json belongs to it"
     )
 
@@ -200,10 +200,10 @@ def _colours(name: str, text: str | None) -> tuple[float, ...] | None:
 
 def _table(rows: Sequence[Row]) -> Table:
     from cbst_mx.networks.matching import shown
+    from cbst_mx.report.tables import plain_table
 
-    table = Table(box=SIMPLE_HEAD)
-    for title in ("status", "tensor", "shape", "in the file", "shape there, if other"):
-        table.add_column(title, overflow="fold")
+    titles = ("status", "tensor", "shape", "in the file", "shape there, if other")
+    table = plain_table(*titles, words=titles)
     for row in rows:
         # the file's names may hold anything: as Text they are no markup
         there = "" if row.source_shape == row.shape else _shape(row.source_shape)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from cbst_mx.config.experiment import DATA_VARIABLE, Experiment, below_data_root, load_experiment
-from cbst_mx.config.parts import SCALES, Data, Optimiser, SelfTraining, SourceTraining
+from cbst_mx.config.fields import SCALES
+from cbst_mx.config.parts import Data, Optimiser, SourceTraining
+from cbst_mx.config.self_training import SelfTraining
 from cbst_mx.config.start import describe_released_start, take_released_start
 from cbst_mx.config.targets import describe_target, target_changes
 

@@ -1,7 +1,6 @@
 """One experiment: a YAML file, typed and strict. Unknown keys are refused; relative data roots are below ``CBST_DATA``.
 
-The top level is :class:`Experiment`; every key's default is the paper's or, where the paper is silent, the released
-program's, unless its comment says otherwise.
+The top level is :class:`Experiment`; the text below a key is its description, see `cbst_mx.config.parts`.
 """
 
 from __future__ import annotations
@@ -15,22 +14,9 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from typing_extensions import Annotated, Literal
 
-from cbst_mx.config.parts import (
-    Augmentation,
-    Batch,
-    Data,
-    Evaluation,
-    FilePath,
-    Name,
-    Network,
-    Paper,
-    Seed,
-    SelfTraining,
-    SetName,
-    SourceTraining,
-    SpatialPrior,
-    WarmUp,
-)
+from cbst_mx.config.fields import Batch, Count, FilePath, Name, Seed, SetName
+from cbst_mx.config.parts import Augmentation, Data, Evaluation, Network, Paper, SourceTraining, WarmUp
+from cbst_mx.config.self_training import SelfTraining, SpatialPrior
 from cbst_mx.config.settings import read_settings
 from cbst_mx.data import ImageSet, LabelledImageSet, folder, open_images, open_labelled
 from cbst_mx.errors import ConfigError
@@ -47,6 +33,7 @@ DATA_VARIABLE = "CBST_DATA"
 _LATER = (
     "starts_from",
     "released_start",
+    "images_per_pass",
     "evaluation.upsampling",
     "source_training.snapshots",
     "source_training.checkpoint_minutes",
@@ -62,36 +49,80 @@ class Experiment(StrictModel):
     """Settings of one run."""
 
     name: Name
+    """Name of the experiment, for tables and logs. Origin: ours."""
     seed: Seed = 0
-    label_space: Name = "cityscapes-19"  # a known one, or "folder": the classes of the source's own description
+    """Seed of all that is random: parameters, order, crops, dropout. Unit: seed. Origin: ours."""
+    label_space: Name = "cityscapes-19"
+    """The classes: `cityscapes-19`, `synthia-16`, `nthu-13`, or `folder`: those of the source's own description.
+    Origin: paper.
+    """
     source: Data
-    target: Data  # opened without labels
-    validation: Dict[SetName, Data] = {}  # labelled image sets for evaluation; summaries lead with the first
+    """The labelled images. Origin: paper."""
+    target: Data
+    """The images to adapt to; opened without labels, whatever lies on the disk. Origin: paper."""
+    validation: Dict[SetName, Data] = {}
+    """Labelled image sets for evaluation, by names of your own; summaries lead with the first. Without any, every round
+    reports what needs no labels. Origin: paper.
+    """
     network: Network = Network()
+    """The network and the normalisation of its input. Origin: paper."""
     augmentation: Augmentation = Augmentation()
-    # how images are resized, in training and for the network's input; program: Lanczos to fewer pixels, cubic to more,
-    # as the released program does. Run folders that do not say it were made before there was a choice, with "linear"
+    """How training crops are made. Origin: released."""
+    # run folders that do not say it were made before there was a choice, with "linear"
     resampling: Literal["linear", "program"] = "program"
-    source_training: Optional[SourceTraining] = None  # None: initial_parameters must be given
-    initial_parameters: Optional[FilePath] = Field(
-        None, validate_default=True
-    )  # a .params file with its sidecar that takes the source training's place
+    """How images are resized, in training and for the network's input: `program` by Lanczos to fewer pixels and cubic
+    to more, as the released program; `linear` is faster and softer. Origin: released.
+    """
+    source_training: Optional[SourceTraining] = None
+    """The training on source labels; exactly one of `source_training` and `initial_parameters` is given. Origin:
+    released.
+    """
+    initial_parameters: Optional[FilePath] = Field(None, validate_default=True)
+    """Parameters that take the source training's place: a `.params` file with its sidecar, which `cbst-mx` made or
+    imported; a relative path starts at the working folder. Origin: released.
+    """
     self_training: SelfTraining
-    # parameters that the authors released, below the data root: taken as initial_parameters where they are there
+    """The rounds. Origin: paper."""
     released_start: Optional[FilePath] = None
-    pretrained: Optional[FilePath] = None  # parameters the source training starts from, e.g. imported ImageNet weights
+    """Parameters that the authors released, below `CBST_DATA`: taken as `initial_parameters` where they are there.
+    Origin: released.
+    """
+    pretrained: Optional[FilePath] = None
+    """Parameters that the source training starts from, such as imported ImageNet weights; a relative path is below
+    `CBST_DATA`. Origin: paper.
+    """
     warm_up: Optional[WarmUp] = None
+    """Adversarial adaptation of the source network before the first round; null: none. Origin: ours."""
     evaluation: Evaluation = Evaluation()
+    """How networks are evaluated. Origin: released."""
     inference_batch: Batch = 8
+    """Images of equal size that pass the network together in labelling and evaluation. Unit: images. Origin: ours."""
+    images_per_pass: Count = 0
+    """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of the
+    passes add up, in less memory; needs frozen batch norm. Not in the warm-up. Unit: images. Origin: ours.
+    """
     workers: int = Field(2, ge=0, le=256)
-    ctx: str = "cpu"  # or gpu:0; gpu:0,1 spreads every training batch over both, each with its own dropout masks
-    amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of convolutions: bfloat16 on CPU, float16 on GPU
-    gradient_checkpointing: bool = False  # recompute activations in training instead of keeping them: less memory
-    # the experiment whose source network the rounds start from, where make runs both; a run takes initial_parameters
+    """Threads that read and prepare images; any number gives the same batches. Unit: threads. Origin: ours."""
+    ctx: str = "cpu"
+    """Device: `cpu`, `gpu:0`; `gpu:0,1` spreads every training batch over both, each with its own dropout masks.
+    Origin: ours.
+    """
+    amp: Literal["none", "bfloat16", "float16"] = "none"
+    """Precision of convolutions: `bfloat16` on CPUs that have it, `float16` on GPUs. Origin: ours."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass instead of keeping them: less memory, more time. Origin: ours."""
     starts_from: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]] = None
+    """The experiment whose source network the rounds start from, where make runs both; `cbst-mx run` takes
+    `initial_parameters`. Origin: ours.
+    """
     paper: Optional[Paper] = None
-    origin: Dict[str, str] = {}  # where settings come from: key with dots to "paper", "inferred", "released" or "ours"
-    smoke: bool = False  # tiny and meaningless: only to see that every step runs
+    """The row of the paper's tables that the experiment reproduces, for `check-paper`. Origin: ours."""
+    origin: Dict[str, str] = {}
+    """Where this file's settings come from: key with dots to `paper`, `inferred`, `released` or `ours`. Changes
+    nothing. Origin: ours.
+    """
+    smoke: bool = False
+    """Tiny and meaningless: only to see that every step runs. Origin: ours."""
 
     @field_validator("label_space")
     @classmethod
@@ -165,7 +196,7 @@ class Experiment(StrictModel):
     @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
-        others = ("workers", "ctx", "starts_from", "released_start", "paper", "origin")
+        others = ("workers", "ctx", "images_per_pass", "starts_from", "released_start", "paper", "origin")
         beside: Dict[str, Any] = dict.fromkeys(others, True)
         later = self._later_keys()
         for key, inside in (("self_training", "keep_maps"), ("source_training", "snapshots")):
@@ -296,7 +327,7 @@ def load_experiment(path: Path, changes: Tuple[str, ...] = ()) -> Experiment:
     """
     path = Path(path)
     with reading(path, ConfigError):
-        values, wrong = read_settings(path, changes)
+        values, _, wrong = read_settings(path, changes)
         try:
             experiment = Experiment.model_validate(values)
         except ValidationError as error:

@@ -1,126 +1,72 @@
-"""The parts of an experiment: data, network, training phases, self-training, evaluation; strict, with limits.
+"""The parts of an experiment beside its rounds: data, network, training phases, evaluation; strict, with limits.
 
-Every default is the paper's or, where the paper is silent, the released program's, unless its comment says otherwise.
+The text below a key is its description in the reference and in the JSON schema. It ends with the unit of a number and
+the origin of the default or, where there is none, of the key: "paper", "inferred" (from the paper), "released" (the
+authors' program) or "ours".
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
-from cbst_mx import METHODS
-from cbst_mx.data import FORMATS
+from cbst_mx.config.fields import (
+    Batch,
+    Count,
+    Factor,
+    FilePath,
+    Fold,
+    FormatName,
+    LongSide,
+    NetworkName,
+    Rate,
+    Scale,
+    Seed,
+    Side,
+)
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from cbst_mx.errors import ConfigError
-from cbst_mx.networks.spec import check_network
 from cbst_mx.strict_yaml import StrictModel
 
-__all__ = [
-    "SCALES",
-    "Augmentation",
-    "Batch",
-    "Data",
-    "Evaluation",
-    "FilePath",
-    "Guard",
-    "Mining",
-    "Name",
-    "Network",
-    "Optimiser",
-    "Paper",
-    "Portion",
-    "Scale",
-    "Seed",
-    "SelfTraining",
-    "SetName",
-    "SourcePortion",
-    "SourceTraining",
-    "SpatialPrior",
-    "WarmUp",
-]
-
-#: Smallest and largest factor of an image's height and width.
-SCALES = (0.05, 16.0)
-
-
-def _printable(name: str) -> str:
-    if not name.strip() or len(name) > 100 or not name.isprintable():
-        raise ValueError(f"must have 1 to 100 printable characters, got {name[:60]!r}")
-    return name
-
-
-def _key(name: str) -> str:
-    # In the files of a stage "NAME", "NAME.classes" and "NAME.images" are arrays, and "NAME.npy" is "NAME".
-    if name.endswith((".npy", ".classes", ".images")):
-        raise ValueError(f"must not end with .npy, .classes or .images, got {name[:60]!r}")
-    return _printable(name)
-
-
-def _network(name: str) -> str:
-    try:
-        check_network(name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
-    return name
-
-
-def _path(text: str) -> str:
-    if not text or "\0" in text or len(text) > 4096:
-        raise ValueError(f"must be a path, got {text[:60]!r}")
-    return text
-
-
-# Every number has two limits: what no run can have is refused here, and not after hours of training.
-Scale = Annotated[float, Field(ge=SCALES[0], le=SCALES[1])]
-_Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
-_LongSide = Annotated[int, Field(ge=32, le=16384)]  # pixels
-Batch = Annotated[int, Field(ge=1, le=4096)]  # images
-_Count = Annotated[int, Field(ge=0, le=10**9)]
-_Share = Annotated[float, Field(ge=1e-6, le=1)]  # of pixels or images
-_Step = Annotated[float, Field(ge=0, le=1)]
-_Factor = Annotated[float, Field(ge=0, le=1e6)]
-_Rate = Annotated[float, Field(gt=0, le=1e6)]
-Seed = Annotated[int, Field(ge=0, lt=2**64)]
-Fold = Annotated[int, Field(ge=0, le=10**6)]
-Name = Annotated[str, AfterValidator(_printable)]
-SetName = Annotated[str, AfterValidator(_key)]
-FilePath = Annotated[str, AfterValidator(_path)]
-
-
-# mypy takes no names that are computed; pydantic does.
-if TYPE_CHECKING:
-    _FormatName = str
-    _MethodName = str
-else:
-    _FormatName = Literal[tuple(FORMATS)]
-    _MethodName = Literal[tuple(METHODS)]
+__all__ = ["Augmentation", "Data", "Evaluation", "Network", "Optimiser", "Paper", "SourceTraining", "WarmUp"]
 
 
 class Data(StrictModel):
     """One set of images."""
 
-    format: _FormatName
-    root: FilePath  # absolute, or below the folder named by the environment variable CBST_DATA
+    format: FormatName
+    """How the files are laid out: as GTA5, SYNTHIA, Cityscapes or NTHU publish them, or `folder`, your own images with
+    a description. Origin: ours.
+    """
+    root: FilePath
+    """Folder of the data set; a relative path is below the folder that the environment variable `CBST_DATA` names.
+    Origin: ours.
+    """
     split: Optional[str] = None
-    # Which label files. cityscapes: labelIds (default), labelTrainIds; synthia: raw (default), ids, trainIds.
+    """Which part: `train` or `val` of Cityscapes; `train`, `test`, `rest` of NTHU; a split of the description; not of
+    GTA5 and SYNTHIA. Origin: ours.
+    """
     labels: Optional[Literal["labelIds", "labelTrainIds", "raw", "ids", "trainIds"]] = None
-    description: Optional[FilePath] = None  # folder: the YAML file, beside the experiment when relative
-    list: Optional[FilePath] = None  # a text file that names the images to use; below the data root when relative
-    city: Optional[str] = None  # nthu
-    fold: Optional[Fold] = None  # nthu: which fold of the labelled images
-    folds: Optional[int] = Field(None, ge=2, le=10**6)  # nthu: of how many; None: 10, as in the paper
-    fold_seed: Optional[Seed] = None  # nthu: of which assignment to folds; None: 0
+    """Which label files. Cityscapes: `labelIds` (when not given) or `labelTrainIds`; SYNTHIA: `raw` (when not given),
+    `ids` or `trainIds`. Origin: ours.
+    """
+    description: Optional[FilePath] = None
+    """The YAML file that describes data of format `folder`; a relative path starts at the experiment file's folder.
+    Origin: ours.
+    """
+    list: Optional[FilePath] = None
+    """A text file that names the images to use; a relative path starts at the data root. Origin: released."""
+    city: Optional[str] = None
+    """City of NTHU: Rome, Rio, Tokyo or Taipei. Origin: paper."""
+    fold: Optional[Fold] = None
+    """Which fold of NTHU's labelled images, from 0. Unit: number of a fold. Origin: paper."""
+    folds: Optional[int] = Field(None, ge=2, le=10**6)
+    """Of how many folds; null: 10. Unit: folds. Origin: paper."""
+    fold_seed: Optional[Seed] = None
+    """Seed of the assignment of images to folds; null: 0. Unit: seed. Origin: ours."""
 
     def selection(self) -> Dict[str, Any]:
         """Return what chooses the images, besides format and root, as the readers' keyword arguments."""
@@ -130,23 +76,43 @@ class Data(StrictModel):
 class Network(StrictModel):
     """The network and the normalisation of its input."""
 
-    name: Annotated[str, AfterValidator(_network)] = "fcn8s"
-    options: Dict[str, Any] = {}  # keyword arguments of its constructor
+    name: NetworkName = "fcn8s"
+    """Network: `fcn8s` (FCN8s on VGG-16) or `resnet38` (ResNet-38, model A1), or one that you added. Origin: paper."""
+    options: Dict[str, Any] = {}
+    """Keyword arguments of the network's constructor, such as `width`, `batch_norm`, `dropout`; see the Python API.
+    Origin: ours.
+    """
     mean: List[Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(list(IMAGENET_MEAN), min_length=3, max_length=3)
+    """Subtracted from red, green and blue before the network. Unit: full range of a channel. Origin: released."""
     std: List[Annotated[float, Field(ge=1e-6, le=1e6)]] = Field(list(IMAGENET_STD), min_length=3, max_length=3)
+    """Divides red, green and blue after that. Unit: full range of a channel. Origin: released."""
 
 
 class Augmentation(StrictModel):
     """Joint scale, crop and flip; colour changes are off in the paper's protocol."""
 
-    crop: List[_Side] = Field([504, 504], min_length=2, max_length=2)  # height, width in pixels
+    crop: List[Side] = Field([504, 504], min_length=2, max_length=2)
+    """Height and width of a training crop; smaller images are filled up with the mean colour and the ignored label.
+    Unit: pixels. Origin: released.
+    """
     scale: List[Scale] = Field([0.7, 1.3], min_length=2, max_length=2)
+    """Smallest and largest factor by which an image is resized before the crop, drawn evenly. Unit: factor. Origin:
+    released.
+    """
     flip: bool = True
+    """Whether every second crop, at random, is mirrored. Origin: released."""
     brightness: float = 0.0
+    """Strength s in [0, 1]: the factor of brightness is drawn from [1 - s, 1 + s]; 0 is off. Unit: factor. Origin:
+    released.
+    """
     contrast: float = 0.0
+    """The same for contrast. Unit: factor. Origin: released."""
     saturation: float = 0.0
+    """The same for saturation. Unit: factor. Origin: released."""
     hue: float = 0.0
+    """Largest turn of the hue, in [0, 0.5]; 0 is off. Unit: full circle. Origin: released."""
     blur: float = 0.0
+    """Chance, in [0, 1], that a crop is blurred. Unit: probability. Origin: released."""
 
     @model_validator(mode="after")
     def _possible(self) -> Augmentation:
@@ -166,20 +132,32 @@ class Augmentation(StrictModel):
 class Optimiser(StrictModel):
     """SGD over one training phase."""
 
-    iterations: Optional[_Count] = None
-    epochs: Optional[_Count] = Field(
-        None, validate_default=True
-    )  # in place of iterations: passes over all images of the phase
+    iterations: Optional[Count] = None
+    """Length of the phase; exactly one of `iterations` and `epochs` is given. Unit: iterations. Origin: released."""
+    epochs: Optional[Count] = Field(None, validate_default=True)
+    """Length of the phase, in place of `iterations`: passes over all its images. Unit: epochs. Origin: released."""
     batch_size: Batch
-    learning_rate: _Rate
-    warmup: _Count = 0  # iterations of linear increase
-    power: _Factor = 0.0  # of the polynomial decay; 0 = constant
+    """Crops in one step of SGD, over all devices. Unit: images. Origin: released."""
+    learning_rate: Rate
+    """Learning rate of SGD, after the warm-up; of the rounds' retraining in the first round. Unit: rate. Origin:
+    released.
+    """
+    warmup: Count = 0
+    """The learning rate grows linearly over so many first iterations. Unit: iterations. Origin: ours."""
+    power: Factor = 0.0
+    """Exponent of the polynomial decay of the learning rate; 0: constant. Unit: exponent. Origin: released."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: _Factor = 5e-4
-    bias_lr_mult: _Factor = 2.0  # of the learning rate, for all biases and batch-norm betas
-    bias_wd_mult: _Factor = 0.0  # of the weight decay, for the same
-    checkpoint_every: _Count = 500  # iterations; 0 = not by iterations
-    checkpoint_minutes: float = Field(5.0, ge=0, le=1e6)  # and by time; 0 = not by time
+    """Momentum of SGD. Unit: factor. Origin: released."""
+    weight_decay: Factor = 5e-4
+    """Weight decay of SGD. Unit: factor. Origin: released."""
+    bias_lr_mult: Factor = 2.0
+    """Multiplies the learning rate of all biases and batch-norm betas. Unit: factor. Origin: released."""
+    bias_wd_mult: Factor = 0.0
+    """Multiplies the weight decay of the same. Unit: factor. Origin: released."""
+    checkpoint_every: Count = 500
+    """A checkpoint after so many iterations; 0: not by iterations. Unit: iterations. Origin: ours."""
+    checkpoint_minutes: float = Field(5.0, ge=0, le=1e6)
+    """And a checkpoint after so much time; 0: not by time. Unit: minutes. Origin: ours."""
 
     # On fields, not on the whole: pydantic looks at a whole only once all its fields are right, and a user wants to
     # hear of everything at once.
@@ -194,178 +172,48 @@ class Optimiser(StrictModel):
 class SourceTraining(Optimiser):
     """The training on source labels."""
 
-    snapshots: _Count = 0  # epochs from one kept network to the next, the last too, each evaluated; 0 = none
-
-
-class Portion(StrictModel):
-    """The portion p over the rounds."""
-
-    initial: _Share = 0.20
-    step: _Step = 0.05
-    maximum: _Share = 0.50
-
-
-class SpatialPrior(StrictModel):
-    """The spatial prior of CBST-SP: estimated from the source labels, or read from a file.
-
-    A file is used as it is, as the authors' program uses its own: it takes the place of all other settings, which are
-    refused beside it. See `cbst_mx.selftrain.spatial_prior` for what the three normalisations are.
+    snapshots: Count = 0
+    """Keeps and evaluates the network each time so many epochs are done, and at the end; 0: no such snapshots. Unit:
+    epochs. Origin: ours.
     """
-
-    file: Optional[FilePath] = None  # .npz, or the authors' prior_array.mat; below the data root when relative
-    grid: List[_Side] = Field([256, 512], min_length=2, max_length=2)  # rows, columns of the stored maps
-    kernel: float = Field(70.0, ge=0, le=2048)  # size of the Gaussian in pixels at 1024 x 2048; 0: no smoothing
-    sigma: Optional[float] = Field(None, gt=0, le=2048)  # its standard deviation in those pixels; None: kernel / 6
-    normalisation: Literal["sum", "maximum", "frequency"] = "sum"
-
-    @field_validator("sigma")
-    @classmethod
-    def _smooths(cls, sigma: Optional[float], info: ValidationInfo) -> Optional[float]:
-        if sigma is not None and info.data.get("kernel") == 0:
-            raise ValueError(f"sigma must not be given with a kernel of 0, which does not smooth, got {sigma}")
-        return sigma
-
-    @model_validator(mode="after")
-    def _file_or_estimate(self) -> SpatialPrior:
-        needless = sorted(self.model_fields_set - {"file"})
-        if self.file is not None and needless:
-            raise ValueError(
-                f"file must not be given with {', '.join(needless)}: a file is used as it is, the others say how a "
-                "prior is estimated"
-            )
-        return self
-
-    @model_serializer(mode="wrap")
-    def _in_use(self, write: SerializerFunctionWrapHandler) -> Dict[str, Any]:
-        """Return the file alone or else all other settings, so that what is written can be read again."""
-        values: Dict[str, Any] = write(self)
-        if self.file is not None:
-            return {"file": self.file}
-        return {key: value for key, value in values.items() if value is not None}
-
-
-class SourcePortion(StrictModel):
-    """The portion of source images a round trains on; the released program's numbers."""
-
-    initial: _Share = 0.03
-    step: _Step = 0.0025
-    maximum: _Share = 0.06
-    policy: Literal["cumulative", "random"] = "cumulative"
-
-
-class Mining(StrictModel):
-    """Rare-class mining: training crops centred on classes that are predicted least."""
-
-    # of these methods; in the paper only CBST's
-    methods: List[_MethodName] = Field(["cbst", "cbst-sp"], min_length=1, max_length=len(METHODS))
-    # names of the classes to mine in every round, whatever is predicted; None: those predicted least
-    classes: Optional[List[Name]] = Field(None, min_length=1, max_length=253)
-    worst: int = Field(5, ge=1, le=253)  # classes predicted least; the released program takes 3
-    priority: float = Field(0.001, ge=0, le=1)  # classes with a smaller predicted portion come first
-    probability: float = Field(0.8, ge=0, le=1)  # of mining an image
-
-
-class Guard(StrictModel):
-    """What is done about a network that may have collapsed; see `cbst_mx.selftrain.guard` for the signs."""
-
-    # before a round trains on a network with a fault: warn, and go on; stop; rollback: train the round before anew,
-    # from the network that it started from, at half the learning rate
-    policy: Literal["warn", "stop", "rollback"] = "warn"
-    rollbacks: int = Field(2, ge=1, le=100)  # at most, in a run
-    # a class that is predicted far more often than before round 1 gets no pseudo-labels, or ...
-    hold_back: bool = False
-    # ... at most as many as if it were predicted as often as before round 1
-    cap_share: bool = Field(False, validate_default=True)
-
-    @field_validator("cap_share")
-    @classmethod
-    def _one_action(cls, cap: bool, info: ValidationInfo) -> bool:
-        if cap and info.data.get("hold_back"):
-            raise ValueError("cap_share must not be given with hold_back, which leaves no pseudo-labels to cap")
-        return cap
-
-    @property
-    def limits(self) -> bool:
-        """Whether pseudo-labels of single classes may be left out."""
-        return self.hold_back or self.cap_share
-
-
-class SelfTraining(StrictModel):
-    """The rounds."""
-
-    method: _MethodName
-    rounds: int = Field(7, ge=0, le=1000)
-    portion: Portion = Portion()
-    fidelity: Literal["paper", "released"] = "paper"
-    flip: bool = True  # average with the mirrored image when pseudo-labelling
-    scales: List[Scale] = Field([1.0], min_length=1, max_length=32)  # average over these scales when pseudo-labelling
-    long_side: Optional[_LongSide] = None  # pixels of the input when pseudo-labelling; None: as it is
-    # of the network's output to the image; bicubic is OpenCV's, pillow the released program's: bicubic, twice
-    upsampling: Literal["bilinear", "bicubic", "pillow"] = "bilinear"
-    # where the network's output stays between thresholds and selection; auto: memory up to 256 MB, else disk, but
-    # FCN8s, whose output has the image's size, runs again
-    keep_maps: Literal["auto", "memory", "disk", "recompute"] = "auto"
-    source_portion: Optional[SourcePortion] = None  # None: all source images in every round (eq. 3 and 6)
-    mining: Optional[Mining] = None
-    retraining: Optimiser
-    learning_rate_factor: _Rate = 1.0  # per round
-    target_per_batch: Optional[Batch] = None  # None: one permutation of source and target together
-    # source and target part of a batch pass through the network one after the other: batch statistics never mix them
-    separate_domains: bool = False
-    spatial_prior: SpatialPrior = SpatialPrior()
-    guard: Guard = Guard()
-
-    @property
-    def policy(self) -> str:
-        """Rule of the method's thresholds: "global" for ``st``, "class-balanced" for ``cbst`` and ``cbst-sp``."""
-        return METHODS[self.method]
-
-    @property
-    def uses_prior(self) -> bool:
-        """Whether any round multiplies by the spatial prior."""
-        return self.method == "cbst-sp" and self.rounds > 0
-
-    @field_validator("target_per_batch")
-    @classmethod
-    def _places_for_source(cls, number: Optional[int], info: ValidationInfo) -> Optional[int]:
-        retraining = info.data.get("retraining")
-        if number is not None and retraining is not None and number >= retraining.batch_size:
-            raise ValueError(
-                f"target_per_batch must be smaller than the batch_size {retraining.batch_size}, got {number}"
-            )
-        return number
-
-    @field_validator("separate_domains")
-    @classmethod
-    def _divided(cls, separate: bool, info: ValidationInfo) -> bool:
-        if separate and info.data.get("target_per_batch", 1) is None:
-            raise ValueError("separate_domains needs target_per_batch, which says how a batch is divided")
-        return separate
 
 
 class Evaluation(StrictModel):
     """Evaluation of the network, always at the size of the labels."""
 
-    flip: bool = True  # average with the mirrored image
-    scales: List[Scale] = Field([1.0], min_length=1, max_length=32)  # multi-scale testing
-    combine: Literal["mean", "max"] = "mean"  # over the scales; the paper does not say which
-    long_side: Optional[_LongSide] = None  # pixels of the network's input at scale 1; None = as it is
-    upsampling: Literal["bilinear", "bicubic", "pillow"] = "bilinear"  # as that of self_training
+    flip: bool = True
+    """Average with the mirrored image's prediction. Origin: released."""
+    scales: List[Scale] = Field([1.0], min_length=1, max_length=32)
+    """Factors of the image's size that are tested and combined (multi-scale testing). Unit: factor. Origin: paper."""
+    combine: Literal["mean", "max"] = "mean"
+    """How the scales' probabilities become one; the paper does not say. Origin: ours."""
+    long_side: Optional[LongSide] = None
+    """Longer side of the network's input at scale 1; null: as the image is. Unit: pixels. Origin: ours."""
+    upsampling: Literal["bilinear", "bicubic", "pillow"] = "bilinear"
+    """How the network's output becomes the image's size; as `self_training.upsampling`. Origin: ours."""
 
 
 class WarmUp(StrictModel):
     """Adversarial adaptation of the source network in output space, before the first round."""
 
     optimiser: Optimiser
-    weight: _Factor = 0.001  # of the adversarial loss; 0 is the control without it
-    discriminator_learning_rate: _Rate = 1e-4
+    """SGD of the warm-up. Origin: ours."""
+    weight: Factor = 0.001
+    """Factor of the adversarial loss; 0: the control without it. Unit: factor. Origin: ours."""
+    discriminator_learning_rate: Rate = 1e-4
+    """Learning rate of the discriminator. Unit: rate. Origin: ours."""
     discriminator_width: int = Field(64, ge=1, le=4096)
+    """Channels of the discriminator's first layer. Unit: channels. Origin: ours."""
 
 
 class Paper(StrictModel):
     """The row of the paper's tables that an experiment reproduces."""
 
     table: Literal[1, 2, 3]
+    """Which of the paper's tables. Unit: number of a table. Origin: paper."""
     row: str
+    """Name of the row. Origin: paper."""
     network: Literal["resnet38", "fcn8s"]
-    expected: Dict[str, float]  # IoU in % per class, and miou; of SYNTHIA miou_star as well
+    """The row's network. Origin: paper."""
+    expected: Dict[str, float]
+    """IoU per class as published, and `miou`; of SYNTHIA `miou_star` as well. Unit: %. Origin: paper."""

@@ -1,15 +1,20 @@
-"""Experiment files as plain values: what they extend, changes from the command line, and the smoke test."""
+"""Experiment files as plain values: what they extend, changes from the command line, and the smoke test.
+
+Of every value it is kept where it came from: a file, a change, or the smoke test.
+"""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from cbst_mx.errors import ConfigError
 from cbst_mx.strict_yaml import parse_value, read_yaml
 
-__all__ = ["read_settings"]
+__all__ = ["SMOKE", "Settings", "read_settings"]
+
+SMOKE = "smoke"  # the origin of what a smoke test changes
 
 _LONGEST_SHOWN = 100  # characters of a change in a message
 _MOST_LEVELS = 20  # of keys in a change, and of files that extend one another
@@ -29,10 +34,30 @@ _SMOKE = {
 }
 _SMOKE_PRIOR = {"grid": [32, 64]}
 _PRIOR_FILE = "self_training.spatial_prior.file"
+_SMOKE_ROUNDS = 2  # at most
 _SMOKE_PHASE = {"iterations": 1, "epochs": None, "batch_size": 2}
 
 
-def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+class Settings(NamedTuple):
+    """Settings of an experiment, not checked yet.
+
+    Attributes
+    ----------
+    values : dict
+        Settings by key.
+    origins : dict
+        Where a value came from, by its key with dots: the path of a file, a change as it was given, or `SMOKE`. What
+        is not named has the origin of the mapping that it is in.
+    problems : list of str
+        A sentence for each change that cannot be made.
+    """
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    problems: list[str]
+
+
+def read_settings(path: Path, changes: Sequence[str] = ()) -> Settings:
     """Read the settings of an experiment, not checked yet.
 
     Parameters
@@ -46,17 +71,16 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, An
 
     Returns
     -------
-    values : dict
-        Settings by key.
-    problems : list of str
-        A sentence for each change that cannot be made.
+    Settings
+        Values, their origins, and problems of the changes.
 
     Raises
     ------
     ConfigError
         If a file cannot be read.
     """
-    values = _read_with_bases(path)
+    origins: dict[str, str] = {}
+    values = _read_with_bases(path, origins)
     problems = []
     if any(_gives_prior(change) for change in changes):
         _forget_prior(values)
@@ -65,9 +89,18 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> tuple[dict[str, An
             _change(values, change)
         except ConfigError as error:
             problems.append(str(error))
+        else:
+            _note(origins, change.partition("=")[0], change)
     if values.get("smoke") is True:
-        _make_smoke(values)
-    return values, problems
+        _make_smoke(values, origins)
+    return Settings(values, origins, problems)
+
+
+def _note(origins: dict[str, str], key: str, origin: str) -> None:
+    """Keep where the value of a key, and all within it, came from."""
+    for inside in [name for name in origins if name == key or name.startswith(f"{key}.")]:
+        del origins[inside]
+    origins[key] = origin
 
 
 def _change(values: dict[str, Any], change: str) -> None:
@@ -90,20 +123,25 @@ def _change(values: dict[str, Any], change: str) -> None:
     level[parts[-1]] = value
 
 
-def _make_smoke(values: dict[str, Any]) -> None:
+def _make_smoke(values: dict[str, Any], origins: dict[str, str]) -> None:
     """Make the experiment a smoke test; what is not of the right kind stays for the schema to refuse."""
-    _merge(values, _SMOKE)
+
+    def change(level: dict[str, Any], changes: Mapping[str, Any], *above: str) -> None:
+        _merge(level, changes, origins, SMOKE, above)
+
+    change(values, _SMOKE)
     training = values["self_training"]
     if not _names_prior(values):  # a file is used as it is
-        _merge(training, {"spatial_prior": _SMOKE_PRIOR})
+        change(training, {"spatial_prior": _SMOKE_PRIOR}, "self_training")
     rounds = training.get("rounds", 7)
-    if isinstance(rounds, int) and not isinstance(rounds, bool):
-        training["rounds"] = min(rounds, 2)
-    warm_up = values.get("warm_up")
-    optimiser = warm_up.get("optimiser") if isinstance(warm_up, dict) else None
-    for phase in (values.get("source_training"), training.get("retraining"), optimiser):
-        if isinstance(phase, dict) and phase:
-            _merge(phase, _SMOKE_PHASE)
+    if isinstance(rounds, int) and not isinstance(rounds, bool) and rounds > _SMOKE_ROUNDS:
+        change(training, {"rounds": _SMOKE_ROUNDS}, "self_training")
+    for phase in (("source_training",), ("self_training", "retraining"), ("warm_up", "optimiser")):
+        level: Any = values
+        for part in phase:
+            level = level.get(part) if isinstance(level, dict) else None
+        if isinstance(level, dict) and level:
+            change(level, _SMOKE_PHASE, *phase)
 
 
 def _names_prior(values: Mapping[str, Any]) -> bool:
@@ -126,31 +164,42 @@ def _forget_prior(values: dict[str, Any]) -> None:
         training.pop("spatial_prior", None)
 
 
-def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Put `changes` into `values`, mapping by mapping; anything but a mapping replaces what was there."""
+def _merge(
+    values: dict[str, Any],
+    changes: Mapping[str, Any],
+    origins: dict[str, str],
+    origin: str,
+    above: tuple[str, ...] = (),
+) -> None:
+    """Put `changes` into `values`, mapping by mapping; anything but a mapping replaces what was there.
+
+    What is put, into the mapping that the keys `above` lead to, has its origin noted.
+    """
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
+            _merge(values[key], value, origins, origin, (*above, key))
         else:
             values[key] = copy.deepcopy(value)
+            _note(origins, ".".join(map(str, (*above, key))), origin)
 
 
-def _read_with_bases(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read an experiment over the one it ``extends``, if any, whose path is relative to its own."""
+def _read_with_bases(path: Path, origins: dict[str, str], below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read an experiment over the one it ``extends``, if any, whose path is relative to its own; note the origins."""
     # A copy without what aliases share, so that a change of one place is none of another.
     values = _located(_unshared(read_yaml(path)), path)
     base = values.pop("extends", None)
     if base is None:
+        origins.update(dict.fromkeys(values, str(path)))
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends must be the path of an experiment file, got {repr(base)[:_LONGEST_SHOWN]}")
     base_path = _resolved(path, base, "extends")
     if base_path in (_resolved(path, path.name, "extends"), *below) or len(below) > _MOST_LEVELS:
         raise ConfigError(f"{path}: extends {base} leads back to itself")
-    merged = _read_with_bases(base_path, (*below, _resolved(path, path.name, "extends")))
+    merged = _read_with_bases(base_path, origins, (*below, _resolved(path, path.name, "extends")))
     if _names_prior(values):
         _forget_prior(merged)
-    _merge(merged, values)
+    _merge(merged, values, origins, str(path))
     return merged
 
 

@@ -87,7 +87,8 @@ def describe_target(experiment: Experiment, images: int = 0, start: str | None =
     if target.fold is not None:
         parts.append(f"fold {target.fold} of {target.folds or 10} left out")
     text = "adapted on " + " ".join(part for part in parts if part)
-    text += f", {images:,} images without their labels" if images else " without labels"
+    many = "1 image without its labels" if images == 1 else f"{images:,} images without their labels"
+    text += f", {many}" if images else " without labels"
     same = [name for name, data in experiment.validation.items() if _images(data) == _images(target)]
     return text + (f"; transductive: validation set {' and '.join(same)} has the same images" if same else "")
 

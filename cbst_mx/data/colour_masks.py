@@ -15,7 +15,7 @@ from cbst_mx.data.image_files import PathLike, read_header, read_rgb
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import reading
 from cbst_mx.label_space import IGNORE, LabelSpace
-from cbst_mx.messages import listed
+from cbst_mx.messages import counted, listed
 
 __all__ = ["ColourMasks", "UnknownColourError"]
 
@@ -91,7 +91,7 @@ class ColourMasks:
         if wrong.any():
             unknown, counts = np.unique(codes[wrong], return_counts=True)
             order = np.argsort(-counts, kind="stable")
-            shown = [f"{_triple(int(unknown[i]))} at {counts[i]:,} pixels" for i in order]
+            shown = [f"{_triple(int(unknown[i]))} at {counted(int(counts[i]), 'pixel')}" for i in order]
             colours = f"{len(unknown):,} colour{'s' if len(unknown) > 1 else ''}"
             raise UnknownColourError(
                 f"label {path} has {colours} of no class of {self._name}, at {int(wrong.sum()):,} of {codes.size:,} "
@@ -125,6 +125,6 @@ def _check_exact(path: PathLike) -> None:
     if (alpha < 255).any():
         count = int((alpha < 255).sum())
         raise DataError(
-            f"label {path} must not be transparent, got {count:,} transparent pixels, whose colours say nothing: "
-            "export it without transparency"
+            f"label {path} must not be transparent, got {counted(count, 'transparent pixel')}, whose colours say "
+            "nothing: export it without transparency"
         )

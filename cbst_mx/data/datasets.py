@@ -19,6 +19,7 @@ from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb
 from cbst_mx.data.label_files import files_below
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
+from cbst_mx.messages import counted
 
 __all__ = ["LONGEST_NAME", "Format", "ImageSet", "LabelledImageSet", "existing_folder", "existing_labels"]
 
@@ -51,9 +52,8 @@ class ImageSet:
         self.names = tuple(names)
         self.image_paths = tuple(Path(path) for path in image_paths)
         if len(self.names) != len(self.image_paths):
-            raise ConfigError(
-                f"image_paths must have one file per name, got {len(self.image_paths)} for {len(self.names)} names"
-            )
+            names = counted(len(self.names), "name")
+            raise ConfigError(f"image_paths must have one file per name, got {len(self.image_paths)} for {names}")
         for name, path in zip(self.names, self.image_paths):
             if not name.strip() or name.startswith(".") or any(character in name for character in "/\\\0"):
                 raise DataError(f"the name of image {path} must be usable as a file name, got {name!r}")
@@ -158,9 +158,8 @@ class LabelledImageSet(ImageSet):
         self.read = read
         self.left_out = left_out
         if len(self.label_paths) != len(self.image_paths):
-            raise ConfigError(
-                f"label_paths must have one file per image, got {len(self.label_paths)} for {len(self)} images"
-            )
+            images = counted(len(self), "image")
+            raise ConfigError(f"label_paths must have one file per image, got {len(self.label_paths)} for {images}")
 
     def label(self, index: int) -> np.ndarray:
         """Read one label map.
@@ -310,8 +309,9 @@ def existing_labels(image_paths: Sequence[Path], label_paths: Sequence[Path]) ->
     labels = [found[path] for path in label_paths]
     missing = [index for index, label in enumerate(labels) if label is None]
     if missing:
+        have = "has" if len(missing) == 1 else "have"
         raise DataError(
-            f"{len(missing)} of {len(image_paths)} images have no label, the first is {image_paths[missing[0]]}: "
-            f"expected {label_paths[missing[0]]}"
+            f"{len(missing):,} of {counted(len(image_paths), 'image')} {have} no label, the first is "
+            f"{image_paths[missing[0]]}: expected {label_paths[missing[0]]}"
         )
     return [label for label in labels if label is not None]

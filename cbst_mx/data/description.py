@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
-from typing_extensions import Literal
+from typing_extensions import Annotated, Literal
 
 from cbst_mx.data.colour_masks import ColourMasks
 from cbst_mx.data.image_files import PathLike
@@ -18,7 +18,15 @@ from cbst_mx.files import reading
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace, get_label_space
 from cbst_mx.strict_yaml import StrictModel, one_sentence, read_yaml
 
-__all__ = ["FolderDescription", "FolderSplit", "label_space", "read_description", "read_label_space"]
+__all__ = [
+    "FolderDescription",
+    "FolderSplit",
+    "KnownClasses",
+    "OwnClasses",
+    "label_space",
+    "read_description",
+    "read_label_space",
+]
 
 _OWN_CONVENTION = "folder"
 _COLOURS = "colours"
@@ -29,12 +37,24 @@ _MOST_DEEP = 2  # ** in a glob
 _Ids = Dict[int, Union[int, str]]  # id in the label files -> trainId, name of a class, or "ignore"
 
 
+def _or_text(schema: Dict[str, Any]) -> None:
+    """Let the JSON schema take a pattern as it stands, which the model makes a rule of."""
+    schema["anyOf"].insert(0, {"type": "string"})
+
+
 class LabelRule(StrictModel):
     """Where the label of an image is: a pattern, or replacements in the image's path."""
 
     pattern: Optional[str] = None
+    """Path below the data root with `{stem}`, the image's name without its ending, and `{folder}`, its folder. Origin:
+    ours.
+    """
     replace: Optional[List[List[str]]] = Field(None, min_length=1, max_length=20)
+    """In place of `pattern`: pairs of a regular expression and its replacement that turn an image's path into its
+    label's, one after the other. Origin: ours.
+    """
     ignore_case: bool = False
+    """Whether upper and lower case are alike, in expressions and in names of label files. Origin: ours."""
 
     @field_validator("pattern")
     @classmethod
@@ -67,9 +87,15 @@ class FolderSplit(StrictModel):
     """One split: globs of its images and, where it has labels, where they are."""
 
     images: List[str] = Field(min_length=1)
-    labels: Optional[LabelRule] = None
+    """Globs below the data root; `*` within a folder, `**` through all. Origin: ours."""
+    labels: Annotated[Optional[LabelRule], Field(json_schema_extra=_or_text)] = None
+    """Where an image's label is: a pattern such as `labels/{stem}.png`, or a mapping; null: there are none. Origin:
+    ours.
+    """
     unlabelled: Literal["refuse", "skip"] = "refuse"
-    list: Optional[str] = None  # a text file that names the images to use; below the data root when relative
+    """What is done where an image has no label file: refuse the split, or leave such images out. Origin: ours."""
+    list: Optional[str] = None
+    """A text file that names the images to use; a relative path starts at the data root. Origin: ours."""
 
     @field_validator("images")
     @classmethod
@@ -90,7 +116,9 @@ class FolderDescription(StrictModel):
     """A data description as an object; made by `read_description`."""
 
     splits: Dict[str, FolderSplit] = Field(min_length=1)
-    ignore_colours: List[List[int]] = []  # of colour masks, RGB: pixels that count nowhere
+    """The sets of images, by names of your own. Origin: ours."""
+    ignore_colours: List[List[int]] = []
+    """With `ids: colours`: further colours `[R, G, B]` whose pixels count nowhere. Unit: 0 to 255. Origin: ours."""
     _origin: str = PrivateAttr("the data description")
     _space: LabelSpace = PrivateAttr()  # the classes
     _coding: LabelSpace = PrivateAttr()  # the same with the ids of the label files
@@ -112,6 +140,18 @@ class FolderDescription(StrictModel):
                 raise ValueError(f"must be colours of three values from 0 to 255, got {str(colour)[:60]}")
         return colours
 
+    def coding(self) -> Tuple[LabelSpace, str]:
+        """Return the classes with the ids of the label files, and the name of their convention.
+
+        Raises
+        ------
+        ConfigError
+            If the label files hold colours.
+        """
+        if self._read is not None:
+            raise ConfigError(f"{self._origin} must have ids, got colours: a picture in the classes' colours has them")
+        return self._coding, self._convention
+
     def _code_by(self, space: LabelSpace, ids: Union[str, _Ids], key: str) -> None:
         """Set the classes and how label files code them; what is wrong is a ValueError for the schema."""
         self._space = self._coding = space
@@ -132,10 +172,18 @@ class FolderDescription(StrictModel):
 
 
 class _OwnLabelSpace(StrictModel):
+    """Classes of your own."""
+
     name: str = Field(min_length=1)
+    """A name of your own for the set of classes. Origin: ours."""
     names: List[str] = Field(min_length=1)
+    """Names of the classes, in order: the first is class 0. Origin: ours."""
     palette: List[List[int]]
+    """One colour `[R, G, B]` for each class, in the same order. Unit: 0 to 255. Origin: ours."""
     ids: Union[None, _Ids, Literal["colours"]] = None
+    """What a number in a label file stands for: a class by name or number, or `ignore`; or `colours`, where label files
+    are images in the palette's colours. Unit: number in a label file. Origin: ours.
+    """
 
     @field_validator("name", "names")
     @classmethod
@@ -168,12 +216,16 @@ class _OwnLabelSpace(StrictModel):
         return ids
 
 
-class _OwnClasses(FolderDescription):
+class OwnClasses(FolderDescription):
+    """Description of data with classes of your own."""
+
     label_space: _OwnLabelSpace
-    ids: Optional[Literal["colours"]] = None  # in place of label_space.ids
+    """Your own classes. Origin: ours."""
+    ids: Optional[Literal["colours"]] = None
+    """`colours` may stand here in place of `label_space.ids`. Origin: ours."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> _OwnClasses:
+    def _fits_together(self) -> OwnClasses:
         own = self.label_space
         if (own.ids is None) == (self.ids is None):
             raise ValueError("exactly one of label_space.ids (a mapping, or colours) and ids: colours must be given")
@@ -188,9 +240,15 @@ class _OwnClasses(FolderDescription):
         return self
 
 
-class _KnownClasses(FolderDescription):
+class KnownClasses(FolderDescription):
+    """Description of data with the classes of a known label space."""
+
     label_space: str
+    """Name of a known label space: `cityscapes-19`, `synthia-16` or `nthu-13`. Origin: ours."""
     ids: Union[str, _Ids]
+    """What a number in a label file stands for: `trainId`, the publisher's ids (`cityscapes`, `synthia`), a mapping of
+    numbers to classes or `ignore`, or `colours`. Unit: number in a label file. Origin: ours.
+    """
 
     @field_validator("label_space")
     @classmethod
@@ -216,7 +274,7 @@ class _KnownClasses(FolderDescription):
         return ids
 
     @model_validator(mode="after")
-    def _fits_together(self) -> _KnownClasses:
+    def _fits_together(self) -> KnownClasses:
         self._code_by(get_label_space(self.label_space), self.ids, "ids")
         return self
 
@@ -258,7 +316,7 @@ def read_description(path: PathLike) -> FolderDescription:
         If it cannot be used; the message names the file and, for every problem, the key and what is allowed.
     """
     content = read_yaml(path)
-    model: Type[FolderDescription] = _OwnClasses if isinstance(content.get("label_space"), dict) else _KnownClasses
+    model: Type[FolderDescription] = OwnClasses if isinstance(content.get("label_space"), dict) else KnownClasses
     with reading(path, ConfigError):
         try:
             description = model.model_validate(content)

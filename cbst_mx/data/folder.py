@@ -38,6 +38,7 @@ from cbst_mx.data.lists import select_listed
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import reading
 from cbst_mx.label_space import LabelSpace
+from cbst_mx.messages import counted
 
 __all__ = [
     "FORMAT",
@@ -87,9 +88,10 @@ def open_labelled(
         labels = files_below(root, wanted, described.labels.ignore_case)
     missing = [i for i, label in enumerate(labels) if label is None]
     if missing and (described.unlabelled == "refuse" or len(missing) == len(images)):
+        have = "has" if len(missing) == 1 else "have"
         raise DataError(
-            f"{len(missing)} of {len(images)} images have no label, the first is {images.image_paths[missing[0]]}: "
-            f"expected {Path(root) / wanted[missing[0]]}"
+            f"{len(missing):,} of {counted(len(images), 'image')} {have} no label, the first is "
+            f"{images.image_paths[missing[0]]}: expected {Path(root) / wanted[missing[0]]}"
             + ("" if described.unlabelled == "skip" else f" (unlabelled: skip in split {split!r} leaves them out)")
         )
     kept = [i for i, label in enumerate(labels) if label is not None]

@@ -33,7 +33,7 @@ from cbst_mx.data.image_files import PathLike
 from cbst_mx.data.listing import ENDINGS as _ENDINGS
 from cbst_mx.errors import DataError
 from cbst_mx.files import read_bounded, reading, write_text
-from cbst_mx.messages import listed
+from cbst_mx.messages import counted, listed
 
 __all__ = ["EXACT", "find_listed", "list_path", "read_list", "select_listed", "write_list"]
 
@@ -172,8 +172,8 @@ def find_listed(
     if unknown:
         example = _cut(names[0]) if names else "none"
         raise DataError(
-            f"image list {origin} names {len(unknown)} of {len(unknown) + len(found)} images that are not there: "
-            f"{listed(unknown)} (the data have {len(names)} images, such as {example})"
+            f"image list {origin} names {len(unknown):,} of {counted(len(unknown) + len(found), 'image')} not there: "
+            f"{listed(unknown)} (the data have {counted(len(names), 'image')}, such as {example})"
         )
     if not found:
         raise DataError(f"image list {origin} names no image")

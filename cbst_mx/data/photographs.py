@@ -14,10 +14,10 @@ import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.image_files import PathLike, read_header
-from cbst_mx.data.listing import ENDINGS, Listing, all_images, merged, names_below
+from cbst_mx.data.listing import ENDINGS, Listing, all_images, matching_images, merged, names_below
 from cbst_mx.errors import DataError
 
-__all__ = ["Photographs", "ReadOnce", "find_photographs", "upright"]
+__all__ = ["Photographs", "ReadOnce", "files_of", "find_photographs", "is_result", "upright"]
 
 
 def upright(stored: np.ndarray, turn: int) -> np.ndarray:
@@ -147,6 +147,30 @@ class ReadOnce(ImageSet):
         return self._images.image(index) if kept is None else kept
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return what a path means: itself, or where it does not exist and is a glob, all files that it fits.
+
+    Raises
+    ------
+    DataError
+        If it does not exist and fits nothing, or is no glob that can be used.
+    """
+    if os.path.lexists(path):
+        return [path]
+    parts = path.parts
+    first = next((place for place, part in enumerate(parts) if any(sign in part for sign in "*?[")), None)
+    if first is None:
+        raise DataError(f"image {path} does not exist")
+    root, pattern = Path(*parts[:first]), "/".join(parts[first:])
+    try:
+        found = [*matching_images(root, pattern).files] if root.is_dir() else []
+    except ValueError as error:
+        raise DataError(f"images {path} must be files, folders or a glob: it {error}") from error
+    if not found:
+        raise DataError(f"no file fits {path}")
+    return found
+
+
 def find_photographs(
     paths: Sequence[Path], out: Path | None = None, refused: dict[str, str] | None = None
 ) -> tuple[Photographs, str]:
@@ -155,7 +179,7 @@ def find_photographs(
     Parameters
     ----------
     paths : sequence of Path
-        Files, whatever their endings, and folders, of which `all_images` are taken.
+        Files, whatever their endings, and folders, of which `all_images` are taken. None gives no images.
     out : Path, optional
         Folder of results: what lies in it is no image. Nor are results of `cbst-mx predict` that lie elsewhere.
     refused : dict of str to str, optional
@@ -197,7 +221,7 @@ def find_photographs(
                 read_header(file)
             except DataError as error:
                 refused[name] = str(error)
-        if len(refused) == len(named):
+        if named and len(refused) == len(named):
             raise DataError(next(iter(refused.values())))
         named = {name: file for name, file in named.items() if name not in refused}
         files = [*named.values()]
@@ -207,7 +231,7 @@ def find_photographs(
 
 def _in_folder(folder: Path, out: Path | None) -> Listing:
     found = all_images(folder)
-    results = [file for file in found.files if _is_result(file) or _is_below(file, out)]
+    results = [file for file in found.files if is_result(file) or _is_below(file, out)]
     found = found.without("written by predict", results)
     if not found.files:
         remark = found.remark()
@@ -220,9 +244,14 @@ def _is_below(path: Path, folder: Path | None) -> bool:
     return folder is not None and Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 
-def _is_result(path: Path) -> bool:
-    """Return whether a file and its neighbour are what `predict` writes of an image."""
-    for ending, other in (("_label.png", "_overlay.png"), ("_overlay.png", "_label.png")):
+_RESULTS = ("_label.png", "_overlay.png", "_colour.png", "_confidence.png")
+
+
+def is_result(path: Path) -> bool:
+    """Return whether a file is what `predict` writes of an image: its record or another result is beside it."""
+    for ending in _RESULTS:
         if path.name.endswith(ending):
-            return path.with_name(path.name[: -len(ending)] + other).is_file()
+            stem = path.name[: -len(ending)]
+            others = [path.with_name(stem + other) for other in _RESULTS if other != ending]
+            return path.with_name("predict.json").is_file() or any(other.is_file() for other in others)
     return False

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError, check_choice
-from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, draw_images, resampled_miou
+from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, draw_images, narrow, resampled_miou
 from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
-from cbst_mx.messages import listed, stage_title
+from cbst_mx.messages import counted, listed, stage_title
 
-__all__ = ["Compared", "Gain", "compare", "differ_in_target", "paired_gain"]
+__all__ = ["Compared", "Gain", "PairedGain", "compare", "differ_in_target", "gain_over_source", "paired_gain"]
 
 _ADAPTED = "adapted on "  # how `describe_target` names the images
 
@@ -64,6 +64,76 @@ class Compared:
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
         return {**vars(self), "mean": self.mean, "level": LEVEL}
+
+
+class Gain(NamedTuple):
+    """What a run's last round gains over its source network on one validation set; all in [0, 1]."""
+
+    name: str  # of the set
+    images: int
+    method: str  # "ST", "CBST" or "CBST-SP"
+    before: float  # mIoU of the source network
+    after: float
+    low: float  # of the interval of the difference that holds `LEVEL` of the bootstrap samples of the images
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """The gain."""
+        return self.after - self.before
+
+    def __str__(self) -> str:
+        points, interval = 100 * self.difference, f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+        verb = "gained" if points >= 0 else "lost"
+        what = f"{verb} {abs(points):.1f} mIoU" if abs(points) >= 0.05 else "neither gained nor lost mIoU"
+        images = f"paired over {counted(self.images, 'image')}"
+        unsure = "" if self.low > 0 or self.high < 0 else "; the interval holds 0, so these images do not tell"
+        return (
+            f"{self.method} {what} over the source network on {self.name}: "
+            f"{100 * self.before:.1f} to {100 * self.after:.1f} % ({100 * LEVEL:g} % interval {interval}, "
+            f"{images}){unsure}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**self._asdict(), "difference": self.difference, "level": LEVEL}
+
+
+def gain_over_source(run: RunResults, name: str | None = None, *, samples: int = 1000, seed: int = 0) -> Gain | None:
+    """Compare a run's last evaluated round with its source network, on the same images.
+
+    Parameters
+    ----------
+    run : RunResults
+        The run.
+    name : str, optional
+        The validation set; by default the one that the experiment names first.
+    samples : int
+        Bootstrap samples of the images, at least 1.
+    seed : int
+        Seed of the samples.
+
+    Returns
+    -------
+    Gain or None
+        None where there is no validation set, or no round.
+
+    Raises
+    ------
+    RunError
+        If a file is missing or damaged.
+    ConfigError
+        If the set is unknown, or `samples` is below 1.
+    """
+    chosen, stages = run.leading if name is None else name, run.evaluated
+    if chosen is None or not stages or stages[0] != 0 or stages[-1] == 0:
+        return None
+    both = [run.matrices(stage) for stage in (0, stages[-1])]
+    check_choice("set", chosen, both[-1])
+    first, last = (narrow(one[chosen], run.classes().names) for one in both)
+    found = paired_gain([(first, last)], samples=samples, seed=seed)
+    method, (after,) = run.settings.self_training.method.upper(), found.after
+    return Gain(chosen, len(first.images), method, after - found.gain, after, found.low, found.high)
 
 
 def compare(folders: Sequence[Path], *, name: str | None = None, samples: int = 1000, seed: int = 0) -> list[Compared]:
@@ -115,7 +185,7 @@ def compare(folders: Sequence[Path], *, name: str | None = None, samples: int = 
     return rows
 
 
-class Gain(NamedTuple):
+class PairedGain(NamedTuple):
     """What networks gain over others on the same images.
 
     Attributes
@@ -134,7 +204,9 @@ class Gain(NamedTuple):
     high: float
 
 
-def paired_gain(pairs: Sequence[tuple[ImageMatrices, ImageMatrices]], *, samples: int = 1000, seed: int = 0) -> Gain:
+def paired_gain(
+    pairs: Sequence[tuple[ImageMatrices, ImageMatrices]], *, samples: int = 1000, seed: int = 0
+) -> PairedGain:
     """Return what the second network of every pair gains over the first, over the pairs, with its interval.
 
     Parameters
@@ -164,7 +236,7 @@ def paired_gain(pairs: Sequence[tuple[ImageMatrices, ImageMatrices]], *, samples
         gains.append(np.append(drawn - drawn_before, after - before))
     *resampled, gain = np.mean(gains, axis=0)
     low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Gain(tuple(means), float(gain), float(low), float(high))
+    return PairedGain(tuple(means), float(gain), float(low), float(high))
 
 
 class _Group(NamedTuple):

@@ -16,6 +16,7 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.paper_tables import NETWORKS, TABLES, Mean, PaperRow, RowKey, expected, find_row, rows
 from cbst_mx.evaluation.protocols import THIRTEEN, mean_over
 from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.messages import counted
 
 __all__ = ["TOLERANCE", "BestRound", "Check", "Line", "check", "class_tolerance", "find_best_round", "find_run_row"]
 
@@ -176,7 +177,7 @@ def check(
     results = _results(runs, 0 if row.key == "source" else runs[0].rounds, TABLES[row.table].names)
     lines = _compare(row, results, tolerance)
     if len(runs) > 1:
-        notes.append(f"mean over {len(runs)} folds")
+        notes.append(f"mean over {counted(len(runs), 'fold')}")
     if smoke:
         verdict = _SMOKE
         lines = tuple(Line(line.name, line.ours, line.paper, line.tolerance, "not judged") for line in lines)
@@ -379,7 +380,7 @@ def _check_images(runs: Sequence[RunResults], row: PaperRow) -> list[str]:
     if total != table.images:
         raise RunError(
             f"{runs[0].folder.path} cannot be compared with table {row.table}: it must have been evaluated on "
-            f"{table.validation}, got {total} images"
+            f"{table.validation}, got {counted(total, 'image')}"
         )
     if row.table == 1 and folds == [None]:
         return ["one run on all 100 images; the paper's is the mean over 10 folds"]

@@ -18,13 +18,14 @@ from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form, exact_form, quantised
+from cbst_mx.networks.onnx_files import load_onnx
 from cbst_mx.networks.parameters import load_network as load_plain
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.interpolation import INTERPOLATIONS
-from cbst_mx.selftrain.network_maps import predictions, probabilities, probability_maps
+from cbst_mx.selftrain.network_maps import confidences, predictions, probabilities, probability_maps
 from symbols.backend import gluon, mx
 
-__all__ = ["Predictor", "check_resizing", "choose_form", "load_network"]
+__all__ = ["Predictor", "check_resizing", "choose_form", "in_memory", "load_network"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,24 @@ class Predictor:
         for _, label in predictions(self.network, images, **self._options()):
             yield label
 
+    def confidences(self, images: ImageSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the most probable class of every pixel and its probability, of every image of a set, in order.
+
+        Parameters
+        ----------
+        images : ImageSet
+            Images of any sizes.
+
+        Yields
+        ------
+        label : ndarray of shape (H, W), uint8
+            TrainIds.
+        confidence : ndarray of shape (H, W), float32
+            Probability of that class, in [0, 1].
+        """
+        for _, confidence, label in confidences(self.network, images, **self._options()):
+            yield label, confidence
+
     def _options(self) -> dict[str, Any]:
         looks = {"mean": self.spec.mean, "std": self.spec.std, "ctx": self.ctx}
         return {**looks, **self.options, "batch_size": self.batch_size}
@@ -137,6 +156,22 @@ class _ArraySet(ImageSet):
 
     def image(self, index: int) -> np.ndarray:
         return self._arrays[index]
+
+
+def in_memory(images: Sequence[np.ndarray]) -> ImageSet:
+    """Return images in memory as a set.
+
+    Parameters
+    ----------
+    images : sequence of ndarray of shape (H, W, 3), uint8
+        RGB.
+
+    Raises
+    ------
+    DataError
+        If one is something else.
+    """
+    return _ArraySet(images)
 
 
 def _kind(value: object) -> str:
@@ -164,7 +199,7 @@ def load_network(
     ----------
     parameters : path
         A ``.params`` file of a run, of ``cbst-mx import-weights`` or of :func:`.parameters.save_parameters`; its
-        sidecar describes the network.
+        sidecar describes the network. Or an ``.onnx`` file of ``cbst-mx export``, which onnxruntime computes.
     ctx : str
         Device: ``"cpu"`` or ``"gpu:N"``.
     flip : bool
@@ -223,9 +258,15 @@ def load_network(
     _check_options(scales, combine, long_side, batch_size)
     device = parse_context(ctx)
     check_form(inference, device, tile)
-    network, spec, label_space = load_plain(Path(parameters), device)
     options: dict[str, Any] = {"flip": flip, "scales": tuple(scales), "combine": combine, "long_side": long_side}
     options.update(check_resizing(upsampling, resampling))
+    if Path(parameters).suffix.lower() == ".onnx":
+        if inference != "plain" or tile is not None or device.device_type != "cpu":
+            raise ConfigError(
+                "an ONNX file is computed by onnxruntime on the CPU: inference, tile and ctx do not apply"
+            )
+        return Predictor(*load_onnx(Path(parameters)), device, options, batch_size)
+    network, spec, label_space = load_plain(Path(parameters), device)
     images = calibration if isinstance(calibration, ImageSet) else _ArraySet(calibration)
     formed, agreement = choose_form(network, spec, images, ctx=device, inference=inference, tile=tile, **options)
     return Predictor(formed, spec, label_space, device, options, batch_size, agreement)

@@ -11,6 +11,7 @@ import numpy as np
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.files import open_npz, read_mapping, reading
+from cbst_mx.selftrain.signs import ADVICE
 from cbst_mx.selftrain.thresholds import Thresholds
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "read_label_free",
     "read_matrices",
     "read_thresholds",
+    "told_signs",
 ]
 
 Read = Callable[[Path], Dict[str, Any]]  # reads a file of names and values
@@ -150,6 +152,15 @@ def check_judgement(found: Mapping[str, Any], path: Path) -> None:
         isinstance(sign, dict) and _is_text(sign.get("kind")) and _is_text(sign.get("sentence")) for sign in signs
     ):
         raise RunError(f"{path} is no judgement of the guard: its signs must have kind and sentence")
+
+
+def told_signs(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return kind and text of every sign of a judgement, with the advice, which earlier versions did not write."""
+    told = []
+    for sign in judged.get("signs", ()):
+        advice = ADVICE.get(sign["kind"])
+        told.append((sign["kind"], f"{sign['sentence']}; {advice}" if advice else sign["sentence"]))
+    return told
 
 
 def _expect_lists(record: Mapping[str, Any], lists: Mapping[str, Callable[[Any], bool]], path: Path, what: str) -> None:

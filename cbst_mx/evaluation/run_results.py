@@ -26,6 +26,7 @@ from cbst_mx.evaluation.run_records import (
     read_matrices,
     read_thresholds,
 )
+from cbst_mx.evaluation.run_signs import warnings_of
 from cbst_mx.evaluation.shown import Shown, load_shown
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.sidecars import read_sidecar
@@ -334,56 +335,14 @@ class RunResults:
         check_judgement(judged, where.guard)
         return judged
 
-    # -- signs of a collapse -------------------------------------------------------------------------------------
-
     def warnings(self, stage: int) -> list[str]:
-        """Return what speaks for a collapse of a stage, as far as its files tell; see `selftrain.guard`."""
-        return [*self.target_signs(stage), *self.guard_signs(stage), *self.validation_signs(stage)]
+        """Return what speaks for a collapse of a stage, as far as its files tell; see `run_signs`."""
+        return warnings_of(self, stage)
 
-    def guard_signs(self, stage: int) -> list[str]:
-        """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
-        signs = self.judgement(stage).get("signs", ())
-        found = [sign["sentence"] for sign in signs if sign["kind"] in guard.OF_GUARD_ONLY]
-        return [f"on the target's images, {sentence}" for sentence in found]
-
-    def target_signs(self, stage: int) -> list[str]:
-        """Return the signs on the target's training images.
-
-        Their predictions are counted by the next round, or by every stage in a run without a validation set.
-        """
-        if self.leading is None:
-            if not all(self.folder.stage(index).label_free.is_file() for index in (stage, 0)):
-                return []
-            latest, start = self.label_free(stage), self.label_free(0)
-            found = guard.signs(latest["predicted"], start["predicted"], latest["names"]) if stage else []
-            found += guard.extremes(latest["predicted"], latest["names"])
-            return [f"on the target's images, {sentence}" for sentence in found]
-        if not 0 <= stage < self.rounds:
-            return []
-        if not all(self.folder.stage(index).thresholds.is_file() for index in (stage + 1, 1)):
-            return []
-        now, first = (self.thresholds(index) for index in (stage + 1, 1))
-        found = guard.signs(now["predicted"], first["predicted"], now["names"]) if stage else []
-        found += guard.extremes(now["predicted"], now["names"])
-        return [f"on the target's images, {sentence}" for sentence in found]
-
-    def validation_signs(self, stage: int) -> list[str]:
-        """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
-        if not all(self.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
-            return []
-        now, first = (self.matrices(index) for index in (stage, 0))
-        found = []
-        for name, matrices in now.items():
-            if name not in first or first[name].classes != matrices.classes:
-                raise RunError(
-                    f"{self.folder.stage(0).evaluation} and {self.folder.stage(stage).evaluation} must be of the same "
-                    f"sets and classes, validation set {name!r} is not in both"
-                )
-            predicted, before = (sets[name].counts.sum(axis=(0, 1)) for sets in (now, first))
-            signs = guard.signs(predicted, before, matrices.classes) if stage else []
-            signs += guard.extremes(predicted, matrices.classes)
-            found += [f"on validation set {name}, {sentence}" for sentence in signs]
-        return found
+    def mean_confidence(self, path: Path) -> list[float | None]:
+        """Return the mean confidence of every class by a file of image statistics of this run."""
+        self._outputs.check(path)
+        return ImageStatistics.load(path).mean_confidence().tolist()
 
     def summarise(self) -> dict[str, Any]:
         """Return the results of all stages that have been evaluated; the last one is the run's result."""

@@ -8,8 +8,9 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
 from cbst_mx.errors import CBSTError, RunError
 from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.evaluation.run_signs import guard_signs
 from cbst_mx.files import read_json
-from cbst_mx.messages import listed
+from cbst_mx.messages import counted, listed
 from cbst_mx.run_dir import RunDir, lock_owner
 from cbst_mx.run_dir.ledger import Entry, Ledger
 from cbst_mx.run_dir.rollbacks import read_rollbacks
@@ -94,7 +95,8 @@ def next_steps(run: RunResults, states: list[StepStatus]) -> str:
     if not due:
         return f"run looks at what was altered: {altered[0].title}" if altered else "run writes summary.json"
     goes_on = "goes on with" if due[0].state == "begun" and _has_checkpoint(run.folder, due[0].step) else "does"
-    return f"run {goes_on} the {due[0].title}" + (f", then {len(due) - 1} more steps" if len(due) > 1 else "")
+    more = f", then {counted(len(due) - 1, 'more step')}" if len(due) > 1 else ""
+    return f"run {goes_on} the {due[0].title}{more}"
 
 
 def _has_checkpoint(folder: RunDir, step: str) -> bool:
@@ -136,7 +138,7 @@ def verify(folder: RunDir) -> tuple[list[str], int]:
 def _beside_ledger(folder: RunDir, ledger: Ledger) -> Iterator[str]:
     """Yield what is wrong with the files that the ledger does not name, and with the ledger itself."""
     if ledger.torn:
-        yield f"{folder.ledger.name} is cut off behind {len(ledger.entries)} lines"
+        yield f"{folder.ledger.name} is cut off behind {counted(len(ledger.entries), 'line')}"
     try:
         run = RunResults(folder.path)
     except CBSTError as error:
@@ -146,7 +148,7 @@ def _beside_ledger(folder: RunDir, ledger: Ledger) -> Iterator[str]:
         yield f"{folder.ledger.name} has no line for what is there: {listed(lacking, 8)}"
     for stage in range(run.rounds + 1):
         if not ledger.rejected:  # else a rollback is on its way
-            yield from _said_by(run.guard_signs, stage)
+            yield from _said_by(guard_signs, run, stage)
         if folder.stage(stage).rollback.is_file():
             yield from _said_by(read_json, folder.stage(stage).rollback)
     yield from _said_by(run.label_free_scores)

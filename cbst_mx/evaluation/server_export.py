@@ -23,7 +23,7 @@ from cbst_mx.data.listing import matching_images
 from cbst_mx.errors import CBSTError, ConfigError, DataError, check_choice
 from cbst_mx.files import atomic_path, check_archive, in_one_line, open_file
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE, LabelSpace
-from cbst_mx.messages import Counter, silent
+from cbst_mx.messages import Counter, counted, silent
 
 __all__ = ["SPLITS", "export", "find_predictions", "problems"]
 
@@ -153,7 +153,7 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) > _MOST_FILES:
                 wanted = sum(SPLITS[split].values())
-                raise DataError(f"{path} holds {len(members):,} files, the server takes {wanted:,}")
+                raise DataError(f"{path} holds {counted(len(members), 'file')}, the server takes {wanted:,}")
             for index, member in enumerate(members):
                 name = member.filename if member.filename.isprintable() else repr(member.filename)  # for the terminal
                 match = _NAME.fullmatch(member.filename.rpartition("/")[2])
@@ -175,7 +175,7 @@ def problems(path: Path, *, split: str = "test", progress: Counter = silent) -> 
         raise DataError(f"{path} is no zip archive, or a damaged one") from error
     for frame, files in sorted(frames.items()):
         if len(files) > 1:
-            found.append(f"{frame}: {len(files)} files, {', '.join(sorted(files))}")
+            found.append(f"{frame}: {counted(len(files), 'file')}, {', '.join(sorted(files))}")
     return found + _count_problems(list(frames), split)
 
 
@@ -187,12 +187,12 @@ def _count_problems(frames: Sequence[str], split: str) -> list[str]:
         counts[city] = counts.get(city, 0) + 1
     found = []
     if len(frames) != sum(wanted.values()):
-        found.append(f"{len(frames)} images, {split} has {sum(wanted.values())}")
+        found.append(f"{counted(len(frames), 'image')}, {split} has {sum(wanted.values())}")
     for city in sorted({*wanted, *counts}):
         if city not in wanted:
-            found.append(f"{counts[city]} images of {city}, which is not in {split}")
+            found.append(f"{counted(counts[city], 'image')} of {city}, which is not in {split}")
         elif counts.get(city, 0) != wanted[city]:
-            found.append(f"{counts.get(city, 0)} images of {city}, {split} has {wanted[city]}")
+            found.append(f"{counted(counts.get(city, 0), 'image')} of {city}, {split} has {wanted[city]}")
     return found
 
 

@@ -18,7 +18,7 @@ from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.results import LABELS, digests, finished, sweep_rows, sweep_text
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
-from cbst_mx.messages import Progress, silent
+from cbst_mx.messages import Progress, counted, silent
 from cbst_mx.run_dir import LOCK, Lock, lock_file, lock_folder
 from cbst_mx.run_dir.links import check_links
 from cbst_mx.selftrain import selection
@@ -54,8 +54,8 @@ def _count_block(
 def _too_large(folder: MapFolder, index: int) -> RunError:
     height, width = folder.sizes[index]
     return RunError(
-        f"{folder.paths[index]} needs more memory than there is: {folder.num_classes} classes of {height} x {width} "
-        "pixels; give fewer workers, a smaller upsample, or cut it into parts"
+        f"{folder.paths[index]} needs more memory than there is: {counted(folder.num_classes, 'class')} of {height} x "
+        f"{width} pixels; give fewer workers, a smaller upsample, or cut it into parts"
     )
 
 

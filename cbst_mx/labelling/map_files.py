@@ -264,7 +264,7 @@ def _data(path: Path, key: str | None) -> Iterator[tuple[IO[bytes], int]]:
 
 def _chosen(names: Collection[str], key: str | None) -> str:
     """Return which of several arrays is the map."""
-    there = listed([name if name.isprintable() else repr(name) for name in names], _SHOWN, "arrays") or "none"
+    there = listed([name if name.isprintable() else repr(name) for name in names], _SHOWN, "array") or "none"
     if key is not None:
         if key not in names:
             raise ValueError(f"it must hold an array called {key!r}, got {there}")

@@ -11,6 +11,7 @@ import numpy as np
 from cbst_mx.errors import ConfigError, DataError, RunError
 from cbst_mx.files import open_npz, save_npz
 from cbst_mx.labelling.map_folder import MapFolder
+from cbst_mx.messages import counted
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
 
@@ -90,7 +91,8 @@ class State:
         missing = len(self.counts.pending(self.own_images))
         if missing:
             done = len(self.own_images) - missing
-            raise RunError(f"{self.origin} holds {done} of {len(self.own_images)} images: run label count again")
+            images = counted(len(self.own_images), "image")
+            raise RunError(f"{self.origin} holds {done:,} of {images}: run label count again")
 
     def check_whole(self, folder: MapFolder) -> None:
         """Refuse a first count that is not of all images: thresholds would be those of a part.
@@ -104,8 +106,8 @@ class State:
         missing = sorted(wanted.difference(self.counts.names))
         if missing:
             raise RunError(
-                f"{self.origin} holds {len(wanted) - len(missing)} of {len(wanted)} images, not {missing[0]}: run label"
-                " count again for what is missing, and merge"
+                f"{self.origin} holds {len(wanted) - len(missing):,} of {counted(len(wanted), 'image')}, not "
+                f"{missing[0]}: run label count again for what is missing, and merge"
             )
 
     def _check(self, settings: Mapping[str, Any], origin: str) -> None:

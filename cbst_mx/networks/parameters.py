@@ -16,8 +16,9 @@ from typing import Any, Iterator
 import numpy as np
 
 from cbst_mx.errors import CBSTError, CheckpointError, ConfigError, DivergedError, lacks_memory
-from cbst_mx.files import atomic_path, file_digest, remove_file, replace_file, write_bytes, write_json
+from cbst_mx.files import atomic_path, file_digest, reading, remove_file, replace_file, write_bytes, write_json
 from cbst_mx.label_space import LabelSpace
+from cbst_mx.messages import counted
 from cbst_mx.networks.build import build_network, network_options
 from cbst_mx.networks.params_files import check_structure
 from cbst_mx.networks.sidecars import SIDECAR_FORMAT, read_sidecar, sidecar_path
@@ -193,7 +194,9 @@ def check_unaltered(path: Path, sha256: str) -> None:
     CheckpointError
         If the file's SHA-256 is another one.
     """
-    if file_digest(path) != sha256:
+    with reading(f"parameter file {path}", CheckpointError):
+        found = file_digest(path)
+    if found != sha256:
         raise CheckpointError(f"parameter file {path} was altered or truncated: its SHA-256 is not its sidecar's")
 
 
@@ -228,8 +231,8 @@ def load_parameters(network: gluon.HybridBlock, path: Path, spec: NetworkSpec, l
         raise CheckpointError(f"{path} holds a classifier of whole images: it has no label space")
     if stored_space.names != label_space.names:
         raise CheckpointError(
-            f"{path} was trained for label space {stored_space.name} ({stored_space.num_classes} classes), "
-            f"not {label_space.name} ({label_space.num_classes} classes)"
+            f"{path} was trained for label space {stored_space.name} ({counted(stored_space.num_classes, 'class')}), "
+            f"not {label_space.name} ({counted(label_space.num_classes, 'class')})"
         )
     check_unaltered(path, digest)
     try:
@@ -269,4 +272,4 @@ def _computation(spec: NetworkSpec) -> tuple[str, int, dict[str, Any]]:
 
 def _describe(spec: NetworkSpec) -> str:
     options = ", ".join(f"{key}={value}" for key, value in sorted(spec.options.items()))
-    return f"{spec.name} with {spec.num_classes} classes" + (f" ({options})" if options else "")
+    return f"{spec.name} with {counted(spec.num_classes, 'class')}" + (f" ({options})" if options else "")

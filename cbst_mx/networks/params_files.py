@@ -18,6 +18,7 @@ from typing import IO
 
 from cbst_mx.errors import CheckpointError
 from cbst_mx.files import open_file
+from cbst_mx.messages import counted
 
 __all__ = ["MAGIC", "check_structure"]
 
@@ -60,7 +61,7 @@ class _Reader:
 
     def end(self) -> None:
         if self._left:
-            raise _DamagedError(f"{self._left} bytes are left behind its end")
+            raise _DamagedError(f"{counted(self._left, 'byte')} left behind its end")
 
     def _reserve(self, count: int) -> None:
         if count > self._left:
@@ -104,7 +105,7 @@ def _check(reader: _Reader) -> None:
     if arrays and not names:
         raise _DamagedError("it holds arrays without names; named arrays are needed")
     if names != arrays:
-        raise _DamagedError(f"it holds {arrays} arrays and {names} names")
+        raise _DamagedError(f"it holds {counted(arrays, 'array')} and {counted(names, 'name')}")
     seen = set()
     for _ in range(names):
         length = reader.number("Q")

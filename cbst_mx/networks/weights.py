@@ -28,7 +28,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.errors import CheckpointError, ConfigError
-from cbst_mx.files import file_digest, open_file
+from cbst_mx.files import file_digest, open_file, reading
 from cbst_mx.label_space import LabelSpace, find
 from cbst_mx.messages import listed
 from cbst_mx.networks.build import build_network
@@ -135,7 +135,8 @@ def _zoo_file(name: str) -> Path:
         raise CheckpointError(
             f"zoo:vgg16 needs {path}, and nothing is downloaded: put the file of that name there (SHA-1 {ZOO_SHA1})"
         )
-    digest = file_digest(path, "sha1")
+    with reading(f"weights {path}", CheckpointError):
+        digest = file_digest(path, "sha1")
     if digest != ZOO_SHA1:
         raise CheckpointError(f"zoo:vgg16 must have SHA-1 {ZOO_SHA1}, but {path} has {digest}: damaged or another file")
     return path

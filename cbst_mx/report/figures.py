@@ -28,8 +28,8 @@ _PALE_INK = (95, 99, 104)
 _HEAT = cv2.COLORMAP_INFERNO  # grows lighter with the value, so that it reads in grey print as well
 
 
-def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-    """Lay the class colours over a photograph, half and half; pixels labelled 255 keep the photograph.
+def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, opacity: float = _ALPHA) -> np.ndarray:
+    """Lay the class colours over a photograph; pixels labelled 255 keep the photograph.
 
     Parameters
     ----------
@@ -39,6 +39,8 @@ def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -
         Its labels.
     label_space : LabelSpace
         Colours of the classes.
+    opacity : float
+        Weight of the colours, from 0 (the photograph) to 1.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def overlay(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -
     _check_picture("image", image)
     if train_ids.shape != image.shape[:2]:
         raise DataError(f"train_ids must have the image's size {image.shape[:2]}, got {train_ids.shape}")
-    mixed = cv2.addWeighted(image, 1 - _ALPHA, label_space.colorize(train_ids), _ALPHA, 0)
+    mixed = cv2.addWeighted(image, 1 - opacity, label_space.colorize(train_ids), opacity, 0)
     return np.where((train_ids == IGNORE)[..., None], image, mixed)
 
 

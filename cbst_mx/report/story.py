@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from cbst_mx.errors import CBSTError, ConfigError, DataError, check_choice
-from cbst_mx.evaluation.comparison import Gain, paired_gain
+from cbst_mx.evaluation.comparison import PairedGain, paired_gain
 from cbst_mx.evaluation.paper_check import find_run_row
 from cbst_mx.evaluation.protocols import LEVEL, ImageMatrices, narrow
 from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.label_space import LabelSpace
-from cbst_mx.messages import stage_title
+from cbst_mx.messages import counted, stage_title
 
 __all__ = ["SOURCE", "Method", "Story", "read_story"]
 
@@ -91,7 +91,7 @@ class Method:
             found.append(narrow(sets[str(self.name)], run.classes().names))
         return found
 
-    def gain(self, samples: int = 1000, seed: int = 0) -> Gain | None:
+    def gain(self, samples: int = 1000, seed: int = 0) -> PairedGain | None:
         """Return the gain of the last stage over the source network of the same runs; None without a round."""
         if self.name is None or not self.last or 0 not in self.stages:
             return None
@@ -169,8 +169,8 @@ class Story:
         interval = f"{LEVEL:.0%} interval {_signed(gain.low)} to {_signed(gain.high)}"
         return (
             f"{method.title} {verb} {100 * abs(gain.gain):.1f} mIoU over the source network{done} ({interval}, paired "
-            f"over {_images(self.images)}{seeds}); "
-            f"{_classes(better)} better, {worse} worse.{sure}"
+            f"over {counted(self.images, 'image')}{seeds}); "
+            f"{counted(better, 'class')} better, {worse} worse.{sure}"
         )
 
     def changed_classes(self, method: Method) -> tuple[int, int]:
@@ -294,11 +294,3 @@ def _points(method: Method, stage: int) -> str:
 
 def _signed(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image" + ("" if count == 1 else "s")
-
-
-def _classes(count: int) -> str:
-    return f"{count} class" + ("" if count == 1 else "es")

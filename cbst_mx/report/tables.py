@@ -34,14 +34,18 @@ __all__ = [
     "check_table",
     "class_table",
     "comparison_table",
+    "duration",
     "iou_table",
     "label_free_table",
     "mean_std_table",
     "paper_table",
+    "plain_table",
     "plan_table",
     "protocol_table",
     "snapshot_table",
     "status_table",
+    "sweep_table",
+    "threshold_table",
     "worst_images_table",
 ]
 
@@ -49,6 +53,7 @@ Result = Mapping[str, Any]
 
 _DASH = "\N{EN DASH}"
 _MEAN = "mIoU"
+_WORDS = ("mean of", "protocol of", "verdict", "worst class", "taken by", "stage", "state")  # columns of words
 
 
 def iou_table(rows: Mapping[str, Result], label_space: LabelSpace) -> Table:
@@ -84,7 +89,7 @@ def label_free_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     if not rows:
         raise DataError("a table needs at least one stage, got none")
-    table = _plain("class (% of the pixels)", *rows)
+    table = plain_table("class (% of the pixels)", *rows)
     stages = list(rows.values())
     for number, name in enumerate(stages[0]["names"]):
         table.add_row(Text(name), *(_points(100 * stage["share"][number]) for stage in stages))
@@ -109,7 +114,7 @@ def snapshot_table(snapshots: Sequence[Snapshot], chosen: Mapping[str, int]) -> 
     chosen : mapping
         Rule to the epoch it takes.
     """
-    table = _plain("epoch", *(f"mIoU {name}" for name in snapshots[0].miou), "confidence", "signs", "taken by")
+    table = plain_table("epoch", *(f"mIoU {name}" for name in snapshots[0].miou), "confidence", "signs", "taken by")
     for one in snapshots:
         means = (_points(100 * value) for value in one.miou.values())
         taken = ", ".join(rule for rule, epoch in chosen.items() if epoch == one.epoch)
@@ -125,11 +130,57 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
     rows : sequence of cbst_mx.evaluation.comparison.Compared
         The base first.
     """
-    table = _plain("runs", "stage", "mIoU in %", "gain", f"{100 * LEVEL:g} % interval")
+    table = plain_table("runs", "stage", "mIoU in %", "gain", f"{100 * LEVEL:g} % interval")
     for number, row in enumerate(rows):
         interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}" if number else _DASH
         gain = f"{100 * row.gain:+.1f}" if number else _DASH
         table.add_row(Text(row.name), row.stage, _cell(row.miou), gain, interval)
+    return table
+
+
+def threshold_table(found: Mapping[str, Any], *, title: str) -> Table:
+    """Return a table of the thresholds of a pass, class by class: pixels predicted, threshold, k, and pixels kept.
+
+    Parameters
+    ----------
+    found : mapping
+        ``names``, ``counts``, ``values`` (exp(-k_c); infinite or None for a class of which nothing may be kept), ``k``
+        and ``kept``, each with an entry per class.
+    title : str
+        Above the table.
+    """
+    table = plain_table("class", "predicted", "threshold", "k", "kept", title=title)
+    for name, count, value, k, kept in zip(*(found[key] for key in ("names", "counts", "values", "k", "kept"))):
+        table.add_row(Text(name), f"{count:,}", _threshold(value), _threshold(k), f"{kept:,}")
+    table.add_section()
+    table.add_row("all", f"{sum(found['counts']):,}", "", "", f"{sum(found['kept']):,}", style="bold")
+    return table
+
+
+def _threshold(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return _DASH
+    return f"{abs(value):.6f}"  # neither is negative: k of a threshold of 1 is -0.0
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], portions: Sequence[float]) -> Table:
+    """Return a table of the pixels that each class keeps, by portion.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        ``name``, ``train_id`` and ``kept`` of every class, portion after portion.
+    portions : sequence of float
+        The portions.
+    """
+    table = plain_table("class", *(f"p = {portion:g}" for portion in portions), title="kept pixels by portion")
+    classes = len(rows) // len(portions)
+    for index in range(classes):
+        own = [row for row in rows if row["train_id"] == index]
+        table.add_row(Text(own[0]["name"]), *(f"{row['kept']:,}" for row in own))
+    totals = [sum(row["kept"] for row in rows[start : start + classes]) for start in range(0, len(rows), classes)]
+    table.add_section()
+    table.add_row("all", *(f"{total:,}" for total in totals), style="bold")
     return table
 
 
@@ -141,20 +192,17 @@ def plan_table(stages: Sequence[Any]) -> Table:
     stages : sequence
         Stages with the attributes of `cbst_mx.planning.Stage`.
     """
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("stage")
-    for title in ("images", "iterations", "labels", "training", "test", "all"):
-        table.add_column(title, justify="right")
+    table = plain_table("stage", "images", "iterations", "labels", "training", "test", "all")
     for stage in stages:
         times = (stage.labelling, stage.training, stage.evaluation, stage.seconds)
-        table.add_row(stage.name, f"{stage.images:,}", f"{stage.iterations:,}", *map(_duration, times))
+        table.add_row(stage.name, f"{stage.images:,}", f"{stage.iterations:,}", *map(duration, times))
     table.add_section()
     sums = (sum(getattr(s, name) for s in stages) for name in ("labelling", "training", "evaluation", "seconds"))
-    table.add_row("all", "", f"{sum(stage.iterations for stage in stages):,}", *map(_duration, sums))
+    table.add_row("all", "", f"{sum(stage.iterations for stage in stages):,}", *map(duration, sums))
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a time in the unit that suits it."""
     if not seconds:
         return _DASH
@@ -201,7 +249,7 @@ def protocol_table(results: Sequence[ProtocolResult]) -> Table:
     results : sequence of cbst_mx.evaluation.protocols.Result
         Scores by each protocol, their intervals holding `LEVEL` of the samples.
     """
-    table = _plain("protocol", "mIoU in %", f"{100 * LEVEL:g} % interval", "mean of", "protocol of")
+    table = plain_table("protocol", "mIoU in %", f"{100 * LEVEL:g} % interval", "mean of", "protocol of")
     for result in results:
         interval = f"{100 * result.low:.1f} to {100 * result.high:.1f}"
         protocol = result.protocol
@@ -219,7 +267,7 @@ def class_table(matrices: ImageMatrices) -> Table:
     matrices : ImageMatrices
         The confusion matrices of an image set; all its truth counts.
     """
-    table = _plain("class", "IoU in %", "accuracy in %")
+    table = plain_table("class", "IoU in %", "accuracy in %")
     total = matrices.counts.sum(axis=0)
     for name, *values in zip(matrices.classes, iou_per_class(total), class_accuracy(total)):
         table.add_row(Text(name), *(_points(None if math.isnan(value) else 100 * float(value)) for value in values))
@@ -228,7 +276,7 @@ def class_table(matrices: ImageMatrices) -> Table:
 
 def worst_images_table(images: Sequence[WorstImage]) -> Table:
     """Return a table of one image per line, with the class it has most wrong."""
-    table = _plain("image", "mIoU in %", "classes", "worst class")
+    table = plain_table("image", "mIoU in %", "classes", "worst class")
     for image in images:
         worst = f"{image.worst_class} {100 * image.worst_iou:.1f}"
         table.add_row(Text(image.name), f"{100 * image.miou:.1f}", str(image.classes), worst)
@@ -248,7 +296,7 @@ def paper_table(rows: Sequence[PaperRow], *, title: str) -> Table:
     if not rows:
         raise DataError("a table needs at least one row, got none")
     # Six methods fit into 80 columns, however long their names.
-    table = _plain("IoU in %", *(_narrow(row.method) for row in rows), title=title)
+    table = plain_table("IoU in %", *(_narrow(row.method) for row in rows), title=title)
     for name in rows[0].iou:
         table.add_row(name, *(_points(row.iou[name]) for row in rows))
     table.add_section()
@@ -263,7 +311,7 @@ def paper_table(rows: Sequence[PaperRow], *, title: str) -> Table:
 
 def check_table(check: Check) -> Table:
     """Return a run's numbers beside the paper's, class by class, with the verdict on each."""
-    table = _plain("class (IoU in %)", "ours", "paper", "difference", "allowed", "verdict")
+    table = plain_table("class (IoU in %)", "ours", "paper", "difference", "allowed", "verdict")
     for number, line in enumerate(check.lines):
         if number == len(check.row.iou):
             table.add_section()
@@ -282,12 +330,24 @@ def check_table(check: Check) -> Table:
     return table
 
 
-def _plain(first: str, *others: str, title: str | None = None) -> Table:
-    """Return an empty table, the first column of words, the others of numbers."""
+def plain_table(first: str, *others: str, title: str | None = None, words: Sequence[str] = ()) -> Table:
+    """Return an empty table in the style of all tables: a rule below the header, and no other lines.
+
+    Parameters
+    ----------
+    first : str
+        Header of the first column, which is of words.
+    others : str
+        Headers of the other columns, which are of numbers.
+    title : str, optional
+        Above the table.
+    words : sequence of str
+        Headers of other columns of words; they are not to the right, and their cells may be folded.
+    """
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold", show_edge=False)
     for number, text in enumerate((first, *others)):
-        words = text in ("mean of", "protocol of", "verdict", "worst class", "taken by", "stage")
-        table.add_column(Text(text), justify="right" if number and not words else "left")
+        numbers = number and text not in _WORDS and text not in words
+        table.add_column(Text(text), justify="right" if numbers else "left", overflow="ellipsis" if numbers else "fold")
     return table
 
 
@@ -345,11 +405,7 @@ def _cell(values: Sequence[float | None]) -> str:
 
 def status_table(states: Sequence[StepStatus]) -> Table:
     """Return a table of the steps of a run: state, when each began, how long it took, and mIoU."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("step")
-    table.add_column("state")
-    for name in ("began (UTC)", "took", _MEAN):
-        table.add_column(name, justify="right")
+    table = plain_table("step", "state", "began (UTC)", "took", _MEAN)
     for one in states:
         took = ""
         if one.begun and one.end:

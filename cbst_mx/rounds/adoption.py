@@ -83,7 +83,7 @@ def found_entries(
 def _expect_parameters(folder: RunDir, step: Step, outputs: dict[str, Any]) -> None:
     """Let the digest in the sidecar of parameters be what is expected of them."""
     parameters = folder.stage(step.stage).parameters
-    with contextlib.suppress(CBSTError):
+    with contextlib.suppress(CBSTError, OSError):
         name = parameters.relative_to(folder.path).as_posix()
         outputs[name] = {"bytes": 0, "time": "", **outputs.get(name, {}), "sha256": read_sidecar(parameters)[2]}
         if parameters.is_file() and file_digest(parameters) != outputs[name]["sha256"]:

@@ -93,7 +93,8 @@ def evaluate(
             results[name] = confusion.summary(narrow.sum(axis=0), space)
         except DataError as error:
             raise DataError(f"validation set {name} cannot be evaluated: {error}") from error
-        logger.info("%s: mIoU on %s %.1f %%", title, name, 100 * results[name]["miou"])
+        told = {"result": {"kind": "evaluation", "set": name, **results[name]}}
+        logger.info("%s: mIoU on %s %.1f %%", title, name, 100 * results[name]["miou"], extra=told)
     if sets:
         stage.save_confusion(arrays)
         save_shown(stage.shown, shown)
@@ -132,7 +133,9 @@ def observe(
     seen.save_grid(stage.predictions)
     save_shown(stage.shown, {TARGET: shows.shown})
     write_json(stage.label_free, record)
-    logger.info("%s: mean confidence %.3f", title, record["mean_confidence"])
+    told = {key: record[key] for key in ("mean_confidence", "moved", "moved_since_source")}
+    extra = {"result": {"kind": "predictions of the target", **told}}
+    logger.info("%s: mean confidence %.3f", title, record["mean_confidence"], extra=extra)
     if record["moved"] is not None:
         logger.info("%s: %.1f %% of the pixels moved", title, 100 * record["moved"])
 

@@ -18,7 +18,7 @@ from cbst_mx.config import Experiment
 from cbst_mx.errors import DivergedError, NotFiniteError, RunError, TrainingError
 from cbst_mx.evaluation.label_free import load_grid, load_saturated
 from cbst_mx.files import read_json, read_mapping, write_json
-from cbst_mx.messages import stage_title
+from cbst_mx.messages import counted, stage_title
 from cbst_mx.networks.sidecars import read_sidecar, sidecar_path
 from cbst_mx.run_dir import StageDir
 from cbst_mx.run_dir.ledger import Ledger
@@ -34,6 +34,7 @@ __all__ = ["FACTOR", "Health", "RejectedError"]
 
 logger = logging.getLogger(__name__)
 
+_ON_TARGET = "on the target's images, "
 FACTOR = 0.5  # of the learning rate, by each rollback of a round
 
 
@@ -65,6 +66,7 @@ class Health:
     """
 
     def __init__(self, experiment: Experiment, ledger: Ledger):
+        self._smoke = experiment.smoke
         self._name, self._settings = experiment.name, experiment.self_training.guard
         self._ledger, self._folder = ledger, ledger.folder
         self._rounds, self._classes = experiment.self_training.rounds, experiment.classes().names
@@ -86,6 +88,7 @@ class Health:
         options = self._against_others(stage, before, index)
         confident = 1 - record.get("without_confidence", 0) / max(record["pixels"], 1)
         kept = record["kept_portion"] / confident if confident else None
+        options["confidence"] = self._confidences(stage, before) if index > 1 else None
         judgement = guard.judge(record["predicted"], self._classes, kept=kept, portion=record["portion"], **options)
         _write(stage, {"network": index - 1}, judgement)
         return judgement
@@ -135,12 +138,31 @@ class Health:
         stage = self._folder.last
         predicted = ImageStatistics.load(stage.image_statistics).total().tolist()
         options = self._against_others(stage, self._folder.stage(self._rounds), self._rounds + 1)
+        options["confidence"] = self._confidences(stage, self._folder.stage(self._rounds))
         judgement = guard.judge(predicted, self._classes, **options)
         digest = read_sidecar(self._folder.stage(self._rounds).parameters)[2]
         _write(stage, {"network": self._rounds, "parameters": digest}, judgement)
-        for sign in judgement.signs:
-            logger.warning("%s: on the target's images, %s", self._title(self._rounds), sign.sentence)
+        self.tell(self._rounds, [f"{_ON_TARGET}{sign.text}" for sign in judgement.signs if sign.kind not in guard.NEWS])
+        self._tell_news(self._rounds, judgement)
         return judgement
+
+    def tell(self, index: int, sentences: Sequence[str]) -> None:
+        """Warn of what speaks against the network of stage `index`; in a smoke test, where it means nothing, do not."""
+        for sentence in () if self._smoke else sentences:
+            logger.warning("%s: %s", self._title(index), sentence)
+
+    def _tell_news(self, index: int, judgement: guard.Judgement) -> None:
+        for sign in () if self._smoke else judgement.signs:
+            if sign.kind in guard.NEWS:
+                logger.info("%s: %s%s", self._title(index), _ON_TARGET, sign.text)
+
+    def _confidences(self, stage: StageDir, before: StageDir) -> guard.Confidence | None:
+        """Return the mean confidence of every class in the pass before and in that of `stage`."""
+        files = before.image_statistics, stage.image_statistics
+        if not all(path.is_file() for path in files):  # not in folders of earlier versions
+            return None
+        then, now = (ImageStatistics.load(path).mean_confidence().tolist() for path in files)
+        return then, now
 
     def _against_others(self, stage: StageDir, before: StageDir, index: int) -> dict[str, Any]:
         """Return what :func:`.guard.judge` takes of the pass before and of that of round 1, for that of `index`."""
@@ -186,9 +208,9 @@ class Health:
             If it has a fault and the policy is ``rollback``.
         """
         judgement = self.judge(index)
-        for sign in judgement.signs:
-            if sign.kind in guard.OF_GUARD_ONLY and sign.kind != "kept":  # the others have been told with the pass
-                logger.warning("%s: on the target's images, %s", self._title(index - 1), sign.sentence)
+        own = [kind for kind in guard.OF_GUARD_ONLY if kind != "kept"]  # the others have been told with the pass
+        self.tell(index - 1, [f"{_ON_TARGET}{sign.text}" for sign in judgement.signs if sign.kind in own])
+        self._tell_news(index - 1, judgement)
         if not judgement.faults or self._settings.policy == "warn":
             return
         if self._settings.policy == "stop":
@@ -237,8 +259,8 @@ class Health:
         done = sum(len(self.rollbacks(other)) for other in range(1, self._rounds + 1))
         if done >= self._settings.rollbacks:
             raise RunError(
-                f"round {index} may have collapsed after {done} rollbacks, of {self._settings.rollbacks} allowed "
-                f"(self_training.guard.rollbacks): {'; '.join(reasons)}; allow more, or go on with "
+                f"round {index} may have collapsed after {counted(done, 'rollback')}, of {self._settings.rollbacks} "
+                f"allowed (self_training.guard.rollbacks): {'; '.join(reasons)}; allow more, or go on with "
                 "self_training.guard.policy=warn"
             )
         stage = self._folder.stage(index)

@@ -30,7 +30,7 @@ from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
 from cbst_mx.training.record import TrainingRecord
 from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
-from cbst_mx.training.sgd import Schedule, train
+from cbst_mx.training.sgd import Schedule, check_per_pass, train
 from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
@@ -172,6 +172,8 @@ def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices:
     label_stride(crop, output_size(network, crop))
     if experiment.gradient_checkpointing:
         segments_of(network)
+    if experiment.images_per_pass:
+        check_per_pass(network, experiment.images_per_pass, devices)
     if experiment.warm_up is not None and (devices > 1 or experiment.amp == "float16"):
         raise ConfigError(f"warm_up runs on one device without float16, got ctx {experiment.ctx}, amp {experiment.amp}")
 
@@ -284,6 +286,7 @@ def train_phase(
         bias_lr_mult=optimiser.bias_lr_mult,
         bias_wd_mult=optimiser.bias_wd_mult,
         parts=parts,
+        per_pass=experiment.images_per_pass,
         gradient_checkpointing=experiment.gradient_checkpointing,
         loss_scaling=experiment.amp == "float16",
         checkpoint=checkpoint,

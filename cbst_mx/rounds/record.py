@@ -15,7 +15,7 @@ from typing import Any, Iterator, Mapping
 from cbst_mx.config import Experiment
 from cbst_mx.data import ImageSet
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest, remove_file
+from cbst_mx.files import file_digest, reading, remove_file
 from cbst_mx.messages import Progress, listed, silent
 from cbst_mx.rounds.adoption import experiment_before, found_entries
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
@@ -329,7 +329,8 @@ class Record:
             if (
                 step.kind == (PRIOR if "prior" in name else SOURCE) and path.is_file()
             ):  # gone: its copy is in the folder
-                inputs[name] = file_digest(path)
+                with reading(path, RunError):
+                    inputs[name] = file_digest(path)
         before = find_step(self.folder, RETRAINING if step.stage > 1 else SOURCE, max(step.stage - 1, 0))
         if step.kind in (LABELS, RETRAINING):
             inputs["parameters"] = self._output(before, self.folder.stage(step.stage - 1).parameters)

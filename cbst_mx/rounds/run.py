@@ -20,8 +20,9 @@ from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.evaluation.run_signs import target_signs, validation_signs
 from cbst_mx.files import read_json, write_json
-from cbst_mx.messages import Progress, silent, stage_title
+from cbst_mx.messages import DETAIL, Progress, silent, stage_title
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.health import Health, RejectedError
 from cbst_mx.rounds.opening import open_run
@@ -102,6 +103,7 @@ class Run:
                 self.experiment.name,
                 self.needs.disk / 1e6,
                 self.needs.memory / 1e6,
+                extra=DETAIL,
             )
             self.train_source()
             self.evaluate(0)
@@ -205,8 +207,7 @@ class Run:
             options = {"prior": prior, "limit": limit, **self._common(index)}
             label_target(self.experiment, network, self.target, stage, index, **options)
         self.record.finish(LABELS, index)
-        for sentence in self.results.target_signs(index - 1) if self.validation else ():
-            logger.warning("%s: %s", self._title(index - 1), sentence)
+        self.health.tell(index - 1, target_signs(self.results, index - 1) if self.validation else ())
 
     def _retrain(self, index: int) -> None:
         stage = self._round_stage(index)
@@ -238,9 +239,8 @@ class Run:
                 observe(self.experiment, network, self.target, stage, before=before, source=source, **common)
             evaluate(self.experiment, network, self.validation, stage, **common)
         self.record.finish(EVALUATION, index)
-        signs = self.results.validation_signs(index) if self.validation else self.results.target_signs(index)
-        for sentence in signs:
-            logger.warning("%s: %s", self._title(index), sentence)
+        signs = validation_signs(self.results, index) if self.validation else target_signs(self.results, index)
+        self.health.tell(index, signs)
 
     def _until_healthy(self, kind: str, index: int, work: Callable[[int], None]) -> None:
         """Do a step; where that shows that a round is to be rolled back, do all again from its training on."""

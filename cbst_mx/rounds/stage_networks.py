@@ -15,6 +15,7 @@ from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.health import Health
 from cbst_mx.rounds.opening import Opened
 from cbst_mx.rounds.phases import start_network, train_phase, warm_up
+from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.run_dir.steps import RETRAINING, SOURCE
 from cbst_mx.training.checkpoints import remove_checkpoints
 from cbst_mx.training.samples import Samples
@@ -79,6 +80,7 @@ class StageNetworks:
         self.forget()  # its parameters change from here on
         experiment, stage = self._opened.experiment, self._opened.folder.stage(index)
         what = f"{experiment.name}, {stage_title(index)}: training"
+        self._opened.progress(what, 0, count_iterations(optimiser, len(samples)))  # the first step may take minutes
         record = train_phase(
             experiment,
             network,

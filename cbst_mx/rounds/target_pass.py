@@ -18,7 +18,7 @@ from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_label_png
 from cbst_mx.evaluation.label_free import GridStatistics
 from cbst_mx.files import atomic_folder, write_json
-from cbst_mx.messages import Progress, silent
+from cbst_mx.messages import DETAIL, Progress, silent
 from cbst_mx.rounds.workload import target_maps
 from cbst_mx.run_dir import StageDir
 from cbst_mx.selftrain.portion import portion
@@ -81,7 +81,8 @@ def label_target(
     opened = target_maps(experiment, network, target, folder=stage.maps, ctx=ctx, prior=prior)
     statistics = GridStatistics(space.num_classes, space.names)
     with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels, durable=True) as folder:
-        logger.info("%s: %.0f MB of network output, kept by: %s", what, maps.bytes / 1e6, maps.keep)
+        size = maps.bytes / 1e6
+        logger.info("%s: %.0f MB of network output, kept by: %s", what, size, maps.keep, extra=DETAIL)
         labelling = label_set(
             maps,
             maps.collector(training.fidelity),
@@ -98,8 +99,9 @@ def label_target(
     statistics.save(stage.image_statistics)
     record = labelling.to_json(space.names, method=training.method, predicted=statistics.total())
     write_json(stage.thresholds, record)
-    logger.info("%s: p = %.2f, %.1f %% of the pixels kept", title, p, 100 * labelling.kept_portion)
-    for sentence in remarks(labelling, statistics.total()):
+    told = {"result": {"kind": "pseudo-labels", "portion": p, "kept_portion": labelling.kept_portion}}
+    logger.info("%s: p = %.2f, %.1f %% of the pixels kept", title, p, 100 * labelling.kept_portion, extra=told)
+    for sentence in () if experiment.smoke else remarks(labelling, statistics.total()):
         logger.warning("%s: %s", title, sentence)
 
 
@@ -129,7 +131,7 @@ def look_at_target(
     with contextlib.closing(target_maps(once, network, target, folder=stage.maps, ctx=ctx, prior=prior)) as maps:
         for done, (name, view) in enumerate(maps, 1):
             statistics.add_pixels(name, *view.confidence)
-            progress(f"{title}: predictions of the target", done, len(maps))
+            progress(f"{title}: last look at target", done, len(maps))
         saturated = maps.saturated
     statistics.save_grid(stage.target_predictions, saturated=saturated)
     statistics.save(stage.image_statistics)

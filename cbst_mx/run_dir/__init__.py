@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cbst_mx.run_dir.folder import RunDir, StageDir, versions
+from cbst_mx.run_dir.folder import RunDir, versions
 from cbst_mx.run_dir.lock import LOCK, Lock, lock_file, lock_folder, lock_owner
+from cbst_mx.run_dir.stage import StageDir
 
 __all__ = ["LOCK", "Lock", "RunDir", "StageDir", "lock_file", "lock_folder", "lock_owner", "versions"]

@@ -29,6 +29,7 @@ from typing import Any, Mapping, Sequence
 
 from cbst_mx.errors import RunError
 from cbst_mx.files import digest_of, file_digest, in_one_line, parse_json, read_bounded, write_text
+from cbst_mx.messages import counted
 from cbst_mx.run_dir.folder import RunDir, versions
 from cbst_mx.run_dir.links import below, leads_out
 from cbst_mx.run_dir.rollbacks import find_unfinished, rejected_steps
@@ -269,7 +270,7 @@ class Ledger:
             refreshed[name] = there
             return None
         if "files" in record and there.get("files") != record["files"]:
-            return f"{name} has {there.get('files')} files in place of {record['files']}"
+            return f"{name} has {counted(there.get('files', 0), 'file')} in place of {record['files']}"
         return f"{name} is " + ("empty" if not there["bytes"] else "altered")
 
 

@@ -8,8 +8,9 @@ from typing import Any, Mapping, Sequence
 from cbst_mx.errors import RunError
 from cbst_mx.files import file_digest, in_one_line, read_mapping
 from cbst_mx.messages import listed
-from cbst_mx.run_dir.folder import RunDir, StageDir
+from cbst_mx.run_dir.folder import RunDir
 from cbst_mx.run_dir.ledger import Ledger
+from cbst_mx.run_dir.stage import StageDir
 
 __all__ = ["Outputs", "judged_files"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from cbst_mx.run_dir.folder import RunDir, StageDir
+from cbst_mx.run_dir.folder import RunDir
+from cbst_mx.run_dir.stage import StageDir
 
 __all__ = ["EVALUATION", "KINDS", "LABELS", "PRIOR", "RETRAINING", "SOURCE", "Step", "all_steps", "find_step"]
 

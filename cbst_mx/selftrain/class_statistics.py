@@ -239,6 +239,11 @@ class ImageStatistics:
         self.class_names = self.class_names or other.class_names
         self._images.update(other._images)
 
+    def mean_confidence(self) -> np.ndarray:
+        """Return the mean confidence of the pixels predicted as each class, float64 (C,); NaN where there is none."""
+        counts = self.total()
+        return np.where(counts > 0, self.confidence_sums.sum(axis=0) / np.maximum(counts, 1), np.nan)
+
     def total(self, names: Iterable[str] | None = None) -> np.ndarray:
         """Return the pixels predicted as each class in the images called `names`, by default in all: int64 (C,)."""
         chosen = self._images if names is None else names

@@ -14,19 +14,24 @@ scenes the largest of 19 classes had 28 to 29 % of the pixels in 21 healthy roun
 iterations gave it 35 to 61 %, the worst of them 84 to 99 %. Missing classes are no sign: no image may have them.
 
 `judge` puts all signs together before a round trains. Those of `FAULTS` are about the whole network, which is then
-of no use; the others name classes, whose pseudo-labels a round may hold back or cap (`factors`).
+of no use; the others name classes, whose pseudo-labels a round may hold back or cap (`factors`). A class that was not
+there before round 1 and appears, with a confidence that does not fall, is news (`NEWS`) and no alarm; classes that the
+network never predicts before round 1 are named then, for no round can bring them. Every kind has its `ADVICE`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from cbst_mx.errors import DataError
+from cbst_mx.messages import counted, listed
+from cbst_mx.selftrain.signs import ADVICE, FAULTS, NEWS, OF_GUARD_ONLY, Confidence, Sign
 
 __all__ = [
+    "ADVICE",
     "AGREED",
     "FAR_MORE",
     "FAULTS",
@@ -36,11 +41,13 @@ __all__ = [
     "LOST",
     "MOVED",
     "NARROWED",
+    "NEWS",
     "OF_GUARD_ONLY",
     "RARE",
     "RENAMED",
     "SATURATED",
     "SMALL",
+    "Confidence",
     "Judgement",
     "Sign",
     "agreement",
@@ -72,43 +79,23 @@ _ENOUGH_POINTS = 100  # of the grids of two networks: of fewer nothing is said
 _LARGEST_OF_TWO, _LARGEST_OF_FEW, _FEW, _LARGEST = 0.98, 0.9, 4, 0.8
 
 
-class Sign(NamedTuple):
-    """One thing that speaks for a collapse.
-
-    Attributes
-    ----------
-    kind : str
-        "grown" or "lost", a class; or one of ``FAULTS``.
-    sentence : str
-        What was seen, with its numbers.
-    train_id : int or None
-        Class that is named.
-    """
-
-    kind: str
-    sentence: str
-    train_id: int | None = None
-
-
-#: Kinds of signs that are about the whole network: under ``stop`` and ``rollback`` no round trains on it.
-FAULTS = ("constant", "saturated", "renamed", "disagrees", "narrowed", "moved", "kept", "not finite", "diverged")
-#: Those of them that :func:`find_signs` and :func:`extremes` do not find.
-OF_GUARD_ONLY = ("saturated", "renamed", "disagrees", "narrowed", "kept")
-
-
-def signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[str]) -> list[str]:
-    """Return what speaks for a collapse, a sentence each; nothing for a healthy network.
+def signs(
+    predicted: Sequence[int], first: Sequence[int], names: Sequence[str], confidence: Confidence | None = None
+) -> list[str]:
+    """Return what speaks for a collapse, a sentence each with what can be done; nothing for a healthy network.
 
     Parameters
     ----------
-    predicted, first, names
+    predicted, first, names, confidence
         As for :func:`find_signs`.
     """
-    return [sign.sentence for sign in find_signs(predicted, first, names)]
+    return [sign.text for sign in find_signs(predicted, first, names, confidence) if sign.kind not in NEWS]
 
 
-def find_signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[str]) -> list[Sign]:
-    """Return what speaks for a collapse since before round 1; nothing for a healthy network.
+def find_signs(
+    predicted: Sequence[int], first: Sequence[int], names: Sequence[str], confidence: Confidence | None = None
+) -> list[Sign]:
+    """Return what speaks for a collapse since before round 1, and the news; nothing for a healthy network.
 
     Parameters
     ----------
@@ -116,11 +103,15 @@ def find_signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[s
         Pixels predicted as each class, now and before the first round, on the same images.
     names : sequence of C str
         The classes.
+    confidence : tuple of two sequences of C float, optional
+        Mean confidence of the pixels predicted as each class, by the network before and by the one now; NaN or None
+        where there is none.
 
     Returns
     -------
     list of Sign
-        Classes that have grown or vanished, then a change of the whole distribution. Empty where one of the counts is.
+        Classes that have grown, appeared or vanished, then a change of the whole distribution. Empty where one of the
+        counts is.
     """
     now, then = np.asarray(predicted, np.float64), np.asarray(first, np.float64)
     if not now.sum() or not then.sum():
@@ -130,7 +121,7 @@ def find_signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[s
     for index, (name, share, before) in enumerate(zip(names, now, then)):
         change = f"{name} is predicted at {_percent(share)} of the pixels, at first {_percent(before)}"
         if share >= LARGE and share >= GROWTH * before:
-            found.append(Sign("grown", f"{change}: its pseudo-labels may be wrong", index))
+            found.append(_risen(change, index, before, None if confidence is None else [c[index] for c in confidence]))
         elif (before >= SMALL and share <= LOST * before) or (before >= RARE and share <= GONE * before):
             found.append(Sign("lost", f"{change}: the class is being lost", index))
     moved = _drift(now, then)
@@ -138,6 +129,18 @@ def find_signs(predicted: Sequence[int], first: Sequence[int], names: Sequence[s
         sentence = f"{_percent(moved)} of the pixels have moved to other classes since before round 1"
         found.append(Sign("moved", sentence))
     return found
+
+
+def _risen(change: str, index: int, before: float, confidence: Sequence[float | None] | None) -> Sign:
+    """Return the sign of a class that is predicted much more often than at first: growth, or that it has appeared."""
+    trend, falls = "", False
+    if confidence is not None and all(one is not None and one == one for one in confidence):
+        then, now = map(float, confidence)  # type: ignore[arg-type]
+        falls = now < then
+        trend = f", and its mean confidence {'falls' if falls else 'grows'} ({then:.2f} to {now:.2f})"
+    if before < RARE and not falls:
+        return Sign("appeared", f"{change}: the class has appeared{trend}", index)
+    return Sign("grown", f"{change}{trend if falls else ''}: its pseudo-labels may be wrong", index)
 
 
 def extremes(predicted: Sequence[int], names: Sequence[str]) -> list[str]:
@@ -153,8 +156,12 @@ def extremes(predicted: Sequence[int], names: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        A class that takes nearly all pixels. Empty for fewer than 1,000 pixels, or one class.
+        A class that takes nearly all pixels, with what can be done. Empty for fewer than 1,000 pixels, or one class.
     """
+    return [sign.text for sign in _find_extremes(predicted, names)]
+
+
+def _find_extremes(predicted: Sequence[int], names: Sequence[str]) -> list[Sign]:
     counts = np.asarray(predicted, np.float64)
     number, total = len(counts), counts.sum()
     if number < 2 or total < _ENOUGH:
@@ -163,10 +170,11 @@ def extremes(predicted: Sequence[int], names: Sequence[str]) -> list[str]:
     top = int(counts.argmax())
     if counts[top] < limit * total:
         return []
-    return [
+    sentence = (
         f"{_percent(counts[top] / total)} of the pixels are predicted as {names[top]}, one class of {number}: the "
         "network predicts nearly the same everywhere, and its pseudo-labels will say so"
-    ]
+    )
+    return [Sign("constant", sentence)]
 
 
 def _drift(now: np.ndarray, then: np.ndarray) -> float:
@@ -302,12 +310,15 @@ class Judgement:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Sentences of the signs that are about the whole network."""
+        """Sentences of the signs that are about the whole network, without the advice."""
         return tuple(sign.sentence for sign in self.signs if sign.kind in FAULTS)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        signs = [{"kind": sign.kind, "sentence": sign.sentence} for sign in self.signs]
+        signs = [
+            {"kind": sign.kind, "sentence": sign.sentence, "advice": ADVICE[sign.kind], "train_id": sign.train_id}
+            for sign in self.signs
+        ]
         return {"healthy": not self.faults, **self.numbers, "renamed": self.renamed, "signs": signs}
 
 
@@ -320,6 +331,7 @@ def judge(
     saturated: float | None = None,
     kept: float | None = None,
     portion: float | None = None,
+    confidence: Confidence | None = None,
 ) -> Judgement:
     """Judge a network by its predictions on the target and by the pseudo-labels that were made of them.
 
@@ -337,9 +349,11 @@ def judge(
         Share of the network's cells that have a probability of exactly 1.
     kept, portion : float, optional
         Portion of the pixels that has pseudo-labels, and portion p that was asked for.
+    confidence
+        As for :func:`find_signs`.
     """
     counts = np.asarray(predicted, np.float64)
-    found = [Sign("constant", sentence) for sentence in extremes(predicted, names)]
+    found = _find_extremes(predicted, names)
     constant, total = bool(found), counts.sum()
     numbers: dict[str, float | None] = {
         "largest": float(counts.max() / total) if total else None,
@@ -364,16 +378,32 @@ def judge(
         elif same < AGREED:
             found.append(Sign("disagrees", f"only {_percent(same)} of the pixels are predicted as in the round before"))
     if first is not None:
-        found += _since(predicted, first, names, numbers)
+        found += _since(predicted, first, names, numbers, confidence)
+    elif total >= _ENOUGH and not constant:
+        found += _find_missing(predicted, names)
     return Judgement(tuple(found), numbers, taken)
 
 
+def _find_missing(predicted: Sequence[int], names: Sequence[str]) -> list[Sign]:
+    """Return a sign that names the classes which a network never predicts, where there are some."""
+    absent = [name for name, count in zip(names, predicted) if not count]
+    if not absent:
+        return []
+    many = f"{len(absent)} of {counted(len(names), 'class')} {'is' if len(absent) == 1 else 'are'} never predicted"
+    them = "it" if len(absent) == 1 else "them"
+    return [Sign("missing", f"{many} ({listed(absent)}): self-training cannot bring {them}")]
+
+
 def _since(
-    predicted: Sequence[int], first: Sequence[int], names: Sequence[str], numbers: dict[str, float | None]
+    predicted: Sequence[int],
+    first: Sequence[int],
+    names: Sequence[str],
+    numbers: dict[str, float | None],
+    confidence: Confidence | None,
 ) -> list[Sign]:
     """Return the signs since before round 1, and note the drift in `numbers`."""
     now, then = np.asarray(predicted, np.float64), np.asarray(first, np.float64)
-    found = find_signs(predicted, first, names)
+    found = find_signs(predicted, first, names, confidence)
     if now.sum() and then.sum():
         numbers["drift"] = _drift(now / now.sum(), then / then.sum())
         effective, before = effective_classes(predicted), effective_classes(first)
@@ -398,10 +428,10 @@ def factors(
     Returns
     -------
     dict of int to float
-        TrainId to a factor of p in [0, 1), for the classes that :func:`find_signs` calls grown: 0 to hold it back, else
-        the share before round 1 divided by that of now.
+        TrainId to a factor of p in [0, 1), for the classes that :func:`find_signs` calls grown or appeared: 0 to hold
+        it back, else the share before round 1 divided by that of now.
     """
     now, then = np.asarray(predicted, np.float64), np.asarray(first, np.float64)
-    grown = (sign.train_id for sign in find_signs(predicted, first, names) if sign.kind == "grown")
+    grown = (sign.train_id for sign in find_signs(predicted, first, names) if sign.kind in ("grown", "appeared"))
     shares = then / max(then.sum(), 1), now / max(now.sum(), 1)
     return {c: 0.0 if hold_back else float(shares[0][c] / shares[1][c]) for c in grown if c is not None}

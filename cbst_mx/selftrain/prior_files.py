@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError
-from cbst_mx.files import file_digest, open_file, open_npz, save_npz
+from cbst_mx.files import file_digest, open_file, open_npz, reading, save_npz
 from cbst_mx.messages import listed
 from cbst_mx.selftrain.matlab_files import read_variable
 from cbst_mx.selftrain.spatial_prior import check_grid, check_not_zero, checked, within_one
@@ -144,7 +144,9 @@ def read_given(path: Path, num_classes: int, names: Sequence[str] | None = None)
     check_not_zero(prior, str(path))
     if names is not None:
         metadata["names"] = list(names)
-    return prior, {**metadata, "file": path.name, "sha256": file_digest(path)}
+    with reading(f"spatial prior {path}"):
+        digest = file_digest(path)
+    return prior, {**metadata, "file": path.name, "sha256": digest}
 
 
 def _check_classes(

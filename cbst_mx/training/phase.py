@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Generic, Protocol, Sequence, TypeVar
 
 from cbst_mx.errors import CheckpointError
-from cbst_mx.messages import Counter
+from cbst_mx.messages import Counter, Iteration
 from cbst_mx.training.checkpoints import Checkpoints, State, saving_at_a_stop
 from cbst_mx.training.record import CHECK_EVERY, note_threads
 from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
@@ -151,8 +151,10 @@ class Phase(Generic[R]):
         """
         if self._checkpoints.due(self.record.iterations):
             self.save()
+        done = self.record.iterations
+        loss = self._watch.latest[0] if self._watch.latest else None
         with saving_at_a_stop(self.save):
-            progress(self.record.iterations, self._schedule.iterations)
+            progress(Iteration(done, loss=loss, rate=self._schedule(done - 1)), self._schedule.iterations)
 
     def save(self) -> bool:
         """Write a checkpoint of what is finite, and return whether there is one.

@@ -35,6 +35,7 @@ class LossWatch:
 
     def __init__(self, what: str, names: Sequence[str], iterations: int, *, advice: str):
         self.checkpoint: int | None = None  # iteration of the last one
+        self.latest: list[float] = []  # losses of the last iteration that was looked at
         self._what, self._names, self._iterations, self._advice = what, list(names), iterations, advice
         self._waiting: deque[tuple[int, float, list[list[mx.nd.NDArray]]]] = deque()
 
@@ -90,6 +91,7 @@ class LossWatch:
             shown = ", ".join(f"{value:g}" for value in values)
             many = "the losses of " + ", ".join(self._names) + " are" if len(values) > 1 else "the loss is"
             self._fail(f"{many} {shown} at", iteration, rate)
+        self.latest = values
         return values
 
     def _fail(self, found: str, iteration: int, rate: float) -> None:

@@ -16,7 +16,7 @@ from cbst_mx.data.doctor.geometry import check_geometry
 from cbst_mx.data.image_files import MOST_PIXELS, Header, read_header, read_label, read_rgb
 from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, IGNORE
-from cbst_mx.messages import Progress, listed
+from cbst_mx.messages import Progress, counted, listed
 
 __all__ = ["check_files", "check_pixels"]
 
@@ -291,7 +291,8 @@ def _report_pixels(found: Examination, dataset: str, part: Part, seen: _Seen) ->
     for sentence in seen.refused[:_SHOWN]:
         found.add("error", sentence, "")
     if len(seen.refused) > _SHOWN:
-        found.add("error", f"{len(seen.refused) - _SHOWN} more files cannot be used for reasons like these", "")
+        more = counted(len(seen.refused) - _SHOWN, "more file")
+        found.add("error", f"{more} cannot be used for reasons like these", "")
     what = f"colours of no class: {seen.odd_colour}"
     mend = "correct the palette, name them under ignore_colours, or export the labels without smoothed borders"
     found.add_files("error", "label", seen.odd_colours, HAVE, what, mend)

@@ -29,11 +29,13 @@ _AS_DOWNLOADED = "use the images as downloaded"
 class Layout:
     """How the doctor finds the parts of a format, and checks how many images each has.
 
-    ``open(found, **options)`` adds parts and findings; ``check_count(found, part)`` adds findings.
+    ``open(found, **options)`` adds parts and findings; ``check_count(found, part)`` adds findings. ``marks`` are globs
+    that all fit something where a folder is such a data root, and hardly ever elsewhere.
     """
 
     open: Callable[..., None]
     check_count: Callable[[Examination, Part], None] | None = None
+    marks: tuple[str, ...] = ()
 
 
 # --- what lies where ----------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ def _check_numbers(found: Examination, noun: str, where: Path, numbers: Iterable
     present, wanted = {path.stem for path in _pngs(where)}, {f"{number:0{width}}": number for number in numbers}
     missing = [name for name in wanted if name not in present]
     if missing:
-        gaps = listed(ranges((wanted[name] for name in missing), width), what="gaps")
+        gaps = listed(ranges((wanted[name] for name in missing), width), what="gap")
         fix = fix_text(mend, [where / f"{name}.png" for name in missing])
         text = f"{counted(len(missing), noun)} {ARE[len(missing) > 1]} missing: {gaps}"
         found.add("error", text, where, fix + _archives_left(found.root))
@@ -264,7 +266,8 @@ def _count_cityscapes(found: Examination, part: Part) -> None:
     few = [f"{city} {cities[city]} of {number}" for city, number in want.items() if cities[city] < number]
     if few:
         missing = sum(max(0, number - cities[city]) for city, number in want.items())
-        text = f"{missing:,} of {sum(want.values()):,} images of {part.name} are missing: {listed(few, what='cities')}"
+        images = counted(sum(want.values()), "image")
+        text = f"{missing:,} of {images} of {part.name} missing: {listed(few, what='city')}"
         found.add("error", text, where, _unpack_cityscapes(found.root, "images") + _archives_left(found.root))
     many = sorted(city for city in cities if cities[city] > want.get(city, 0))
     if many:
@@ -337,7 +340,7 @@ def _count_nthu(found: Examination, part: Part) -> None:
     base = found.root if found.root.name == city else found.root / city
     where, want = base / "Images" / split.capitalize(), published.NTHU[split.capitalize()]
     count = len(nthu.list_images(where))
-    text = f"{part.name} has {count:,} images, the publisher's {want:,}"
+    text = f"{part.name} has {counted(count, 'image')}, the publisher's {want:,}"
     if count < want:
         found.add("error", text, where, _UNPACK_NTHU + _archives_left(found.root))
     elif count > want:
@@ -429,9 +432,9 @@ def open_any(found: Examination, dataset: str, **options: Any) -> None:
 
 
 LAYOUTS = {
-    "gta5": Layout(_open_gta5, _count_gta5),
-    "synthia": Layout(_open_synthia, _count_synthia),
-    "cityscapes": Layout(_open_cityscapes, _count_cityscapes),
-    "nthu": Layout(_open_nthu, _count_nthu),
+    "gta5": Layout(_open_gta5, _count_gta5, ("images/0[0-9][0-9][0-9][0-9].png", "labels/0[0-9][0-9][0-9][0-9].png")),
+    "synthia": Layout(_open_synthia, _count_synthia, ("RGB/*.png", "GT/LABELS/*.png")),
+    "cityscapes": Layout(_open_cityscapes, _count_cityscapes, ("leftImg8bit/*/*/*_leftImg8bit.png",)),
+    "nthu": Layout(_open_nthu, _count_nthu, ("*/Images/Train/*", "*/Labels/Test/*_eval.png")),
     "folder": Layout(_open_folder),
 }

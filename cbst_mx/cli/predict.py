@@ -1,0 +1,277 @@
+"""The command ``predict``: images and videos in, label maps, colours, confidence and overlays out."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import click
+
+from cbst_mx.cli.base import FOLDER, Bars, Terminal, choice, echo
+from cbst_mx.cli.networks import network_options, read_factors, say_agreement, scale_options
+from cbst_mx.errors import CBSTError, ConfigError, DataError, StoppedError
+
+if TYPE_CHECKING:
+    from cbst_mx.cli.predict_pictures import Painter
+    from cbst_mx.data.datasets import ImageSet
+    from cbst_mx.data.photographs import Photographs
+    from cbst_mx.evaluation.prediction_folder import PredictionFolder
+    from cbst_mx.evaluation.predictor import Predictor
+
+__all__ = ["COMMANDS"]
+
+_ANY = click.Path(path_type=Path)
+
+
+@click.command()
+@network_options
+@scale_options
+@click.option(
+    "--parameters",
+    required=True,
+    type=_ANY,
+    help="The network: a run folder (its last round) or a round's folder, used as the run evaluates; a .params file; "
+    "an .onnx file of export.",
+)
+@click.argument("images", nargs=-1, required=True, type=_ANY)
+@click.option("--out", required=True, type=FOLDER, help="Folder for the results; created when it is not there.")
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    type=choice(["label", "colour", "confidence", "overlay"]),
+    help="What to write; can be repeated. Default: label and overlay, of videos overlay alone.",
+)
+@click.option("--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of colours in overlays.")
+@click.option("--legend", is_flag=True, help="Put names and colours of the classes below overlays.")
+@click.option(
+    "--ids",
+    default="trainId",
+    show_default=True,
+    metavar="CODE",
+    help="Numbers in label files: trainId, cityscapes, or a YAML description, whose own are written.",
+)
+@click.option("--overwrite", is_flag=True, help="Make everything anew, in the place of results that are in --out.")
+def predict(
+    parameters: Path, images: tuple[Path, ...], out: Path, outputs: tuple[str, ...], overwrite: bool, **options: Any
+) -> None:
+    """Segment IMAGES (files, folders, globs, videos) with the network of --parameters.
+
+    Reads PNG, JPEG, TIFF, BMP, WebP, GIF, PPM and JPEG 2000 images, those in sub-folders too, and turns them as their
+    rotation marks (EXIF) say; and videos that are named (mp4, avi, mov, mkv, webm, ...), frame by frame. Writes for
+    each image OUT/NAME_label.png (trainIds with the classes' palette), NAME_overlay.png (the image under the class
+    colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0).
+    Of a video NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one
+    a frame.
+    OUT/predict.json says what they were made with: the same command goes on after a stop, with more images it makes the
+    new ones, and results of other parameters or settings are refused without --overwrite. What cannot be read is named
+    at the end, and the exit code is 1; the others are done.
+    """
+    from cbst_mx.cli.predict_pictures import Painter
+    from cbst_mx.data.datasets import ImageSet
+    from cbst_mx.data.doctor.findings import counted
+    from cbst_mx.data.listing import names_below
+    from cbst_mx.data.photographs import files_of, find_photographs
+    from cbst_mx.data.videos import is_video
+    from cbst_mx.evaluation.prediction_folder import PredictionFolder, refusal
+    from cbst_mx.evaluation.trained import trained_network
+
+    network, which = trained_network(parameters)
+    if which:
+        echo(which)
+    options.update(_as_evaluated(parameters, click.get_current_context()))
+    files = [one for path in images for one in files_of(path)]
+    moving = [path for path in dict.fromkeys(files) if is_video(path) and not path.is_dir()]
+    refused: dict[str, str] = {}
+    chosen, left_out = find_photographs([path for path in files if path not in moving], out, refused)
+    if left_out:
+        echo(left_out)
+    videos = ImageSet(names_below(moving, [path.absolute().parent.name for path in moving]), moving)
+    total = len(chosen) + len(refused)
+    wanted = outputs or (("label", "overlay") if total else ("overlay",))
+    painter = Painter.of_options(wanted, options)
+    with _locked(out):
+        settings = {**_settings(options), **painter.settings(bool(outputs))}
+        folder = PredictionFolder(out, network, settings, chosen, outputs=wanted, overwrite=overwrite, videos=videos)
+        turned = sum(turn != 1 for turn in chosen.turns)
+        if turned:
+            echo(
+                f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
+            )
+        predictor = _load(network, chosen, options)
+        painter.check(predictor.label_space)
+        if len(folder.left) < len(chosen):
+            echo(f"{len(chosen) - len(folder.left)} of {len(chosen)} images are done already")
+        with Bars(Terminal()) as bars:
+            try:
+                _images(predictor, chosen, folder, refused, painter, bars)
+                _videos(predictor, videos, folder, refused, painter, bars)
+            except StoppedError as error:
+                error.keep("all")
+                raise
+        folder.begin()
+        if total:
+            images_refused = sum(not name.startswith("video ") for name in refused)
+            echo(f"{counted(total - images_refused, 'image')} segmented into {out}")
+        if moving:
+            done = len(moving) - sum(name.startswith("video ") for name in refused)
+            echo(f"{counted(done, 'video')} segmented into {out}")
+        if refused:
+            raise DataError(refusal(refused, total + len(moving), "file" if moving else "image"))
+
+
+def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
+    """Return how the networks of a run folder, or of a round in it, are evaluated, where no option says otherwise."""
+    from cbst_mx.config import load_experiment
+
+    file = next((one for one in (run / "experiment.yaml", run.parent / "experiment.yaml") if one.is_file()), None)
+    if not run.is_dir() or file is None:
+        return {}
+    experiment = load_experiment(file)
+    evaluation = experiment.evaluation
+    found: dict[str, Any] = {
+        "flip": evaluation.flip,
+        "scales": ",".join(f"{factor:g}" for factor in evaluation.scales),
+        "combine": evaluation.combine,
+        "long_side": evaluation.long_side,
+        "upsampling": evaluation.upsampling,
+        "resampling": experiment.resampling,
+    }
+    default = click.core.ParameterSource.DEFAULT
+    taken = {key: value for key, value in found.items() if context.get_parameter_source(key) is default}
+    unusual = [
+        f"--{key.replace('_', '-')} {taken[key]}"
+        for key in ("long_side", "scales")
+        if taken.get(key) not in (None, "1")
+    ]
+    if unusual:
+        echo(f"as in the run's evaluation: {', '.join(unusual)}")
+    return taken
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other processes out of the output folder; take it away again where nothing came into it."""
+    from cbst_mx.files import remove_empty_folder
+    from cbst_mx.run_dir.lock import lock_folder
+
+    new = not out.exists()
+    lock = lock_folder(out, "output folder")
+    try:
+        yield
+    finally:
+        lock.release()
+        if new and out.is_dir() and not any(out.iterdir()):
+            with contextlib.suppress(CBSTError):
+                remove_empty_folder(out)
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that can change a prediction; those that came later only where they are not the default."""
+    calibrated = options["calibration_images"] if options["inference"] == "int8" else 0
+    settings = {key: options[key] for key in ("flip", "upsampling", "resampling")}
+    settings["int8"] = calibrated
+    factors = read_factors(options["scales"])
+    if factors != [1.0]:
+        settings.update(scales=factors, combine=options["combine"])
+    if options["long_side"] is not None:
+        settings["long_side"] = options["long_side"]
+    return settings
+
+
+def _load(parameters: Path, chosen: Photographs, options: dict[str, Any]) -> Predictor:
+    from cbst_mx import load_network
+
+    first = range(min(options["calibration_images"], len(chosen)))
+    if options["inference"] == "int8" and not len(chosen):
+        raise ConfigError("inference int8 must be calibrated on images, got videos alone")
+    predictor = load_network(
+        parameters,
+        options["ctx"],
+        flip=options["flip"],
+        scales=read_factors(options["scales"]),
+        combine=options["combine"],
+        long_side=options["long_side"],
+        upsampling=options["upsampling"],
+        resampling=options["resampling"],
+        inference=options["inference"],
+        tile=options["tile"],
+        batch_size=1 if options["tile"] else 8,
+        calibration=chosen.subset(first),
+    )
+    say_agreement(predictor.agreement)
+    return predictor
+
+
+def _classes(predictor: Predictor, images: ImageSet, painter: Painter) -> Iterator[Any]:
+    """Yield the label of each image, and its confidence where that is asked for."""
+    if painter.needs_confidence:
+        yield from predictor.confidences(images)
+    else:
+        for label in predictor.labels(images):
+            yield label, None
+
+
+def _images(
+    predictor: Predictor,
+    images: Photographs,
+    folder: PredictionFolder,
+    refused: dict[str, str],
+    painter: Painter,
+    bars: Bars,
+) -> None:
+    """Predict what is left, into the folder; name and reason of what cannot be read go into `refused`."""
+    from cbst_mx.data.photographs import ReadOnce
+
+    pictures = ReadOnce(images.subset(folder.left), refused)
+    for place, (label, confidence) in enumerate(_classes(predictor, pictures, painter)):
+        if pictures.names[place] not in refused:
+            made = painter.pictures(pictures.take(place), label, confidence, predictor.label_space)
+            folder.write(folder.left[place], made)
+        bars("prediction", place + 1, len(pictures))
+
+
+def _videos(
+    predictor: Predictor,
+    videos: ImageSet,
+    folder: PredictionFolder,
+    refused: dict[str, str],
+    painter: Painter,
+    bars: Bars,
+) -> None:
+    """Predict the videos that are left, each whole or not at all."""
+    from cbst_mx.cli.predict_pictures import VideoOutputs
+    from cbst_mx.data.videos import Video
+    from cbst_mx.evaluation.predictor import in_memory
+
+    for index in folder.videos_left:
+        name = videos.names[index]
+        try:
+            video = Video(videos.image_paths[index])
+            total, done = max(1, video.frames), 0
+            with VideoOutputs(folder.video_files(index), video.rate) as outputs:
+                for frames in _batches(video, predictor.batch_size):
+                    found = _classes(predictor, in_memory(frames), painter)
+                    for frame, (label, confidence) in zip(frames, found):
+                        outputs.write(painter.pictures(frame, label, confidence, predictor.label_space))
+                        done += 1
+                        bars(f"prediction of {name}", min(done, total - 1), total)
+            bars(f"prediction of {name}", total, total)
+            echo(f"{name}: {done:,} frames at {video.rate:g} a second")
+        except DataError as error:
+            refused[f"video {name}"] = str(error)
+
+
+def _batches(video: Any, size: int) -> Iterator[Sequence[Any]]:
+    batch: list[Any] = []
+    for frame in video:
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+COMMANDS = (predict,)

@@ -1,0 +1,196 @@
+"""Time and memory of one kind of work at growing amounts, and the line through them.
+
+An amount is 1 for one crop or one image of the real size; smaller ones are parts of its area, larger ones several at a
+time. Time and memory of these networks are an offset, which does not grow with the work, plus so much per amount. The
+least time of several repeats counts: others are what else the machine did. So does the time of the processor where it
+is less than that of the wall, as it is where other programs keep the network waiting. Seconds, bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, NamedTuple, Sequence
+
+from cbst_mx.errors import explain_device
+from symbols.backend import mx
+
+__all__ = ["Peak", "Series", "Timing", "between", "now", "repeated", "sampled"]
+
+_MOST = 50  # repetitions of one measurement
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Peak:
+    """The largest memory of this process, or of a GPU, since :meth:`reset`.
+
+    Where the system cannot reset it, and on GPUs, whose memory is kept, it is the largest since the start.
+
+    Parameters
+    ----------
+    ctx : mx.Context
+        Where the network computes.
+    """
+
+    def __init__(self, ctx: mx.Context):
+        self._ctx = ctx
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, where the system can."""
+        gc.collect()  # networks of measurements before
+        if self._ctx.device_type == "gpu":
+            self._ctx.empty_cache()
+            return
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")
+
+    def read(self) -> int:
+        """Return the bytes."""
+        if self._ctx.device_type == "gpu":
+            free, total = mx.context.gpu_memory_info(self._ctx.device_id)
+            return int(total - free)
+        with contextlib.suppress(OSError):
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return 1024 * int(line.split()[1])
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Timing(NamedTuple):
+    """Times of repeats of one piece of work, in seconds, one beside the other."""
+
+    wall: list[float]
+    cpu: list[float]  # of all threads of this process
+
+
+def now() -> tuple[float, float]:
+    """Return the time of the wall and of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
+def between(stamps: Sequence[tuple[float, float]]) -> Timing:
+    """Return the times between stamps of :func:`now`."""
+    pairs = list(zip(stamps, stamps[1:]))
+    return Timing([end[0] - begun[0] for begun, end in pairs], [end[1] - begun[1] for begun, end in pairs])
+
+
+def repeated(work: Callable[[], object], budget: float) -> Timing:
+    """Return the times of `work`, at least one and as many as fit into `budget`, after one to warm up."""
+    begun = time.perf_counter()
+    work()
+    stamps = [now()]
+    while len(stamps) == 1 or (
+        len(stamps) <= _MOST and time.perf_counter() - begun + (stamps[-1][0] - stamps[-2][0]) < budget
+    ):
+        work()
+        stamps.append(now())
+    return between(stamps)
+
+
+@dataclass
+class Series:
+    """What was measured of one kind of work.
+
+    Attributes
+    ----------
+    amounts : list of float
+        Growing.
+    seconds : list of float
+        Least time of each.
+    peaks : list of int
+        Largest memory during each.
+    busy : float
+        How many times longer than that the work took in the last measurement, by the wall: about 1 on a quiet machine.
+    start : float
+        Seconds that a first step takes in addition to others.
+    too_large : float or None
+        Least amount for which a GPU had not enough memory.
+    """
+
+    amounts: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+    busy: float = 1.0
+    start: float = 0.0
+    too_large: float | None = None
+
+    def add(self, amount: float, times: Timing, peak: int) -> None:
+        """Add a measurement."""
+        least = min(min(times.wall), min(times.cpu))
+        self.amounts.append(amount)
+        self.seconds.append(least)
+        self.peaks.append(peak)
+        self.busy = max(1.0, statistics.median(times.wall) / max(least, 1e-9))
+
+    def seconds_at(self, amount: float) -> float:
+        """Return the time of an amount: measured, or by the line through the two largest that were."""
+        return _on_line(self.amounts, self.seconds, amount, proportional=True)
+
+    def bytes_at(self, amount: float) -> int:
+        """Return the memory of an amount, likewise; never less than the most that was measured."""
+        return max(*self.peaks, int(_on_line(self.amounts, self.peaks, amount, proportional=False)))
+
+    def stretch(self, amount: float) -> float:
+        """Return how many times larger an amount is than the largest that was measured, at least 1."""
+        return max(1.0, amount / self.amounts[-1])
+
+
+def _on_line(amounts: Sequence[float], values: Sequence[float], amount: float, *, proportional: bool) -> float:
+    """Return the value at `amount` on the line through the last two points.
+
+    Where they give none that fits (a larger amount took less, or the line would begin below 0), of a proportional value
+    that through the last point and 0; of another one the last value.
+    """
+    if amount in amounts:
+        return values[amounts.index(amount)]
+    if len(amounts) > 1:
+        slope = (values[-1] - values[-2]) / (amounts[-1] - amounts[-2])
+        if slope > 0 and values[-1] - slope * amounts[-1] >= 0:
+            return values[-1] + slope * (amount - amounts[-1])
+    return values[-1] * amount / amounts[-1] if proportional else values[-1]
+
+
+def sampled(points: Sequence[tuple[float, Callable[[float], Timing]]], budget: float, peak: Peak) -> Series:
+    """Measure the smallest amount, and then the largest ones that fit into the time.
+
+    Parameters
+    ----------
+    points : sequence of (float, callable)
+        Growing amounts, and what measures each: given the seconds it may take, returns times, the warm-up left out.
+    budget : float
+        Seconds for all of them; up to twice as many where that saves from guessing, and two amounts are measured
+        whatever they take, for a line.
+    peak : Peak
+        Memory.
+    """
+    series, start, place = Series(), time.perf_counter(), 0
+    while place < len(points):
+        left = budget - (time.perf_counter() - start)
+        if series.amounts:
+            # once to warm up and once that counts; rather twice the time than a guess
+            took = {i: 2 * series.busy * series.seconds_at(points[i][0]) for i in range(place, len(points))}
+            fits = [i for i in took if took[i] < left + budget]
+            if not fits and len(series.amounts) > 1:
+                break
+            place = fits[-1] if fits else place
+        amount, measure = points[place]
+        peak.reset()
+        try:
+            times = measure(left if place == len(points) - 1 else left / 5)
+        except RuntimeError as error:
+            if not series.amounts or explain_device(error) is None:
+                raise
+            series.too_large, points = amount, points[:place]
+            place = place - 1 if points[-1][0] > series.amounts[-1] else place  # a smaller one may fit
+            gc.collect()
+            continue
+        series.add(amount, times, peak.read())
+        place += 1
+    return series
