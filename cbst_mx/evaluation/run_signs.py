@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol
 
 from cbst_mx.errors import RunError
+from cbst_mx.evaluation.protocols import ImageMatrices
 from cbst_mx.evaluation.run_records import told_signs
+from cbst_mx.run_dir import RunDir
 from cbst_mx.selftrain import guard
-
-if TYPE_CHECKING:
-    from cbst_mx.evaluation.run_results import RunResults
 
 __all__ = ["guard_signs", "news", "target_signs", "validation_signs", "warnings_of"]
 
 
-def warnings_of(run: RunResults, stage: int) -> list[str]:
+class Readable(Protocol):
+    """What is read of a run here: a part of :class:`.RunResults`, which reads these signs in its turn."""
+
+    folder: RunDir
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds."""
+
+    @property
+    def leading(self) -> str | None:
+        """Name of the first validation set."""
+
+    def thresholds(self, stage: int) -> dict[str, Any]:
+        """Return the thresholds of a round."""
+
+    def label_free(self, stage: int) -> dict[str, Any]:
+        """Return what a stage predicts, without labels."""
+
+    def matrices(self, stage: int) -> dict[str, ImageMatrices]:
+        """Return the confusion matrices."""
+
+    def judgement(self, stage: int) -> dict[str, Any]:
+        """Return what the guard said of a stage."""
+
+    def mean_confidence(self, path: Path) -> list[float | None]:
+        """Return the mean confidence of every class."""
+
+
+def warnings_of(run: Readable, stage: int) -> list[str]:
     """Return what speaks for a collapse of a stage, as far as its files tell."""
     return [*target_signs(run, stage), *guard_signs(run, stage), *validation_signs(run, stage)]
 
 
-def guard_signs(run: RunResults, stage: int) -> list[str]:
+def guard_signs(run: Readable, stage: int) -> list[str]:
     """Return the faults that the guard has seen, by the next round or at the end, besides those of target_signs."""
     judged = run.judgement(stage)
     return [f"on the target's images, {text}" for kind, text in told_signs(judged) if kind in guard.OF_GUARD_ONLY]
 
 
-def news(run: RunResults, stage: int) -> list[str]:
+def news(run: Readable, stage: int) -> list[str]:
     """Return what the guard has seen that is no alarm: classes that have appeared on the target since round 1."""
     judged = run.judgement(stage)
     return [f"on the target's images, {text}" for kind, text in told_signs(judged) if kind in guard.NEWS]
 
 
-def target_signs(run: RunResults, stage: int) -> list[str]:
+def target_signs(run: Readable, stage: int) -> list[str]:
     """Return the signs on the target's training images.
 
     Their predictions are counted by the next round, or by every stage in a run without a validation set.
@@ -58,7 +87,7 @@ def target_signs(run: RunResults, stage: int) -> list[str]:
     return [f"on the target's images, {sentence}" for sentence in found]
 
 
-def _confidences(run: RunResults, stage: int) -> guard.Confidence | None:
+def _confidences(run: Readable, stage: int) -> guard.Confidence | None:
     """Return the mean confidence of every class on the target, of the stage before and of `stage`."""
     files = [run.folder.stage(index).image_statistics for index in (stage, stage + 1)]  # of the next round
     if not all(path.is_file() for path in files):
@@ -67,7 +96,7 @@ def _confidences(run: RunResults, stage: int) -> guard.Confidence | None:
     return then, now
 
 
-def validation_signs(run: RunResults, stage: int) -> list[str]:
+def validation_signs(run: Readable, stage: int) -> list[str]:
     """Return the signs on the validation sets; labels play no part but that unlabelled pixels are left out."""
     if not all(run.folder.stage(index).evaluation.is_file() for index in (stage, 0)):
         return []
