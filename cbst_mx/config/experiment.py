@@ -98,8 +98,8 @@ class Experiment(StrictModel):
     inference_batch: Batch = 8
     """Images of equal size that pass the network together in labelling and evaluation. Unit: images. Origin: ours."""
     images_per_pass: Count = 0
-    """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of the
-    passes add up, in less memory; needs frozen batch norm. Not in the warm-up. Unit: images. Origin: ours.
+    """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of
+    the passes add up, in less memory; needs frozen batch norm. Not in the warm-up. Unit: images. Origin: ours.
     """
     workers: int = Field(2, ge=0, le=256)
     """Threads that read and prepare images; any number gives the same batches. Unit: threads. Origin: ours."""
