@@ -210,6 +210,7 @@ def test_losses_and_gradient_norms_of_a_record():
     record, _ = run_training(25)
     assert len(record.losses) == len(record.gradient_norms) == 2
     assert all(0 < norm < 1e3 for norm in record.gradient_norms)
+    assert len(record.learning_rates) == 2
     assert record.to_json()["threads"] == int(os.environ["OMP_NUM_THREADS"])
 
 

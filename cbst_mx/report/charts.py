@@ -254,7 +254,8 @@ def training_charts(method: Method, number: int = 0) -> list[Chart]:
             continue
         total, every = int(record["iterations"]), int(record["loss_every"])
         at = [*range(every, total, every), total][: len(record["loss"])]
-        known = record.get("learning_rate") or [None] * len(at)
+        known = record.get("learning_rate") or []  # the first ones may be of an earlier version, which kept none
+        known = [None] * (len(at) - len(known)) + known
         places += [offset + iteration for iteration in at]
         losses += record["loss"]
         rates += known

@@ -108,13 +108,15 @@ class AdversarialRecord:
     adversarial: list[float] = field(default_factory=list)
     discriminator: list[float] = field(default_factory=list)
     gradient_norms: list[float | None] = field(default_factory=list)  # of the segmentation network
+    learning_rates: list[float] = field(default_factory=list)
     threads: list[int] = field(default_factory=lambda: [count_threads()])
 
-    def note(self, losses: Sequence[float], norm: float | None) -> None:
-        """Add the three losses of an iteration and the norm of its gradient."""
+    def note(self, losses: Sequence[float], norm: float | None, rate: float) -> None:
+        """Add the three losses of an iteration, the norm of its gradient and its learning rate."""
         for noted, loss in zip((self.segmentation, self.adversarial, self.discriminator), losses):
             noted.append(loss)
         self.gradient_norms.append(norm)
+        self.learning_rates.append(rate)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -125,6 +127,7 @@ class AdversarialRecord:
             "adversarial_loss": self.adversarial,
             "discriminator_loss": self.discriminator,
             "gradient_norm": self.gradient_norms,
+            "learning_rate": self.learning_rates,
             "threads": self.threads[0] if len(self.threads) == 1 else self.threads,
         }
 

@@ -51,8 +51,8 @@ class Record(Protocol):
     iterations: int
     threads: list[int]
 
-    def note(self, losses: Sequence[float], norm: float | None) -> None:
-        """Add the losses of an iteration and the norm of its gradient."""
+    def note(self, losses: Sequence[float], norm: float | None, rate: float) -> None:
+        """Add the losses of an iteration, the norm of its gradient and its learning rate."""
 
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it besides the iterations: its other fields, as JSON values."""
@@ -139,7 +139,7 @@ class Phase(Generic[R]):
         record.iterations += 1
         if record.iterations % CHECK_EVERY == 0 or record.iterations == schedule.iterations:
             norm = gradient_norm(self._network, scale)
-            record.note(self._watch.look(), finite_or_none(norm))
+            record.note(self._watch.look(), finite_or_none(norm), schedule(record.iterations - 1))
 
     def keep(self, progress: Counter) -> None:
         """End an iteration: write a checkpoint where one is due, and tell `progress`, which may ask for a stop.

@@ -1,4 +1,4 @@
-"""Record of a training phase: losses, norms of the gradient, and with how many threads it was computed."""
+"""Record of a training phase: losses, norms of the gradient, learning rates, and the number of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECK_EVERY = 20  # iterations from one loss in the record to the next
 
 @dataclass
 class TrainingRecord:
-    """Record of a training phase: iterations done, and loss and norm of the gradient at every 20th of them.
+    """Record of a training phase: iterations done; loss, norm of the gradient and learning rate at every 20th of them.
 
     Attributes
     ----------
@@ -27,6 +27,8 @@ class TrainingRecord:
         At every 20th iteration and at the last.
     gradient_norms : list of float or None
         At the same iterations; None where a gradient overflowed and its step was left out (float16).
+    learning_rates : list of float
+        Those of the same iterations.
     threads : list of int
         Numbers of threads it was computed with, one after the other; another number gives other last digits.
     """
@@ -34,12 +36,14 @@ class TrainingRecord:
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float | None] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
     threads: list[int] = field(default_factory=lambda: [count_threads()])
 
-    def note(self, losses: Sequence[float], norm: float | None) -> None:
-        """Add the loss of an iteration and the norm of its gradient."""
+    def note(self, losses: Sequence[float], norm: float | None, rate: float) -> None:
+        """Add the loss of an iteration, the norm of its gradient and its learning rate."""
         self.losses.extend(losses)
         self.gradient_norms.append(norm)
+        self.learning_rates.append(rate)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -48,12 +52,13 @@ class TrainingRecord:
             "loss_every": CHECK_EVERY,
             "loss": self.losses,
             "gradient_norm": self.gradient_norms,
+            "learning_rate": self.learning_rates,
             "threads": self.threads[0] if len(self.threads) == 1 else self.threads,
         }
 
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it, as JSON values."""
-        return {"losses": self.losses, "gradient_norms": self.gradient_norms, "threads": self.threads}
+        return {name: value for name, value in vars(self).items() if name != "iterations"}
 
 
 def note_threads(before: Sequence[int]) -> list[int]:
