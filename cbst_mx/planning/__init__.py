@@ -168,6 +168,8 @@ def make_plan(
         validation=total,
     )
     plan.disk = needs.disk
+    if contexts[0].device_type != "gpu":
+        plan.memory += needs.memory  # one image was labelled; the pool and the maps of all of them are more
     return plan
 
 
