@@ -8,7 +8,7 @@ FUZZ ?= 1000
 
 # The extras chosen last are kept until others are asked for.
 INSTALLED := $(patsubst .venv/installed-%,%,$(wildcard .venv/installed-*))
-DEFAULT_EXTRAS := cpu,report
+DEFAULT_EXTRAS := cpu
 EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
 STAMP = .venv/installed-$(EXTRAS)
 DEV = $(if $(findstring dev,$(EXTRAS)),$(STAMP),.venv/with-dev)
@@ -138,7 +138,7 @@ $(STAMP): setup.py
 	@$(PYTHON) tools/environment.py refuse
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q 'pip>=21.3'
-	@$(BIN)/python tools/environment.py install $(EXTRAS)
+	@$(BIN)/python tools/environment.py install $(EXTRAS),report
 	@$(BIN)/python tools/environment.py repair
 	@$(BIN)/python tools/environment.py check
 	@touch $@

@@ -209,7 +209,7 @@ def checkout(tmp_path):
 @needs_bash
 def test_the_quick_start_runs(checkout, monkeypatch):
     outputs = run_page("quick-start", checkout, monkeypatch)
-    assert len(outputs) == 9
+    assert len(outputs) == 10
     assert (checkout / "runs/first/round-2/evaluation.json").is_file()
     assert list((checkout / "runs/predicted").rglob("*.png"))
     assert "nothing altered" in outputs["verify runs/first"]

@@ -275,12 +275,12 @@ def test_tools_of_development_come_with_the_tests_only(checkout):
         assert result.returncode == 0, result.stderr
         return [line.split()[-1] for line in log.read_text().splitlines() if " install " in line and "pip" not in line]
 
-    assert asked("demo") == ["cpu"]
+    assert asked("demo") == ["cpu,report"]
     assert asked("test") == ["dev"]  # into the same environment
     assert asked("demo", "test") == []
-    assert asked("test", "EXTRAS=cu112") == ["cu112", "dev"]  # another mxnet: all anew
+    assert asked("test", "EXTRAS=cu112") == ["cu112,report", "dev"]  # another mxnet: all anew
     assert asked("test") == []  # the extras chosen last are kept
-    assert asked("test", "EXTRAS=cpu,dev") == ["cpu,dev"]
+    assert asked("test", "EXTRAS=cpu,dev") == ["cpu,dev,report"]
 
 
 @needs_make

@@ -14,6 +14,7 @@ import numpy as np
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.evaluation.protocols import worst_images
 from cbst_mx.evaluation.run_results import BEST, UNLABELLED, RunResults
+from cbst_mx.evaluation.run_signs import news
 from cbst_mx.evaluation.run_status import read_status
 from cbst_mx.evaluation.shown import Shown
 from cbst_mx.messages import stage_title
@@ -287,7 +288,8 @@ def guard_rows(method: Method) -> list[dict[str, Any]]:
             "largest class": judged.get("largest"),
             "saturated": judged.get("saturated"),
         }
-        rows.append({"stage": stage_title(stage), "numbers": numbers, "warnings": method.first.warnings(stage)})
+        told = {"warnings": method.first.warnings(stage), "news": news(method.first, stage)}
+        rows.append({"stage": stage_title(stage), "numbers": numbers, **told})
     return rows
 
 
