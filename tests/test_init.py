@@ -58,7 +58,7 @@ def test_without_questions(photos, tmp_path):
     for text in ("1 image of day without a label", "names not known: 4 of 4", "evaluation: dusk-check"):
         assert text in said
     commands = re.findall(r"cbst-mx (\w+)", said)
-    assert commands[-4:] == ["doctor", "plan", "run", "predict"]
+    assert commands[-5:] == ["doctor", "plan", "run", "report", "predict"]
 
 
 def test_the_commands_that_it_ends_with_are_right(photos, tmp_path):
@@ -66,10 +66,10 @@ def test_the_commands_that_it_ends_with_are_right(photos, tmp_path):
     import shlex
 
     lines = [shlex.split(line) for line in result.output.splitlines() if line.strip().startswith("cbst-mx ")]
-    assert [line[1] for line in lines] == ["doctor", "plan", "run", "predict"]
+    assert [line[1] for line in lines] == ["doctor", "plan", "run", "report", "predict"]
     assert CliRunner().invoke(main, lines[0][1:]).exit_code == 0
     assert load_experiment(lines[1][2]).name == load_experiment(lines[2][2]).name == "my-photos-cbst"
-    assert lines[3][2].endswith("dusk")
+    assert lines[4][2].endswith("dusk")
 
 
 def test_answers(photos, tmp_path):

@@ -150,10 +150,11 @@ def write_plan(plan: Plan, out: Path, name: str, *, overwrite: bool) -> Written:
     return Written(paths, commands, remarks)
 
 
-_CHECK, _MEASURE, _RUN, _USE = (
+_CHECK, _MEASURE, _RUN, _SEE, _USE = (
     "checks files and labels",
     "says how long it takes",
     "trains and adapts",
+    "shows whether it helped, and where: a page for the browser",
     "labels the target's images with the adapted network",
 )
 
@@ -172,6 +173,7 @@ def _commands(plan: Plan, description: Path | None, experiment: Path, runs: str)
         (_CHECK, doctor),
         (_MEASURE, ["cbst-mx", "plan", str(experiment)]),
         (_RUN, ["cbst-mx", "run", str(experiment), "--out", runs]),
+        (_SEE, ["cbst-mx", "report", runs, "--out", f"{runs}-report.html"]),
         (_USE, ["cbst-mx", "predict", *images, "--parameters", runs, "--out", f"{runs}-predictions"]),
     ]
 
