@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any, Mapping, NamedTuple
+from datetime import datetime
+from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from cbst_mx.messages import stage_title
 from cbst_mx.report.charts import shade
 from cbst_mx.report.pictures import count_moves
 from cbst_mx.report.story import Method, Story, mean
+from cbst_mx.report.tables import duration
 
 __all__ = [
     "FILTERS",
@@ -130,65 +132,53 @@ def class_grid(story: Story) -> dict[str, Any] | None:
 
 def threshold_grid(method: Method) -> Shaded | None:
     """Return the thresholds exp(-k_c) of every class and round."""
-    found = _thresholds(method)
-    if not found:
-        return None
-    names = next(iter(found.values()))["names"]
-    rows = []
-    for number, name in enumerate(names):
-        cells = []
-        for record in found.values():
-            value, kc = float(record["values"][number]), float(record["k"][number])
-            if math.isinf(value):
-                cells.append(Cell(_DASH, note=f"{name}: nothing may be kept"))
-            else:
-                cells.append(Cell(f"{value:.3f}", *shade(value, 0, 1), note=f"k_c = {abs(kc):.4f} nats"))
-        rows.append((name, cells))
-    return Shaded([stage_title(index) for index in found], rows)
+
+    def cell(record: Mapping[str, Any], number: int) -> Cell:
+        value, kc = float(record["values"][number]), float(record["k"][number])
+        if math.isinf(value):
+            return Cell(_DASH, note="nothing may be kept")
+        return Cell(f"{value:.3f}", *shade(value, 0, 1), note=f"k_c = {abs(kc):.4f} nats")
+
+    return _round_grid(method, cell)
 
 
 def share_grid(method: Method) -> Shaded | None:
     """Return the share of the target's pixels that is predicted as each class, by the network that labels them."""
-    found = _thresholds(method)
-    if not found:
-        return None
-    shares = {index: 100 * record["predicted"] / max(record["predicted"].sum(), 1) for index, record in found.items()}
-    names = next(iter(found.values()))["names"]
-    rows = [
-        (
-            name,
-            [
-                Cell(points(float(one[number]), 2), *shade(math.sqrt(float(one[number])), 0, 7))
-                for one in shares.values()
-            ],
-        )
-        for number, name in enumerate(names)
-    ]
-    return Shaded([f"for {stage_title(index)}" for index in shares], rows)
+
+    def cell(record: Mapping[str, Any], number: int) -> Cell:
+        return _share_cell(float(record["predicted"][number] / max(record["predicted"].sum(), 1)))
+
+    return _round_grid(method, cell)
 
 
 def kept_grid(method: Method) -> Shaded | None:
     """Return the share of the pixels predicted as each class that has pseudo-labels, in percent, by round."""
-    found = _thresholds(method)
-    if not found:
-        return None
-    names = next(iter(found.values()))["names"]
-    rows = []
-    for number, name in enumerate(names):
-        cells = []
-        for record in found.values():
-            predicted, kept = int(record["predicted"][number]), int(record["kept"][number])
-            note = f"{kept:,} of {predicted:,} pixels"
-            value = 100 * kept / predicted if predicted else math.nan
-            cells.append(Cell(points(value), *shade(value, 0, 100), note=note) if predicted else Cell(_DASH, note=note))
-        rows.append((name, cells))
-    return Shaded([stage_title(index) for index in found], rows)
+
+    def cell(record: Mapping[str, Any], number: int) -> Cell:
+        predicted, kept = int(record["predicted"][number]), int(record["kept"][number])
+        note = f"{kept:,} of {predicted:,} pixels"
+        if not predicted:
+            return Cell(_DASH, note=note)
+        value = 100 * kept / predicted
+        return Cell(points(value), *shade(value, 0, 100), note=note)
+
+    return _round_grid(method, cell)
 
 
-def _thresholds(method: Method) -> dict[int, dict[str, Any]]:
+def _round_grid(method: Method, cell: Callable[[Mapping[str, Any], int], Cell]) -> Shaded | None:
+    """Return a cell of the record of every round for every class; None where no round has one."""
     run = method.first
     rounds = [index for index in range(1, run.rounds + 1) if run.folder.stage(index).thresholds.is_file()]
-    return {index: run.thresholds(index) for index in rounds}
+    found = [run.thresholds(index) for index in rounds]
+    if not found:
+        return None
+    rows = [(name, [cell(record, number) for record in found]) for number, name in enumerate(found[0]["names"])]
+    return Shaded([stage_title(index) for index in rounds], rows)
+
+
+def _share_cell(share: float) -> Cell:
+    """Return a share of the pixels in percent; shaded by its root, so that rare classes differ too."""
+    return Cell(points(100 * share, 2), *shade(math.sqrt(100 * share), 0, 7))
 
 
 def moves_grid(validation: LabelledImageSet | None, kept: Mapping[int, Shown]) -> Shaded | None:
@@ -300,16 +290,7 @@ def label_free_grid(method: Method) -> Shaded | None:
         return None
     found = {stage: run.label_free(stage) for stage in method.stages}
     names = next(iter(found.values()))["names"]
-    rows = [
-        (
-            name,
-            [
-                Cell(points(100 * one["share"][number], 2), *shade(math.sqrt(100 * one["share"][number]), 0, 7))
-                for one in found.values()
-            ],
-        )
-        for number, name in enumerate(names)
-    ]
+    rows = [(name, [_share_cell(one["share"][number]) for one in found.values()]) for number, name in enumerate(names)]
     for title, key in (
         ("mean confidence", "mean_confidence"),
         ("moved in the round", "moved"),
@@ -335,7 +316,7 @@ def facts(story: Story) -> list[dict[str, Any]]:
                     "command": f"cbst-mx run {run.folder.experiment} --out NEW_FOLDER",
                     "adapted": run.adaptation,
                     "created": manifest.get("created", _DASH),
-                    "took": _duration(seconds) if steps else _DASH,
+                    "took": duration(seconds) if steps else _DASH,
                     "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
                     "images": ", ".join(
                         f"{name} {count:,}" for name, count in manifest.get("inputs", {}).get("images", {}).items()
@@ -358,13 +339,5 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Any:
             yield f"{before}{key}", str(value)
 
 
-def _time(text: str | None) -> Any:
-    from datetime import datetime
-
+def _time(text: str | None) -> datetime:
     return datetime.fromisoformat(str(text))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -29,7 +29,13 @@ from cbst_mx.training.checkpoints import (
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.phase import Phase, Schedule
 from cbst_mx.training.record import TrainingRecord
-from cbst_mx.training.steps import Backward, checkpointed_step, plain_step, prepare_segments
+from cbst_mx.training.steps import (
+    Backward,
+    checkpointed_step,
+    has_batch_statistics,
+    plain_step,
+    prepare_segments,
+)
 from symbols.backend import autograd, gluon, load_amp, mx
 
 __all__ = [
@@ -238,9 +244,7 @@ def check_per_pass(network: gluon.HybridBlock, per_pass: int, contexts: int) -> 
     ConfigError
         If the network has batch norm with batch statistics, or `per_pass` is below the number of contexts.
     """
-    blocks: list[gluon.Block] = []
-    network.apply(blocks.append)
-    if any(isinstance(b, gluon.nn.BatchNorm) and not b._kwargs["use_global_stats"] for b in blocks):
+    if has_batch_statistics(network):
         raise ConfigError(
             "images_per_pass needs frozen batch norm (network option batch_norm: frozen) or none: batch statistics of "
             "a part of a batch are others than those of the whole"

@@ -14,7 +14,14 @@ import numpy as np
 from cbst_mx.errors import ConfigError
 from symbols.backend import autograd, gluon, mx
 
-__all__ = ["Backward", "checkpointed_step", "plain_step", "prepare_segments", "segments_of"]
+__all__ = [
+    "Backward",
+    "checkpointed_step",
+    "has_batch_statistics",
+    "plain_step",
+    "prepare_segments",
+    "segments_of",
+]
 
 #: What passes between two segments, of the images on one context.
 Maps = Tuple[mx.nd.NDArray, ...]
@@ -161,14 +168,19 @@ def segments_of(network: gluon.HybridBlock) -> list[gluon.HybridBlock]:
             "gradient_checkpointing needs a network that comes in segments (fcn8s, resnet38), got "
             f"{type(network).__name__}"
         )
-    blocks: list[gluon.Block] = []
-    network.apply(blocks.append)
-    if any(isinstance(b, gluon.nn.BatchNorm) and not b._kwargs["use_global_stats"] for b in blocks):
+    if has_batch_statistics(network):
         raise ConfigError(
             "gradient_checkpointing needs frozen batch norm (network option batch_norm: frozen): "
             "batch statistics would be counted twice"
         )
     return list(network.segments())
+
+
+def has_batch_statistics(network: gluon.Block) -> bool:
+    """Return whether a network has batch norm that normalises by the batch while it is trained."""
+    blocks: list[gluon.Block] = []
+    network.apply(blocks.append)
+    return any(isinstance(one, gluon.nn.BatchNorm) and not one._kwargs["use_global_stats"] for one in blocks)
 
 
 def prepare_segments(network: gluon.HybridBlock, contexts: Sequence[mx.Context]) -> list[gluon.HybridBlock]:
