@@ -290,7 +290,7 @@ def test_export_and_validate_for_the_server(tmp_path):
     )
     text = call("export-server", folder, "--out", archive, "--split", "val", code=1)
     assert f"1 image in {archive}" in text
-    assert "1 images, val has 500\n" in text
+    assert "1 image, val has 500\n" in text
     assert "4 problems\n" in text
     with zipfile.ZipFile(archive) as opened:
         assert opened.namelist() == ["lindau_000000_000019.png"]

@@ -66,7 +66,7 @@ def test_transparent_pixels_have_no_colour(tmp_path):
     image = Image.fromarray(CITYSCAPES_19.colorize(TRAIN_IDS)).convert("RGBA")
     image.putpixel((3, 2), (128, 64, 128, 254))
     image.save(tmp_path / "x.png")
-    with pytest.raises(DataError, match="must not be transparent, got 1 transparent pixels"):
+    with pytest.raises(DataError, match="must not be transparent, got 1 transparent pixel,"):
         ColourMasks(CITYSCAPES_19)(tmp_path / "x.png")
 
 

@@ -102,7 +102,7 @@ def test_synthia_labels_as_train_ids(tmp_path):
     before = contents(root)
     result = run("synthia", root, "--workers", 2)
     assert result.exit_code == 0, result.output
-    assert "3 of 3 labels written" in result.output
+    assert "3 labels written" in result.output
     raw = open_labelled("synthia", root, label_space=SYNTHIA_16)
     made = open_labelled("synthia", root, label_space=SYNTHIA_16, labels="trainIds")
     for i in range(3):
@@ -138,7 +138,7 @@ def test_cityscapes_labels_as_train_ids(tmp_path):
     result = run("cityscapes", root)
     assert result.exit_code == 0, result.output
     assert "train: 2 of 3 labels written" in result.output
-    assert "val: 2 of 2 labels written" in result.output
+    assert "val: 2 labels written" in result.output
     after = contents(root)
     assert {path: after[path] for path in before} == before
     ids = cityscapes.open_labelled(root, "val", CITYSCAPES_19)
@@ -177,7 +177,7 @@ def test_gta5_of_one_size(gta5_root, tmp_path):
     out = tmp_path / "out"
     result = run("gta5", gta5_root, "--out", out, "--size", 8, 12)
     assert result.exit_code == 0, result.output
-    assert "8 of 8 files made" in result.output
+    assert "8 files made" in result.output
     assert contents(gta5_root) == before
     original, made = (gta5.open_labelled(root, CITYSCAPES_19) for root in (gta5_root, out))
     for i in range(4):
@@ -216,7 +216,7 @@ def test_copies_where_links_are_not_possible(gta5_root, tmp_path, monkeypatch):
 
 def test_a_stopped_copy_continues_and_another_size_is_refused(gta5_root, tmp_path):
     out = tmp_path / "out"
-    assert "8 of 8" in run("gta5", gta5_root, "--out", out, "--size", 8, 12).output
+    assert "8 files made" in run("gta5", gta5_root, "--out", out, "--size", 8, 12).output
     after = contents(out)
     (out / "labels/00003.png").unlink()
     assert "1 of 8 files made" in run("gta5", gta5_root, "--out", out, "--size", 8, 12).output

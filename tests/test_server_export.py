@@ -80,9 +80,9 @@ def test_an_archive_has_the_servers_names_and_label_ids(tmp_path):
     # nothing is wrong with these images, only most of them are missing
     assert problems(again) == [
         "2 images, test has 1525",
-        "1 images of berlin, test has 544",
+        "1 image of berlin, test has 544",
         "0 images of bielefeld, test has 181",
-        "1 images of bonn, test has 46",
+        "1 image of bonn, test has 46",
         "0 images of leverkusen, test has 58",
         "0 images of mainz, test has 298",
         "0 images of munich, test has 398",
@@ -218,7 +218,7 @@ def test_every_problem_is_a_line(tmp_path):
     }
     counts = [line for line in found if ": " not in line]
     assert counts[0] == "11 images, test has 1525"
-    assert "1 images of lindau, which is not in test" in counts
+    assert "1 image of lindau, which is not in test" in counts
     assert "10 images of bonn, test has 46" in counts
 
 

@@ -145,7 +145,7 @@ def test_the_imagenet_file_can_stay_a_classifier_and_become_the_segmentation_net
         *("--width", 1 / 32, "--out", kept),
     )
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "resnet38 with 1000 classes of whole images, for RGB images" in result.output
+    assert "resnet38 with 1,000 classes of whole images, for RGB images" in result.output
     assert parameters.read_sidecar(kept)[:2] == (spec, None)
     loaded = get_network("resnet38", 1000, form="classifier", **SMALL)
     loaded.load_parameters(str(kept))
