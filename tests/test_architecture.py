@@ -43,6 +43,7 @@ ORCHESTRATORS = (
     "cbst_mx.cli",
     "cbst_mx.evaluation.run_experiment",
     "cbst_mx.evaluation.run_results",
+    "cbst_mx.evaluation.run_settings",
     "cbst_mx.evaluation.paper_check",
 )
 # These need mxnet; every other module of cbst_mx imports without it (cli imports it inside its commands).

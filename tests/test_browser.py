@@ -138,9 +138,18 @@ def test_before_and_after_is_divided_by_keyboard(browser, page):
 
     browser.get(page)
     clip = "return document.querySelector('.right').style.clipPath"
-    assert browser.execute_script(clip) == "inset(0px 0px 0px 50%)"
+    wait(lambda: browser.execute_script(clip) == "inset(0px 0px 0px 50%)")
     find(browser, ".divide").send_keys(Keys.ARROW_RIGHT)
-    assert browser.execute_script(clip) == "inset(0px 0px 0px 51%)"
+    wait(lambda: browser.execute_script(clip) == "inset(0px 0px 0px 51%)")
+
+
+def test_an_image_of_the_tables_shows_its_pictures(browser, page):
+    browser.get(page)
+    name = "return document.querySelector('#images .see').dataset.image"
+    wanted = browser.execute_script(name)
+    browser.execute_script("document.querySelector('#images .see').click()")
+    shown = "return document.querySelector('.viewer[data-kind=predictions] .which').selectedOptions[0].text"
+    assert browser.execute_script(shown) == wanted
 
 
 def test_tables_sort(browser, page):

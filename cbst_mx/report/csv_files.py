@@ -28,8 +28,8 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
     folders : sequence of Path
         Each a run folder, or a folder of runs.
     out : Path
-        Folder of the files: ``iou.csv``, ``gains.csv``, ``thresholds.csv``, ``images.csv``, ``training.csv``; those of
-        which there is nothing are not written.
+        Folder of the files: ``iou.csv``, ``gains.csv``, ``thresholds.csv``, ``images.csv``, ``guard.csv``,
+        ``reliability.csv``, ``training.csv``; those of which there is nothing are not written.
     name : str, optional
         The validation set; by default the one that the first run names first.
 
@@ -52,7 +52,9 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
             _thresholds(story),
         ),
         "images.csv": ((*_RUN, "set", "image", "truth", "prediction", "pixels"), _images(story)),
-        "training.csv": ((*_RUN, "iteration", "loss", "gradient_norm"), _training(story)),
+        "guard.csv": ((*_RUN, "number", "value"), _guard(story)),
+        "reliability.csv": ((*_RUN, "set", "level", "pixels", "right", "confidence"), _reliability(story)),
+        "training.csv": ((*_RUN, "iteration", "loss", "gradient_norm", "learning_rate"), _training(story)),
     }
     written = []
     for file, (head, rows) in tables.items():
@@ -109,16 +111,34 @@ def _images(story: Story) -> Iterator[Sequence[Any]]:
                     yield (*begin, stage, name, *place, int(matrices.counts[image, row, column]))
 
 
+def _guard(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in run.evaluated:
+            for name, value in run.judgement(stage).items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    yield (*begin, stage, name, _number(value))
+
+
+def _reliability(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in run.evaluated:
+            for name, shown in run.shown(stage).items():
+                for level, numbers in enumerate(zip(shown.pixels, shown.right, shown.confidence)):
+                    yield (*begin, stage, name, level, *(number.item() for number in numbers))
+
+
 def _training(story: Story) -> Iterator[Sequence[Any]]:
     for _, _, run, begin in _runs(story):
         for stage in range(run.rounds + 1):
             path = run.folder.stage(stage).training
             record = run.read(path) if path.is_file() else {}
             losses = record.get("loss") or []
-            norms = record.get("gradient_norm") or [None] * len(losses)
-            for number, (loss, norm) in enumerate(zip(losses, norms), 1):
+            # the first ones may be of an earlier version, which kept none
+            columns = [record.get(key) or [] for key in ("gradient_norm", "learning_rate")]
+            norms, rates = ([None] * (len(losses) - len(column)) + column for column in columns)
+            for number, (loss, norm, rate) in enumerate(zip(losses, norms, rates), 1):
                 iteration = min(number * record["loss_every"], record["iterations"])
-                yield (*begin, stage, iteration, _number(loss), _number(norm))
+                yield (*begin, stage, iteration, _number(loss), _number(norm), _number(rate))
 
 
 def _number(value: Any) -> Any:

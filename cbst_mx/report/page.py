@@ -21,6 +21,7 @@ from markupsafe import Markup  # of Jinja2
 import cbst_mx
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.errors import ConfigError
+from cbst_mx.evaluation.run_settings import read_settings_of
 from cbst_mx.evaluation.shown import Shown
 from cbst_mx.files import write_text
 from cbst_mx.report import sections
@@ -136,6 +137,7 @@ def build_page(
         "story": story,
         "first": first,
         "missing": missing,
+        "pictured": [row["name"] for row in pictures["predictions"]],
         "charts": {chart.key: chart for chart in drawn},
         "pictures": pictures,
         "kept_images": max((len(one.predictions) for one in kept[first.title].values()), default=0),
@@ -148,7 +150,7 @@ def build_page(
         "confusion": sections.confusion_grids(story),
         "facts": sections.facts(story),
         "experiment": yaml.safe_dump(first.first.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        "changed": sections.changed_settings(first.first),
+        "settings": read_settings_of(first.first),
         "made": datetime.now(timezone.utc).isoformat(" ", "minutes"),
         "version": cbst_mx.__version__,
         "live": live,

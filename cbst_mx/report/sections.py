@@ -14,7 +14,7 @@ import numpy as np
 
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.evaluation.protocols import worst_images
-from cbst_mx.evaluation.run_results import BEST, UNLABELLED, RunResults
+from cbst_mx.evaluation.run_results import BEST, UNLABELLED
 from cbst_mx.evaluation.run_signs import news
 from cbst_mx.evaluation.run_status import read_status
 from cbst_mx.evaluation.shown import Shown
@@ -28,7 +28,6 @@ __all__ = [
     "FILTERS",
     "Cell",
     "Shaded",
-    "changed_settings",
     "class_grid",
     "confusion_grids",
     "facts",
@@ -324,19 +323,6 @@ def facts(story: Story) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def changed_settings(run: RunResults) -> list[tuple[str, str]]:
-    """Return the settings of a run that are not a default's, as key and value."""
-    return list(_flat(run.settings.model_dump(mode="json", exclude_defaults=True)))
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Any:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", str(value)
 
 
 def _time(text: str | None) -> datetime:

@@ -173,6 +173,14 @@
       which.value = (Number(which.value) + by + rows.length) % rows.length;
       show();
     };
+    if (!laid) {
+      document.querySelectorAll("button.see").forEach((press) => press.addEventListener("click", () => {
+        which.value = rows.findIndex((row) => row.name === press.dataset.image);
+        show();
+        viewer.scrollIntoView({ block: "center" });
+        which.focus({ preventScroll: true });
+      }));
+    }
     get(".before").addEventListener("click", step(-1));
     get(".after").addEventListener("click", step(1));
     which.addEventListener("change", show);
