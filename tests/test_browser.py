@@ -71,6 +71,13 @@ def show(driver, width, scheme="light"):
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
+def open_page(driver, address):
+    """Open a report, and wait until its script is done."""
+    driver.get("about:blank")
+    driver.get(address)
+    wait(lambda: driver.execute_script("return document.documentElement.dataset.ready") == "true")
+
+
 def find(driver, selector):
     from selenium.webdriver.common.by import By
 
@@ -103,7 +110,7 @@ def set_slider(driver, selector, value):
 
 
 def test_charts_are_drawn(browser, page):
-    browser.get(page)
+    open_page(browser, page)
     svg = "one => [one.id, !!one.querySelector('svg')]"
     drawn = browser.execute_script(f"return [...document.querySelectorAll('.plot')].map({svg})")
     wanted = {"chart-gains", "chart-miou", "chart-kept-0", "chart-reliability", "chart-loss-0"}
@@ -119,7 +126,7 @@ def panels(driver):
 
 
 def test_the_slider_changes_the_pictures(browser, page):
-    browser.get(page)
+    open_page(browser, page)
     last = panels(browser)
     assert list(last) == ["image", "truth", "source-only", "CBST, round 2", "ST, round 2"]
     set_slider(browser, ".viewer[data-kind=predictions] .round", 1)
@@ -136,15 +143,15 @@ def test_the_slider_changes_the_pictures(browser, page):
 def test_before_and_after_is_divided_by_keyboard(browser, page):
     from selenium.webdriver.common.keys import Keys
 
-    browser.get(page)
+    open_page(browser, page)
     clip = "return document.querySelector('.right').style.clipPath"
-    wait(lambda: browser.execute_script(clip) == "inset(0px 0px 0px 50%)")
+    assert browser.execute_script(clip) == "inset(0px 0px 0px 50%)"
     find(browser, ".divide").send_keys(Keys.ARROW_RIGHT)
-    wait(lambda: browser.execute_script(clip) == "inset(0px 0px 0px 51%)")
+    assert browser.execute_script(clip) == "inset(0px 0px 0px 51%)"
 
 
 def test_an_image_of_the_tables_shows_its_pictures(browser, page):
-    browser.get(page)
+    open_page(browser, page)
     name = "return document.querySelector('#images .see').dataset.image"
     wanted = browser.execute_script(name)
     browser.execute_script("document.querySelector('#images .see').click()")
@@ -153,7 +160,7 @@ def test_an_image_of_the_tables_shows_its_pictures(browser, page):
 
 
 def test_tables_sort(browser, page):
-    browser.get(page)
+    open_page(browser, page)
     cells = (
         "return [...document.querySelectorAll('#classes table.sortable tbody tr')].map(row => row.cells[1].textContent)"
     )
@@ -170,7 +177,7 @@ def test_tables_sort(browser, page):
 def test_dark_as_the_system_and_by_the_button(browser, page):
     ink = "getComputedStyle(document.querySelector('#chart-miou text')).fill"
     show(browser, 1280, "dark")
-    browser.get(page)
+    open_page(browser, page)
     assert ground(browser) < 50
     assert brightness(browser, ink) > 180
     find(browser, "#theme").click()
@@ -181,7 +188,7 @@ def test_dark_as_the_system_and_by_the_button(browser, page):
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_scrolls_sideways(browser, page, width):
     show(browser, width)
-    browser.get(page)
+    open_page(browser, page)
     browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     time.sleep(0.5)  # charts that were closed are resized
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -190,7 +197,7 @@ def test_nothing_scrolls_sideways(browser, page, width):
 
 def test_it_prints_in_light_colours(browser, page):
     show(browser, 1280, "dark")
-    browser.get(page)
+    open_page(browser, page)
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 50_000
@@ -200,7 +207,7 @@ def test_it_prints_in_light_colours(browser, page):
 
 
 def test_names_with_html_do_not_run(browser, page):
-    browser.get(page)
+    open_page(browser, page)
     time.sleep(0.3)
     assert browser.title == "CBST, ST"
     assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
@@ -209,7 +216,7 @@ def test_names_with_html_do_not_run(browser, page):
 
 
 def test_keyboard_reaches_what_can_be_pressed(browser, page):
-    browser.get(page)
+    open_page(browser, page)
     unreachable = browser.execute_script(
         "return [...document.querySelectorAll('button, select, input, summary, a, .wide')]"
         ".filter(one => one.tabIndex < 0).length"
@@ -231,13 +238,14 @@ def test_a_served_report_grows_with_its_run(browser, runs):
             browser.get(server.address)
             find(browser, "input[type=checkbox]").click()
             find(browser, "button[type=submit]").click()
-            assert "after 1 of 3 rounds" in find(browser, "h1").text
+            title = "return (document.querySelector('h1') || {}).textContent || ''"
+            wait(lambda: "after 1 of 3 rounds" in browser.execute_script(title))
             browser.execute_script("window.before = true")
             time.sleep(1)  # the page has asked once
             shutil.rmtree(runs / "live" / "run")
             write_run(runs / "live" / "run", runs / "live-data", truths, rounds=3, done=2)
             wait(lambda: not browser.execute_script("return !!window.before"))
-            assert "after 2 of 3 rounds" in wait(lambda: find(browser, "h1").text)
+            wait(lambda: "after 2 of 3 rounds" in browser.execute_script(title))
         finally:
             browser.get("about:blank")
             server.shutdown()

@@ -192,4 +192,5 @@
     }
     show();
   });
+  root.dataset.ready = "true";
 })();
