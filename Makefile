@@ -107,7 +107,7 @@ camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP, mining on photographs, FCN8s-VGG
 	$(CBST) compare $(addprefix $(RUNS)/camvid-ablation/,source $(ABLATION)) --out $(RUNS)/camvid-ablation/comparison.json
 
 test: $(DEV) ## run the tests that are neither slow nor need a GPU (PYTEST_ARGS="-k loader")
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
 
 fuzz: $(DEV) ## hostile inputs to every reader, other ones each time (FUZZ=1000 for each target, 40,000 in all)
 	CBST_FUZZ=$(FUZZ) CBST_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -q tests/fuzz $(PYTEST_ARGS)

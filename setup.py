@@ -76,6 +76,7 @@ DOCS = [
 # One minor version each, the newest that also runs on Python 3.8, so that a check means the same everywhere.
 DEV = [
     "pytest>=8.3,<8.4",
+    "pytest-xdist>=3.6,<3.7",  # the tests of different files side by side, on all cores
     "hypothesis>=6.113,<6.114",
     "ruff>=0.17,<0.18",
     "cityscapesscripts>=2.3,<2.4",  # the evaluation that ours must agree with
