@@ -45,6 +45,7 @@ class Peak:
     def reset(self) -> None:
         """Begin anew, where the system can."""
         gc.collect()  # networks of measurements before
+        mx.nd.waitall()
         if self._ctx.device_type == "gpu":
             self._ctx.empty_cache()
             return
