@@ -79,10 +79,7 @@ def test_times_between_stamps():
 
 
 PEAK = """
-import subprocess
-import sys
-from pathlib import Path
-
+import numpy as np
 from cbst_mx.planning.measure import Peak
 from symbols.backend import mx
 
