@@ -901,7 +901,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, signal_name):
         assert process.stdout.readline().strip().isdigit()
         process.send_signal(getattr(signal, signal_name))
         # ends when the last process that holds it is gone: the workers, the fork server, the resource tracker
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_every_flipped_bit_of_a_header_is_a_sentence(tmp_path):

@@ -159,7 +159,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
         assert process.poll() is None
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
         assert time.monotonic() - begun < 2
     assert process.returncode == 130
     assert "stopping after this step; once more to stop at once\nstopped at once\n" in error
@@ -217,7 +217,7 @@ def test_no_process_outlives_a_labelling_job(tmp_path, number):
     wait_for(process)
     assert len(session(process.pid)) >= 4  # the job, fork server, workers; the resource tracker
     process.send_signal(number)
-    process.communicate(timeout=20)  # ends when the last process that holds its output is gone
+    process.communicate(timeout=60)  # ends when the last process that holds its output is gone
     end = time.monotonic() + 10
     while session(process.pid) and time.monotonic() < end:
         time.sleep(0.05)
