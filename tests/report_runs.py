@@ -11,7 +11,7 @@ import yaml
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.evaluation.confusion import confusion_matrix, summary
 from cbst_mx.evaluation.protocols import ImageMatrices
-from cbst_mx.evaluation.shown import Shows, save_shown
+from cbst_mx.evaluation.shown import TARGET, Shows, save_shown
 from cbst_mx.files import write_json
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.run_dir import RunDir
@@ -84,7 +84,7 @@ def write_run(path, root, truths, *, rounds=2, done=None, seed=0, method="cbst",
         if labelled:
             _evaluate(where, truths, 0.4 - gain * stage, rng, shown)
         else:
-            _observe(where, stage)
+            _observe(where, stage, truths, rng)
         if stage:
             _label(where, truths, rng, method, 0.15 + 0.05 * stage)
     if done == rounds:
@@ -107,7 +107,11 @@ def _evaluate(where, truths, wrong, rng, shown):
     write_json(where.evaluation, {"check": summary(matrices.counts.sum(axis=0), SPACE)})
 
 
-def _observe(where, stage):
+def _observe(where, stage, truths, rng):
+    shows = Shows(len(truths))
+    for index, (name, truth) in enumerate(truths.items()):
+        shows.add(index, name, np.full(truth.shape, 0.8, np.float32), _field(rng, truth.shape))
+    save_shown(where.shown, {TARGET: shows.shown})
     share = [0.4, 0.3, 0.2, 0.1]
     moved = 0.1 if stage else None
     record = {"images": 3, "names": list(NAMES), "predicted": [40, 30, 20, 10], "share": share}

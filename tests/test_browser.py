@@ -201,6 +201,12 @@ def test_it_prints_in_light_colours(browser, page):
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 50_000
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    parts = "[...document.querySelectorAll('details:not([open])')]"
+    closed = f"return {parts}.filter(one => !one.querySelector('pre')).length"
+    assert browser.execute_script(closed) == 0
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(closed) > 0
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert ground(browser) > 200
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -241,11 +247,15 @@ def test_a_served_report_grows_with_its_run(browser, runs):
             title = "return (document.querySelector('h1') || {}).textContent || ''"
             wait(lambda: "after 1 of 3 rounds" in browser.execute_script(title))
             browser.execute_script("window.before = true")
+            browser.execute_script("document.querySelector('#runs details').open = true")
+            browser.execute_script("document.querySelector('.which').value = 1")
             time.sleep(1)  # the page has asked once
             shutil.rmtree(runs / "live" / "run")
             write_run(runs / "live" / "run", runs / "live-data", truths, rounds=3, done=2)
             wait(lambda: not browser.execute_script("return !!window.before"))
             wait(lambda: "after 2 of 3 rounds" in browser.execute_script(title))
+            kept = "return [document.querySelector('#runs details').open, document.querySelector('.which').value]"
+            wait(lambda: browser.execute_script(kept) == [True, "1"])
         finally:
             browser.get("about:blank")
             server.shutdown()

@@ -244,3 +244,13 @@ def test_odd_names_stay_text(tmp_path):
     experiment = check(folder, tmp_path / "out", "in")
     assert experiment.classes().names[:3] == ("no", 'a "b": #c', "{{ 7 * 7 }}")
     assert experiment.target.split == "# {x}: '1'"
+
+
+def test_files_that_are_there_are_told_before_anything_is_asked(photos, tmp_path):
+    out = tmp_path / "out"
+    init(photos, out, "--yes")
+    result = CliRunner().invoke(main, ["init", str(photos), "--out", str(out)])
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f"Error: {out / 'my-photos-data.yaml'} exists already: give another --name or --out, or --overwrite"
+    ]

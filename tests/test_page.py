@@ -19,7 +19,7 @@ from cbst_mx.files import write_json
 from cbst_mx.networks.sidecars import sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.report.page import build_page, write_report
-from cbst_mx.report.story import read_story
+from cbst_mx.report.story import points, read_story, signed
 from tests.report_runs import HOSTILE, SPACE, write_data, write_run
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.S)
@@ -51,12 +51,12 @@ def test_it_opens_with_the_answer(runs):
     gain, low, high = (f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}") for value in expected[1:])
     first, second = page.answers
     assert re.fullmatch(
-        r"CBST gained \d+\.\d mIoU over the source network \(95% interval \+\d+\.\d to \+\d+\.\d, paired over 6 "
-        r"images, mean of 2 seeds\); 4 classes better, 0 worse\.",
+        r"CBST gained \d+\.\d mIoU over the source network \(95 % interval \+\d+\.\d to \+\d+\.\d, paired over 6 "
+        r"images, mean of 2 seeds\); 4 classes better, 0 worse\. By seed: seed 0 \+\d+\.\d, seed 1 \+\d+\.\d\.",
         first,
     )
     assert second == (
-        f"ST lost {gain[1:]} mIoU over the source network (95% interval {low} to {high}, paired over 6 images); "
+        f"ST lost {gain[1:]} mIoU over the source network (95 % interval {low} to {high}, paired over 6 images); "
         "0 classes better, 4 worse."
     )
     assert all(answer in page.html for answer in page.answers)
@@ -132,9 +132,12 @@ def test_runs_of_earlier_versions_have_no_predictions(runs):
 def test_a_run_without_labels_has_the_label_free_part(runs):
     page = build_page([runs / "label-free"])
     assert page.answers == [
-        "CBST, round 2: mean confidence 0.800, 10.0% of the target's pixels moved to another class since the source "
+        "CBST, round 2: mean confidence 0.800, 10.0 % of the target's pixels moved to another class since the source "
         "network. There are no labels to tell whether that is for the better."
     ]
+    pictures = data_of(page.html)["pictures"]["predictions"]
+    assert len(pictures) == 6
+    assert set(pictures[0]) == {"name", "photo", "CBST\n0", "CBST\n1", "CBST\n2"}  # no truth
     assert 'id="label-free"' in page.html
     assert 'id="classes"' not in page.html
 
@@ -203,3 +206,56 @@ def test_an_interrupted_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_report([runs / "st"], out)
     assert out.read_text() == "before"
+
+
+def test_seeds_that_disagree_are_told(runs, tmp_path):
+    truths = write_data(tmp_path / "data", images=6)
+    for seed, gain in enumerate((0.06, -0.08)):
+        write_run(tmp_path / "runs" / f"seed-{seed}", tmp_path / "data", truths, seed=seed, gain=gain)
+    (answer,) = build_page([tmp_path / "runs"], images=0).answers
+    assert re.search(r" The seeds disagree: seed 0 \+\d+\.\d, seed 1 \N{MINUS SIGN}\d+\.\d\.$", answer)
+
+
+def test_a_folder_stands_for_all_runs_below_it(runs, tmp_path):
+    truths = write_data(tmp_path / "data", images=2)
+    for seed in range(2):
+        for method in ("cbst", "st"):
+            write_run(tmp_path / "demo" / f"seed-{seed}" / method, tmp_path / "data", truths, seed=seed, method=method)
+    story = read_story([tmp_path / "demo"])
+    assert [(method.title, list(method.runs)) for method in story.methods] == [("CBST", [0, 1]), ("ST", [0, 1])]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "st").symlink_to(runs / "st")
+    assert len(read_story([tmp_path / "links"]).methods) == 1  # a link that is given by its folder
+
+
+def test_csv_of_another_state_does_not_stay(runs, tmp_path):
+    command = ["report", str(runs / "cbst"), "--out", str(tmp_path / "r.html"), "--csv", str(tmp_path)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert (tmp_path / "iou.csv").is_file()
+    command[1] = str(runs / "label-free")
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert not (tmp_path / "iou.csv").is_file()
+    with open(tmp_path / "label_free.csv", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 3 * 4
+    assert not (tmp_path / "reliability.csv").is_file()
+
+
+def test_before_the_first_evaluation_it_says_so(tmp_path):
+    truths = write_data(tmp_path / "data", images=2)
+    run = write_run(tmp_path / "run", tmp_path / "data", truths, done=0)
+    run.stage(0).evaluation.unlink()
+    page = build_page([tmp_path / "run"])
+    assert page.missing == []
+    assert "no network has been evaluated yet" in page.html
+
+
+def test_numbers_have_no_sign_where_they_are_zero():
+    dash = "\N{EN DASH}"
+    assert [signed(value) for value in (0.04, -0.04, 0.06, None, float("nan"))] == ["0.0", "0.0", "+0.1", dash, dash]
+    assert [points(value) for value in (-0.04, -0.06)] == ["0.0", "\N{MINUS SIGN}0.1"]
+
+
+def test_the_command_that_makes_a_run_again_can_be_given(tmp_path):
+    truths = write_data(tmp_path / "data", images=2)
+    write_run(tmp_path / "my run", tmp_path / "data", truths)
+    assert f"cbst-mx run &#39;{tmp_path}/my run/experiment.yaml&#39; --out" in build_page([tmp_path / "my run"]).html

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import struct
 import threading
 
 import pytest
 
 from cbst_mx.errors import ConfigError
-from cbst_mx.report.server import find_below, open_server
+from cbst_mx.report.server import open_server
+from cbst_mx.report.story import find_below
 from tests.report_runs import write_data, write_run
 
 
@@ -86,12 +88,13 @@ def test_no_file_can_be_asked_for(server, path):
 
 
 @pytest.mark.parametrize(
-    "query", ["", "?run=", "?run=../secret", "?run=" + "0" * 12, "?" + "run=a&" * 200], ids=range(5)
+    "query", ["", "?run=", "?run=../secret", "?run=" + "0" * 12, "?" + "run=a&" * 2000], ids=range(5)
 )
 def test_a_run_is_asked_for_by_its_key(server, query):
     status, _, text = ask(server, f"/report{query}")
     assert status == 409
-    assert "\n" not in text
+    assert "tick at least one run" in text or "run must be the key" in text or "Max number of fields" in text
+    assert '<a href="/">' in text
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "127.0.0.1:1"])
@@ -144,3 +147,26 @@ def test_links_are_not_followed(runs, tmp_path):
     (tmp_path / "link").symlink_to(runs / "runs", target_is_directory=True)
     assert find_below([tmp_path]) == {}
     assert len(find_below([runs])) == 3
+
+
+def test_a_server_that_listens_everywhere_answers_to_addresses_but_not_to_names(runs):
+    with open_server([runs / "runs"], host="0.0.0.0", port=0) as found:
+        port = found.server_address[1]
+        for host in ("192.0.2.7", f"192.0.2.7:{port}", f"[2001:db8::1]:{port}"):
+            assert found.answers(host)
+        assert not found.answers("evil.example")
+        assert not found.answers(f"evil.example:{port}")
+        assert "0.0.0.0" not in found.address
+    with open_server([runs / "runs"], port=0) as found:
+        assert not found.answers("192.0.2.7")
+
+
+def test_who_goes_away_is_no_error(server, capfd):
+    address = server.server_address[:2]
+    key = next(iter(server.found()))
+    for _ in range(3):
+        with socket.create_connection(address) as one:
+            one.sendall(f"GET /report?run={key} HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n\r\n".encode())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+    assert ask(server, "/")[0] == 200
+    assert capfd.readouterr().err == ""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, echo, print_table
 from cbst_mx.cli.base import ask as question
@@ -66,15 +65,18 @@ def init(
     batch and iterations for the images and this machine. Writes OUT/NAME-data.yaml and OUT/NAME-cbst.yaml, with lists
     of images where globs are not enough; nothing else, and nothing in FOLDER. Ends with the commands to give next.
     """
-    from cbst_mx.cli.init_draft import make_plan, write_plan
+    from cbst_mx.cli.init_draft import check_name, make_plan, write_plan
     from cbst_mx.data.survey import survey
     from cbst_mx.data.survey.roles import candidates
 
     given = _given_names(class_names)
+    check_name(name or folder.resolve().name, out, overwrite=overwrite)  # before anything is asked
     with Bars(Terminal()) as bars:
         found = survey(folder, exclude=exclude, recognise=not no_recognise, progress=bars)
     sets = candidates(found)
     _show_sets(found, sets)
+    if found.remarks and sets and not any(one.labelled for one in sets):
+        raise DataError(f"no image has a label that fits: {'; '.join(found.remarks)}")
     measured = None if not evaluate else [one for one in evaluate if one != "none"]
     try:
         roles = _roles(sets, source, target, measured, ask=not yes)
@@ -117,9 +119,11 @@ def _given_names(options: tuple[str, ...]) -> dict[Any, str]:
 
 
 def _show_sets(found: Survey, sets: list[Candidate]) -> None:
-    table = Table(title=f"in {found.root}", box=None, title_justify="left")
-    for title, justify in (("set", "left"), ("images", "right"), ("labelled", "right"), ("height x width", "left")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    from cbst_mx.report.tables import plain_table
+
+    table = plain_table(
+        "set", "images", "labelled", "height x width", title=f"in {found.root}", words=["height x width"]
+    )
     for one in sets:
         usual = [f"{height} x {width}" for (height, width), _ in one.sizes.most_common(2)]
         more = f" and {len(one.sizes) - 2} more" if len(one.sizes) > 2 else ""
@@ -169,7 +173,9 @@ def _name_classes(
     unknown = [value for value in given if value not in {one.value for one in contents.values}]
     if unknown:
         shown = ", ".join(one.shown for one in contents.values)
-        raise DataError(f"--class {unknown[0]} must be a value of the masks: {shown}")
+        value = unknown[0]
+        told = "#{:02x}{:02x}{:02x}".format(*value) if isinstance(value, tuple) else value
+        raise DataError(f"--class {told} must be a value of the masks: {shown}")
     listing, origin = ClassList(), ""
     for path in [classes] if classes is not None else found.class_lists:
         try:
@@ -204,11 +210,11 @@ def _fits(listing: Any, contents: Contents) -> bool:
 
 
 def _show_end(plan: Plan, files: list[Path], commands: list[tuple[str, list[str]]]) -> None:
+    from cbst_mx.report.tables import plain_table
+
     if plan.values:
-        table = Table(title="values of the masks", box=None, title_justify="left")
-        for title, justify in (("value", "left"), ("pixels %", "right"), ("masks", "right"), ("class", "left")):
-            table.add_column(title, justify=justify)  # type: ignore[arg-type]
-        table.add_column("known from")
+        columns = ("value", "pixels %", "masks", "class", "known from")
+        table = plain_table(*columns, title="values of the masks", words=["class", "known from"])
         for one in plan.values:
             table.add_row(
                 one.shown, f"{100 * one.share:.2f}", f"{one.masks:,}", str(one.name), one.origin or "not known"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from cbst_mx.config.draft import Choices, Machine, choose
-from cbst_mx.config.draft_files import Draft, Listed, write_drafts
+from cbst_mx.config.draft_files import Draft, Listed, check_new, write_drafts
 from cbst_mx.data import FORMATS
 from cbst_mx.data.doctor.findings import counted
 from cbst_mx.data.listing import all_images
@@ -104,6 +104,22 @@ def make_plan(found: Survey, sets: Sequence[Candidate], roles: Roles, *, pretrai
     return plan
 
 
+def check_name(name: str, out: Path, *, overwrite: bool) -> str:
+    """Return the beginning of the files' names.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be one, or such files are there and may not be overwritten.
+    """
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "photos"
+    if not stem.isprintable() or len(stem) > 80:
+        raise ConfigError(f"name must have 1 to 80 printable characters, got {name[:60]!r}")
+    draft = Draft(stem, {}, {})
+    check_new(draft, out, overwrite=overwrite)
+    return stem
+
+
 def write_plan(plan: Plan, out: Path, name: str, *, overwrite: bool) -> Written:
     """Write the files of a plan.
 
@@ -112,9 +128,7 @@ def write_plan(plan: Plan, out: Path, name: str, *, overwrite: bool) -> Written:
     ConfigError, DataError
         If something cannot be used; then nothing is written.
     """
-    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "photos"
-    if not stem.isprintable() or len(stem) > 80:
-        raise ConfigError(f"name must have 1 to 80 printable characters, got {name[:60]!r}")
+    stem = check_name(name, out, overwrite=overwrite)
     classes, count = _classes(plan, stem)
     lists, splits, data = _splits(plan, stem)
     spec = None if plan.pretrained is None else _pretrained(plan.pretrained, count, out / f"{stem}-data.yaml")

@@ -46,9 +46,9 @@ def report(
 ) -> None:
     """Write a page that tells of RUNS: whether adaptation helped, where, and what happened in the rounds.
 
-    Each is a run folder, or a folder of runs; runs that differ in their seeds only are one method. The page is one file
-    that opens offline. Pictures need the images (--data, or CBST_DATA); a run that is still going is told as far as it
-    has come.
+    Each is a run folder, or a folder below which runs are; runs that differ in their seeds only are one method. The
+    page is one file that opens offline. Pictures need the images (--data, or CBST_DATA); a run that is still going is
+    told as far as it has come.
     """
     from cbst_mx.report.page import write_report
 
@@ -68,12 +68,12 @@ def report(
         from cbst_mx.report.csv_files import write_tables
 
         written = write_tables(runs, csv, name=name)
-        echo(f"{listed([path.name for path in written], shown=9)} in {csv}")
+        echo(f"{listed([path.name for path in written], shown=9) or 'nothing to write yet'} in {csv}")
     if tensorboard is not None:
         from cbst_mx.report.tensorboard import write_events
 
         write_events(runs, tensorboard, name=name, data_root=data_root)
-        echo(f"TensorBoard events in {tensorboard}: tensorboard --logdir {tensorboard}")
+        echo(f"TensorBoard events in {tensorboard} (pip install tensorboard; tensorboard --logdir {tensorboard})")
 
 
 @click.command()

@@ -59,6 +59,20 @@ class Draft:
         return [*self.lists, *described, self.experiment_file]
 
 
+def check_new(draft: Draft, folder: Path, *, overwrite: bool) -> None:
+    """Refuse to write a draft where a file of one of its names is.
+
+    Raises
+    ------
+    ConfigError
+        If there is one, and it may not be overwritten.
+    """
+    folder = Path(os.path.abspath(folder))
+    there = [name for name in draft.files() if os.path.lexists(folder / name)]
+    if there and not overwrite:
+        raise ConfigError(f"{folder / there[0]} exists already: give another --name or --out, or --overwrite")
+
+
 def write_drafts(draft: Draft, folder: Path, *, overwrite: bool = False) -> Experiment:
     """Write the files of a draft into a folder.
 
@@ -86,9 +100,7 @@ def write_drafts(draft: Draft, folder: Path, *, overwrite: bool = False) -> Expe
         If a file cannot be written.
     """
     folder = Path(os.path.abspath(folder))
-    there = [name for name in draft.files() if os.path.lexists(folder / name)]
-    if there and not overwrite:
-        raise ConfigError(f"{folder / there[0]} exists already: give another --name or --out, or --overwrite")
+    check_new(draft, folder, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         places = {name: stack.enter_context(atomic_path(folder / name)) for name in draft.files()}
         for name, one in draft.lists.items():

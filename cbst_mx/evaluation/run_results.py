@@ -337,7 +337,17 @@ class RunResults:
 
     def warnings(self, stage: int) -> list[str]:
         """Return what speaks for a collapse of a stage, as far as its files tell; see `run_signs`."""
-        return warnings_of(self, stage)
+        return [] if self.settings.smoke else warnings_of(self, stage)  # such a network has learned nothing
+
+    def last_counts(self) -> list[int] | None:
+        """Return the pixels of the target predicted as each class by the last round's network; None if unknown."""
+        last = self.folder.last
+        if not self.rounds or not last.image_statistics.is_file():
+            return None
+        if self._outputs.read_judgement(last).get("network") != self.rounds:
+            return None
+        self._outputs.check(last.image_statistics)
+        return ImageStatistics.load(last.image_statistics).total().tolist()
 
     def mean_confidence(self, path: Path) -> list[float | None]:
         """Return the mean confidence of every class by a file of image statistics of this run."""

@@ -133,6 +133,7 @@ def gain_chart(story: Story) -> Chart | None:
                 "orientation": "h",
                 "name": method.title,
                 "legendgroup": method.title,
+                "offsetgroup": method.title,
                 "y": names,
                 "x": [_number(mean(known.get(name, [math.nan]))) for name in names],
                 "marker": {"color": colour},
@@ -140,10 +141,16 @@ def gain_chart(story: Story) -> Chart | None:
             }
         )
         if len(method.runs) > 1:
-            points = [(name, value) for name in names for value in known.get(name, []) if not math.isnan(value)]
-            traces.append(_dots(method.title, [value for _, value in points], [name for name, _ in points], colour))
+            dots = [
+                (value, name, f"seed {seed}")
+                for name in names
+                for seed, value in zip(method.runs, known.get(name, []))
+                if not math.isnan(value)
+            ]
+            traces.append({**_dots(method.title, dots, colour), "orientation": "h", "offsetgroup": method.title})
     layout = {
         "barmode": "group",
+        "scattermode": "group",
         "height": 140 + (14 + 14 * len(methods)) * len(names),
         "xaxis": {"title": {"text": "IoU gained, points"}, "zeroline": True},
         "yaxis": {"autorange": "reversed", "automargin": True},
@@ -167,8 +174,8 @@ def miou_chart(story: Story) -> Chart | None:
         columns[method.title] = {stage: mean(values) for stage, values in found.items()}
         traces.append(_line(method.title, list(found), [mean(values) for values in found.values()], colour, marker))
         if len(method.runs) > 1:
-            points = [(stage, value) for stage, values in found.items() for value in values]
-            traces.append(_dots(method.title, [stage for stage, _ in points], [value for _, value in points], colour))
+            dots = [(stage, value, f"seed {seed}") for stage in found for seed, value in zip(method.runs, found[stage])]
+            traces.append(_dots(method.title, dots, colour))
     layout = {
         "xaxis": _stage_axis(stages),
         "yaxis": {"title": {"text": f"mIoU on {story.name}, %"}, "automargin": True},
@@ -328,17 +335,19 @@ def _line(title: str, x: Sequence[Any], y: Sequence[Any], colour: str, marker: s
     }
 
 
-def _dots(title: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> dict[str, Any]:
+def _dots(title: str, dots: Sequence[tuple[Any, Any, str]], colour: str) -> dict[str, Any]:
+    """Return a trace of x, y and what is said of each."""
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": f"{title}, each seed",
+        "name": title,
         "legendgroup": title,
         "showlegend": False,
-        "x": list(x),
-        "y": list(y),
+        "x": [x for x, _, _ in dots],
+        "y": [y for _, y, _ in dots],
+        "text": [text for _, _, text in dots],
         "marker": {"symbol": "circle-open", "size": 6, "color": colour},
-        "hovertemplate": "%{x}, %{y}",
+        "hovertemplate": "%{text}: %{x}, %{y}",
     }
 
 

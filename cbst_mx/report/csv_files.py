@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from cbst_mx.files import write_text
+from cbst_mx.files import remove_file, write_text
 from cbst_mx.report.story import Method, Story, read_story
 
 __all__ = ["write_tables"]
@@ -28,8 +28,9 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
     folders : sequence of Path
         Each a run folder, or a folder of runs.
     out : Path
-        Folder of the files: ``iou.csv``, ``gains.csv``, ``thresholds.csv``, ``images.csv``, ``guard.csv``,
-        ``reliability.csv``, ``training.csv``; those of which there is nothing are not written.
+        Folder of the files: ``iou.csv``, ``gains.csv``, ``thresholds.csv``, ``images.csv``,
+        ``label_free.csv``, ``guard.csv``, ``reliability.csv``, ``training.csv``; those of which there is nothing are
+        not written, and removed.
     name : str, optional
         The validation set; by default the one that the first run names first.
 
@@ -52,6 +53,7 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
             _thresholds(story),
         ),
         "images.csv": ((*_RUN, "set", "image", "truth", "prediction", "pixels"), _images(story)),
+        "label_free.csv": ((*_RUN, "class", "share", "confidence", "moved"), _label_free(story)),
         "guard.csv": ((*_RUN, "number", "value"), _guard(story)),
         "reliability.csv": ((*_RUN, "set", "level", "pixels", "right", "confidence"), _reliability(story)),
         "training.csv": ((*_RUN, "iteration", "loss", "gradient_norm", "learning_rate"), _training(story)),
@@ -59,6 +61,7 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
     written = []
     for file, (head, rows) in tables.items():
         lines = list(rows)
+        remove_file(out / file)  # of an earlier call
         if lines:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([head, *lines])
@@ -111,6 +114,14 @@ def _images(story: Story) -> Iterator[Sequence[Any]]:
                     yield (*begin, stage, name, *place, int(matrices.counts[image, row, column]))
 
 
+def _label_free(story: Story) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        for stage in run.evaluated if run.leading is None else ():
+            found = run.label_free(stage)
+            for name, share, confidence in zip(found["names"], found["share"], found["confidence"]):
+                yield (*begin, stage, name, share, _number(confidence), _number(found["moved"]))
+
+
 def _guard(story: Story) -> Iterator[Sequence[Any]]:
     for _, _, run, begin in _runs(story):
         for stage in run.evaluated:
@@ -122,7 +133,8 @@ def _guard(story: Story) -> Iterator[Sequence[Any]]:
 def _reliability(story: Story) -> Iterator[Sequence[Any]]:
     for _, _, run, begin in _runs(story):
         for stage in run.evaluated:
-            for name, shown in run.shown(stage).items():
+            labelled = {name: shown for name, shown in run.shown(stage).items() if shown.pixels.any()}
+            for name, shown in labelled.items():
                 for level, numbers in enumerate(zip(shown.pixels, shown.right, shown.confidence)):
                     yield (*begin, stage, name, level, *(number.item() for number in numbers))
 

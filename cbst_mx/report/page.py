@@ -22,14 +22,23 @@ import cbst_mx
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.errors import ConfigError
 from cbst_mx.evaluation.run_settings import read_settings_of
-from cbst_mx.evaluation.shown import Shown
+from cbst_mx.evaluation.shown import TARGET, Shown
 from cbst_mx.files import write_text
 from cbst_mx.report import sections
 from cbst_mx.report.charts import gain_chart, kept_chart, miou_chart, reliability_chart, training_charts
 from cbst_mx.report.pictures import draw_pictures, open_sets
 from cbst_mx.report.story import SOURCE, Method, Story, read_story
 
-__all__ = ["IMAGES", "Page", "PlotlyMissingError", "build_page", "plotly_script", "render_index", "write_report"]
+__all__ = [
+    "IMAGES",
+    "Page",
+    "PlotlyMissingError",
+    "build_page",
+    "plotly_script",
+    "render_index",
+    "render_problem",
+    "write_report",
+]
 
 IMAGES = 12  #: images that are shown where nothing else is asked for
 
@@ -115,16 +124,17 @@ def build_page(
     kept = {method.title: _kept(story, number, shown or {}) for number, method in enumerate(story.methods)}
     first = story.adapted[0] if story.adapted else story.methods[0]
     validation, target, missing = open_sets(first.first, story.name, data_root) if images else (None, None, [])
+    seen = target if story.name is None else validation  # what the networks' predictions are of
     networks = {method.title: kept[method.title] for method in story.adapted if kept[method.title]}
     if not story.adapted and kept[first.title]:
         networks = {SOURCE: kept[first.title]}
-    if validation is not None and not networks:
+    if seen is not None and not networks and any(method.stages for method in story.methods):
         missing.append(
             "Pictures of predictions are left out: these runs are of an earlier version, which kept none; --predict "
             "makes them."
         )
     runs = {method.title: method.first for method in story.adapted}
-    pictures = draw_pictures(validation, networks, target, runs, story.space, images=images)
+    pictures = draw_pictures(seen, networks, target, runs, story.space, images=images)
     parts = [
         _part(number, method, kept[method.title], validation) for number, method in enumerate(story.adapted or [first])
     ]
@@ -151,6 +161,7 @@ def build_page(
         "facts": sections.facts(story),
         "experiment": yaml.safe_dump(first.first.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         "settings": read_settings_of(first.first),
+        "smoke": first.first.settings.smoke,
         "made": datetime.now(timezone.utc).isoformat(" ", "minutes"),
         "version": cbst_mx.__version__,
         "live": live,
@@ -197,13 +208,12 @@ def plotly_script() -> str:
 def _kept(story: Story, number: int, given: Mapping[Path, Mapping[int, Mapping[str, Shown]]]) -> dict[int, Shown]:
     """Return what is shown of the first run of a method, by stage."""
     method = story.methods[number]
-    if story.name is None:
-        return {}
+    name = TARGET if story.name is None else story.name
     found = {}
     for stage in method.stages:
         sets = method.first.shown(stage) or given.get(method.first.folder.path, {}).get(stage, {})
-        if story.name in sets:
-            found[stage] = sets[story.name]
+        if name in sets:
+            found[stage] = sets[name]
     return found
 
 
@@ -247,6 +257,13 @@ def render_index(rows: Sequence[Mapping[str, Any]], *, live: str) -> str:
         script=Markup(script),
         digests=_digests([script]),
     )
+
+
+def render_problem(sentence: str) -> str:
+    """Return a page that says what is wrong, with the way back to the list, for the server."""
+    environment = _environment()
+    style = Markup(environment.get_template("report.css").render())
+    return environment.get_template("problem.html").render(sentence=sentence, style=style)
 
 
 def _digests(scripts: Sequence[str]) -> str:

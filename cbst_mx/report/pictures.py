@@ -83,7 +83,7 @@ def class_png(train_ids: np.ndarray, space: LabelSpace, long_side: int, *, hatch
 
 
 def draw_pictures(
-    validation: LabelledImageSet | None,
+    validation: ImageSet | None,
     shown: Mapping[str, Mapping[int, Shown]],
     target: ImageSet | None,
     runs: Mapping[str, RunResults],
@@ -96,8 +96,8 @@ def draw_pictures(
 
     Parameters
     ----------
-    validation : LabelledImageSet, optional
-        Images and truths of the validation set.
+    validation : ImageSet, optional
+        What the networks were shown on: the validation set with its truths, or images without labels.
     shown : mapping
         Method and stage to what is shown of its network on the validation set.
     target : ImageSet, optional
@@ -118,7 +118,7 @@ def draw_pictures(
         of pictures by name: ``photo``, ``truth``, and by method lists over its stages.
     """
     parts = {
-        "predictions": list(_prediction_rows(validation, shown, images)),
+        "predictions": list(_prediction_rows(validation, shown, space, images)),
         "pseudo_labels": list(_pseudo_label_rows(target, runs, space, -(-images // 2))),
     }
     drawn: dict[str, list[dict[str, Any]]] = {}
@@ -140,22 +140,22 @@ def draw_pictures(
 
 
 def _prediction_rows(
-    validation: LabelledImageSet | None, shown: Mapping[str, Mapping[int, Shown]], count: int
+    validation: ImageSet | None, shown: Mapping[str, Mapping[int, Shown]], space: LabelSpace, count: int
 ) -> Iterator[_Row]:
-    """Yield the images of the validation set that all networks were kept on."""
+    """Yield the images that the predictions of all networks were kept of."""
     networks = [(title, stage, one) for title, stages in shown.items() for stage, one in stages.items()]
     if validation is None or not networks:
         return
-    space = validation.label_space  # which may have more classes than the networks
+    labelled = validation if isinstance(validation, LabelledImageSet) else None
+    space = space if labelled is None else labelled.label_space  # which may have more classes than the networks
     places = {name: index for index, name in enumerate(validation.names)}
     common = [name for name in networks[0][2].predictions if all(name in one.predictions for _, _, one in networks)]
     known = [name for name in common if name in places]
     for name in [known[index] for index in chosen_images(len(known), count)]:
         index = places[name]
-        draws = {
-            "photo": _photograph(validation, index),
-            "truth": _classes(validation.label(index), space),
-        }
+        draws = {"photo": _photograph(validation, index)}
+        if labelled is not None:
+            draws["truth"] = _classes(labelled.label(index), space)
         for title, stage, one in networks:
             draws[f"{title}\n{stage}"] = _classes(one.predictions[name], space)
         yield _Row(name, draws)
@@ -249,9 +249,13 @@ def open_sets(
         if name is not None:
             validation = run.settings.open_validation(data_root)[name]
     except CBSTError as error:
-        missing.append(f"Pictures of validation set {name} are left out: {error}")
+        missing.append(f"Pictures of validation set {name} are left out: {error}{_advice(data_root)}")
     try:
         target = run.settings.open_target(data_root)
     except CBSTError as error:
-        missing.append(f"Pictures of pseudo-labels are left out: {error}")
+        missing.append(f"Pictures of pseudo-labels are left out: {error}{_advice(data_root)}")
     return validation, target, missing
+
+
+def _advice(data_root: Path | None) -> str:
+    return "" if data_root is not None else " (or give it with --data)"

@@ -6,6 +6,7 @@ C classes; IoU, shares and portions in percent, thresholds exp(-k_c) in [0, 1].
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from datetime import datetime
 from typing import Any, Callable, Mapping, NamedTuple
@@ -21,7 +22,7 @@ from cbst_mx.evaluation.shown import Shown
 from cbst_mx.messages import stage_title
 from cbst_mx.report.charts import shade
 from cbst_mx.report.pictures import count_moves
-from cbst_mx.report.story import Method, Story, mean
+from cbst_mx.report.story import DASH, Method, Story, mean, points, signed
 from cbst_mx.report.tables import duration
 
 __all__ = [
@@ -41,17 +42,17 @@ __all__ = [
     "threshold_grid",
 ]
 
-_DASH = "\N{EN DASH}"
 _IMAGES = 8  # of the worst, and of the most changed
 
 
 class Cell(NamedTuple):
-    """A number of a shaded table, as text, with the colours of ground and ink; and a longer text for those who ask."""
+    """A number of a shaded table as text, the colours of ground and ink, a longer text for those who ask, and more."""
 
     text: str
     ground: str | None = None
     ink: str | None = None
     note: str = ""
+    small: str = ""  # below the number
 
 
 class Shaded(NamedTuple):
@@ -59,16 +60,6 @@ class Shaded(NamedTuple):
 
     columns: list[str]
     rows: list[tuple[str, list[Cell]]]
-
-
-def points(value: float | None, digits: int = 1) -> str:
-    """Return a number with its decimals; an en dash where there is none."""
-    return _DASH if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def signed(value: float | None, digits: int = 1) -> str:
-    """Return a number with its sign and decimals; an en dash where there is none."""
-    return _DASH if value is None or math.isnan(value) else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 FILTERS = {"points": points, "signed": signed}
@@ -135,7 +126,7 @@ def threshold_grid(method: Method) -> Shaded | None:
     def cell(record: Mapping[str, Any], number: int) -> Cell:
         value, kc = float(record["values"][number]), float(record["k"][number])
         if math.isinf(value):
-            return Cell(_DASH, note="nothing may be kept")
+            return Cell(DASH, note="nothing may be kept")
         return Cell(f"{value:.3f}", *shade(value, 0, 1), note=f"k_c = {abs(kc):.4f} nats")
 
     return _round_grid(method, cell)
@@ -147,17 +138,26 @@ def share_grid(method: Method) -> Shaded | None:
     def cell(record: Mapping[str, Any], number: int) -> Cell:
         return _share_cell(float(record["predicted"][number] / max(record["predicted"].sum(), 1)))
 
-    return _round_grid(method, cell)
+    grid, run = _round_grid(method, cell), method.first
+    counts = run.last_counts()
+    if grid is None or counts is None:
+        return grid
+    total = max(sum(counts), 1)
+    rows = [(name, [*cells, _share_cell(count / total)]) for (name, cells), count in zip(grid.rows, counts)]
+    return Shaded([*(f"for {title}" for title in grid.columns), f"after {stage_title(run.rounds)}"], rows)
 
 
 def kept_grid(method: Method) -> Shaded | None:
-    """Return the share of the pixels predicted as each class that has pseudo-labels, in percent, by round."""
+    """Return the pseudo-labels of each class per 100 pixels predicted as it, by round.
+
+    There can be more: the class of a label is that of the largest p_c / exp(-k_c), not of the largest p_c.
+    """
 
     def cell(record: Mapping[str, Any], number: int) -> Cell:
         predicted, kept = int(record["predicted"][number]), int(record["kept"][number])
         note = f"{kept:,} of {predicted:,} pixels"
         if not predicted:
-            return Cell(_DASH, note=note)
+            return Cell(DASH, note=note)
         value = 100 * kept / predicted
         return Cell(points(value), *shade(value, 0, 100), note=note)
 
@@ -197,11 +197,12 @@ def moves_grid(validation: LabelledImageSet | None, kept: Mapping[int, Shown]) -
         for _, moves in columns:
             gained, lost, pixels = (int(part[number]) for part in (moves.gained, moves.lost, moves.pixels))
             if not pixels:
-                cells.append(Cell(_DASH))
+                cells.append(Cell(DASH))
                 continue
             net = 100 * (gained - lost) / pixels
             note = f"{100 * gained / pixels:.1f} % became right, {100 * lost / pixels:.1f} % became wrong"
-            cells.append(Cell(signed(net), *_diverging(net), note=note))
+            small = f"{signed(100 * gained / pixels)} {signed(-100 * lost / pixels)}"
+            cells.append(Cell(signed(net), *_diverging(net), note=note, small=small))
         rows.append((name, cells))
     return Shaded([title for title, _ in columns], rows)
 
@@ -232,7 +233,7 @@ def confusion_grids(story: Story) -> list[tuple[str, Shaded]]:
                     note=f"{name} taken for {other}: {part:,} pixels",
                 )
                 if total
-                else Cell(_DASH)
+                else Cell(DASH)
                 for other, part in zip(names, map(int, counts[number]))
             ]
             rows.append((name, cells))
@@ -312,10 +313,10 @@ def facts(story: Story) -> list[dict[str, Any]]:
                 {
                     "title": f"{method.title}, seed {seed}",
                     "folder": str(run.folder.path),
-                    "command": f"cbst-mx run {run.folder.experiment} --out NEW_FOLDER",
+                    "command": f"CBST_DATA=DATA cbst-mx run {shlex.quote(str(run.folder.experiment))} --out NEW_FOLDER",
                     "adapted": run.adaptation,
-                    "created": manifest.get("created", _DASH),
-                    "took": duration(seconds) if steps else _DASH,
+                    "created": manifest.get("created", DASH),
+                    "took": duration(seconds) if steps else DASH,
                     "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
                     "images": ", ".join(
                         f"{name} {count:,}" for name, count in manifest.get("inputs", {}).get("images", {}).items()

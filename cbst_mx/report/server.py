@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import ipaddress
 import socket
+import sys
 import threading
 import urllib.parse
 from http import HTTPStatus
@@ -19,31 +20,14 @@ from typing import Any, Sequence
 from cbst_mx.errors import CBSTError, ConfigError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.messages import printable, stage_title
-from cbst_mx.report.page import build_page, render_index
+from cbst_mx.report.page import build_page, render_index, render_problem
+from cbst_mx.report.story import find_below
 from cbst_mx.run_dir import RunDir, lock_owner
 
-__all__ = ["ReportServer", "find_below", "open_server"]
+__all__ = ["ReportServer", "open_server"]
 
 _KEPT = 8  # pages
-_DEPTH = 4  # folders below one that is given
-
-
-def find_below(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the runs that are the folders, or at most four levels below them, by key.
-
-    Links to folders are not followed.
-    """
-    found: list[Path] = []
-    level = [path.absolute() for path in folders]
-    for _ in range(_DEPTH + 1):
-        below: list[Path] = []
-        for path in level:
-            if RunDir(path).manifest.is_file():
-                found.append(path)
-            elif path.is_dir():
-                below += sorted(child for child in path.iterdir() if child.is_dir() and not child.is_symlink())
-        level = below
-    return {hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]: path for path in found}
+_FIELDS = 1000  # of a request
 
 
 def open_server(folders: Sequence[Path], *, host: str = "127.0.0.1", port: int = 8765, **options: Any) -> ReportServer:
@@ -85,10 +69,17 @@ class ReportServer(http.server.ThreadingHTTPServer):
         super().__init__(place, _Handler)
         self.hosts = self._names(place[0])
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of who has gone before the answer came."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def address(self) -> str:
         """Where the pages are."""
         host, port = self.server_address[:2]
+        if self._is_open():
+            host = socket.gethostname()
         return f"http://{f'[{host!s}]' if ':' in str(host) else host!s}:{port}/"
 
     def found(self) -> dict[str, Path]:
@@ -120,9 +111,10 @@ class ReportServer(http.server.ThreadingHTTPServer):
             If a run is not there, or cannot be read.
         """
         runs = self.found()
-        unknown = [key for key in keys if key not in runs]
-        if unknown or not keys:
-            raise ConfigError("run must be the key of a run in the list")
+        if not keys:
+            raise ConfigError("tick at least one run in the list")
+        if any(key not in runs for key in keys):
+            raise ConfigError("run must be the key of a run in the list: it may have been removed")
         chosen = tuple(dict.fromkeys(keys))
         with self._building:
             state = self.state(chosen)
@@ -137,14 +129,31 @@ class ReportServer(http.server.ThreadingHTTPServer):
                 self._pages.pop(next(iter(self._pages)))
             return html
 
+    def answers(self, host: str) -> bool:
+        """Return whether a Host header names this server: others come from pages that had their name point here.
+
+        A server that listens everywhere answers to every address in numbers; only a name can be pointed elsewhere.
+        """
+        if host.lower() in self.hosts:
+            return True
+        name = host.rpartition(":")[0] if host.endswith(f":{self.server_address[1]}") else host
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return self._is_open()
+
+    def _is_open(self) -> bool:
+        return ipaddress.ip_address(str(self.server_address[0]).split("%")[0]).is_unspecified
+
     def _names(self, host: str) -> frozenset[str]:
-        """Return the Host headers that are answered: others come from pages that had their name point here."""
+        """Return the Host headers that are answered, in lower case."""
         number, port = self.server_address[:2]
         names = {host, str(number)}
-        if ipaddress.ip_address(str(number).split("%")[0]).is_loopback:
+        if self._is_open():
+            names |= {"localhost", socket.gethostname(), socket.getfqdn()}
+        elif ipaddress.ip_address(str(number).split("%")[0]).is_loopback:
             names |= {"localhost", "127.0.0.1", "::1"}
-        elif ipaddress.ip_address(str(number).split("%")[0]).is_unspecified:
-            names |= {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn()}
         whole = {f"[{name}]" if ":" in name else name for name in names}
         return frozenset(name.lower() for one in whole for name in (one, f"{one}:{port}"))
 
@@ -159,12 +168,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request for a page."""
-        if (self.headers.get("Host") or "").lower() not in self.server.hosts:
+        if not self.server.answers(self.headers.get("Host") or ""):
             self._answer(HTTPStatus.FORBIDDEN, "the Host header names another place than this server", "text/plain")
             return
         parts = urllib.parse.urlsplit(self.path)
         try:
-            keys = urllib.parse.parse_qs(parts.query, max_num_fields=100).get("run", [])
+            keys = urllib.parse.parse_qs(parts.query, max_num_fields=_FIELDS).get("run", [])
             if parts.path == "/":
                 self._answer(HTTPStatus.OK, self.server.index(), "text/html")
             elif parts.path == "/report":
@@ -174,7 +183,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             else:
                 self._answer(HTTPStatus.NOT_FOUND, "there is no such page: / lists the runs", "text/plain")
         except (CBSTError, OSError, ValueError) as error:
-            self._answer(HTTPStatus.CONFLICT, printable(str(error)), "text/plain")
+            self._answer(HTTPStatus.CONFLICT, render_problem(printable(str(error))), "text/html")
 
     def do_HEAD(self) -> None:
         """Answer without the page."""

@@ -6,6 +6,7 @@ network after round r. IoU and gains are in [0, 1].
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -22,10 +23,13 @@ from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import counted, stage_title
+from cbst_mx.run_dir import RunDir
 
-__all__ = ["SOURCE", "Method", "Story", "read_story"]
+__all__ = ["DASH", "SOURCE", "Method", "Story", "find_below", "mean", "points", "read_story", "signed"]
 
 SOURCE = "source-only"
+DASH = "\N{EN DASH}"
+_DEPTH = 4  # folders below one that is given
 _APART = ("seed", "initial_parameters", "ctx", "amp")  # keys in which runs of one method may differ
 
 
@@ -162,15 +166,17 @@ class Story:
         if gain is None:
             return f"{method.title}: no round has been evaluated yet; the source network has {_points(method, 0)} mIoU."
         better, worse = self.changed_classes(method)
-        verb = "gained" if gain.gain >= 0 else "lost"
-        seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+        change = 100 * gain.gain
+        verb = f"{'gained' if change > 0 else 'lost'} {abs(change):.1f} mIoU"
+        verb = verb if abs(change) >= 0.05 else "neither gained nor lost mIoU"
         done = "" if method.last == method.first.rounds else f" after {method.last} of {method.first.rounds} rounds"
         sure = "" if gain.low > 0 or gain.high < 0 else " The interval holds 0: these images do not tell them apart."
-        interval = f"{LEVEL:.0%} interval {_signed(gain.low)} to {_signed(gain.high)}"
+        seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+        interval = f"{100 * LEVEL:g} % interval {signed(100 * gain.low)} to {signed(100 * gain.high)}"
         return (
-            f"{method.title} {verb} {100 * abs(gain.gain):.1f} mIoU over the source network{done} ({interval}, paired "
-            f"over {counted(self.images, 'image')}{seeds}); "
-            f"{counted(better, 'class')} better, {worse} worse.{sure}"
+            f"{method.title} {verb} over the source network{done} ({interval}, paired over "
+            f"{counted(self.images, 'image')}{seeds}); {counted(better, 'class')} better, {worse} worse."
+            f"{sure}{_by_seed(method)}"
         )
 
     def changed_classes(self, method: Method) -> tuple[int, int]:
@@ -214,7 +220,7 @@ def read_story(folders: Sequence[Path], *, name: str | None = None) -> Story:
         If the runs have other classes or other sets than the first.
     """
     groups: dict[str, dict[int, RunResults]] = {}
-    for path in dict.fromkeys(run.absolute() for folder in folders for run in find_runs(folder)):
+    for path in dict.fromkeys(run for folder in folders for run in _runs_of(folder)):
         run = RunResults(path)
         runs = groups.setdefault(_kind(run), {})
         if run.settings.seed in runs:
@@ -239,6 +245,11 @@ def read_story(folders: Sequence[Path], *, name: str | None = None) -> Story:
             if chosen is not None:
                 check_choice("set", chosen, run.settings.validation)
     return Story(methods, chosen, space)
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """Return the runs of a folder; RunError where there is none."""
+    return list(find_below([folder]).values()) or find_runs(folder)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -281,7 +292,7 @@ def _label_free_answer(method: Method) -> str:
     moved = last["moved_since_source"]
     text = f"{method.title}, {stage_title(method.last or 0)}: mean confidence {last['mean_confidence']:.3f}"
     text += (
-        f", {moved:.1%} of the target's pixels moved to another class since the source network"
+        f", {100 * moved:.1f} % of the target's pixels moved to another class since the source network"
         if moved is not None
         else ""
     )
@@ -292,5 +303,45 @@ def _points(method: Method, stage: int) -> str:
     return f"{100 * statistics.fmean(method.miou(stage).values()):.1f}"
 
 
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+def _by_seed(method: Method) -> str:
+    """Return the gain of every seed, where there are several, and whether they disagree."""
+    if len(method.runs) < 2:
+        return ""
+    before, after = method.miou(0), method.miou(method.last or 0)
+    gains = {seed: 100 * (after[seed] - before[seed]) for seed in method.runs}
+    told = ", ".join(f"seed {seed} {signed(gain)}" for seed, gain in gains.items())
+    disagree = min(gains.values()) < -0.05 and max(gains.values()) > 0.05
+    return f" The seeds disagree: {told}." if disagree else f" By seed: {told}."
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Return a number with its decimals; an en dash where there is none."""
+    if value is None or math.isnan(value):
+        return DASH
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """Return a number with its sign, but for zero, and its decimals; an en dash where there is none."""
+    if value is None or math.isnan(value):
+        return DASH
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
+
+
+def find_below(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the runs that are the folders, or at most four levels below them, by key.
+
+    Links to folders are not followed. The key is a digest of the path.
+    """
+    found: list[Path] = []
+    level = [path.absolute() for path in folders]
+    for _ in range(_DEPTH + 1):
+        below: list[Path] = []
+        for path in level:
+            if RunDir(path).manifest.is_file():
+                found.append(path)
+            elif path.is_dir():
+                below += sorted(child for child in path.iterdir() if child.is_dir() and not child.is_symlink())
+        level = below
+    return {hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]: path for path in found}

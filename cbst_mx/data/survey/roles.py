@@ -160,9 +160,10 @@ def _target(found: Sequence[Candidate], source: str | None, evaluate: Sequence[s
     rest = named or sorted(rest, key=lambda one: -one.labelled)[0 if source is not None else 1 :]
     rest = [one for one in rest if one.format != "gta5"]
     if not rest:
+        other = ", or name one of the folders with --target" if len(found) > 1 else ""
         raise DataError(
             "all images have labels and are of one kind: put the images to adapt to, which need no labels, into a "
-            "folder of their own, or name one of the folders with --target"
+            f"folder of their own{other}"
         )
     return rest[0].name, "its labels are used for evaluation alone", False
 

@@ -49,9 +49,17 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { name(); draw(); });
   name();
   let before = null;
-  addEventListener("beforeprint", () => { before = root.dataset.theme ?? ""; root.dataset.theme = "light"; draw(); });
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme ?? "";
+    root.dataset.theme = "light";
+    closed = [...document.querySelectorAll("details:not([open])")].filter((part) => !part.querySelector("pre"));
+    closed.forEach((part) => { part.open = true; });
+    draw();
+  });
   addEventListener("afterprint", () => {
     if (before) root.dataset.theme = before; else delete root.dataset.theme;
+    closed.forEach((part) => { part.open = false; });
     draw();
   });
 
@@ -135,7 +143,7 @@
         });
       } else {
         figures.push(panel("image", image(row.photo, "photograph " + row.name)));
-        figures.push(panel("truth", image(row.truth, "truth of " + row.name)));
+        if (row.truth) figures.push(panel("truth", image(row.truth, "truth of " + row.name)));
         const sources = [...methods.values()].map((stages) => stages.get(0)).filter(Boolean);
         if (sources.length) figures.push(panel("source-only", image(sources[0], "prediction of the source network")));
         methods.forEach((stages, title) => {
