@@ -28,6 +28,7 @@ _MOST = 1000  # processes
 _BLOCK = 16  # images a process is given at a time, at most
 _BLOCK_SECONDS = 1.0  # about as long as a block may take in this process, which looks for a stop behind each
 _LOOK = 0.5  # seconds between looks for a stop while processes are at work
+_STOPPED = "a worker process was stopped from outside, perhaps for lack of memory"
 _PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
@@ -99,6 +100,10 @@ class Workers:
         if self._alive is not None and exception[0] is not None:
             self._alive.close()  # nobody waits for what they are at: they end at once
         if self._pool is not None:
+            if exception[0] is not None:
+                # one that ends within a result leaves half of it, for whose rest the pool would wait for ever, were
+                # this process's own end of the pipe, which it does not use, still open
+                self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
             self._pool.shutdown()
         if self._alive is not None:
             self._alive.close()
@@ -136,13 +141,22 @@ class Workers:
                 done, _ = wait(waiting, timeout=_LOOK, return_when=FIRST_COMPLETED)
                 if not done:
                     waiting_for()
+                    self._check_processes()
                 for future in done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise RunError("a worker process was stopped from outside, perhaps for lack of memory") from error
+            raise RunError(_STOPPED) from error
         finally:
             for future in waiting:
                 future.cancel()
+
+    def _check_processes(self) -> None:
+        """Refuse to wait where a process is gone: the pool does not see it if it ended within a result."""
+        processes = list((self._pool._processes or {}).values()) if self._pool is not None else []
+        if any(process.exitcode for process in processes):
+            time.sleep(_LOOK)  # the pool may see it now
+            if self._pool is not None and not self._pool._broken:
+                raise RunError(_STOPPED)
 
 
 def _one_by_one(
