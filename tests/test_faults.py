@@ -77,8 +77,11 @@ def test_a_call_that_fails_costs_no_byte(kind, data, whole, tmp_path):
 
 def test_what_the_guard_has_judged_cannot_be_read(data, whole, tmp_path):
     expected, calls = whole("st")
-    at = 1 + calls.index(("open", "round-1/image_statistics.npz"))
-    assert fail("st", data, tmp_path / "run", at, "EIO", expected) == ("open", "round-1/image_statistics.npz")
+    wanted = ("open", "round-1/image_statistics.npz")
+    numbers = [number for number, call in enumerate(calls, 1) if call == wanted]
+    assert len(numbers) > 2  # the ledger reads it, the guard, and whoever looks whether it is what the guard has judged
+    for at in numbers[2:4]:
+        assert fail("st", data, tmp_path / str(at), at, "EIO", expected) == wanted
 
 
 @pytest.mark.slow
