@@ -61,8 +61,8 @@ EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
 ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
 # libspng for PNG images, in 0.6 of the time of OpenCV. imagecodecs is large (25 MB), but decodes outside Python's lock;
-# pyspng (0.3 MB) holds it, so that the threads of a loader wait for each other. From 2026.3 on it needs numpy 2; 2023.3.16
-# is the last for Python 3.8.
+# pyspng (0.3 MB) holds it, so that the threads of a loader wait for each other. 2026.3 needs numpy 2; 2023.3.16 is
+# the last for Python 3.8.
 SPEED = ["imagecodecs>=2023.3.16,<2026.3"]
 
 # The documentation site, `make docs`; make test builds it too. One minor version each, the newest that also runs on
