@@ -60,6 +60,11 @@ REPORT = [
 EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
 ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
+# libspng for PNG images, in 0.6 of the time of OpenCV. imagecodecs is large (25 MB), but decodes outside Python's lock;
+# pyspng (0.3 MB) holds it, so that the threads of a loader wait for each other. 2026.3 needs numpy 2; 2023.3.16 is
+# the last for Python 3.8.
+SPEED = ["imagecodecs>=2023.3.16,<2026.3"]
+
 # The documentation site, `make docs`; make test builds it too. One minor version each, the newest that also runs on
 # Python 3.8. All of it is pure Python, about 20 MB, and nothing of it is needed to run the program.
 DOCS = [
@@ -122,8 +127,9 @@ setup(
         "cu112": CU112,
         "onnx": ONNX,
         "report": REPORT,
+        "speed": SPEED,
         "docs": DOCS,
-        "dev": DEV + DOCS + ONNX + REPORT,
+        "dev": DEV + DOCS + ONNX + REPORT + SPEED,
     },
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
 )

@@ -190,3 +190,40 @@ def test_summary_refuses():
         summary(np.array(MATRIX), CITYSCAPES_19)
     with pytest.raises(DataError, match=r"^mean IoU needs at least one class"):
         summary(np.zeros((19, 19), np.int64), CITYSCAPES_19)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 19, 254, 255])
+@pytest.mark.parametrize("shape", [(0,), (5, 7), (1, 2100, 2000)])  # the last one in two parts
+def test_bytes_are_counted_as_wider_integers_are(classes, shape):
+    rng = np.random.default_rng(classes)
+    truth, prediction = rng.integers(0, classes, (2, *shape), dtype=np.uint8)
+    truth[rng.random(shape) < 0.2] = 255
+    prediction[(truth == 255) & (rng.random(shape) < 0.5)] = 255
+    confusion = confusion_matrix(truth[..., ::-1], prediction[..., ::-1], classes)
+    np.testing.assert_array_equal(confusion, confusion_matrix(truth.astype(np.int32), prediction, classes))
+    assert confusion.dtype == np.int64
+    assert confusion.flags.c_contiguous
+    assert confusion.sum() == np.count_nonzero(truth != 255)
+
+
+def test_bytes_take_one_pass(monkeypatch):
+    counted = []
+    bincount = np.bincount
+    monkeypatch.setattr(np, "bincount", lambda values, **more: counted.append(values.dtype) or bincount(values, **more))
+    confusion_matrix(TRUTH, PREDICTION, 3)
+    assert counted == [np.uint16]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "name"),
+    [((0, 0), 3, "truth"), ((1, 2), 254, "truth"), ((2, 0), 7, "prediction"), ((0, 1), 255, "prediction")],
+)
+def test_bytes_that_are_no_class_are_named_as_others_are(place, value, name):
+    truth, prediction = TRUTH.copy(), PREDICTION.copy()
+    (truth if name == "truth" else prediction)[place] = value
+    messages = []
+    for dtype in (np.uint8, np.int64):
+        with pytest.raises(DataError, match=f"{name} must be from 0 to 2.*got {value}") as error:
+            confusion_matrix(truth.astype(dtype), prediction.astype(dtype), 3)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]

@@ -105,7 +105,7 @@ def test_every_preloaded_library_has_its_pinned_wheel(packaging):
 def test_everything_imported_is_required(packaging):
     wheels = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "markupsafe": "jinja2"}
     extras = packaging["extras_require"]
-    listed = [*packaging["install_requires"], *extras["onnx"], *extras["report"]]
+    listed = [*packaging["install_requires"], *extras["onnx"], *extras["report"], *extras["speed"]]
     required = {requirement_name(r).lower() for r in listed} | {"mxnet", "cbst_mx", "symbols"}
     found = set()
     for file in [*(ROOT / "cbst_mx").rglob("*.py"), *(ROOT / "symbols").rglob("*.py")]:

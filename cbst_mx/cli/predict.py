@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 import click
 
@@ -204,7 +205,7 @@ def _load(parameters: Path, chosen: Photographs, options: dict[str, Any]) -> Pre
     return predictor
 
 
-def _classes(predictor: Predictor, images: ImageSet, painter: Painter) -> Iterator[Any]:
+def _classes(predictor: Predictor, images: Any, painter: Painter) -> Iterator[Any]:
     """Yield the label of each image, and its confidence where that is asked for."""
     if painter.needs_confidence:
         yield from predictor.confidences(images)
@@ -243,35 +244,29 @@ def _videos(
     """Predict the videos that are left, each whole or not at all."""
     from cbst_mx.cli.predict_pictures import VideoOutputs
     from cbst_mx.data.videos import Video
-    from cbst_mx.evaluation.predictor import in_memory
 
     for index in folder.videos_left:
         name = videos.names[index]
         try:
             video = Video(videos.image_paths[index])
             total, done = max(1, video.frames), 0
+            frames: deque[Any] = deque()  # read, and not yet written
             with VideoOutputs(folder.video_files(index), video.rate) as outputs:
-                for frames in _batches(video, predictor.batch_size):
-                    found = _classes(predictor, in_memory(frames), painter)
-                    for frame, (label, confidence) in zip(frames, found):
-                        outputs.write(painter.pictures(frame, label, confidence, predictor.label_space))
-                        done += 1
-                        bars(f"prediction of {name}", min(done, total - 1), total)
+                for label, confidence in _classes(predictor, _noted(video, frames), painter):
+                    outputs.write(painter.pictures(frames.popleft(), label, confidence, predictor.label_space))
+                    done += 1
+                    bars(f"prediction of {name}", min(done, total - 1), total)
             bars(f"prediction of {name}", total, total)
             echo(f"{name}: {done:,} frames at {video.rate:g} a second")
         except DataError as error:
             refused[f"video {name}"] = str(error)
 
 
-def _batches(video: Any, size: int) -> Iterator[Sequence[Any]]:
-    batch: list[Any] = []
-    for frame in video:
-        batch.append(frame)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _noted(items: Iterable[Any], noted: deque[Any]) -> Iterator[Any]:
+    """Yield items, and append each to `noted`."""
+    for item in items:
+        noted.append(item)
+        yield item
 
 
 COMMANDS = (predict,)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cbst_mx.data.class_mining import ClassMining
+from cbst_mx.data.resampling import resized_window
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import IGNORE
 
@@ -87,7 +88,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int], resampling: str = "li
     resampling : {"linear", "program"}
         "linear": bilinear, of two pixels along each side whatever the factor. "program": as the authors' released
         program does with Pillow, Lanczos' kernel (three lobes, widened by the factor) to fewer pixels and Keys' cubic
-        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long.
+        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long for a whole image.
 
     Returns
     -------
@@ -274,8 +275,9 @@ class TrainTransform:
             raise DataError(
                 f"image and label must have the same size, got {_text(image.shape[:2])} and {_text(label.shape)}"
             )
-        image, label = self._scaled(image, label, rng)
-        image, label = self._cropped(image, label, rng)
+        factor = rng.uniform(*self.scale)
+        size = (max(1, round(label.shape[0] * factor)), max(1, round(label.shape[1] * factor)))
+        image, label = self._cropped(image, label if size == label.shape else resize_label(label, size), rng)
         if self.flip and rng.random() < 0.5:
             image, label = image[:, ::-1], label[:, ::-1]
         image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
@@ -284,14 +286,8 @@ class TrainTransform:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR_SIGMA))
         return image, label
 
-    def _scaled(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        factor = rng.uniform(*self.scale)
-        size = (max(1, round(label.shape[0] * factor)), max(1, round(label.shape[1] * factor)))
-        if size == label.shape:
-            return image, label
-        return resize_image(image, size, self.resampling), resize_label(label, size)
-
     def _cropped(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a window of the sample; the label has been scaled, the image is scaled where the window is."""
         # Offset of the window from the image's corner; negative when the window is the larger one.
         top, left = (
             int(rng.integers(min(0, have - want), max(0, have - want) + 1))
@@ -302,7 +298,7 @@ class TrainTransform:
         height, width = self.crop
         rows = slice(max(top, 0), min(top + height, label.shape[0]))
         columns = slice(max(left, 0), min(left + width, label.shape[1]))
-        image, label = image[rows, columns], label[rows, columns]
+        image, label = self._window(image, label.shape, rows, columns), label[rows, columns]
         if label.shape == self.crop:
             # A copy: the caller's arrays must not change with the result.
             return image.copy(), label.copy()
@@ -315,6 +311,14 @@ class TrainTransform:
         )
         new_image[inner], new_label[inner] = image, label
         return new_image, new_label
+
+    def _window(self, image: np.ndarray, size: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
+        """Return a window of the image at the size (H, W)."""
+        if size == image.shape[:2]:
+            return image[rows, columns]
+        if self.resampling == "program":
+            return resized_window(image, (size[0], size[1]), rows, columns)
+        return resize_image(image, (size[0], size[1]), self.resampling)[rows, columns]
 
     def _mined(self, label: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """Return the corner of the window around a pixel of a rare class, or `corner` where mining finds none."""

@@ -53,6 +53,10 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
             raise DataError(f"{name} must hold integer trainIds, got {array.dtype}")
     if truth.shape != prediction.shape:
         raise DataError(f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}")
+    if truth.dtype == prediction.dtype == np.uint8:
+        counts = _pairs(truth, prediction)
+        if counts[:num_classes, :num_classes].sum() + counts[IGNORE].sum() == truth.size:  # else a value is no class
+            return counts[:num_classes, :num_classes].copy()
     valid = truth != IGNORE
     rows, columns = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, ids, also in (("truth", rows, f" or {IGNORE}"), ("prediction", columns, " where truth is valid")):
@@ -61,6 +65,21 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
             raise DataError(f"{name} must be from 0 to {num_classes - 1}{also}, got {wrong[0]}")
     counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+_PART = 1 << 22  # pixels at a time, so that memory does not grow with the image
+
+
+def _pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Return how often each pair of 8-bit values occurs, int64 (256, 256): no mask, and no product of wide integers."""
+    rows, columns = truth.reshape(-1), prediction.reshape(-1)
+    counts = np.zeros(1 << 16, dtype=np.int64)
+    for start in range(0, truth.size, _PART):
+        pairs = rows[start : start + _PART].astype(np.uint16)
+        pairs <<= 8
+        pairs |= columns[start : start + _PART]
+        counts += np.bincount(pairs, minlength=1 << 16)
+    return counts.reshape(256, 256)
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from cbst_mx.data import LabelledImageSet, folder, open_labelled
+from cbst_mx.data.ahead import read_ahead
 from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import CheckpointError, DataError
 from cbst_mx.evaluation import confusion, protocols
@@ -72,8 +73,9 @@ def evaluate_network(
     truth = images.label_space.names
     matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
     found = confidences(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
-    for index, sure, predicted in found:
-        widened, label = protocols.widen(predicted, classes, truth), images.label(index)
+    labels = read_ahead(map(images.label, range(len(images))), 2)
+    for (index, sure, predicted), label in zip(found, labels):
+        widened = protocols.widen(predicted, classes, truth)
         matrices[index] = confusion.confusion_matrix(label, widened, len(truth))
         if shows is not None:
             shows.add(index, images.names[index], sure, widened, label)

@@ -22,10 +22,10 @@ from cbst_mx.networks.onnx_files import load_onnx
 from cbst_mx.networks.parameters import load_network as load_plain
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.interpolation import INTERPOLATIONS
-from cbst_mx.selftrain.network_maps import confidences, predictions, probabilities, probability_maps
+from cbst_mx.selftrain.network_maps import Images, confidences, predictions, probabilities, probability_maps
 from symbols.backend import gluon, mx
 
-__all__ = ["Predictor", "check_resizing", "choose_form", "in_memory", "load_network"]
+__all__ = ["Predictor", "check_resizing", "choose_form", "load_network"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class Predictor:
         for _, maps in probability_maps(self.network, images, **self._options()):
             yield maps.asnumpy()
 
-    def labels(self, images: ImageSet) -> Iterator[np.ndarray]:
+    def labels(self, images: Images) -> Iterator[np.ndarray]:
         """Yield the most probable class of every pixel of every image of a set, in order.
 
         Takes less time and memory than the maps of :meth:`stream`, which are not made at full size where that can be
@@ -103,8 +103,8 @@ class Predictor:
 
         Parameters
         ----------
-        images : ImageSet
-            Images of any sizes.
+        images : ImageSet or iterable of ndarray of shape (H, W, 3), uint8
+            Images of any sizes, which a thread reads a little ahead.
 
         Yields
         ------
@@ -114,13 +114,13 @@ class Predictor:
         for _, label in predictions(self.network, images, **self._options()):
             yield label
 
-    def confidences(self, images: ImageSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def confidences(self, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the most probable class of every pixel and its probability, of every image of a set, in order.
 
         Parameters
         ----------
-        images : ImageSet
-            Images of any sizes.
+        images : ImageSet or iterable of ndarray of shape (H, W, 3), uint8
+            Images of any sizes, which a thread reads a little ahead.
 
         Yields
         ------
@@ -156,22 +156,6 @@ class _ArraySet(ImageSet):
 
     def image(self, index: int) -> np.ndarray:
         return self._arrays[index]
-
-
-def in_memory(images: Sequence[np.ndarray]) -> ImageSet:
-    """Return images in memory as a set.
-
-    Parameters
-    ----------
-    images : sequence of ndarray of shape (H, W, 3), uint8
-        RGB.
-
-    Raises
-    ------
-    DataError
-        If one is something else.
-    """
-    return _ArraySet(images)
 
 
 def _kind(value: object) -> str:

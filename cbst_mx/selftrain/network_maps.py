@@ -1,14 +1,16 @@
 """Network to probabilities: p_n(c | w, I) at every pixel of an image, or at the network's stride.
 
-B images, C classes, H x W pixels.
+B images, C classes, H x W pixels. A thread reads the images of the next batch. Where only the network's own output is
+kept, the network computes a batch while the results of the one before are looked at.
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Sequence, Union
 
 import numpy as np
 
+from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
 from cbst_mx.selftrain import on_device
@@ -16,7 +18,18 @@ from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.views import HostMap
 from symbols.backend import gluon, mx
 
-__all__ = ["at_image_size", "confidences", "predictions", "probabilities", "probability_maps", "stride_probabilities"]
+__all__ = [
+    "Images",
+    "at_image_size",
+    "confidences",
+    "predictions",
+    "probabilities",
+    "probability_maps",
+    "stride_probabilities",
+]
+
+#: Images of a set, or RGB images (H, W, 3), uint8, as they come, such as the frames of a video.
+Images = Union[ImageSet, Iterable[np.ndarray]]
 
 
 def probabilities(
@@ -124,9 +137,12 @@ def stride_probabilities(
     )
     if below or beside:
         batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, beside)))
-    maps = mx.nd.softmax(network(mx.nd.array(batch, ctx=ctx)), axis=1)
+    inputs = mx.nd.array(batch, ctx=ctx)
+    maps = mx.nd.softmax(network(inputs), axis=1)
     if flip:
-        mirrored = mx.nd.softmax(network(mx.nd.array(batch[..., ::-1], ctx=ctx)), axis=1)
+        # MXNet mirrors fast on a GPU, where it saves a second copy of the images, and slowly on the processor
+        turned = mx.nd.array(batch[..., ::-1], ctx=ctx) if ctx.device_type == "cpu" else inputs.flip(axis=3)
+        mirrored = mx.nd.softmax(network(turned), axis=1)
         maps = (maps + mirrored.flip(axis=3)) / 2
     return maps, (rows, columns)
 
@@ -164,7 +180,7 @@ def at_image_size(
 
 
 def probability_maps(
-    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
+    network: gluon.HybridBlock, images: Images, *, batch_size: int = 8, **options: Any
 ) -> Iterator[tuple[int, mx.nd.NDArray]]:
     """Yield the index and the probability map of every image, in order.
 
@@ -172,8 +188,8 @@ def probability_maps(
     ----------
     network : HybridBlock
         As for :func:`probabilities`.
-    images : ImageSet
-        Images of any sizes; neighbours of equal size share a batch.
+    images : ImageSet or iterable of ndarray of shape (H, W, 3), uint8
+        Images of any sizes; neighbours of equal size share a batch. A thread reads them.
     batch_size : int
         Images per forward pass at most.
     **options
@@ -189,7 +205,7 @@ def probability_maps(
 
 
 def predictions(
-    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
+    network: gluon.HybridBlock, images: Images, *, batch_size: int = 8, **options: Any
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index and the predicted class of every pixel of every image, in order.
 
@@ -214,7 +230,7 @@ def predictions(
 
 
 def confidences(
-    network: gluon.HybridBlock, images: ImageSet, *, batch_size: int = 8, **options: Any
+    network: gluon.HybridBlock, images: Images, *, batch_size: int = 8, **options: Any
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield the index, and the confidence and predicted class of every pixel of every image, in order.
 
@@ -249,7 +265,7 @@ def _classes(probability: mx.nd.NDArray) -> np.ndarray:
 
 
 def _seen(
-    network: gluon.HybridBlock, images: ImageSet, batch_size: int, **options: Any
+    network: gluon.HybridBlock, images: Images, batch_size: int, **options: Any
 ) -> Iterator[tuple[int, mx.nd.NDArray | HostMap]]:
     """Yield the index and the probabilities of every image, in order.
 
@@ -262,21 +278,26 @@ def _seen(
         return
     scales, interpolation = options.pop("scales", (1.0,)), options.pop("interpolation", "bilinear")
     options.pop("combine", None)  # of one scale there is nothing to combine
-    for start, batch in _batches(images, batch_size):
-        maps, part = stride_probabilities(network, batch, scale=scales[0], **options)
+    found = (
+        (start, batch[0].shape[:2], *stride_probabilities(network, batch, scale=scales[0], **options))
+        for start, batch in _batches(images, batch_size)
+    )
+    for start, size, maps, part in one_step_later(found):
         extent = (part[0] / network.stride, part[1] / network.stride)
-        size = (batch[0].shape[0], batch[0].shape[1])
         for index, cells in enumerate(maps.asnumpy(), start):
-            whole = ClassMaps(cells, size, interpolation=interpolation, extent=extent, stride=network.stride)
-            yield index, HostMap(whole, origin=images.names[index])
+            whole = ClassMaps(
+                cells, (size[0], size[1]), interpolation=interpolation, extent=extent, stride=network.stride
+            )
+            name = images.names[index] if isinstance(images, ImageSet) else f"image {index}"
+            yield index, HostMap(whole, origin=name)
 
 
-def _batches(images: ImageSet, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+def _batches(images: Images, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield the index of the first and the pixels of neighbours of equal size."""
     batch: list[np.ndarray] = []
     start = 0
-    for index in range(len(images)):
-        image = images.image(index)
+    pixels = map(images.image, range(len(images))) if isinstance(images, ImageSet) else images
+    for index, image in enumerate(read_ahead(pixels, batch_size)):
         if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
             yield start, batch
             batch, start = [], index

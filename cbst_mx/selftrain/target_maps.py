@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
+from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import RunError, check_choice
 from cbst_mx.files import reading, remove_folder, save_npy
@@ -31,6 +32,7 @@ from symbols.backend import gluon, mx
 __all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "TargetMaps", "maps_needed"]
 
 KEEP = ("auto", "memory", "disk", "recompute")
+_AHEAD = 2  # images that a thread reads ahead
 _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
 #: Target sets of up to this many pixels are sorted (5 bytes a pixel), larger ones counted; the result is the same.
 SORTED_PIXELS = 1 << 24
@@ -195,19 +197,20 @@ class TargetMaps:
 
     def __iter__(self) -> Iterator[tuple[str, View]]:
         """Yield name and map of every image."""
-        for index, name in enumerate(self._images.names):
-            if len(self._scales) > 1:
-                yield name, self._of_several_scales(index)
-                continue
+        names = self._images.names
+        new = [index for index in range(len(names)) if index not in self._kept]
+        images = zip(new, read_ahead(map(self._images.image, new), _AHEAD))
+        if len(self._scales) > 1:
+            for index, image in images:
+                yield names[index], self._of_several_scales(index, image)
+            return
+        computed = one_step_later(map(self._compute, images))
+        for index, name in enumerate(names):
             if index in self._kept:
                 output = self._kept[index]
             else:
-                image = self._images.image(index)
-                maps, part = stride_probabilities(
-                    self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options
-                )
-                self._note(index, maps[0])
-                output = _Output(maps[0], part, (image.shape[0], image.shape[1]))
+                output = next(computed)
+                self._note(index, output.maps)
                 if self.keep != "recompute":
                     self._kept[index] = self._store(name, output)
             yield name, self._map(name, output)
@@ -242,6 +245,11 @@ class TargetMaps:
 
     # -- one image -------------------------------------------------------------------------------------------------
 
+    def _compute(self, pair: tuple[int, np.ndarray]) -> _Output:
+        _, image = pair
+        maps, part = stride_probabilities(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
+        return _Output(maps[0], part, (image.shape[0], image.shape[1]))
+
     def _store(self, name: str, output: _Output) -> _Output:
         array = output.maps.asnumpy()
         if self.keep == "memory":
@@ -267,10 +275,10 @@ class TargetMaps:
         view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
         return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
-    def _of_several_scales(self, index: int) -> DeviceMap:
+    def _of_several_scales(self, index: int, image: np.ndarray) -> DeviceMap:
         maps = probabilities(
             self._network,
-            [self._images.image(index)],
+            [image],
             ctx=self._ctx,
             scales=self._scales,
             interpolation=self._interpolation,
