@@ -181,8 +181,8 @@ def _missing(library):
 def check():
     """Return a sentence that says what mxnet lacks (a library); None if it loads.
 
-    It is better said now than by every test. The NVIDIA driver may be missing, as on the node of a cluster where jobs are
-    only handed in: that is told, and all else is there.
+    It is better said now than by every test. The NVIDIA driver may be missing, as on the node of a cluster where
+    jobs are only handed in: that is told, and all else is there.
     """
     try:
         import symbols.backend  # noqa: F401

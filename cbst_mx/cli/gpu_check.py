@@ -23,9 +23,7 @@ _VERDICTS = {True: "ok", False: "BAD", None: ""}
 
 @click.command("gpu-check")
 @click.argument("experiments", nargs=-1, type=FILE, metavar="[EXPERIMENT]...")
-@click.option(
-    "--ctx", default="gpu:0", show_default=True, help="Device: gpu:N, or several as gpu:0,1; cpu for a trial."
-)
+@click.option("--ctx", default="gpu:0", show_default=True, help="Device: gpu:N, several as gpu:0,1; cpu for a trial.")
 @click.option("--amp", type=click.Choice(["none", "float16"]), default="none", help="Plan EXPERIMENT with it.")
 @click.option(
     "--seconds",

@@ -1,4 +1,4 @@
-"""Every kind of work of a run on a device beside the same on the processor: does it compute the same?
+"""Every kind of work of a run on a device beside the same on the processor, to see whether both give the same.
 
 Small networks of random parameters, a few images; seconds on a GPU. What is said of a difference is the Euclidean norm
 of the difference divided by that of what the processor gives. B images, C classes, H x W pixels.
@@ -6,6 +6,7 @@ of the difference divided by that of what the processor gives. B images, C class
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -21,6 +22,7 @@ from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.kc import ConfidencePool
 from cbst_mx.selftrain.network_maps import probabilities
+from cbst_mx.selftrain.selection import Collector
 from cbst_mx.selftrain.target_maps import DeviceMap
 from cbst_mx.selftrain.views import HostMap, View
 from cbst_mx.training.adversarial import adapt_output_space
@@ -36,7 +38,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
     "resnet38": {"width": 0.03125, "batch_norm": "frozen", "dropout": [0.0, 0.0]},
     "fcn8s": {"width": 0.03125, "dropout": 0.0},
 }
-_ITERATIONS = 3
+_ITERATIONS = 2
 # Sums in another order; the largest that was seen between 1 and 2 threads of a processor is 2e-6.
 _ROUNDING = 1e-4
 # TF32 has 10 bits in place of 23, one in 2000; some 40 layers, one after the other.
@@ -157,10 +159,8 @@ def _repetition(devices: list[mx.Context], processor: mx.Context) -> tuple[bool,
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.params"
-        try:
+        with contextlib.suppress(StoppedError):
             _train("fcn8s", devices, dropout=0.5, checkpoint=path, progress=stop)
-        except StoppedError:
-            pass
         continued = _train("fcn8s", devices, dropout=0.5, checkpoint=path)[0]
     same = {"again": np.array_equal(first, again), "stopped and continued": np.array_equal(first, continued)}
     if all(same.values()):
@@ -227,8 +227,7 @@ def _counting(devices: list[mx.Context], processor: mx.Context) -> tuple[bool, s
         again = theirs.refine(["class-balanced"], [0.2])
         if ours.refine(["class-balanced"], [0.2]) != again:
             return False, "other counts"
-    found = [state.thresholds("class-balanced", 0.2).values for state in (ours, theirs)]
-    return np.array_equal(*found), "the same k_c" if np.array_equal(*found) else "other k_c"
+    return _same_thresholds(ours, theirs)
 
 
 def _sorting(devices: list[mx.Context], processor: mx.Context) -> tuple[bool, str]:
@@ -237,8 +236,13 @@ def _sorting(devices: list[mx.Context], processor: mx.Context) -> tuple[bool, st
     for there, here in _views(devices[0]).values():
         here.sort_into(ours)
         there.sort_into(theirs)
-    found = [pool.thresholds("class-balanced", 0.2).values for pool in (ours, theirs)]
-    return np.array_equal(*found), "the same k_c" if np.array_equal(*found) else "other k_c"
+    return _same_thresholds(ours, theirs)
+
+
+def _same_thresholds(ours: Collector, theirs: Collector) -> tuple[bool, str]:
+    one, other = (collector.thresholds("class-balanced", 0.2).values for collector in (ours, theirs))
+    same = np.array_equal(one, other)
+    return same, "the same k_c" if same else "other k_c"
 
 
 def _selection(devices: list[mx.Context], processor: mx.Context) -> tuple[bool, str]:

@@ -43,9 +43,8 @@ def describe_software() -> Iterator[Finding]:
     else:
         said = "supports CUDA {}.{}".format(*driver)
         good = driver >= CUDA
-        yield Finding(
-            "driver", good, _driver_release() + said + ("" if good else f", {newest} is needed: newer driver")
-        )
+        needed = "" if good else f", {newest} is needed: install a newer driver"
+        yield Finding("driver", good, _driver_release() + said + needed)
     yield from _libraries(loaded_libraries())
     settings = " ".join(f"{name}={os.environ[name]}" for name in GPU_DEFAULTS if name in os.environ)
     yield Finding("environment", None, settings or "nothing set for CUDA")
@@ -56,13 +55,11 @@ def describe_devices(contexts: Sequence[mx.Context]) -> Iterator[Finding]:
     for ctx in contexts:
         if ctx.device_type != "gpu":
             yield Finding(
-                f"{ctx.device_type}:{ctx.device_id}", None, "this processor, no GPU: shows that the check runs"
+                f"{ctx.device_type}:{ctx.device_id}", None, "this processor: it only shows that the check runs"
             )
             continue
         capability = compute_capability(ctx.device_id)
-        known = (
-            "of unknown compute capability" if capability is None else "compute capability {}.{}".format(*capability)
-        )
+        known = "compute capability " + ("unknown" if capability is None else "{}.{}".format(*capability))
         good = capability is None or CAPABILITIES[0] <= capability <= CAPABILITIES[1]
         name = device_name(ctx.device_id) or "GPU"
         yield Finding(f"gpu:{ctx.device_id}", good, f"{name}, {known}, {free_memory(ctx)}")

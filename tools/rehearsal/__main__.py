@@ -30,9 +30,8 @@ def _cases(only: str, folder: Path) -> int:
         begun = time.monotonic()
         wrong = rehearse(case, data=data, folder=folder)
         failed += wrong is not None
-        _say(
-            f"{'ok' if wrong is None else 'FAILED':<7}{case.name} ({time.monotonic() - begun:.0f} s){wrong and ': ' + wrong or ''}"
-        )
+        verdict, reason = ("ok", "") if wrong is None else ("FAILED", f": {wrong}")
+        _say(f"{verdict:<7}{case.name} ({time.monotonic() - begun:.0f} s){reason}")
     _say(f"{len(chosen) - failed} of {len(chosen)} as they should be")
     return failed
 
@@ -42,9 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.rehearsal", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose names have this text in them")
     parser.add_argument("--list", action="store_true", help="name the cases, and run none")
-    parser.add_argument(
-        "--memory", action="store_true", help="measure memory at the paper's sizes in place of the cases"
-    )
+    parser.add_argument("--memory", action="store_true", help="measure memory at the paper's sizes, no cases")
     parser.add_argument("--write", action="store_true", help="do so, and write it into docs/performance.md")
     chosen = parser.parse_args()
     if chosen.list:

@@ -158,7 +158,7 @@ def _link(library: Library, asked: dict[str, str], folder: Path, target: Path) -
     nothing.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in exported if name not in defined))
     versions = set(asked.values())
     script = folder / f"{library.file}.map"
-    script.write_text("%s { global: %s; local: *; };\n" % (max(versions), "; ".join(exported)))
+    script.write_text(f"{max(versions)} {{ global: {'; '.join(exported)}; local: *; }};\n")
     linked = ["gcc", *flags, "-shared", f"-Wl,-soname,{library.file}", f"-Wl,--version-script={script}"]
     _run([*linked, *map(str, objects), str(nothing), "-o", str(target), "-lpthread"])
 
@@ -172,7 +172,7 @@ def _run(command: list[str]) -> str:
         If it fails.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LD_LIBRARY_PATH": str(DRIVER)}
-    done = subprocess.run(command, cwd=str(ROOT), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, cwd=str(ROOT), env=environment, capture_output=True)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise BuildError(f"{' '.join(command[:4])} ... failed: {' '.join(said) or done.returncode}")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Iterator, Mapping, NamedTuple
+from typing import Any, Iterator, Mapping, NamedTuple
 
 from tools.rehearsal.build import DRIVER, PYTHON, ROOT
 
@@ -115,42 +115,30 @@ def _others() -> Iterator[Case]:
 
 
 def _errors() -> Iterator[Case]:
-    def fails(name: str, says: str, card: Mapping[str, int], **more: object) -> Case:
+    def fails(name: str, says: str, **options: Any) -> Case:
         where = re.sub(r"\W+", "-", name)
-        options = {"code": 1, "makes_nothing": where, **more}
-        return Case(name, _run(where, "self_training.rounds=1"), (says,), card, **options)  # type: ignore[arg-type]
+        return Case(name, _run(where, "self_training.rounds=1"), (f"Error: {says}",), code=1, **options)
 
-    begun: dict[str, object] = {"makes_nothing": ""}
-    nothing: dict[str, object] = {"on_gpu": False}
-    yield fails(
-        "compute capability 9.0",
-        "Error: ctx gpu:0 cannot be used: GPU 0 has compute capability 9.0",
-        {"capability": 90},
-        **nothing,
-    )
-    yield fails(
-        "no GPU", "Error: ctx gpu:0 is not available: this MXNet sees 0 GPUs: none is visible", {"gpus": 0}, **nothing
-    )
-    old = r"Error: ctx gpu:0 is not available: .*the driver supports CUDA 10\.2, 11\.2 is needed"
-    yield fails("driver too old", old, {"driver": 10020}, **nothing)
-    absent = r"Error: mxnet-cu112 needs libcuda\.so\.1 of the NVIDIA driver, which is not on this machine"
-    yield fails("no driver", absent, {}, driver=False, **nothing)
-    yield fails(
-        "memory held by others",
-        r"Error: ctx gpu:0 has 0\.0 of its 2\.1 GB of memory free",
-        {"memory": 2048, "taken": 1590},
-        **nothing,
-    )
-    yield fails(
-        "out of memory", "Error: the GPU has not enough memory: lower images_per_pass", {"memory": 465}, **begun
-    )
-    yield fails("no kernel image", "Error: mxnet-cu112 1.9.1 has no code for this GPU", {"launch": 209}, **begun)
-    yield fails("parts of another cuDNN", "Error: .* cuDNN", {"cudnn": 14}, **begun)
-    yield fails("cuDNN without memory", "Error: the GPU has not enough memory", {"cudnn": 2}, **begun)
-    yield fails("wrong access to memory", "Error: the GPU reported a wrong access", {"launch": 700}, **begun)
-    yield fails("damaged memory", "Error: the GPU's memory is damaged", {"launch": 214}, **begun)
-    ptx = "Error: the NVIDIA driver is older than the CUDA libraries: install driver 520"
-    yield fails("fusion with a driver before 520", ptx, {"load": 222}, environment={"MXNET_USE_FUSION": "1"}, **begun)
+    def refused(name: str, says: str, **options: Any) -> Case:
+        return fails(name, says, makes_nothing=re.sub(r"\W+", "-", name), on_gpu=False, **options)
+
+    unusable = "ctx gpu:0 cannot be used: GPU 0 has compute capability 9.0"
+    yield refused("compute capability 9.0", unusable, card={"capability": 90})
+    missing = "ctx gpu:0 is not available: this MXNet sees 0 GPUs: "
+    yield refused("no GPU", f"{missing}none is visible", card={"gpus": 0})
+    yield refused("driver too old", f"{missing}the driver supports CUDA 10.2, 11.2 is needed", card={"driver": 10020})
+    absent = "mxnet-cu112 needs libcuda.so.1 of the NVIDIA driver, which is not on this machine"
+    yield refused("no driver", absent, driver=False)
+    held = r"ctx gpu:0 has 0\.0 of its 2\.1 GB of memory free"
+    yield refused("memory held by others", held, card={"memory": 2048, "taken": 1597})
+    yield fails("out of memory", "the GPU has not enough memory: lower images_per_pass", card={"memory": 465})
+    yield fails("no kernel image", "mxnet-cu112 1.9.1 has no code for this GPU", card={"launch": 209})
+    yield fails("parts of another cuDNN", ".* cuDNN", card={"cudnn": 14})
+    yield fails("cuDNN without memory", "the GPU has not enough memory", card={"cudnn": 2})
+    yield fails("wrong access to memory", "the GPU reported a wrong access", card={"launch": 700})
+    yield fails("damaged memory", "the GPU's memory is damaged", card={"launch": 214})
+    ptx = "the NVIDIA driver is older than the CUDA libraries: install driver 520"
+    yield fails("fusion with a driver before 520", ptx, card={"load": 222}, environment={"MXNET_USE_FUSION": "1"})
 
 
 CASES = (*_runs(), *_others(), *_errors())
@@ -170,7 +158,7 @@ def start(
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         timeout=60 * _MINUTES,
     )
 

@@ -66,7 +66,7 @@ def stand_in() -> None:
 
 
 def _stand_in_for_shapes() -> None:
-    """Let a mask choose a part of the pixels: how many it chooses is what the card says, and an empty array no shape."""
+    """Let a mask choose a half of the pixels: how many it does choose is read from the card."""
     real = mx.nd.contrib.boolean_mask
 
     def boolean_mask(data: mx.nd.NDArray, index: mx.nd.NDArray, **options: Any) -> mx.nd.NDArray:

@@ -74,7 +74,7 @@ def evaluation(experiment: Experiment, network: gluon.HybridBlock, contexts: lis
             pass
 
 
-WORK: dict[str, Callable[[Experiment, gluon.HybridBlock, "list[mx.Context]", int], None]] = {
+WORK: dict[str, Callable[[Experiment, gluon.HybridBlock, list[mx.Context], int], None]] = {
     "training": training,
     "warm-up": warm_up,
     "labelling": labelling,
