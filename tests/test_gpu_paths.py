@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cbst_mx import planning
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_rgb_png
@@ -24,7 +25,7 @@ from cbst_mx.networks import devices
 from cbst_mx.networks.build import build_network, parameter_bytes, spec_bytes
 from cbst_mx.networks.devices import compute_capability, driver_version, parse_contexts
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.planning.measure import Peak, Timing, sampled
+from cbst_mx.planning.measure import Peak, Series, Timing, sampled
 from cbst_mx.rounds import Run, stage_networks
 from cbst_mx.rounds.evaluations import evaluate
 from cbst_mx.selftrain.kc import check_size
@@ -388,6 +389,51 @@ def test_a_plan_takes_what_fits_into_the_gpu():
     assert series.too_large == 16.0
     with pytest.raises(mx.base.MXNetError):  # nothing fits
         sampled([(0.25, does_not), (1.0, fits)], 1e6, peak)
+
+
+def test_a_plan_goes_down_to_the_largest_amount_that_fits():
+    tried = []
+
+    def measure(amount):
+        def one(left):
+            tried.append(amount)
+            if amount > 4:
+                raise mx.base.MXNetError("cudaMalloc retry failed: out of memory")
+            return Timing([0.1], [0.1])
+
+        return amount, one
+
+    series = sampled([measure(amount) for amount in (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)], 1e6, Peak(mx.cpu()))
+    assert tried == [0.25, 16.0, 8.0, 4.0]
+    assert (series.amounts, series.too_large) == ([0.25, 4.0], 8.0)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "key", "least", "said"),
+    [
+        ([0.25, 4.0], "images_per_pass", 1, "8 crops at once do not fit into the GPU's memory, 4 do: --set images_per_pass=4"),
+        ([0.25, 4.0], "batch_size", 1, "8 crops at once do not fit into the GPU's memory, 4 do: lower batch_size"),
+        ([0.25], "images_per_pass", 1, "crops do not fit into the GPU's memory even one at a time, crops of 0.25 of their"),
+        ([0.5], "images_per_pass", 2, "crops do not fit into the GPU's memory even one at a time, crops of 0.25 of their"),
+    ],
+)
+def test_a_plan_says_what_fits(amounts, key, least, said):
+    plan = planning.Plan("gpu:0")
+    series = Series(amounts, [0.1] * len(amounts), [10**9] * len(amounts), too_large=8.0)
+    found = planning._Findings(plan)
+    found.tell_shortage(series, "crops", key, "augmentation.crop", least=least)
+    assert len(plan.warnings) == 1
+    assert plan.warnings[0].startswith(said)
+    found.add(series, "a step", 16)
+    assert plan.memory == 10**9  # of what fits, not of what does not
+
+
+def test_a_plan_says_that_other_programs_hold_the_gpu():
+    assert list(planning._find_others(mx.cpu(), None)) == []
+    assert list(planning._find_others(mx.gpu(0), devices.Memory(23 * 10**9, 24 * 10**9))) == []
+    sentence = "gpu:0 has only 9.0 of its 24.0 GB of memory free: other programs hold the rest"
+    (found,) = planning._find_others(mx.gpu(0), devices.Memory(9 * 10**9, 24 * 10**9))
+    assert found.startswith(sentence)
 
 
 def test_passes_are_no_part_of_what_a_run_is(tmp_path):

@@ -176,7 +176,7 @@ def make_plan(
         plan.memory += needs.memory  # one image was labelled; the pool and the maps of all of them are more
     elif plan.memory > memory.total:
         plan.warnings.append(
-            f"about {plan.memory / 1e9:.1f} GB of GPU memory are needed, and {contexts[0]} has "
+            f"about {plan.memory / 1e9:.1f} GB of GPU memory are needed, and gpu:{contexts[0].device_id} has "
             f"{memory.total / 1e9:.1f} GB: --set images_per_pass, inference_batch or augmentation.crop lower, or "
             "--amp float16"
         )
@@ -186,7 +186,7 @@ def make_plan(
 def _find_others(ctx: mx.Context, memory: Memory | None) -> Iterator[str]:
     """Yield whether other programs hold much of a GPU's memory before anything of this one is there."""
     if memory is not None and memory.total - memory.free > _CONTEXT:
-        yield f"{ctx} has only {memory}: other programs hold the rest, and what fits is measured beside them"
+        yield f"gpu:{ctx.device_id} has only {memory}: other programs hold the rest, and what fits is measured beside them"
 
 
 def _find_mistakes(experiment: Experiment, sets: ImageSets) -> Iterator[str]:
