@@ -186,7 +186,8 @@ def make_plan(
 def _find_others(ctx: mx.Context, memory: Memory | None) -> Iterator[str]:
     """Yield whether other programs hold much of a GPU's memory before anything of this one is there."""
     if memory is not None and memory.total - memory.free > _CONTEXT:
-        yield f"gpu:{ctx.device_id} has only {memory}: other programs hold the rest, and what fits is measured beside them"
+        beside = "other programs hold the rest, and what fits is measured beside them"
+        yield f"gpu:{ctx.device_id} has only {memory}: {beside}"
 
 
 def _find_mistakes(experiment: Experiment, sets: ImageSets) -> Iterator[str]:

@@ -36,6 +36,7 @@ _SMALL = (
     "source_training.checkpoint_every=2",
     "self_training.retraining.iterations=3",
     "self_training.retraining.batch_size=4",
+    "self_training.target_per_batch=2",
     "self_training.rounds=2",
 )
 _FROZEN = ("network.options.batch_norm=frozen", "network.options.dropout=0.5")

@@ -1,7 +1,9 @@
-"""Memory of one kind of work at the paper's sizes: ``python -m tools.rehearsal.measure WORK KEY=VALUE ...``.
+"""Memory of kinds of work at the paper's sizes: ``python -m tools.rehearsal.measure EXPERIMENT JSON``.
 
-Runs inside the environment, does the work twice or more with the program's own functions, and prints the largest memory
-of each card in MiB, as JSON. Sizes, crops and networks are those of the experiment.
+Runs inside the environment. The JSON has ``changes`` of the experiment and ``rows``, each a kind of work, how much of
+it is done at once, and further changes. Each is done twice or more with the program's own functions, by one network,
+whose memory of before is given back; the largest memory of a card in MiB is printed for each row, as a JSON list.
+Sizes, crops and networks are those of the experiment.
 """
 
 from __future__ import annotations
@@ -19,20 +21,21 @@ from cbst_mx.config import Experiment, load_experiment
 from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.networks.build import build_network
-from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.networks.devices import parse_contexts, release_memory, set_precision
 from cbst_mx.rounds.workload import prediction_options, target_maps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.network_maps import predictions
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.training.adversarial import adapt_output_space
-from cbst_mx.training.sgd import Schedule, train
+from cbst_mx.training.sgd import Schedule, place, train
 from symbols.backend import gluon, mx
 from tools.rehearsal.build import ROOT
 from tools.rehearsal.inside import Card, stand_in
 
 _ITERATIONS = 3
 _SIZE = (1024, 2048)  # of Cityscapes
+_SPARE = 16.0  # MiB that may be left of work before
 
 
 def training(experiment: Experiment, network: gluon.HybridBlock, contexts: list[mx.Context], batch: int) -> None:
@@ -94,18 +97,43 @@ def _images(folder: Path, number: int) -> ImageSet:
     return ImageSet([f"image {index}" for index in range(number)], [path] * number)
 
 
+def _begin_anew(network: gluon.HybridBlock, ctx: mx.Context) -> None:
+    """Give back all memory but that of the parameters and their gradients."""
+    place(network, [ctx])
+    for parameter in network.collect_params().values():
+        parameter._trainer = None  # keeps the momentum of a training before
+    for block in [network, *network._children.values()]:
+        block.hybridize(static_alloc=True, static_shape=True)  # buffers of calls before
+    release_memory()
+    mx.nd.waitall()
+    ctx.empty_cache()
+
+
 def main() -> None:
     """Do the work and print its memory."""
-    work, name, batch, *changes = sys.argv[1:]
-    experiment = load_experiment(ROOT / "experiments" / f"{name}.yaml", tuple(changes))
+    name, text = sys.argv[1:]
+    asked = json.loads(text)
+
+    def load(*changes: str) -> Experiment:
+        return load_experiment(ROOT / "experiments" / f"{name}.yaml", (*asked["changes"], *changes))
+
+    experiment = load()
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
     stand_in()
     network = build_network(experiment.network_spec(), contexts[0], seed=0)
-    mx.nd.waitall()
-    card = Card()
-    WORK[work](experiment, network, contexts, int(batch))
-    print(json.dumps({"peaks": [round(card.peak(ctx.device_id)) for ctx in contexts], "kernels": card.launches()}))
+    card, found, idle = Card(), [], 0.0
+    for work, batch, changes in asked["rows"]:
+        _begin_anew(network, contexts[0])
+        idle = idle or card.used()
+        if card.used() > idle + _SPARE:
+            raise RuntimeError(f"{card.used() - idle:.0f} MiB are left from before {work}")
+        card.reset()
+        WORK[work](load(*changes), network, contexts, int(batch))
+        found.append(round(max(card.peak(ctx.device_id) for ctx in contexts)))
+    if not card.launches():
+        raise RuntimeError("no kernel was started")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
