@@ -26,7 +26,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo camvid-ablation test fuzz check docs bench clean $(EXPERIMENTS)
+.PHONY: help setup demo camvid-ablation test fuzz check docs bench gpu-check gpu-rehearsal clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -98,8 +98,8 @@ help: ## list the targets
 
 setup: $(STAMP) ## create .venv and install (EXTRAS=cpu or cu112; PYTHON=python3)
 
-demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 for mean and spread)
-	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS)
+demo: $(STAMP) ## adapt a network to generated street scenes (SEEDS=0,1,2,3,4 for mean and spread; CTX=gpu:0)
+	$(BIN)/cbst-mx demo --out runs/demo --seeds $(SEEDS) $(addprefix --ctx ,$(CTX))
 
 camvid-ablation: SEEDS = 0,1,2
 camvid-ablation: $(STAMP) ## ST, CBST, CBST-SP, mining on photographs, FCN8s-VGG16 (4 hours of one core; continues)
@@ -123,8 +123,15 @@ docs: $(DEV) ## the documentation as a site, site/index.html; every link is chec
 bench: $(DEV) ## run every benchmark in tools/bench
 	@for script in tools/bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
+gpu-check: $(STAMP) ## can this GPU be used, does it compute what the CPU does, how long does gta5-cbst take (CTX=gpu:0)
+	$(CBST) gpu-check experiments/gta5-cbst.yaml $(addprefix --ctx ,$(CTX)) $(addprefix --amp ,$(AMP))
+
+gpu-rehearsal: ## whole experiments over a fake CUDA, without a GPU; needs gcc, downloads 800 MB into .rehearsal
+	@$(PYTHON) tools/environment.py refuse
+	$(PYTHON) -m tools.rehearsal
+
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .rehearsal build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cbst_mx symbols tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A row of the paper: the network it starts from, rounds of pseudo-labelling and retraining, evaluation, check against the

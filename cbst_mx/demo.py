@@ -16,7 +16,7 @@ from cbst_mx.errors import RunError
 from cbst_mx.files import read_json, write_json, write_text
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import Part, Progress, silent
-from cbst_mx.networks.devices import parse_context
+from cbst_mx.networks.devices import parse_contexts
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.report.figures import comparison_sheet
 from cbst_mx.report.page import PlotlyMissingError, write_report
@@ -74,6 +74,7 @@ def run_demo(
     *,
     shift_strength: float,
     shift_seed: int,
+    ctx: str | None = None,
     progress: Progress,
     follow: Callable[[Sequence[Part]], None] = silent,
 ) -> DemoResult:
@@ -90,6 +91,8 @@ def run_demo(
         Each seeds scenes, initialisation and training.
     shift_strength, shift_seed
         Strength and seed of the change of the target's appearance.
+    ctx : str, optional
+        Devices, instead of the experiment's.
     progress : callable
         Called with (what, done, in all).
     follow : callable, optional
@@ -103,18 +106,18 @@ def run_demo(
     settings = {"shift_strength": shift_strength, "shift_seed": shift_seed, "size": list(SIZE), **COUNTS}
     rows: dict[int, dict[str, dict[str, Any]]] = {}
     source_rows: dict[int, dict[str, dict[str, Any]]] = {}
-    follow(_parts(experiment, out, seeds))
+    follow(_parts(experiment, out, seeds, ctx))
     for seed in seeds:
         folder = out / f"seed-{seed}"
         _scenes(folder, settings, seed, progress)
         rows[seed], source_rows[seed] = {}, {}
         for method in METHODS:
-            variant = _variant(experiment, folder, method, seed)
+            variant = _variant(experiment, folder, method, seed, ctx)
             run = Run(variant, folder / method, progress=progress, data_root=(folder / "data").absolute())
             last = run.run()["stages"][-1]["evaluation"]
             rows[seed][method], source_rows[seed][method] = last["target"], last["source"]
     picture, results = out / "comparison.png", out / "results.json"
-    first = _variant(experiment, out, "source", seeds[0])
+    first = _variant(experiment, out, "source", seeds[0], ctx)
     write_rgb_png(picture, _comparison(first, out / f"seed-{seeds[0]}"))
     write_json(results, {"settings": settings, "target": _keyed(rows), "source": _keyed(source_rows)})
     columns = {METHODS[method]: [rows[seed][method] for seed in seeds] for method in METHODS}
@@ -128,7 +131,7 @@ def run_demo(
     return DemoResult(rows, source_rows, first.classes(), results, picture, report)
 
 
-def _parts(experiment: Path, out: Path, seeds: Sequence[int]) -> list[Part]:
+def _parts(experiment: Path, out: Path, seeds: Sequence[int], ctx: str | None) -> list[Part]:
     """Return the parts of the runs of all seeds and methods, with the scenes that are drawn before them."""
     validation = {"target": COUNTS["target_val_count"], "source": COUNTS["source_val_count"]}
     found = []
@@ -138,7 +141,7 @@ def _parts(experiment: Path, out: Path, seeds: Sequence[int]) -> list[Part]:
         found.append(Part("demo", 0, "street scenes", _scenes_title(seed), sum(COUNTS.values()), done=done))
         for method in METHODS:
             numbers = {"source": COUNTS["source_count"], "target": COUNTS["target_count"]}
-            variant = _variant(experiment, folder, method, seed)
+            variant = _variant(experiment, folder, method, seed, ctx)
             found += outline(variant, folder / method, validation=validation, **numbers)
     return found
 
@@ -172,9 +175,11 @@ def _scenes(folder: Path, settings: dict[str, Any], seed: int, progress: Progres
     )
 
 
-def _variant(experiment: Path, folder: Path, method: str, seed: int) -> Experiment:
+def _variant(experiment: Path, folder: Path, method: str, seed: int, ctx: str | None) -> Experiment:
     """Return the experiment of one method: the source training without rounds, or rounds from its parameters."""
     changes: list[str] = [f"seed={seed}", f"name=demo-{method}-seed-{seed}"]
+    if ctx is not None:
+        changes.append(f"ctx={ctx}")
     if method == "source":
         changes.append("self_training.rounds=0")
     else:
@@ -192,11 +197,11 @@ def _comparison(experiment: Experiment, folder: Path) -> np.ndarray:
         [images.image(i) for i in range(len(images))],
         [space.colorize(images.label(i)) for i in range(len(images))],
     ]
-    ctx = parse_context(experiment.ctx)
+    device = parse_contexts(experiment.ctx)[0]
     for method in METHODS:
         run = folder / method
         rounds = sorted(run.glob("round-*/parameters.params"), key=lambda path: int(path.parent.name[6:]))
-        network, spec, _ = load_network(rounds[-1] if rounds else run / "source" / "parameters.params", ctx)
-        found = predictions(network, images, mean=spec.mean, std=spec.std, ctx=ctx, flip=experiment.evaluation.flip)
+        network, spec, _ = load_network(rounds[-1] if rounds else run / "source" / "parameters.params", device)
+        found = predictions(network, images, mean=spec.mean, std=spec.std, ctx=device, flip=experiment.evaluation.flip)
         columns.append([space.colorize(predicted) for _, predicted in found])
     return comparison_sheet(list(zip(*columns)), ["image", "truth", *METHODS.values()], legend=space)

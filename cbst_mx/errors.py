@@ -57,6 +57,17 @@ _DEVICE = {
     ),
     "driver version is insufficient": "the NVIDIA driver is too old for CUDA 11.2: install version 450.80 or newer",
     "CUDA driver version": "the NVIDIA driver is too old for CUDA 11.2: install version 450.80 or newer",
+    "CUDNN_STATUS_VERSION_MISMATCH": (
+        "the parts of cuDNN that were loaded are of different versions: take other cuDNNs out of LD_LIBRARY_PATH "
+        "(cbst-mx gpu-check says where they come from)"
+    ),
+    "CUDNN_STATUS_NOT_INITIALIZED": (
+        "cuDNN could not start: too little memory of the GPU is free (nvidia-smi), or the driver does not support it "
+        "(cbst-mx gpu-check)"
+    ),
+    "CUDNN_STATUS_ARCH_MISMATCH": (
+        "cuDNN has no code for this GPU, only for compute capabilities 5.0 to 8.9: use another one, or cpu"
+    ),
     "an illegal memory access": "the GPU reported a wrong access to its memory: start again, and look at its health",
     "uncorrectable ECC": "the GPU's memory is damaged (ECC): use another one",
 }

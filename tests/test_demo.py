@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,27 @@ def test_the_demo_finds_its_experiment_from_any_folder(tmp_path, monkeypatch):
     result = CliRunner().invoke(main, ["demo", "--out", "out"])
     assert (result.exit_code, result.output) == (1, "Error: seen\n")
     assert load_experiment(seen[0]) == load_experiment(DEMO)
+
+
+def test_the_demo_runs_where_it_is_told(small, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(experiment, *arguments, **options):
+        seen.append(experiment.ctx)
+        raise RunError("seen")
+
+    monkeypatch.setattr(demo, "Run", stop)
+    arguments = ["demo", "--out", str(tmp_path / "out"), "--experiment", str(small)]
+    for more, ctx in (["--ctx", "cpu:1"], "cpu:1"), ([], "cpu"):
+        result = CliRunner().invoke(main, [*arguments, *more])
+        assert (result.exit_code, result.output.splitlines()[-1]) == (1, "Error: seen")
+        assert seen.pop() == ctx
+
+
+def test_make_demo_hands_over_its_device():
+    command = ["make", "-n", "demo", "CTX=gpu:0", "EXTRAS=none"]
+    done = subprocess.run(command, cwd=str(DEMO.parents[1]), capture_output=True, text=True, check=True)
+    assert "cbst-mx demo --out runs/demo --seeds 0 --ctx gpu:0" in done.stdout
 
 
 def test_the_data_root_is_no_environment_variable(small, tmp_path, monkeypatch):

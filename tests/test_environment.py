@@ -187,6 +187,21 @@ def test_what_mxnet_lacks_is_one_sentence(monkeypatch):
     assert environment.main(["check"]) == f"Error: {environment.check()}"
 
 
+def test_a_machine_without_a_driver_is_set_up_all_the_same(monkeypatch, capsys):
+    class Finder:
+        """Fail as symbols.backend does there."""
+
+        def find_spec(self, name, path=None, target=None):
+            if name == "symbols.backend":
+                raise ImportError("mxnet-cu112 needs libcuda.so.1 of the NVIDIA driver, which is not on this machine")
+
+    monkeypatch.delitem(sys.modules, "symbols.backend", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert environment.main(["check"]) == 0
+    said = "this machine has no NVIDIA driver: all is installed, but the GPU cannot be tried here\n"
+    assert capsys.readouterr().out == said
+
+
 def test_commands_repair_this_environment_and_refuse_nothing(monkeypatch):
     done = []
     monkeypatch.setattr(environment, "repair_cv2", lambda: done.append("cv2"))

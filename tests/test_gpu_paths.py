@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cbst_mx import planning
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_rgb_png
@@ -19,18 +22,20 @@ from cbst_mx.errors import ConfigError, DataError, explain_device
 from cbst_mx.evaluation.evaluate import fitting_batch
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.networks import devices
-from cbst_mx.networks.build import build_network
+from cbst_mx.networks.build import build_network, parameter_bytes, spec_bytes
 from cbst_mx.networks.devices import compute_capability, driver_version, parse_contexts
 from cbst_mx.networks.spec import NetworkSpec
-from cbst_mx.planning.measure import Peak, Timing, sampled
-from cbst_mx.rounds import Run
+from cbst_mx.planning.measure import Peak, Series, Timing, sampled
+from cbst_mx.rounds import Run, stage_networks
+from cbst_mx.rounds.evaluations import evaluate
 from cbst_mx.selftrain.kc import check_size
 from cbst_mx.training.checkpoints import Checkpoints
 from cbst_mx.training.sgd import Schedule, _rows, train
+from cbst_mx.training.watch import gradient_norm
 from symbols import backend
 from symbols.backend import autograd, mx
 from symbols.blocks import Dropout
-from tests import small_runs
+from tests import small_runs, tiny
 
 # ------------------------------------------------------------------------------------------------------------ drivers
 
@@ -115,9 +120,7 @@ def test_the_cpu_build_is_left_alone():
     code = "import os, symbols.backend as b; assert not set(b.GPU_DEFAULTS) & set(os.environ)"
     clean = {"PATH": "/usr/bin:/bin"}
     if "mxnet-cu112" not in backend.installed_builds():
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, env=clean, cwd=str(small_runs.Path(__file__).parents[1])
-        )
+        subprocess.run([sys.executable, "-c", code], check=True, env=clean, cwd=str(Path(__file__).parents[1]))
 
 
 def test_cudnns_parts_are_loaded_by_path_before_their_shim():
@@ -137,6 +140,9 @@ TEXTS = {
     "Name: Check failed: err == cudaSuccess (209 vs. 0) : no kernel image is available for execution on the device": (
         "has no code for this GPU, only for compute capabilities 5.0 to 8.9"
     ),
+    "cuDNN: Check failed: e == CUDNN_STATUS_SUCCESS (14 vs. 0) : CUDNN_STATUS_VERSION_MISMATCH": "different versions",
+    "cuDNN: Check failed: e == CUDNN_STATUS_SUCCESS (1 vs. 0) : CUDNN_STATUS_NOT_INITIALIZED": "cuDNN could not start",
+    "cuDNN: Check failed: e == CUDNN_STATUS_SUCCESS (6 vs. 0) : CUDNN_STATUS_ARCH_MISMATCH": "no code for this GPU",
     "the provided PTX was compiled with an unsupported toolchain.": "driver 520 or newer, or set MXNET_USE_FUSION=0",
     "CUDA driver version is insufficient for CUDA runtime version": "the NVIDIA driver is too old for CUDA 11.2",
 }
@@ -173,6 +179,69 @@ def test_a_checkpoint_knows_no_device(tmp_path):
     stored = mx.nd.load(str(tmp_path / "c.params"))
     assert {array.context for array in stored.values()} == {mx.cpu(0)}
     np.testing.assert_array_equal(checkpoints.load().arrays["a"].asnumpy(), np.arange(5))
+
+
+def test_the_norm_of_gradients_in_float16_does_not_overflow():
+    network = backend.gluon.nn.Dense(1000, use_bias=False, in_units=1)
+    network.initialize()
+    network.cast("float16")
+    parameter = network.weight
+    parameter.list_grad()[0][:] = 300  # its square is above 65504, the largest number of float16
+    assert float(gradient_norm(network, scale=10.0).asscalar()) == pytest.approx(30 * 1000**0.5, rel=1e-6)
+
+
+def test_a_gpu_that_is_full_is_refused_before_anything_is_loaded_there(monkeypatch, tmp_path):
+    data = small_runs.write_data(tmp_path / "data")
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "compute_capability", lambda device: (8, 6))
+    monkeypatch.setattr(mx.context, "gpu_memory_info", lambda device: (10_000, 24 * 10**9))
+    experiment = small_runs.experiment("st").model_copy(update={"ctx": "gpu:0"})
+    sentence = (
+        r"ctx gpu:0 has 0\.0 of its 24\.0 GB of memory free, and the parameters of fcn8s, their gradients and momentum "
+        r"alone need \d\.\d GB: end what else runs there \(nvidia-smi lists it\), or use another GPU"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        Run(experiment, tmp_path / "run", data_root=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_of_other_devices_is_not_asked():
+    devices.check_free_memory([mx.cpu()], 10**15, "a network")
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "resnet38"])
+def test_the_bytes_of_a_network_are_known_before_it_is_built(name):
+    spec = NetworkSpec(name, 3, {"width": 0.03125})
+    assert spec_bytes(spec) == parameter_bytes(build_network(spec, mx.cpu(), seed=0))
+
+
+def resident():
+    """Return the bytes of this process that are in memory."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) << 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells a process its memory")
+@pytest.mark.parametrize("released", [True, False], ids=["as it is", "without the release"])
+def test_memory_does_not_grow_over_eight_evaluated_stages(tmp_path, monkeypatch, released):
+    data = small_runs.write_data(tmp_path / "data")
+    changes = ("network.options={width: 0.125, batch_norm: batch, dropout: 0.0}", "self_training.rounds=0")
+    run = Run(tiny.experiment(*small_runs._SMALL, *changes), tmp_path / "run", data_root=data)
+    run.train_source()
+    size = parameter_bytes(run._networks.load(0))
+    assert size > 8e6
+    if not released:
+        monkeypatch.setattr(stage_networks, "release_memory", lambda: None)
+    gc.disable()  # Python looks for circles when it pleases
+    try:
+        taken = []
+        for _ in range(8):
+            run._networks.forget()
+            evaluate(run.experiment, run._networks.load(0), run.validation, run.dir.stage(0), ctx=run.ctx, title="")
+            taken.append(resident())
+    finally:
+        gc.enable()
+    # a network that stays adds its parameters and gradients to each stage; the first stages fill buffers
+    assert (taken[-1] - taken[2] < size) == released
 
 
 def test_networks_of_earlier_stages_are_freed(tmp_path):
@@ -320,6 +389,55 @@ def test_a_plan_takes_what_fits_into_the_gpu():
     assert series.too_large == 16.0
     with pytest.raises(mx.base.MXNetError):  # nothing fits
         sampled([(0.25, does_not), (1.0, fits)], 1e6, peak)
+
+
+def test_a_plan_goes_down_to_the_largest_amount_that_fits():
+    tried = []
+
+    def measure(amount):
+        def one(left):
+            tried.append(amount)
+            if amount > 4:
+                raise mx.base.MXNetError("cudaMalloc retry failed: out of memory")
+            return Timing([0.1], [0.1])
+
+        return amount, one
+
+    series = sampled([measure(amount) for amount in (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)], 1e6, Peak(mx.cpu()))
+    assert tried == [0.25, 16.0, 8.0, 4.0]
+    assert (series.amounts, series.too_large) == ([0.25, 4.0], 8.0)
+
+
+FEWER = "crops at once do not fit into the GPU's memory, "
+SMALLER = "crops do not fit into the GPU's memory even one at a time, "
+
+
+@pytest.mark.parametrize(
+    ("amounts", "key", "least", "said"),
+    [
+        ([0.25, 4.0], "images_per_pass", 1, f"8 {FEWER}4 do: --set images_per_pass=4"),
+        ([0.25, 4.0], "batch_size", 1, f"8 {FEWER}4 do: lower batch_size"),
+        ([0.25], "images_per_pass", 1, f"{SMALLER}crops of 0.25 of their area do: lower augmentation.crop"),
+        ([0.5], "images_per_pass", 2, f"{SMALLER}crops of 0.25 of their area do: lower augmentation.crop"),
+    ],
+)
+def test_a_plan_says_what_fits(amounts, key, least, said):
+    plan = planning.Plan("gpu:0")
+    series = Series(amounts, [0.1] * len(amounts), [10**9] * len(amounts), too_large=8.0)
+    found = planning._Findings(plan)
+    found.tell_shortage(series, "crops", key, "augmentation.crop", least=least)
+    assert len(plan.warnings) == 1
+    assert plan.warnings[0] == said
+    found.add(series, "a step", 16)
+    assert plan.memory == 10**9  # of what fits, not of what does not
+
+
+def test_a_plan_says_that_other_programs_hold_the_gpu():
+    assert list(planning._find_others(mx.cpu(), None)) == []
+    assert list(planning._find_others(mx.gpu(0), devices.Memory(23 * 10**9, 24 * 10**9))) == []
+    sentence = "gpu:0 has only 9.0 of its 24.0 GB of memory free: other programs hold the rest"
+    (found,) = planning._find_others(mx.gpu(0), devices.Memory(9 * 10**9, 24 * 10**9))
+    assert found.startswith(sentence)
 
 
 def test_passes_are_no_part_of_what_a_run_is(tmp_path):

@@ -62,7 +62,8 @@ def demo_data(out: Path, size: tuple[int, int], seed: int, shift: float, shift_s
 @_SHIFT
 @_SHIFT_SEED
 @click.option("--experiment", type=FILE, help="Another experiment to repeat. Default: the demo's own.")
-def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path | None) -> None:
+@click.option("--ctx", help="Devices: cpu, gpu:0, or several as gpu:0,1. Default: the experiment's.")
+def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path | None, ctx: str | None) -> None:
     """Do the whole job on generated street scenes: source-only, ST, CBST and CBST-SP, a table and a picture.
 
     Runs from any folder. Writes OUT/seed-N/ with the scenes (data/) and one run folder per method, OUT/results.json and
@@ -85,6 +86,7 @@ def demo(out: Path, seeds: str, shift: float, shift_seed: int, experiment: Path 
             numbers,
             shift_strength=shift,
             shift_seed=shift_seed,
+            ctx=ctx,
             progress=bars,
             follow=bars.follow,
         )

@@ -19,6 +19,7 @@ __all__ = [
     "network_options",
     "output_size",
     "parameter_bytes",
+    "spec_bytes",
 ]
 
 
@@ -51,16 +52,7 @@ def build_network(
     ConfigError
         If the network is unknown, its options are not its constructor's, or it is a classifier that is not allowed.
     """
-    known = network_options(spec.name)
-    unknown = [key for key in spec.options if key not in known]
-    if known and unknown:
-        raise ConfigError(
-            f"network: the options of {spec.name} must be among {', '.join(sorted(known))}, got {unknown[0]!r}"
-        )
-    try:
-        network = get_network(spec.name, spec.num_classes, **spec.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"network: {error}") from error
+    network = _constructed(spec)
     if network.stride is None and not classifier:
         options = ", ".join(f"{key}={value}" for key, value in sorted(spec.options.items()))
         raise ConfigError(
@@ -75,9 +67,35 @@ def build_network(
     return network
 
 
+def _constructed(spec: NetworkSpec) -> gluon.HybridBlock:
+    """Return the network of `spec`, without parameters."""
+    known = network_options(spec.name)
+    unknown = [key for key in spec.options if key not in known]
+    if known and unknown:
+        raise ConfigError(
+            f"network: the options of {spec.name} must be among {', '.join(sorted(known))}, got {unknown[0]!r}"
+        )
+    try:
+        return get_network(spec.name, spec.num_classes, **spec.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"network: {error}") from error
+
+
 def parameter_bytes(network: gluon.HybridBlock) -> int:
     """Return the bytes of all parameters in float32; their shapes must be known."""
     return sum(4 * math.prod(parameter.shape) for parameter in network.collect_params().values())
+
+
+def spec_bytes(spec: NetworkSpec) -> int:
+    """Return the bytes of all parameters in float32 of a network that is not built.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`build_network`.
+    """
+    parts, _, moving = _constructed(spec)(mx.sym.Variable("images")).infer_shape(images=(1, 3, 32, 32))
+    return 4 * (sum(map(math.prod, [*parts, *moving])) - 3 * 32 * 32)
 
 
 def output_size(network: gluon.HybridBlock, size: tuple[int, int]) -> tuple[int, int]:

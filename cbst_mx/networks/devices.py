@@ -5,16 +5,30 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 from cbst_mx.errors import ConfigError
 from symbols.backend import enable_amp, has_bfloat16, installed_builds, mx
 
-__all__ = ["compute_capability", "driver_version", "parse_context", "parse_contexts", "release_memory", "set_precision"]
+__all__ = [
+    "CAPABILITIES",
+    "CUDA",
+    "Memory",
+    "check_free_memory",
+    "compute_capability",
+    "device_name",
+    "driver_version",
+    "free_memory",
+    "parse_context",
+    "parse_contexts",
+    "release_memory",
+    "set_precision",
+]
 
-
-_CUDA = (11, 2)
-_OLDEST, _NEWEST = (5, 0), (8, 9)  # compute capabilities: 8.6 and 8.9 run the code for 8.0
+#: The CUDA that mxnet-cu112 was built with: the driver must support it.
+CUDA = (11, 2)
+#: Oldest and newest compute capability that it has code for: 8.6 and 8.9 run that for 8.0.
+CAPABILITIES = (5, 0), (8, 9)
 
 
 def parse_context(name: str) -> mx.Context:
@@ -79,14 +93,14 @@ def _check_gpus(name: str, devices: Sequence[int]) -> None:
                 "there is no NVIDIA driver (libcuda.so.1)"
                 if driver is None
                 else f"the driver supports CUDA {driver[0]}.{driver[1]}, 11.2 is needed: install a newer driver"
-                if driver < _CUDA
+                if driver < CUDA
                 else "none is visible (nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides some)"
             )
         raise ConfigError(f"ctx {name} is not available: {why}; or use cpu")
     for device in devices:
         capability = compute_capability(device)
-        if capability is not None and not _OLDEST <= capability <= _NEWEST:
-            said = ["{}.{}".format(*one) for one in (capability, _OLDEST, _NEWEST)]
+        if capability is not None and not CAPABILITIES[0] <= capability <= CAPABILITIES[1]:
+            said = ["{}.{}".format(*one) for one in (capability, *CAPABILITIES)]
             raise ConfigError(
                 f"ctx {name} cannot be used: GPU {device} has compute capability {said[0]}, and mxnet-cu112 1.9.1 has "
                 f"code for {said[1]} to {said[2]}: use another GPU, or cpu"
@@ -115,6 +129,15 @@ def compute_capability(device: int, load: Callable[[str], Any] = ctypes.CDLL) ->
     return found[0], found[1]
 
 
+def device_name(device: int, load: Callable[[str], Any] = ctypes.CDLL) -> str | None:
+    """Return the name of a GPU, as the driver says it; None where it cannot be asked."""
+    driver = _driver(load)
+    handle, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), device):
+        return None
+    return None if driver.cuDeviceGetName(name, len(name), handle) else name.value.decode(errors="replace")
+
+
 def driver_version(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[int, int] | None:
     """Return the newest CUDA that the driver supports; None where there is no driver."""
     driver, value = _driver(load), ctypes.c_int()
@@ -128,6 +151,47 @@ def _driver(load: Callable[[str], Any]) -> Any:
         return load("libcuda.so.1")
     except OSError:
         return None
+
+
+class Memory(NamedTuple):
+    """Memory of a GPU, in bytes."""
+
+    free: int  # of this moment, and of all programs
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.free / 1e9:.1f} of its {self.total / 1e9:.1f} GB of memory free"
+
+
+def free_memory(ctx: mx.Context) -> Memory | None:
+    """Return the memory of a GPU; None for another device."""
+    return Memory(*mx.context.gpu_memory_info(ctx.device_id)) if ctx.device_type == "gpu" else None
+
+
+def check_free_memory(contexts: Sequence[mx.Context], needed: int, what: str) -> None:
+    """Refuse GPUs that have not even the memory free that certainly is needed.
+
+    Parameters
+    ----------
+    contexts : sequence of mx.Context
+        Devices; of other kinds nothing is asked.
+    needed : int
+        Bytes on each.
+    what : str
+        What takes them.
+
+    Raises
+    ------
+    ConfigError
+        If one has less.
+    """
+    for ctx in contexts:
+        memory = free_memory(ctx)
+        if memory is not None and memory.free < needed:
+            raise ConfigError(
+                f"ctx gpu:{ctx.device_id} has {memory}, and {what} alone need {needed / 1e9:.1f} GB: end what else "
+                "runs there (nvidia-smi lists it), or use another GPU"
+            )
 
 
 def release_memory() -> None:

@@ -19,7 +19,7 @@ from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.errors import ConfigError
 from cbst_mx.messages import Progress, counted, silent
 from cbst_mx.networks.build import build_network
-from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.networks.devices import Memory, free_memory, parse_contexts, set_precision
 from cbst_mx.planning import work
 from cbst_mx.planning.measure import Peak, Series
 from cbst_mx.rounds.phases import follow_start, start_path
@@ -31,11 +31,13 @@ from cbst_mx.rounds.workload import (
     find_image_sets,
     source_indices,
 )
+from cbst_mx.training.steps import has_batch_statistics
 from symbols.backend import gluon, mx
 
 __all__ = ["Plan", "Stage", "make_plan"]
 
 _GUESS = 4.0  # from so many times what was measured on, a time is hardly more than a guess
+_CONTEXT = 1 << 30  # bytes; CUDA's own context takes less of a GPU
 _UNSURE = 1.3  # factor, where all was measured at its real size: a run also reads, saves and looks at files
 
 
@@ -141,6 +143,8 @@ def make_plan(
     if missing:
         plan.notes.append(f"the data are not here ({', '.join(missing)}): the publishers' numbers of images are used")
     plan.warnings += _find_mistakes(experiment, sets)
+    memory = free_memory(contexts[0])
+    plan.warnings += _find_others(contexts[0], memory)
     peak = Peak(contexts[0])
     network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)
     times = _measure(experiment, network, contexts, sets, seconds, peak, plan, progress)
@@ -169,9 +173,22 @@ def make_plan(
         validation=total,
     )
     plan.disk = needs.disk
-    if contexts[0].device_type != "gpu":
+    if memory is None:
         plan.memory += needs.memory  # one image was labelled; the pool and the maps of all of them are more
+    elif plan.memory > memory.total:
+        plan.warnings.append(
+            f"about {plan.memory / 1e9:.1f} GB of GPU memory are needed, and gpu:{contexts[0].device_id} has "
+            f"{memory.total / 1e9:.1f} GB: --set images_per_pass, inference_batch or augmentation.crop lower, or "
+            "--amp float16"
+        )
     return plan
+
+
+def _find_others(ctx: mx.Context, memory: Memory | None) -> Iterator[str]:
+    """Yield whether other programs hold much of a GPU's memory before anything of this one is there."""
+    if memory is not None and memory.total - memory.free > _CONTEXT:
+        beside = "other programs hold the rest, and what fits is measured beside them"
+        yield f"gpu:{ctx.device_id} has only {memory}: {beside}"
 
 
 def _find_mistakes(experiment: Experiment, sets: ImageSets) -> Iterator[str]:
@@ -225,6 +242,7 @@ def _measure(
     series = work.evaluation(experiment, network, contexts[0], first.size, number, share, peak)
     what = f"evaluation of {counted(number, 'image')} of {first.size[0]} x {first.size[1]}"
     evaluation = found.add(series, what, number) / number
+    found.tell_shortage(series, "images", "inference_batch", "evaluation.long_side")
     # images of one size, or nearly: measured once, and counted by their area
     evaluation *= sum(images.pixels for images in predicted) / (first.size[0] * first.size[1])
     labelling = 0.0
@@ -233,6 +251,7 @@ def _measure(
         size = sets.target.size
         series = work.labelling(experiment, network, contexts[0], sets.target, share, peak)
         labelling = found.add(series, f"pseudo-labelling of an image of {size[0]} x {size[1]}", 1)
+        found.tell_shortage(series, "images", "", "self_training.long_side")
     steps: dict[int, float] = {}
     start = 0.0
     if batches:
@@ -240,11 +259,8 @@ def _measure(
         crop = "{} x {}".format(*experiment.augmentation.crop)
         series = work.training(experiment, network, contexts, batches, share, peak)
         start = series.start
-        if series.too_large is not None:
-            plan.warnings.append(
-                f"{series.too_large:g} crops at once do not fit into the GPU's memory, {series.amounts[-1]:g} do: "
-                f"--set images_per_pass={series.amounts[-1]:g}"
-            )
+        divides = "batch_size" if has_batch_statistics(network) else "images_per_pass"
+        found.tell_shortage(series, "crops", divides, "augmentation.crop", least=len(contexts))
         steps = {
             batch: found.add(series, f"training step of {counted(batch, 'crop')} of {crop}", batch) for batch in batches
         }
@@ -265,11 +281,38 @@ class _Findings:
     def add(self, series: Series, what: str, amount: float) -> float:
         """Take one kind of work, of which `amount` is done at a time, and return its seconds."""
         plan, seconds, stretch = self._plan, series.seconds_at(amount), series.stretch(amount)
-        plan.memory = max(plan.memory, series.bytes_at(amount))
+        # what did not fit is done in smaller parts, as `tell_shortage` says
+        fits = series.too_large is None
+        plan.memory = max(plan.memory, series.bytes_at(amount) if fits else max(series.peaks))
         self._busy, self._stretch = max(self._busy, series.busy), max(self._stretch, stretch)
         scaled = "" if stretch == 1.0 else f", extrapolated from {1 / stretch:.2g} of it: uncertain"
         plan.notes.append(f"measured: {what}, {seconds:.3g} s{scaled}")
         return seconds
+
+    def tell_shortage(self, series: Series, things: str, key: str, size: str, *, least: int = 1) -> None:
+        """Warn of what did not fit into a GPU's memory, and say what does.
+
+        Parameters
+        ----------
+        series : Series
+            What was measured.
+        things : str
+            What there were several of: "crops" or "images".
+        key, size : str
+            Keys of the experiment: how many pass at once, and how large they are.
+        least : int
+            How many must pass at once.
+        """
+        if series.too_large is None:
+            return
+        most = series.amounts[-1]
+        if most >= least and key:
+            advice = f"{series.too_large:g} {things} at once do not fit into the GPU's memory, {most:g} do: "
+            advice += f"--set {key}={most:g}" if key != "batch_size" else f"lower {key}"
+        else:
+            share = f"{things} of {most / least:.2g} of their area do"
+            advice = f"{things} do not fit into the GPU's memory even one at a time, {share}: lower {size}"
+        self._plan.warnings.append(advice)
 
     def close(self, seconds: float) -> None:
         """State how far the time may be off, where `seconds` were there to measure."""

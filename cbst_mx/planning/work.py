@@ -93,7 +93,10 @@ def training(
         return times
 
     points = [(0.25 * least, 0.5, least), (float(least), 1.0, least)]
-    points += [(float(size), 1.0, size) for size in sorted({2 * least, *batches}) if least < size <= batches[-1]]
+    sizes = {2 * least, *batches}
+    if contexts[0].device_type == "gpu":  # of those that do not fit the next smaller one is tried
+        sizes |= {least * 2**power for power in range(batches[-1].bit_length())}
+    points += [(float(size), 1.0, size) for size in sorted(sizes) if least < size <= batches[-1]]
     measures = [(amount, functools.partial(step, side, size)) for amount, side, size in points]
     series = sampled(measures, budget, peak)
     series.start = rest[-1]

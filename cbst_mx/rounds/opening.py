@@ -11,7 +11,8 @@ from cbst_mx.config import Experiment, describe_released_start
 from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.files import check_free_space
 from cbst_mx.messages import Progress, silent
-from cbst_mx.networks.devices import parse_contexts, set_precision
+from cbst_mx.networks.build import spec_bytes
+from cbst_mx.networks.devices import check_free_memory, parse_contexts, set_precision
 from cbst_mx.rounds.continuation import warn_of_threads
 from cbst_mx.rounds.phases import follow_start, start_network, start_path, without_start
 from cbst_mx.rounds.prior import describe_prior, given_prior, keep_given
@@ -94,6 +95,7 @@ def open_run(
         changes.insert(0, released)
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
+    _check_memory(experiment, contexts)
     source, target = experiment.open_source(data_root), experiment.open_target(data_root)
     validation = experiment.open_validation(data_root)
     sets: dict[str, ImageSet] = {"source": source, "target": target}
@@ -110,6 +112,18 @@ def open_run(
     sets.update({f"validation {name}": images for name, images in validation.items()})
     folder, record = _open_folder(experiment, out, sets, changes, data_root, progress)
     return Opened(experiment, folder, record, source, target, validation, contexts, start, needs, data_root, progress)
+
+
+def _check_memory(experiment: Experiment, contexts: Sequence[mx.Context]) -> None:
+    """Refuse GPUs whose free memory cannot hold even what is trained, before anything is loaded there."""
+    if contexts[0].device_type != "gpu":
+        return
+    spec = experiment.network_spec()
+    what = f"the parameters of {spec.name}"
+    trains = experiment.source_training is not None or experiment.self_training.rounds > 0
+    if trains:
+        what += ", their gradients and momentum"
+    check_free_memory(contexts, (3 if trains else 1) * spec_bytes(spec), what)
 
 
 def _open_folder(

@@ -10,6 +10,8 @@ import math
 from collections import deque
 from typing import Sequence
 
+import numpy as np
+
 from cbst_mx.errors import TrainingError
 from symbols.backend import gluon, mx
 
@@ -127,7 +129,8 @@ def gradient_norm(network: gluon.HybridBlock, scale: float = 1.0) -> mx.nd.NDArr
         To about three digits for layers of 10^8 parameters, whose products a BLAS adds up in float32; not waited for.
     """
     trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
-    gradients = [parameter.list_grad()[0].reshape(-1) for parameter in trained]
+    # float32 whatever they are: the squares of 256 and more are infinite in float16
+    gradients = [parameter.list_grad()[0].reshape(-1).astype(np.float32, copy=False) for parameter in trained]
     return mx.nd.concat(*(mx.nd.dot(g, g) for g in gradients), dim=0).sum().sqrt() / scale
 
 
