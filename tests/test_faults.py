@@ -84,6 +84,12 @@ def test_what_the_guard_has_judged_cannot_be_read(data, whole, tmp_path):
         assert fail("st", data, tmp_path / str(at), at, "EIO", expected) == wanted
 
 
+def test_a_snapshot_shows_what_it_ends_with_from_the_first_on(data, whole, tmp_path):
+    expected, calls = whole("cbst-sp")
+    at = 1 + calls.index(("rename", "source/snapshots/epoch-1/confusion.npz"))
+    assert fail("cbst-sp", data, tmp_path / "run", at, "EIO", expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", small_runs.ALL)
 def test_every_call_that_fails_costs_no_byte(kind, data, whole, tmp_path):
