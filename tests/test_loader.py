@@ -367,3 +367,50 @@ def test_refused_arguments(arguments, sentence):
 def test_no_samples_refused():
     with pytest.raises(ConfigError, match=r"^samples must hold at least one training sample, got none$"):
         loader([])
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("places", [0, 4, 100])
+def test_a_cache_changes_no_batch_and_reads_what_fits_once(workers, places):
+    samples, reads = make_samples(10), []
+
+    def counted(index):
+        def read():
+            reads.append(index)
+            return samples[index]()
+
+        return read
+
+    image, label = samples[0]()
+    each = image.nbytes + label.nbytes
+    cached = loader([counted(index) for index in range(10)], workers=workers, iterations=20, cache=places * each)
+    expected = list(loader(samples, iterations=20))
+    assert_same(list(cached), expected)
+    planned = [index for plan in cached.plans() for _, index in plan]
+    seen = set(planned)
+    if not places:
+        assert sorted(reads) == sorted(planned)
+    elif places >= len(seen):
+        assert len(seen) <= len(reads) <= len(seen) + (len(planned) if workers else 0)
+    else:
+        assert len(seen) < len(reads) < len(planned)
+    reads.clear()
+    assert_same(list(cached), expected)  # what was kept stays for the next iteration
+    assert len(set(reads)) == (len(seen) - min(places, len(seen)) if places else len(seen))
+
+
+def test_what_the_cache_keeps_cannot_be_changed_by_a_transform():
+    images = [(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8))]
+
+    def scribbles(image, label, rng):
+        image += 1
+        return image, label
+
+    with pytest.raises(RuntimeError, match="failed with ValueError: output array is read-only"):
+        list(loader([lambda: images[0]], scribbles, batch_size=1, iterations=2, cache=1000))
+    images[0][0][:] = 1  # the reader's own arrays stay as they were
+
+
+def test_a_cache_of_less_than_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"^cache must be an integer of at least 0, got -1$"):
+        loader(make_samples(2), cache=-1)

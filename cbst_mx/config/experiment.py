@@ -34,6 +34,7 @@ _LATER = (
     "starts_from",
     "released_start",
     "images_per_pass",
+    "cache_mb",
     "evaluation.upsampling",
     "source_training.snapshots",
     "source_training.checkpoint_minutes",
@@ -103,6 +104,10 @@ class Experiment(StrictModel):
     """
     workers: int = Field(2, ge=0, le=256)
     """Threads that read and prepare images; any number gives the same batches. Unit: threads. Origin: ours."""
+    cache_mb: int = Field(0, ge=0)
+    """Memory for decoded training images, which later epochs of a training phase then do not decode again; changes no
+    number. Unit: MB. Origin: ours.
+    """
     ctx: str = "cpu"
     """Device: `cpu`, `gpu:0`; `gpu:0,1` spreads every training batch over both, each with its own dropout masks.
     Origin: ours.
@@ -196,7 +201,7 @@ class Experiment(StrictModel):
     @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
-        others = ("workers", "ctx", "images_per_pass", "starts_from", "released_start", "paper", "origin")
+        others = ("workers", "cache_mb", "ctx", "images_per_pass", "starts_from", "released_start", "paper", "origin")
         beside: Dict[str, Any] = dict.fromkeys(others, True)
         later = self._later_keys()
         for key, inside in (("self_training", "keep_maps"), ("source_training", "snapshots")):

@@ -81,12 +81,10 @@ def one_step_later(items: Iterable[T]) -> Iterator[T]:
     iterator = iter(items)
     item = next(iterator, _END)
     while item is not _END:
-        refusal, following = None, _END
         try:
             following = next(iterator, _END)
-        except CBSTError as error:  # of the next one
-            refusal = error
+        except CBSTError:  # of the next one
+            yield item
+            raise
         yield item
-        if refusal is not None:
-            raise refusal
         item = following

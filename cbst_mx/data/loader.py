@@ -10,6 +10,7 @@ process is forked under a library that has threads of its own.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Generator, Iterator, Sequence, Tuple
@@ -64,6 +65,9 @@ class BatchLoader:
         Fixed composition of every batch: pairs (number of samples, places in a batch) for consecutive parts of
         `samples`, for example ``[(len(source), 2), (len(target), 2)]``. Each group has its own permutations and epochs.
         By default all samples form one group: one common permutation.
+    cache : int
+        Bytes of decoded samples that are kept for later epochs; what does not fit is read again each time. In an epoch
+        every sample comes once, so those that came first stay: to throw one out for another would gain nothing.
 
     Raises
     ------
@@ -87,12 +91,14 @@ class BatchLoader:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         groups: Sequence[tuple[int, int]] | None = None,
+        cache: int = 0,
     ) -> None:
         for name, value, low in (
             ("batch_size", batch_size, 1),
             ("iterations", iterations, 0),
             ("start", start, 0),
             ("workers", workers, 0),
+            ("cache", cache, 0),
         ):
             if not _integer(value) or value < low:
                 raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")
@@ -114,6 +120,9 @@ class BatchLoader:
         self.workers = workers
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._room = cache
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.iterations - self.start
@@ -164,12 +173,28 @@ class BatchLoader:
     def _sample(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = seeding.generator(self.seed, round=self.round, epoch=epoch, index=index, purpose="transform")
         try:
-            return self.transform(*self.samples[index](), rng)
+            return self.transform(*self._read(index), rng)
         except (CBSTError, OSError) as error:
             raise DataError(f"{self._name(index)} cannot be used: {error}") from error
         except Exception as error:
             # Not a fault of the data, so not a CBSTError: the traceback must stay visible.
             raise RuntimeError(f"{self._name(index)} failed with {type(error).__name__}: {error}") from error
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a sample, from the cache where it is there; what is kept cannot be written to."""
+        if index in self._kept:
+            return self._kept[index]
+        image, label = self.samples[index]()
+        size = image.nbytes + label.nbytes
+        if size > self._room:
+            return image, label
+        image, label = image.view(), label.view()
+        image.flags.writeable = label.flags.writeable = False
+        with self._lock:
+            if size <= self._room and index not in self._kept:  # another thread may have read it too
+                self._kept[index] = image, label
+                self._room -= size
+        return image, label
 
     def _name(self, index: int) -> str:
         name = getattr(self.samples[index], "name", None)

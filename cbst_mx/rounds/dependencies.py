@@ -51,7 +51,7 @@ DEPENDENCIES: dict[str, tuple[str, ...]] = {
 
 #: Keys that change no finished step: where work is done, how it is kept, and what is compared by content.
 FREE = (
-    *("name", "workers", "ctx", "images_per_pass", "starts_from", "released_start", "paper", "origin"),
+    *("name", "workers", "cache_mb", "ctx", "images_per_pass", "starts_from", "released_start", "paper", "origin"),
     *("label_space", "source", "target", "validation", "initial_parameters", "pretrained"),
     *("self_training.rounds", "self_training.keep_maps", "self_training.spatial_prior.file"),
     *("source_training.snapshots", "source_training.checkpoint_every", "self_training.retraining.checkpoint_every"),

@@ -323,6 +323,7 @@ def _batches(
         iterations=iterations,
         start=start,
         workers=experiment.workers,
+        cache=experiment.cache_mb * 1_000_000,
         mean=spec.mean,
         std=spec.std,
         groups=groups,

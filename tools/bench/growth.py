@@ -1,0 +1,224 @@
+"""How time and memory grow with the number of images, and how long a large data set takes to open.
+
+python tools/bench/growth.py [--images 100 300 1000 3000] [--files 25000] [--repeats 3] [--out docs/performance.md]
+
+Generated scenes of 64 x 128 pixels (24 of them under many names) and a narrow ResNet-38, so that what a program does
+for every image beside the network shows. Each pass is a process of its own: the processor seconds of the pass, without
+imports and the making of the network, and the largest memory that the process has had. Pseudo-labelling counts
+confidences, as sets of more than 16 million pixels do, and keeps the network's output on the disk; training is what the
+loader does. Opening is processor time from the start of Python on: all paths paired, then every header read, which is
+what a run does before its first iteration.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before the imports
+
+import argparse
+import contextlib
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from measuring import cpu_seconds, machine, peak_bytes, put, table, versions
+
+SIZE = (64, 128)
+SCENES = 24
+PASSES = ("pseudo-labelling", "evaluation", "training samples")
+
+
+def make_scenes(folder: Path) -> None:
+    """Write a few scenes with labels."""
+    from cbst_mx.data.image_files import write_label_png, write_rgb_png
+    from cbst_mx.data.street_scenes import render_scene
+    from cbst_mx.label_space import CITYSCAPES_19
+
+    for index in range(SCENES):
+        image, label = render_scene(0, index, domain="target", size=SIZE)
+        write_rgb_png(folder / f"{index}.png", image)
+        write_label_png(folder / f"{index}_label.png", label, CITYSCAPES_19)
+
+
+def images_of(scenes: Path, count: int) -> Any:
+    """Return a labelled set of `count` images, several of which are the same file."""
+    from cbst_mx.data.datasets import LabelledImageSet
+    from cbst_mx.label_space import CITYSCAPES_19
+
+    files = [str(scenes / f"{index % SCENES}") for index in range(count)]
+    images, labels = ([file + ending for file in files] for ending in (".png", "_label.png"))
+    return LabelledImageSet([f"{index:05}" for index in range(count)], images, labels, CITYSCAPES_19, "trainId")
+
+
+def run_pass(scenes: Path, what: str, count: int) -> dict[str, float]:
+    """Do one pass in this process; return its seconds and the peak of the memory."""
+    cv2.setNumThreads(1)
+    images = images_of(scenes, count)
+    with tempfile.TemporaryDirectory(dir=str(scenes)) as folder:
+        work = {"pseudo-labelling": pseudo_labels, "evaluation": evaluation, "training samples": training_samples}
+        seconds = cpu_seconds(work[what](images, Path(folder)))
+    return {"seconds": seconds, "peak": peak_bytes()}
+
+
+def small_network() -> Any:
+    """Return a network that has run once."""
+    from symbols import get_network
+    from symbols.backend import mx
+
+    network = get_network("resnet38", 19, width=1 / 32)
+    network.initialize(mx.init.Xavier())
+    network(mx.nd.zeros((1, 3, *SIZE))).wait_to_read()
+    network.hybridize(static_alloc=True, static_shape=True)
+    return network
+
+
+def pseudo_labels(images: Any, folder: Path) -> Any:
+    """Return a labelling pass."""
+    from cbst_mx.data.image_files import write_label_png
+    from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from cbst_mx.evaluation.label_free import GridStatistics
+    from cbst_mx.label_space import CITYSCAPES_19
+    from cbst_mx.selftrain.selection import label_set
+    from cbst_mx.selftrain.target_maps import TargetMaps
+    from symbols.backend import mx
+
+    maps = TargetMaps(
+        small_network(), images, num_classes=19, folder=folder / "maps", ctx=mx.cpu(), keep="disk",
+        mean=IMAGENET_MEAN, std=IMAGENET_STD,
+    )  # fmt: skip
+    (folder / "labels").mkdir()
+    return lambda: label_set(
+        maps, maps.collector("paper", sorted_pixels=0), policy="class-balanced", portion=0.2,
+        write=lambda name, label: write_label_png(folder / "labels" / f"{name}.png", label, CITYSCAPES_19),
+        statistics=GridStatistics(19, CITYSCAPES_19.names),
+    )  # fmt: skip
+
+
+def evaluation(images: Any, folder: Path) -> Any:
+    """Return an evaluation."""
+    from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from cbst_mx.evaluation.evaluate import evaluate_network
+    from symbols.backend import mx
+
+    looks = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "ctx": mx.cpu(), "batch_size": 8}
+    network = small_network()
+    return lambda: evaluate_network(network, images, classes=images.label_space.names, **looks)
+
+
+def training_samples(images: Any, folder: Path) -> Any:
+    """Return an epoch of the loader, two images a batch."""
+    from cbst_mx.data.loader import BatchLoader
+    from cbst_mx.data.transforms import TrainTransform
+
+    samples = [functools.partial(images.pair, index) for index in range(len(images))]
+    loader = BatchLoader(
+        samples, TrainTransform(crop=(48, 96), resampling="program"), batch_size=2, seed=0,
+        iterations=len(images) // 2,
+    )  # fmt: skip
+    return lambda: [None for _ in loader]
+
+
+def open_files(root: Path, files: int) -> dict[str, float]:
+    """Open a data set in GTA5's layout, and look at every file; processor seconds since Python's start."""
+    from cbst_mx.data import open_labelled
+    from cbst_mx.data.image_headers import check_whole
+    from cbst_mx.label_space import CITYSCAPES_19
+
+    images = open_labelled("gta5", root, label_space=CITYSCAPES_19)
+    opened = time.process_time()
+    for path in (*images.image_paths, *images.label_paths):
+        check_whole(path)
+    assert len(images) == files
+    return {"opened": opened, "looked at": time.process_time(), "peak": peak_bytes()}
+
+
+def in_a_process(*arguments: object) -> dict[str, float]:
+    """Do one part in a new process."""
+    command = [sys.executable, "-W", "ignore", __file__, "--worker", json.dumps([str(one) for one in arguments])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def worker(scenes: str, what: str, count: str, root: str = "") -> dict[str, float]:
+    """Do what the arguments say."""
+    return open_files(Path(root), int(count)) if root else run_pass(Path(scenes), what, int(count))
+
+
+def link_files(scenes: Path, root: Path, files: int) -> None:
+    """Make a data set in GTA5's layout of hard links."""
+    for folder, ending in (("images", ".png"), ("labels", "_label.png")):
+        (root / folder).mkdir(parents=True)
+        for index in range(files):
+            os.link(scenes / f"{index % SCENES}{ending}", root / folder / f"{index:05}.png")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 300, 1000, 3000])
+    parser.add_argument("--files", type=int, default=25_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(worker(*options.worker)))
+        return
+    with contextlib.ExitStack() as stack:
+        scenes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        make_scenes(scenes)
+        found: dict[tuple[str, int], list[dict[str, float]]] = {}
+        for _ in range(options.repeats):
+            for count in options.images:
+                for what in PASSES:
+                    found.setdefault((what, count), []).append(in_a_process(scenes, what, count))
+        rows = []
+        for what in PASSES:
+            each = {
+                count: statistics.median(one["seconds"] for one in found[what, count]) / count
+                for count in options.images
+            }
+            peak = {count: statistics.median(one["peak"] for one in found[what, count]) for count in options.images}
+            most = each[options.images[-1]]
+            rows += [
+                (
+                    f"{what}, {count:,}",
+                    f"{count * each[count]:.3g}",
+                    f"{1000 * each[count]:.3g}",
+                    f"{100 * (each[count] / most - 1):+.0f}",
+                    f"{peak[count] / 1e6:.0f}",
+                )
+                for count in options.images
+            ]
+        root = scenes / "gta5"
+        link_files(scenes, root, options.files)
+        opened = [in_a_process(scenes, "open", options.files, root) for _ in range(options.repeats)]
+    first, second, peak = (np.median([one[key] for one in opened]) for key in ("opened", "looked at", "peak"))
+    head = ("pass, images", "CPU s", "CPU ms an image", f"against {options.images[-1]:,}, %", "peak memory, MB")
+    text = "\n".join(
+        (
+            f"One thread of {machine()}; {versions('mxnet', 'numpy')}; median of {options.repeats} processes; "
+            f"{time.strftime('%Y-%m-%d')}.",
+            "",
+            table(head, rows),
+            "",
+            f"{options.files:,} images with {options.files:,} labels: {first:.1f} CPU s from the start of Python until "
+            f"they are opened, {second:.1f} CPU s until every header has been read; {peak / 1e6:.0f} MB.",
+        )
+    )
+    print(text)
+    if options.out:
+        put(options.out, "growth", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What the benchmarks share: processor seconds, a photograph-like picture, the machine in words, tables in pages.
+
+Run by itself it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Callable, Iterable, Sequence
+
+import numpy as np
+
+__all__ = ["cpu_seconds", "interleaved", "machine", "peak_bytes", "photograph", "put", "table", "versions"]
+
+BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+
+
+def cpu_seconds(work: Callable[[], Any], repeats: int = 1) -> float:
+    """Return the median of the seconds that all processors together spend on `work`; children do not count."""
+    spent = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        spent.append(time.process_time() - start)
+    return statistics.median(spent)
+
+
+def interleaved(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return the median processor seconds of several works that take turns, so that a busy machine meets all alike."""
+    spent: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            spent[name].append(cpu_seconds(work))
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def machine() -> str:
+    """Describe the processor in words."""
+    text = Path("/proc/cpuinfo").read_text()
+    flags = next((line.split(":")[1].split() for line in text.splitlines() if line.startswith("flags")), [])
+    kinds = [
+        name
+        for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "bf16"), ("amx_tile", "AMX"))
+        if flag in flags
+    ]
+    return f"{len(os.sched_getaffinity(0))} cores, {', '.join(kinds) or platform.machine()}"
+
+
+def versions(*names: str) -> str:
+    """Return Python's version and those of packages, without those that are not installed."""
+    found = [f"Python {platform.python_version()}"]
+    for name in names:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Return a picture, uint8 (H, W, 3), whose PNG is as large as that of a photograph: smooth, with sensor noise."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(0, 256, (-(-size[0] // 16), -(-size[1] // 16), 3)).astype(np.uint8)
+    smooth = cv2.GaussianBlur(cells.repeat(16, axis=0).repeat(16, axis=1)[: size[0], : size[1]], (0, 0), 6)
+    return np.clip(smooth + rng.normal(0, 1, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns but the first are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Put text between the two markers of a page.
+
+    Raises
+    ------
+    SystemExit
+        If the page has no such markers.
+    """
+    begin, end = BEGIN.format(name), END.format(name)
+    before, there, rest = page.read_text("utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not there or not closed:
+        raise SystemExit(f"{page} must have the lines {begin} and {end}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
