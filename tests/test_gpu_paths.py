@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import types
 import weakref
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from cbst_mx.networks import devices
 from cbst_mx.networks.build import build_network, parameter_bytes, spec_bytes
 from cbst_mx.networks.devices import compute_capability, driver_version, parse_contexts
 from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.planning import measure, work
 from cbst_mx.planning.measure import Peak, Series, Timing, sampled
 from cbst_mx.rounds import Run, stage_networks
 from cbst_mx.rounds.evaluations import evaluate
@@ -430,6 +432,43 @@ def test_a_plan_says_what_fits(amounts, key, least, said):
     assert plan.warnings[0] == said
     found.add(series, "a step", 16)
     assert plan.memory == 10**9  # of what fits, not of what does not
+
+
+@pytest.mark.parametrize(
+    ("pixels", "stride", "half"), [(504, 8, 256), (512, 8, 256), (504, 1, 252), (40, 8, 32), (32, 8, 32), (33, 1, 32)]
+)
+def test_half_a_crop_is_one_that_can_be_trained_on(pixels, stride, half):
+    assert work._half(pixels, stride) == half
+
+
+def test_a_plan_measures_crops_whose_half_the_stride_does_not_divide():
+    experiment = tiny.experiment(
+        "network.name=resnet38", "network.options={width: 0.015625}", "augmentation.crop=[72, 72]"
+    )
+    network = build_network(experiment.network_spec(), mx.cpu(), seed=0)
+    series = work.training(experiment, network, [mx.cpu()], [1], 0.1, Peak(mx.cpu()))
+    assert series.amounts == [(32 / 72) ** 2, 1.0]
+
+
+def test_the_pool_of_a_gpu_is_used_before_it_is_emptied(monkeypatch):
+    done = []
+
+    class Card:
+        """A stand-in of a context: MXNet raises where the pool of a device that was never used is emptied."""
+
+        device_type, device_id = "gpu", 0
+
+        def empty_cache(self):
+            assert done
+            done.append("emptied")
+
+    def zeros(shape, ctx):
+        done.append("used")
+        return mx.nd.array([0])
+
+    monkeypatch.setattr(measure, "mx", types.SimpleNamespace(nd=types.SimpleNamespace(waitall=int, zeros=zeros)))
+    Peak(Card())
+    assert done == ["used", "emptied"]
 
 
 def test_a_plan_says_that_other_programs_hold_the_gpu():
