@@ -9,6 +9,7 @@ The last line that is written to standard error says how many kernels were start
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from typing import Any
@@ -66,11 +67,12 @@ def stand_in() -> None:
 
 
 def _stand_in_for_shapes() -> None:
-    """Let a mask choose a half of the pixels: how many it does choose is read from the card."""
+    """Let a mask choose a half of the pixels: how many it does choose is read from the card, and may be any number."""
     real = mx.nd.contrib.boolean_mask
 
     def boolean_mask(data: mx.nd.NDArray, index: mx.nd.NDArray, **options: Any) -> mx.nd.NDArray:
-        real(data, index, **options)
+        with contextlib.suppress(mx.base.MXNetError):  # an impossible number
+            real(data, index, **options)
         return data[: max(1, len(data) // 2)]
 
     mx.nd.contrib.boolean_mask = boolean_mask
