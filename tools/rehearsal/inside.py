@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import sys
 from typing import Any
 
@@ -33,17 +34,14 @@ class Card:
 
     def reset(self) -> None:
         """Begin anew to look for the largest memory."""
-        mx.nd.waitall()
         self._library.fake_reset_peaks()
 
     def peak(self, device: int = 0) -> float:
-        """Return the largest memory of a card, in MiB."""
-        mx.nd.waitall()
+        """Return the largest memory of a card, in MiB, of the work that has been waited for."""
         return self._library.fake_peak(device) / 2**20
 
     def used(self, device: int = 0) -> float:
         """Return the memory that a card has given, in MiB."""
-        mx.nd.waitall()
         return self._library.fake_used(device) / 2**20
 
     def launches(self) -> int:
@@ -81,12 +79,15 @@ def _stand_in_for_shapes() -> None:
 def _stand_in_for_counts() -> None:
     """Let a histogram have all pixels in its first bin; the program checks that none is lost."""
     from cbst_mx.selftrain import on_device
+    from cbst_mx.selftrain.counting import LOWER
 
-    real = on_device._histogram
+    real, calls = on_device._histogram, itertools.count()
 
     def histogram(numbers: mx.nd.NDArray, end: int) -> np.ndarray:
         counts = real(numbers, end)
-        counts[:1] = numbers.size
+        # a second look at the one bin that has all pixels is counted in two parts, of which one has them
+        if end > LOWER or next(calls) % 2 == 0:
+            counts[:1] = numbers.size
         return counts
 
     on_device._histogram = histogram
