@@ -46,6 +46,8 @@ _NO_MEMORY = (
 _LESS = "lower images_per_pass, inference_batch or crop, use --amp float16 or several GPUs (--ctx gpu:0,1)"
 _DEVICE = {
     "cudaMalloc": f"the GPU has not enough memory: {_LESS}",
+    # a request that failed stays the runtime's last error; a kernel tells it where MXNet found memory after all
+    "ErrStr:out of memory": f"the GPU has not enough memory: {_LESS}",
     "CUDNN_STATUS_ALLOC_FAILED": f"the GPU has not enough memory: {_LESS}",
     "CUBLAS_STATUS_ALLOC_FAILED": f"the GPU has not enough memory: {_LESS}",
     "convolution algorithm": f"the GPU has not enough memory for a convolution: {_LESS}",

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cbst_mx.cli import main
+from cbst_mx.errors import DataError
 from cbst_mx.planning import agreement, card
 from cbst_mx.planning.agreement import STAGES, Finding, compare
 from symbols import backend
@@ -107,6 +108,16 @@ def test_an_error_of_cuda_is_one_sentence_and_the_end(monkeypatch):
     assert [finding.name for finding in found] == ["a kernel", "operators"]
     assert found[1].last
     assert found[1].text.startswith("mxnet-cu112 1.9.1 has no code for this GPU")
+
+
+def test_what_is_impossible_is_bad_and_not_the_end(monkeypatch):
+    def fail(devices, processor):
+        raise DataError("the second pass must see the values of the first")
+
+    monkeypatch.setattr(agreement, "STAGES", {"counting": fail, "a kernel": STAGES["a kernel"]})
+    found = list(compare([mx.cpu(1)]))
+    assert found[0] == Finding("counting", False, "the second pass must see the values of the first")
+    assert found[1].good
 
 
 # --------------------------------------------------------------------------------------------------------------- card

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
 import subprocess
 import sys
+import types
 import weakref
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from cbst_mx import planning
-from cbst_mx.cli.base import OneSentence
+from cbst_mx.cli.base import OneSentence, leave
 from cbst_mx.data import LabelledImageSet
 from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.errors import ConfigError, DataError, explain_device
@@ -23,8 +26,9 @@ from cbst_mx.evaluation.evaluate import fitting_batch
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.networks import devices
 from cbst_mx.networks.build import build_network, parameter_bytes, spec_bytes
-from cbst_mx.networks.devices import compute_capability, driver_version, parse_contexts
+from cbst_mx.networks.devices import compute_capability, cudnn_error, driver_version, parse_contexts
 from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.planning import measure, work
 from cbst_mx.planning.measure import Peak, Series, Timing, sampled
 from cbst_mx.rounds import Run, stage_networks
 from cbst_mx.rounds.evaluations import evaluate
@@ -108,6 +112,63 @@ def test_other_gpus_are_taken(monkeypatch, capability):
     assert parse_contexts("gpu:0,1") == [mx.gpu(0), mx.gpu(1)]
 
 
+class FakeCudnn:
+    """A stand-in of libcudart and libcudnn: the status of a new handle, and what was done."""
+
+    def __init__(self, status):
+        self.status, self.done = status, []
+        self.cudnnGetErrorString = lambda status: b"CUDNN_STATUS_VERSION_MISMATCH"
+
+    def cudaGetDevice(self, device):  # noqa: N802
+        device._obj.value = 3
+        return 0
+
+    def cudaSetDevice(self, device):  # noqa: N802
+        self.done.append(getattr(device, "value", device))
+        return 0
+
+    def cudnnCreate(self, handle):  # noqa: N802
+        return self.status
+
+    def cudnnDestroy(self, handle):  # noqa: N802
+        self.done.append("destroyed")
+        return 0
+
+
+def test_cudnn_is_asked_before_mxnet_ends_the_process(monkeypatch):
+    good, bad = FakeCudnn(0), FakeCudnn(14)
+    assert cudnn_error(1, lambda name: good) is None
+    assert good.done == [1, 3, "destroyed"]
+    assert cudnn_error(1, lambda name: bad) == "CUDNN_STATUS_VERSION_MISMATCH"
+    assert bad.done == [1, 3]
+
+    def missing(name):
+        raise OSError(name)
+
+    assert cudnn_error(1, missing) is None
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "cudnn_error", lambda device: "CUDNN_STATUS_VERSION_MISMATCH")
+    with pytest.raises(
+        ConfigError, match=r"^ctx gpu:0 cannot be used: the parts of cuDNN that were loaded are of diff"
+    ):
+        parse_contexts("gpu:0")
+    monkeypatch.setattr(devices, "cudnn_error", lambda device: "CUDNN_STATUS_INTERNAL_ERROR")
+    with pytest.raises(ConfigError, match=r"cuDNN cannot start on GPU 0 \(CUDNN_STATUS_INTERNAL_ERROR\)$"):
+        parse_contexts("gpu:0")
+
+
+def test_an_error_of_a_gpu_ends_the_process_at_once(monkeypatch):
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(click.exceptions.Exit):  # no GPU: MXNet's own end has nothing to say
+        leave(3)
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
+    with pytest.raises(SystemExit, match="3"):
+        leave(3)
+
+
 def test_what_cuda_reads_is_set_before_the_import_but_for_what_the_user_set():
     environment = {"MXNET_USE_FUSION": "1"}
     backend.set_gpu_defaults(environment)
@@ -136,6 +197,7 @@ TEXTS = {
     "Failed to find any forward convolution algorithm.  with workspace size of 1073741824": "memory for a convolution",
     "Failed to get any backprop-data convolution algorithm": "memory for a convolution",
     "Check failed: e == CUDNN_STATUS_SUCCESS : cuDNN: CUDNN_STATUS_ALLOC_FAILED": "the GPU has not enough memory",
+    "Name: Check failed: err == cudaSuccess (2 vs. 0) : mxnet_generic_kernel ErrStr:out of memory": "not enough memory",
     "cuBLAS: CUBLAS_STATUS_ALLOC_FAILED": "the GPU has not enough memory",
     "Name: Check failed: err == cudaSuccess (209 vs. 0) : no kernel image is available for execution on the device": (
         "has no code for this GPU, only for compute capabilities 5.0 to 8.9"
@@ -430,6 +492,43 @@ def test_a_plan_says_what_fits(amounts, key, least, said):
     assert plan.warnings[0] == said
     found.add(series, "a step", 16)
     assert plan.memory == 10**9  # of what fits, not of what does not
+
+
+@pytest.mark.parametrize(
+    ("pixels", "stride", "half"), [(504, 8, 256), (512, 8, 256), (504, 1, 252), (40, 8, 32), (32, 8, 32), (33, 1, 32)]
+)
+def test_half_a_crop_is_one_that_can_be_trained_on(pixels, stride, half):
+    assert work._half(pixels, stride) == half
+
+
+def test_a_plan_measures_crops_whose_half_the_stride_does_not_divide():
+    experiment = tiny.experiment(
+        "network.name=resnet38", "network.options={width: 0.015625}", "augmentation.crop=[72, 72]"
+    )
+    network = build_network(experiment.network_spec(), mx.cpu(), seed=0)
+    series = work.training(experiment, network, [mx.cpu()], [1], 0.1, Peak(mx.cpu()))
+    assert series.amounts == [(32 / 72) ** 2, 1.0]
+
+
+def test_the_pool_of_a_gpu_is_used_before_it_is_emptied(monkeypatch):
+    done = []
+
+    class Card:
+        """A stand-in of a context: MXNet raises where the pool of a device that was never used is emptied."""
+
+        device_type, device_id = "gpu", 0
+
+        def empty_cache(self):
+            assert done
+            done.append("emptied")
+
+    def zeros(shape, ctx):
+        done.append("used")
+        return mx.nd.array([0])
+
+    monkeypatch.setattr(measure, "mx", types.SimpleNamespace(nd=types.SimpleNamespace(waitall=int, zeros=zeros)))
+    Peak(Card())
+    assert done == ["used", "emptied"]
 
 
 def test_a_plan_says_that_other_programs_hold_the_gpu():

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, NoReturn
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,7 +22,19 @@ from cbst_mx.cli.tracking import Tracker
 from cbst_mx.errors import CBSTError, StoppedError, explain_device, lacks_memory
 from cbst_mx.messages import Part, clock, printable
 
-__all__ = ["Bars", "FILE", "FOLDER", "FORMAT", "OneSentence", "Terminal", "ask", "choice", "echo", "print_table"]
+__all__ = [
+    "Bars",
+    "FILE",
+    "FOLDER",
+    "FORMAT",
+    "OneSentence",
+    "Terminal",
+    "ask",
+    "choice",
+    "echo",
+    "leave",
+    "print_table",
+]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -227,7 +239,8 @@ class OneSentence(click.Group):
             _fail(str(error))
         except (MemoryError, RuntimeError) as error:  # MXNet's errors are RuntimeErrors
             if (sentence := explain_device(error)) is not None:
-                _fail(f"{sentence}; what was saved is kept, and the same command goes on from it")
+                echo(f"Error: {sentence}; what was saved is kept, and the same command goes on from it", err=True)
+                leave(1)
             if not lacks_memory(error):
                 raise
             _end_without_memory(error)
@@ -249,6 +262,16 @@ def _end_without_memory(error: BaseException) -> None:
             stream.flush()
         os._exit(1)
     raise click.exceptions.Exit(1)
+
+
+def leave(code: int) -> NoReturn:
+    """End with an exit code behind an error of a GPU: at once where there is one, else MXNet prints the error again."""
+    mxnet = sys.modules.get("mxnet")
+    if mxnet is not None and mxnet.context.num_gpus():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    raise click.exceptions.Exit(code)
 
 
 def _stopped(sentence: str, number: int | None) -> None:

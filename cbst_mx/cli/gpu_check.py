@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterator
 import click
 
 from cbst_mx import __version__
-from cbst_mx.cli.base import FILE, Bars, Terminal, echo
+from cbst_mx.cli.base import FILE, Bars, Terminal, echo, leave
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
@@ -44,15 +44,17 @@ def gpu_check(experiments: tuple[Path, ...], ctx: str, amp: str, seconds: float,
 
     lines = [f"cbst-mx {__version__} gpu-check --ctx {ctx}"]
     echo(lines[0])
-    bad = 0
+    bad, ended = 0, False
     for finding in _findings(experiments, ctx, amp, seconds):
-        bad += finding.good is False
+        bad, ended = bad + (finding.good is False), finding.last
         lines.append(f"{finding.name:<24}{_VERDICTS[finding.good]:<4}{finding.text}")
         echo(lines[-1])
     lines.append(f"{bad} of these are not as they should be" if bad else "all is as it should be")
     echo(lines[-1])
     if out is not None:
         write_text(out, "\n".join([*lines, ""]))
+    if ended:
+        leave(_FAILED)
     if bad:
         raise click.exceptions.Exit(_FAILED)
 

@@ -7,7 +7,7 @@ import gc
 import re
 from typing import Any, Callable, NamedTuple, Sequence
 
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, explain_device
 from symbols.backend import enable_amp, has_bfloat16, installed_builds, mx
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Memory",
     "check_free_memory",
     "compute_capability",
+    "cudnn_error",
     "device_name",
     "driver_version",
     "free_memory",
@@ -105,6 +106,9 @@ def _check_gpus(name: str, devices: Sequence[int]) -> None:
                 f"ctx {name} cannot be used: GPU {device} has compute capability {said[0]}, and mxnet-cu112 1.9.1 has "
                 f"code for {said[1]} to {said[2]}: use another GPU, or cpu"
             )
+        if (status := cudnn_error(device)) is not None:
+            why = explain_device(RuntimeError(status)) or f"cuDNN cannot start on GPU {device} ({status})"
+            raise ConfigError(f"ctx {name} cannot be used: {why}")
 
 
 def compute_capability(device: int, load: Callable[[str], Any] = ctypes.CDLL) -> tuple[int, int] | None:
@@ -136,6 +140,34 @@ def device_name(device: int, load: Callable[[str], Any] = ctypes.CDLL) -> str | 
     if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), device):
         return None
     return None if driver.cuDeviceGetName(name, len(name), handle) else name.value.decode(errors="replace")
+
+
+def cudnn_error(device: int, load: Callable[[str], Any] = ctypes.CDLL) -> str | None:
+    """Return what cuDNN says where it cannot start on a GPU; None where it can, or is not loaded.
+
+    MXNet starts it in a thread of its own, whose error ends the process without a word that could be caught.
+
+    Parameters
+    ----------
+    device : int
+        Number of the GPU, as in ``gpu:0``.
+    load : callable
+        Opens a library by its name.
+    """
+    try:
+        runtime, cudnn = load("libcudart.so.11.0"), load("libcudnn.so.8")
+    except OSError:
+        return None
+    before, handle = ctypes.c_int(), ctypes.c_void_p()
+    if runtime.cudaGetDevice(ctypes.byref(before)) or runtime.cudaSetDevice(device):
+        return None
+    status = cudnn.cudnnCreate(ctypes.byref(handle))
+    runtime.cudaSetDevice(before)
+    if not status:
+        cudnn.cudnnDestroy(handle)
+        return None
+    cudnn.cudnnGetErrorString.restype = ctypes.c_char_p
+    return str(cudnn.cudnnGetErrorString(status).decode(errors="replace"))
 
 
 def driver_version(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from cbst_mx.errors import StoppedError, explain_device
+from cbst_mx.errors import CBSTError, StoppedError, explain_device
 from cbst_mx.messages import silent
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
@@ -77,6 +77,8 @@ def compare(contexts: Sequence[mx.Context]) -> Iterator[Finding]:
     for name, stage in STAGES.items():
         try:
             good, text = stage(devices, processor)
+        except CBSTError as error:  # what is not possible, as counts that do not add up
+            good, text = False, str(error)
         except RuntimeError as error:  # MXNet's errors are RuntimeErrors; CUDA does not go on behind most of them
             yield Finding(name, False, explain_device(error) or _last_line(error), last=True)
             return

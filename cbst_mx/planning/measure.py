@@ -47,6 +47,7 @@ class Peak:
         gc.collect()  # networks of measurements before
         mx.nd.waitall()
         if self._ctx.device_type == "gpu":
+            mx.nd.zeros((1,), ctx=self._ctx).wait_to_read()  # MXNet refuses to empty what has never been used
             self._ctx.empty_cache()
             return
         with contextlib.suppress(OSError):

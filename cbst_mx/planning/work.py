@@ -60,8 +60,8 @@ def training(
     rng, rest = np.random.default_rng(0), []
     classes, least = experiment.classes().num_classes, len(contexts)
 
-    def step(side: float, size: int, time_left: float) -> Timing:
-        height, width = (max(32, round(side * pixels)) for pixels in experiment.augmentation.crop)
+    def step(crop: tuple[int, int], size: int, time_left: float) -> Timing:
+        height, width = crop
         images = rng.standard_normal((size, 3, height, width)).astype(np.float32)
         labels = rng.integers(0, classes, (size, height, width)).astype(np.float32)
         stamps = [now()]
@@ -92,15 +92,24 @@ def training(
         rest.append(max(0.0, stamps[1][1] - stamps[0][1] - min(times.cpu)))
         return times
 
-    points = [(0.25 * least, 0.5, least), (float(least), 1.0, least)]
+    whole = (experiment.augmentation.crop[0], experiment.augmentation.crop[1])
+    half = (_half(whole[0], network.stride), _half(whole[1], network.stride))
+    part = half[0] * half[1] / (whole[0] * whole[1])
+    points = [(part * least, half, least)] if part < 1 else []
+    points += [(float(least), whole, least)]
     sizes = {2 * least, *batches}
     if contexts[0].device_type == "gpu":  # of those that do not fit the next smaller one is tried
         sizes |= {least * 2**power for power in range(batches[-1].bit_length())}
-    points += [(float(size), 1.0, size) for size in sorted(sizes) if least < size <= batches[-1]]
-    measures = [(amount, functools.partial(step, side, size)) for amount, side, size in points]
+    points += [(float(size), whole, size) for size in sorted(sizes) if least < size <= batches[-1]]
+    measures = [(amount, functools.partial(step, crop, size)) for amount, crop, size in points]
     series = sampled(measures, budget, peak)
     series.start = rest[-1]
     return series
+
+
+def _half(pixels: int, stride: int) -> int:
+    """Return about half the side of a crop, which the network's stride divides, at least 32 pixels."""
+    return min(pixels, max(32, stride * round(pixels / (2 * stride))))
 
 
 def reading_seconds(experiment: Experiment) -> float:

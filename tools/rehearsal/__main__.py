@@ -21,7 +21,7 @@ def _cases(only: str, folder: Path) -> int:
     """Run all cases whose names have `only` in them, and return how many failed."""
     data = folder / "data"
     counts = "--source 6 --source-val 2 --target 4 --target-val 2 --size 64 96"
-    done = start(["tools.rehearsal.inside", "demo-data", str(data), *counts.split()], {}, data=data)
+    done = start(["-m", "tools.rehearsal.inside", "demo-data", str(data), *counts.split()], {}, data=data)
     if done.returncode:
         raise BuildError(f"no street scenes: {done.stdout.strip()}")
     failed = 0

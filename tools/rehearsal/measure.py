@@ -130,6 +130,7 @@ def main() -> None:
             raise RuntimeError(f"{card.used() - idle:.0f} MiB are left from before {work}")
         card.reset()
         WORK[work](load(*changes), network, contexts, int(batch))
+        mx.nd.waitall()
         found.append(round(max(card.peak(ctx.device_id) for ctx in contexts)))
     if not card.launches():
         raise RuntimeError("no kernel was started")

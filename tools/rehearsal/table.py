@@ -59,7 +59,7 @@ def measure(say: Callable[[str], None]) -> list[tuple[Row, list[str]]]:
         for process in kinds:  # precision and devices are those of a process
             rows = [row for row in ROWS if row.process == process]
             asked = {"changes": process, "rows": [[row.work, row.batch, row.changes] for row in rows]}
-            arguments = ["tools.rehearsal.measure", experiment, json.dumps(asked)]
+            arguments = ["-m", "tools.rehearsal.measure", experiment, json.dumps(asked)]
             done = start(arguments, _CARD, data=Path("/nowhere"))
             lines = done.stdout.strip().splitlines() or [""]
             if done.returncode:
