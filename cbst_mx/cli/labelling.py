@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -39,13 +40,17 @@ class _Portions(click.ParamType):
 
 
 class _Shard(click.ParamType):
-    """I/N."""
+    """I/N, or auto for that of this task of a batch system."""
 
-    name = "I/N"
+    name = "I/N|auto"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
+        if value == "auto":
+            from cbst_mx.labelling.shards import shard_of_environment
+
+            return shard_of_environment(os.environ)
         part, slash, parts = value.partition("/")
         # not isdigit: a superscript is a digit and no number
         if not (slash and all(re.fullmatch("[0-9]{1,9}", number) for number in (part, parts))):
@@ -103,7 +108,7 @@ _POLICY = click.option(
 )
 _PORTION = click.option("--portion", type=float, help="Portion p of the pixels to keep, in (0, 1].")
 _PORTIONS = click.option("--portions", type=_Portions(), help="Portions of a sweep table (sweep.csv), 0.2,0.25,...")
-_SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-th of N parts of the files.")
+_SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-th of N parts of the files; auto: by SLURM's or Kubernetes' task.")
 
 
 def _rule(policy: str, prior: Path | None) -> str:
