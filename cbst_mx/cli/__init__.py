@@ -10,6 +10,7 @@ import click
 
 import cbst_mx
 from cbst_mx.cli import (
+    cluster,
     demo,
     doctor,
     experiments,
@@ -58,6 +59,7 @@ for group in (
     weights,
     export,
     labelling,
+    cluster,
     prior,
     statistics,
     doctor,

@@ -11,6 +11,7 @@ import click
 
 from cbst_mx import METHODS
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
+from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.messages import counted, listed
 
 __all__ = ["COMMANDS"]
@@ -176,15 +177,17 @@ def _run(
     portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
+    where: Any,
     state: Any = None,
 ) -> None:
     from cbst_mx.labelling import check_request, run
     from cbst_mx.report.tables import sweep_table, threshold_table
 
+    _check_workers(where)
     if not check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers):
         raise click.UsageError("--portion or --portions must be given")
     _announce(folder, workers, len(portions or ()) + 1, portion is not None)
-    with Bars(Terminal()) as bars:
+    with Bars(Terminal()) as bars, opened(where) as cluster:
         result = run(
             folder,
             out,
@@ -194,6 +197,7 @@ def _run(
             fidelity=fidelity,
             state=state,
             workers=workers,
+            cluster=cluster,
             progress=bars,
         )
     if portion is not None:
@@ -210,6 +214,13 @@ def _run(
     if portions:
         print_table(sweep_table(result["sweep"], portions))
         echo(f"sweep in {out / 'sweep.csv'}")
+
+
+def _check_workers(where: Any) -> None:
+    """Refuse --workers beside --cluster, which has its own."""
+    given = click.get_current_context().get_parameter_source("workers")
+    if where is not None and given is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--workers and --cluster cannot be given together")
 
 
 def _method(rule: str, prior: bool) -> str:
@@ -229,6 +240,7 @@ def _rules(record: Any) -> str:
 @_PORTION
 @_PORTIONS
 @click.option("--out", type=FOLDER, help="Output folder; new, or of this job, which then goes on.")
+@cluster_options
 @click.pass_context
 def label(
     ctx: click.Context,
@@ -239,6 +251,7 @@ def label(
     portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
+    where: Any,
     **maps: Any,
 ) -> None:
     """Make pseudo-labels from class probabilities of any framework; needs no mxnet.
@@ -271,7 +284,7 @@ def label(
         raise click.UsageError("--probabilities and --out must be given")
     policy = _rule(policy, maps["spatial_prior"])
     folder = _folder(probabilities, **maps)
-    _run(folder, out, policy, portion, portions, fidelity, workers)
+    _run(folder, out, policy, portion, portions, fidelity, workers, where)
 
 
 @label.command("count")
@@ -283,6 +296,7 @@ def label(
 @_PORTION
 @_PORTIONS
 @click.option("--out", required=True, type=FILE, help="State file (.npz); goes on where this count wrote it.")
+@cluster_options
 def count_(
     probabilities: Path,
     shard: tuple[int, int],
@@ -293,6 +307,7 @@ def count_(
     fidelity: str,
     workers: int,
     out: Path,
+    where: Any,
     **maps: Any,
 ) -> None:
     """Count the confidences of a folder or of a shard of it.
@@ -302,6 +317,7 @@ def count_(
     """
     from cbst_mx.labelling import State, check_request, count
 
+    _check_workers(where)
     policy = _rule(policy, maps["spatial_prior"])
     wanted = check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers)
     if refine is not None and not wanted:
@@ -321,8 +337,8 @@ def count_(
     if out.is_file():
         state = state.continued(State.load(out), folder)
     _announce(folder, workers, len(wanted), False)
-    with Bars(Terminal()) as bars:
-        count(folder, state, out, workers=workers, progress=bars)
+    with Bars(Terminal()) as bars, opened(where) as cluster:
+        count(folder, state, out, workers=workers, cluster=cluster, progress=bars)
     echo(f"counts of {counted(len(folder.names), 'image')} in {out}")
 
 
@@ -359,6 +375,7 @@ def merge(states: tuple[Path, ...], out: Path) -> None:
 @_PORTION
 @_PORTIONS
 @click.option("--out", required=True, type=FOLDER, help="Output folder; new, or of this job, which then goes on.")
+@cluster_options
 def select_(
     state_path: Path,
     probabilities: Path,
@@ -369,6 +386,7 @@ def select_(
     fidelity: str,
     workers: int,
     out: Path,
+    where: Any,
     **maps: Any,
 ) -> None:
     """Select with the thresholds of a state: pseudo-labels of a folder or of a shard of it.
@@ -380,7 +398,7 @@ def select_(
 
     policy = _rule(policy, maps["spatial_prior"])
     folder = _folder(probabilities, shard=shard, **maps)
-    _run(folder, out, policy, portion, portions, fidelity, workers, State.load(state_path))
+    _run(folder, out, policy, portion, portions, fidelity, workers, where, State.load(state_path))
 
 
 COMMANDS = (label,)
