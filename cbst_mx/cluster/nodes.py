@@ -94,6 +94,7 @@ def settings(threads: int = 1, *, encrypted: bool = True) -> dict[str, Any]:
         "distributed.worker.memory.terminate": False,
         "distributed.worker.profile.enabled": False,
         "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.allowed-failures": 1,  # of shares among others; see Cluster.each
         "distributed.scheduler.http.routes": [],  # the port is there, its pages are not
         "distributed.worker.http.routes": [],
         "distributed.admin.event-loop-monitor-interval": "1h",

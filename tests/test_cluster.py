@@ -1,0 +1,372 @@
+"""Work on a cluster of Dask: the same bytes as in one process, whoever is killed; strangers are refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")
+
+from cbst_mx.cluster import Where, nodes, open_cluster  # noqa: E402
+from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
+from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
+from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
+from cbst_mx.messages import Share  # noqa: E402
+from tests.maps import random_maps, write_maps  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, "-c", "from cbst_mx.cli import main; main(prog_name='cbst-mx')"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
+    # sockets of clusters that tests take down by force
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def local():
+    with open_cluster(Where.parse("local:2")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    return write_maps(tmp_path_factory.mktemp("maps"), random_maps(0, (12, 19, 8, 16)))
+
+
+@pytest.fixture(scope="module")
+def alone(maps, tmp_path_factory):
+    """The files that one process makes."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    label(maps, out)
+    return contents(out)
+
+
+def label(maps, out, **options):
+    """Label with portion 0.2, maps at stride 8."""
+    return run(MapFolder.open(maps, stride=8), out, policy="class-balanced", portion=0.2, **options)
+
+
+def contents(folder):
+    """Return every file of a labelling job; job.json names digests of the others."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def pids(cluster):
+    return list(cluster.client.run(os.getpid).values())
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_labels_of_a_cluster_are_those_of_one_process(local, maps, alone, tmp_path, monkeypatch, length):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", length)
+    label(maps, tmp_path / "out", cluster=local)
+    assert contents(tmp_path / "out") == alone
+
+
+@pytest.mark.parametrize("when", ["count", "second count", "selection"])
+def test_a_worker_that_is_killed_changes_nothing(local, maps, alone, tmp_path, monkeypatch, caplog, when):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
+    killed = []
+
+    def kill(what, done, total):
+        if what == when and not killed:
+            killed.append(pids(local)[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with caplog.at_level(logging.WARNING, "cbst_mx"):
+        label(maps, tmp_path / "out", cluster=local, progress=kill)
+        deadline = time.monotonic() + 30
+        while "is gone" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.5)
+            local._check()
+    assert killed
+    assert contents(tmp_path / "out") == alone
+    assert "is gone: what it was doing is done again by another" in caplog.text
+
+
+def die_of(name, poison):
+    """End the process where a share is the poisonous one; called on a worker."""
+    if name == poison:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(maps):
+    shares = [Share((name, "c"), [name]) for name in "abcdefgh"]
+    done = []
+    with open_cluster(Where.parse("local:2")) as cluster:
+        with pytest.raises(RunError, match="the workers that were given c were stopped from outside or ended, again"):
+            for index, result in cluster.each(die_of, shares):
+                assert result == shares[index].names[0]
+                done.append(result)
+        assert sorted(done) == list("abdefgh")
+
+
+def test_a_stop_that_is_asked_for_is_kept_to_and_the_same_call_goes_on(local, maps, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
+    counted = []
+
+    def stop(what, done, total):
+        if what == "count" and done >= 5:
+            raise StoppedError(what, done, total)
+
+    with pytest.raises(StoppedError):
+        label(maps, tmp_path / "out", cluster=local, progress=stop)
+    state = State.load(tmp_path / "out" / "state.npz")
+    assert 5 <= len(state.counts.names) < 12
+    original = job._count_block
+    label(maps, tmp_path / "out", cluster=local, progress=lambda what, done, total: counted.append((what, done)))
+    assert original is job._count_block
+    assert min(done for what, done in counted if what == "count") > 5
+    assert contents(tmp_path / "out") == alone
+
+
+def test_what_is_wrong_with_a_map_is_the_sentence_of_one_process(local, maps, tmp_path):
+    folder = tmp_path / "maps"
+    write_maps(folder, random_maps(0, (4, 19, 8, 16)))
+    np.save(folder / "image-2.npy", np.full((19, 8, 16), np.nan, np.float32))
+    found = []
+    for number, cluster in enumerate((None, local)):
+        with pytest.raises(DataError, match=r"image-2\.npy") as error:
+            label(folder, tmp_path / str(number), cluster=cluster)
+        found.append(str(error.value))
+    assert found[0] == found[1]
+
+
+def test_a_file_that_a_worker_does_not_see_is_named(local, tmp_path):
+    with pytest.raises(RunError, match="missing.npy is not there on .*: every worker must see the files"):
+        list(local.each(die_of, [Share(("a", "b"), ["a"], tmp_path / "missing.npy")]))
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+
+
+def test_workers_are_started_with_what_keeps_memory(local):
+    found = local.client.run(lambda: dict(os.environ))
+    assert len(found) == 2
+    for variables in found.values():
+        assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        assert variables["OMP_NUM_THREADS"] == "1"
+
+
+def threads_of_opencv():
+    import cv2
+
+    return cv2.getNumThreads()
+
+
+def test_opencv_uses_one_thread_in_a_restarted_worker_too(local):
+    os.kill(pids(local)[0], signal.SIGKILL)
+    shares = [Share((), [str(index)]) for index in range(20)]
+    assert {result for _, result in local.each(threads_of_opencv, shares)} == {1}
+
+
+def test_other_versions_are_refused(local, monkeypatch):
+    monkeypatch.setattr("cbst_mx.__version__", "0.0.1")
+    with pytest.raises(ConfigError, match=r"worker .* must have cbst_mx 0\.0\.1 as this program has, got "):
+        local.check_versions()
+
+
+def test_a_worker_without_the_variables_is_warned_of(local, monkeypatch, caplog):
+    described = {**nodes.describe(), "MALLOC_TRIM_THRESHOLD_": "65536"}
+    monkeypatch.setattr(local._client, "run", lambda _: {"tls://there": described})
+    with caplog.at_level(logging.WARNING, "cbst_mx"):
+        local.check_versions()
+    assert "was started without MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432" in caplog.text
+
+
+def listening(*roots):
+    """Return the addresses that processes and their children listen on."""
+    found = set()
+    for root in roots:
+        for process in [root, *root.children(recursive=True)]:
+            connections = getattr(process, "net_connections", None) or process.connections
+            found |= {one.laddr.ip for one in connections("inet") if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_a_local_cluster_listens_on_this_machine_only(local):
+    assert listening(psutil.Process()) == {"127.0.0.1"}
+    assert local.client.scheduler.address.startswith("tls://127.0.0.1:")
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = [*COMMAND, *map(str, arguments)]
+    return subprocess.Popen(given, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
+    maps = write_maps(tmp_path / "maps", random_maps(0, (40, 19, 16, 32)))
+    given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2]
+    command = start(*given, "--out", tmp_path / "out", "--cluster", "local:2")
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out" / "state.npz").is_file() and time.monotonic() < deadline:
+            assert command.poll() is None, command.communicate()
+            time.sleep(0.05)
+        children = psutil.Process(command.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        command.kill()
+        command.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    for out, more in (("out", ["--cluster", "local:2"]), ("whole", [])):
+        again = start(*given, "--out", tmp_path / out, *more)
+        output = again.communicate(timeout=300)[0]
+        assert again.returncode == 0, output
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------------ certificates
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    from cbst_mx.cluster.certificates import make_certificates
+
+    root = tmp_path_factory.mktemp("certificates")
+    for name in ("ours", "others"):
+        make_certificates(root / name, 2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def programs(certificates):
+    """Address of a scheduler with two workers, each a program of its own; and their processes."""
+    address = f"tls://127.0.0.1:{free_port()}"
+    given = (address, "--tls", certificates / "ours")
+    started = [start("cluster", "scheduler", *given)]
+    started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
+    yield address, [psutil.Process(one.pid) for one in started]
+    for one in reversed(started):
+        one.terminate()
+    for one in reversed(started):
+        try:
+            one.wait(20)
+        except subprocess.TimeoutExpired:
+            one.kill()
+            one.wait()
+
+
+def connected(address, certificates):
+    """Open a cluster when both workers are there."""
+    return open_cluster(Where.parse(address, certificates=certificates))
+
+
+def test_programs_that_share_certificates_give_the_same_labels(programs, certificates, maps, alone, tmp_path):
+    address, processes = programs
+    with connected(address, certificates / "ours") as cluster:
+        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.check_versions()
+        label(maps, tmp_path / "out", cluster=cluster)
+        assert contents(tmp_path / "out") == alone
+        assert listening(*processes) == {"127.0.0.1"}
+        for variables in cluster.client.run(lambda: dict(os.environ)).values():
+            assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        before = pids(cluster)
+        os.kill(before[0], signal.SIGKILL)  # its own program starts another
+        label(maps, tmp_path / "again", cluster=cluster)
+        assert contents(tmp_path / "again") == alone
+        cluster.client.wait_for_workers(2, timeout=60)
+        assert pids(cluster) != before
+
+
+@pytest.mark.parametrize("how", ["others", "none"])
+def test_strangers_are_refused(programs, certificates, monkeypatch, how):
+    from cbst_mx.cluster import engine
+
+    monkeypatch.setattr(engine, "_CONNECT", 8.0)
+    address, _ = programs
+    with connected(address, certificates / "ours"):  # it is up
+        pass
+    where = (
+        Where.parse(address, certificates=certificates / "others")
+        if how == "others"
+        else Where.parse(address.replace("tls", "tcp"))
+    )
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="cluster .* cannot be reached: "), open_cluster(where):
+        pass
+    assert time.monotonic() - begun < 60
+
+
+def test_a_worker_with_other_certificates_does_not_come_in(programs, certificates):
+    address, _ = programs
+    stranger = start("cluster", "worker", address, "--tls", certificates / "others", "--threads", 1)
+    try:
+        with connected(address, certificates / "ours") as cluster:
+            cluster.client.wait_for_workers(2, timeout=60)
+            time.sleep(5)
+            assert len(cluster.client.nthreads()) == 2
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_scheduler_that_is_killed_is_one_sentence(certificates, maps, tmp_path, monkeypatch):
+    from cbst_mx.cluster import engine
+
+    monkeypatch.setattr(engine, "_GONE", 2.0)
+    address = f"tls://127.0.0.1:{free_port()}"
+    scheduler = start("cluster", "scheduler", address, "--tls", certificates / "ours")
+    try:
+        with connected(address, certificates / "ours") as cluster:  # without a worker nothing ends
+
+            def kill(*_):
+                scheduler.kill()
+
+            with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):
+                list(cluster.each(die_of, [Share(("a", "b"), ["a"])], waiting_for=kill))
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+
+
+def test_certificates_are_for_their_owner_and_for_a_time(certificates, tmp_path, monkeypatch):
+    from cbst_mx.cluster.certificates import check_certificates, make_certificates
+
+    folder = certificates / "ours"
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "certificate.pem", "key.pem"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+    check_certificates(folder)
+    with pytest.raises(RunError, match="ours is there already"):
+        make_certificates(folder, 2)
+    for days in (0, 3651):
+        with pytest.raises(ConfigError, match="days must be from 1 to 3,650"):
+            make_certificates(tmp_path / "new", days)
+    with pytest.raises(DataError, match=r"ca\.pem cannot be read .*: cbst-mx cluster certificates FOLDER makes it"):
+        check_certificates(tmp_path / "nowhere")
+    import datetime
+
+    from cbst_mx.cluster import certificates as module
+
+    later = datetime.datetime.now() + datetime.timedelta(days=5)
+    monkeypatch.setattr(module, "_validity", lambda _: (later, later))
+    with pytest.raises(DataError, match=r"certificate\.pem is valid from .* UTC, not now"):
+        check_certificates(folder)
