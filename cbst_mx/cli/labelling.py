@@ -109,7 +109,12 @@ _POLICY = click.option(
 )
 _PORTION = click.option("--portion", type=float, help="Portion p of the pixels to keep, in (0, 1].")
 _PORTIONS = click.option("--portions", type=_Portions(), help="Portions of a sweep table (sweep.csv), 0.2,0.25,...")
-_SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-th of N parts of the files; auto: by SLURM's or Kubernetes' task.")
+_SHARD = click.option(
+    "--shard",
+    default="1/1",
+    type=_Shard(),
+    help="Only the I-th of N parts of the files; auto: by SLURM's or Kubernetes' task.",
+)
 
 
 def _rule(policy: str, prior: Path | None) -> str:

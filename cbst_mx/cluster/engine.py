@@ -17,7 +17,7 @@ from cbst_mx.cluster.certificates import security
 from cbst_mx.cluster.where import BATCH_SYSTEMS, JobQueue, Where, read_job_queue
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.files import in_one_line
-from cbst_mx.messages import Share, counted, listed, silent
+from cbst_mx.messages import Share, listed, silent
 
 __all__ = ["Cluster", "open_cluster"]
 
@@ -99,7 +99,8 @@ class Cluster:
         try:
             while left or waiting or suspects:
                 if not left and not waiting:
-                    alone, _ = True, left.append(suspects.popleft())
+                    alone = True
+                    left.append(suspects.popleft())
                 while left and len(waiting) < (1 if alone else _AHEAD * self.size):
                     index = left.popleft()
                     waiting[executor.submit(nodes.call, function, shares[index].arguments, shares[index].needs)] = index
@@ -127,8 +128,8 @@ class Cluster:
 
     def _to_blame(self, share: Share) -> RunError:
         return RunError(
-            f"the workers that were given {listed(share.names, what='image')} were stopped from outside or ended, again "
-            "and again, perhaps for lack of memory; everything else is done and saved"
+            f"the workers that were given {listed(share.names, what='image')} were stopped from outside or ended, "
+            "again and again, perhaps for lack of memory; everything else is done and saved"
         )
 
     def _scheduler_gone(self) -> str:

@@ -142,7 +142,9 @@ class JobQueue:
 
 
 def read_job_queue(path: Path) -> JobQueue:
-    """Read a file with one section of dask-jobqueue's configuration and the number of workers::
+    """Read a file with one section of dask-jobqueue's configuration and the number of workers.
+
+    Such as::
 
         jobqueue: {slurm: {cores: 4, processes: 1, memory: 24GB, walltime: "08:00:00", interface: ib0}}
         workers: 64

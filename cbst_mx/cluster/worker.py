@@ -15,8 +15,5 @@ __all__: list[str] = []
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     given = os.environ.get("OMP_NUM_THREADS", "")
-    if "--nworkers" in arguments:
-        shared = int(arguments[arguments.index("--nworkers") + 1])
-    else:
-        shared = 1
+    shared = int(arguments[arguments.index("--nworkers") + 1]) if "--nworkers" in arguments else 1
     run_dask_worker(arguments, int(given) if given.isdigit() else max(1, cores() // shared))
