@@ -60,6 +60,14 @@ REPORT = [
 EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
 ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
+# For --cluster, cluster and sweep: Dask, which needs no numpy. The newest for Python 3.8 is 2023.5.0, for 3.9 2024.8.0,
+# for 3.10 and later 2026.8.0, on all of which labels were compared with those of one process; 2021.10 closed the last
+# hole that matters here, workers on all interfaces. dask-jobqueue is for who has a batch system.
+SCALE = [
+    "distributed>=2023.5,<2027",
+    "cryptography>=41",  # makes the certificates; 47 is the last for Python 3.8
+]
+
 # The documentation site, `make docs`; make test builds it too. One minor version each, the newest that also runs on
 # Python 3.8. All of it is pure Python, about 20 MB, and nothing of it is needed to run the program.
 DOCS = [
@@ -83,6 +91,7 @@ DEV = [
     "mypy>=1.14,<1.15",
     "types-PyYAML>=6.0,<6.1",
     "selenium>=4.27,<4.28",  # looks at reports in the system's chromium
+    "dask-jobqueue>=0.8.5,<0.10",  # jobs of this machine in place of a batch system's; 0.8.5 is the last for 3.8 and 3.9
     "jsonschema>=4.23,<4.24",  # the schemas that `cbst-mx schema` prints, as editors read them
 ]
 
@@ -122,8 +131,9 @@ setup(
         "cu112": CU112,
         "onnx": ONNX,
         "report": REPORT,
+        "scale": SCALE,
         "docs": DOCS,
-        "dev": DEV + DOCS + ONNX + REPORT,
+        "dev": DEV + DOCS + ONNX + REPORT + SCALE,
     },
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
 )

@@ -29,7 +29,6 @@ from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_polic
 
 __all__ = ["check_request", "count", "needs", "run"]
 
-
 _CHECKPOINT = 60.0  # seconds
 _JOB = "job.json"  # what a job is, in its output folder
 _MOST_PORTIONS = 100

@@ -21,7 +21,6 @@ from cbst_mx.data.image_files import write_label_png
 from cbst_mx.evaluation.label_free import GridStatistics
 from cbst_mx.evaluation.shared import SharedNetwork
 from cbst_mx.files import atomic_folder, write_json
-from cbst_mx.label_space import LabelSpace
 from cbst_mx.messages import DETAIL, Progress, silent
 from cbst_mx.rounds.shared_maps import SharedMaps
 from cbst_mx.rounds.workload import target_maps
@@ -126,7 +125,7 @@ def _open(
     return target_maps(experiment, network, target, folder=stage.maps, ctx=ctx, prior=prior)
 
 
-def _write(folder: Path, space: LabelSpace, name: str, label: np.ndarray) -> None:
+def _write(folder: Path, space: Any, name: str, label: np.ndarray) -> None:
     """Write a pseudo-label; on a worker too."""
     write_label_png(folder / f"{name}.png", label, space)
 
