@@ -91,7 +91,7 @@ DEV = [
     "mypy>=1.14,<1.15",
     "types-PyYAML>=6.0,<6.1",
     "selenium>=4.27,<4.28",  # looks at reports in the system's chromium
-    "dask-jobqueue>=0.8.5,<0.10",  # jobs of this machine in place of a batch system's; 0.8.5 is the last for 3.8 and 3.9
+    "dask-jobqueue>=0.8.5,<0.10",  # jobs without a batch system; 0.8.5 is the last for Python 3.8 and 3.9
     "jsonschema>=4.23,<4.24",  # the schemas that `cbst-mx schema` prints, as editors read them
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -13,7 +14,7 @@ pytest.importorskip("distributed")
 from cbst_mx.cluster import Where, open_cluster  # noqa: E402
 from cbst_mx.errors import CheckpointError  # noqa: E402
 from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
-from cbst_mx.evaluation.shared import NetworkFile, _cut, in_order  # noqa: E402
+from cbst_mx.evaluation.shared import NetworkFile, cut, in_order  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
 from tests import small_runs  # noqa: E402
 from tests.faults import contents  # noqa: E402
@@ -81,21 +82,45 @@ def test_an_evaluation_on_a_cluster_is_that_of_one_process(local, data, trained,
     assert alone.to_json() == shared.to_json()
 
 
-def test_a_network_file_that_changes_is_refused(trained, tmp_path):
+def test_a_worker_keeps_the_network_that_it_loaded_last(data, trained):
+    images = small_runs.experiment("cbst").open_target(data)
+    form = {"calibration": images, "inference": "fused", "tile": None}
+    file = NetworkFile.of(trained, "cpu", form=form)
+    loaded = file.load()[0]
+    assert pickle.loads(pickle.dumps(file)).load()[0] is loaded
+    assert file._replace(form={**form, "calibration": images.subset([0])}).load()[0] is not loaded
+
+
+def test_a_network_file_that_changes_is_refused(trained):
     file = NetworkFile.of(trained, "cpu")
-    assert file.load()[0] is file.load()[0]
     with pytest.raises(CheckpointError, match="is another file than the one of the command that asked for this"):
         file._replace(sha256="0" * 64).load()
 
 
-def test_shares_are_cut_where_one_process_cuts_its_batches(data):
+def test_shares_arecut_where_one_processcuts_its_batches(data):
     images = small_runs.experiment("cbst").open_source(data)
-    assert _cut(images, 1, 1) == [[index] for index in range(len(images))]
-    assert _cut(images, 3, 1) == [[0, 1, 2], [3]]
-    assert sorted(sum(_cut(images, 2, 7), [])) == list(range(len(images)))
+    assert cut(images, 1, 1) == [[index] for index in range(len(images))]
+    assert cut(images, 3, 1) == [[0, 1, 2], [3]]
+    assert sorted(sum(cut(images, 2, 7), [])) == list(range(len(images)))
 
 
 def test_results_come_in_order():
     rng = np.random.default_rng(0)
     numbers = [(int(index), f"of {index}") for index in rng.permutation(20)]
     assert list(in_order(iter(numbers))) == sorted(numbers)
+
+
+def test_predictions_on_a_cluster_are_those_of_one_process(data, trained, tmp_path):
+    from click.testing import CliRunner
+
+    from cbst_mx.cli import main
+
+    folder = data / small_runs.experiment("cbst").target.root / "images"
+    folder = folder if folder.is_dir() else data / small_runs.experiment("cbst").target.root
+    given = ["predict", "--parameters", str(trained), str(folder), "--output", "label", "--output", "confidence"]
+    for out, more in (("alone", []), ("shared", ["--cluster", "local:2"])):
+        done = CliRunner().invoke(main, [*given, "--out", str(tmp_path / out), *more])
+        assert done.exit_code == 0, (done.output, done.exception)
+    alone, shared = contents(tmp_path / "alone"), contents(tmp_path / "shared")
+    assert len(alone) > 6
+    assert alone == shared

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.data import ImageSet
-from cbst_mx.data.image_headers import check_whole
+from cbst_mx.data.image_files import read_header
 from cbst_mx.errors import CheckpointError
 from cbst_mx.evaluation.predictor import choose_form
 from cbst_mx.evaluation.shown import Shown, Shows
@@ -22,7 +22,7 @@ from cbst_mx.messages import Counter, Share, Shares, silent
 from cbst_mx.networks.devices import parse_context, set_precision
 from cbst_mx.networks.parameters import load_network
 
-__all__ = ["Apart", "NetworkFile", "SharedNetwork", "in_order"]
+__all__ = ["Apart", "NetworkFile", "SharedNetwork", "cut", "described", "in_order"]
 
 _MOST = 16  # images of a share
 
@@ -63,7 +63,7 @@ class NetworkFile(NamedTuple):
         CheckpointError
             If the file is not the one that was meant.
         """
-        key = repr(self)
+        key = described((*self[:4], self.form))
         if key not in _loaded:
             context = parse_context(self.ctx)
             set_precision(self.amp, [context])
@@ -78,6 +78,17 @@ class NetworkFile(NamedTuple):
 
 
 _loaded: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+
+def described(value: Any) -> str:
+    """Return what tells apart the arguments with which a worker loads a network; image sets by their files."""
+    if isinstance(value, ImageSet):
+        return repr(value.image_paths)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {described(one)}" for key, one in sorted(value.items())) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(described, value)) + "]"
+    return repr(value)
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class SharedNetwork:
         result : object
         """
         kept = {key: value for key, value in options.items() if key != "ctx"}
-        parts = _cut(images, batch_size, self.cluster.size)
+        parts = cut(images, batch_size, self.cluster.size)
         shares = [
             Share(
                 (function, self.file, images.subset(part), part, len(images), batch_size, kept),
@@ -160,14 +171,28 @@ def in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
             following += 1
 
 
-def _cut(images: ImageSet, batch_size: int, workers: int) -> list[list[int]]:
-    """Return the images in shares of whole batches: neighbours of equal size, as `network_maps` makes batches."""
+def cut(images: ImageSet, batch_size: int, workers: int) -> list[list[int]]:
+    """Return the images in shares of whole batches: neighbours of equal size, as `network_maps` makes batches.
+
+    Parameters
+    ----------
+    images : ImageSet
+        The images; where they make a difference their headers are read.
+    batch_size : int
+        Images per forward pass at most.
+    workers : int
+        Who will share them: each gets several shares, so that all end at about the same time.
+
+    Returns
+    -------
+    list of list of int
+        Indices, in order.
+    """
     length = max(1, min(_MOST, len(images) // (4 * workers)))
     batches: list[list[int]] = []
     before = None
-    for index, path in enumerate(images.image_paths):
-        header = check_whole(path) if batch_size > 1 else None
-        size = None if header is None else (header.height, header.width)
+    for index in range(len(images)):
+        size = _size(images, index) if batch_size > 1 else None
         if not batches or len(batches[-1]) == batch_size or size != before:
             batches.append([])
         batches[-1].append(index)
@@ -178,6 +203,13 @@ def _cut(images: ImageSet, batch_size: int, workers: int) -> list[list[int]]:
             shares.append([])
         shares[-1] += batch
     return shares
+
+
+def _size(images: ImageSet, index: int) -> tuple[int, int]:
+    """Return height and width of an image as the set gives it, by the header of its file."""
+    header = read_header(images.image_paths[index])
+    turned = getattr(images, "turns", None) is not None and images.turns[index] >= 5  # type: ignore[attr-defined]
+    return (header.width, header.height) if turned else (header.height, header.width)
 
 
 class Apart:
