@@ -86,11 +86,17 @@ class Shares(Protocol):
         """Number of processes, at least 1."""
 
     def each(
-        self, function: Callable[..., Any], shares: Sequence[Share], *, waiting_for: Callable[[], None] = silent
+        self,
+        function: Callable[..., Any],
+        shares: Sequence[Share],
+        *,
+        waiting_for: Callable[[], None] = silent,
+        ahead: int = 2,
     ) -> Iterator[tuple[int, Any]]:
         """Call a function with the arguments of every share; yield the index of a share and its result, in any order.
 
-        `waiting_for` is called twice a second while nothing comes; it may raise to end the work.
+        `waiting_for` is called twice a second while nothing comes; it may raise to end the work. `ahead` shares are on
+        their way for each process.
         """
 
 

@@ -28,6 +28,7 @@ from cbst_mx.cli import (
     results,
     schema,
     statistics,
+    sweep,
     weights,
 )
 from cbst_mx.cli.base import OneSentence
@@ -48,6 +49,7 @@ def main() -> None:
 
 for group in (
     experiments,
+    sweep,
     results,
     report,
     folders,

@@ -60,7 +60,12 @@ class Cluster:
         return self._client
 
     def each(
-        self, function: Callable[..., Any], shares: Sequence[Share], *, waiting_for: Callable[[], None] = silent
+        self,
+        function: Callable[..., Any],
+        shares: Sequence[Share],
+        *,
+        waiting_for: Callable[[], None] = silent,
+        ahead: int = _AHEAD,
     ) -> Iterator[tuple[int, Any]]:
         """Call ``function(*share.arguments)`` for all shares, on the workers.
 
@@ -72,9 +77,11 @@ class Cluster:
         function : callable
             Of a module that the workers have.
         shares : sequence of Share
-            What to call it with.
+            What to call it with; more may be added at its end while results are taken.
         waiting_for : callable, optional
             Called twice a second while nothing comes; it may raise to end the work.
+        ahead : int
+            Shares that are on their way for each worker; 1 where a share takes longer than a second or so.
 
         Yields
         ------
@@ -92,16 +99,18 @@ class Cluster:
         from distributed.scheduler import KilledWorker
 
         executor = self._client.get_executor(pure=False)
-        left: collections.deque[int] = collections.deque(range(len(shares)))
+        left: collections.deque[int] = collections.deque()
         suspects: collections.deque[int] = collections.deque()
         waiting: dict[concurrent.futures.Future, int] = {}
-        alone = False
+        alone, taken = False, 0
         try:
-            while left or waiting or suspects:
+            while left or waiting or suspects or taken < len(shares):
+                left.extend(range(taken, len(shares)))
+                taken = len(shares)
                 if not left and not waiting:
                     alone = True
                     left.append(suspects.popleft())
-                while left and len(waiting) < (1 if alone else _AHEAD * self.size):
+                while left and len(waiting) < (1 if alone else ahead * self.size):
                     index = left.popleft()
                     waiting[executor.submit(nodes.call, function, shares[index].arguments, shares[index].needs)] = index
                 done, _ = concurrent.futures.wait(
