@@ -369,3 +369,100 @@ def test_certificates_are_for_their_owner_and_for_a_time(certificates, tmp_path,
     monkeypatch.setattr(module, "_validity", lambda _: (later, later))
     with pytest.raises(DataError, match=r"certificate\.pem is valid from .* UTC, not now"):
         check_certificates(folder)
+
+
+# ----------------------------------------------------------------------------------------------------- batch systems
+
+
+def test_jobs_of_a_batch_system_share_the_work(tmp_path, maps, alone, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "jobs.yaml").write_text(
+        "jobqueue: {local: {cores: 1, processes: 1, memory: 1GB, interface: lo}}\nworkers: 2\n"
+    )
+    with open_cluster(Where.parse(str(tmp_path / "jobs.yaml"))) as cluster:
+        assert cluster.size == 2
+        label(maps, tmp_path / "out", cluster=cluster)
+        assert listening(psutil.Process()) == {"127.0.0.1"}
+        for variables in cluster.client.run(lambda: dict(os.environ)).values():
+            assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        assert set(cluster.client.nthreads().values()) == {1}
+        for key in tmp_path.glob(".dask-jobqueue*"):
+            assert key.stat().st_mode & 0o777 == 0o600
+    assert contents(tmp_path / "out") == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("workers: 2\n", r"jobs\.yaml must hold jobqueue with one section of dask-jobqueue \(slurm, "),
+        ("jobqueue: {slurm: {}, pbs: {}}\nworkers: 2\n", "must hold jobqueue with one section"),
+        ("jobqueue: {torque: {}}\nworkers: 2\n", "jobqueue must hold one of slurm, .*, got 'torque'"),
+        ("jobqueue: {slurm: {}}\nworkers: 0\n", "workers must be a whole number from 1 to 1,000, got 0"),
+        ("jobqueue: {slurm: {}}\nworkers: 2\ngpus: 1\n", "must hold jobqueue and workers only, got gpus"),
+        ("jobqueue: {slurm: {memroy: 1}}\nworkers: 2\n", "jobqueue.slurm of dask-jobqueue has no key 'memroy'"),
+        ("jobqueue: {slurm: {cores: 1}}\nworkers: 2\n", "must name the network that scheduler and workers listen on"),
+        ("jobqueue: {slurm: {interface: nosuch0}}\nworkers: 2\n", "cannot be started: "),
+    ],
+)
+def test_a_file_that_asks_for_no_jobs_is_one_sentence(tmp_path, text, sentence):
+    pytest.importorskip("dask_jobqueue")
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises((ConfigError, RunError), match=sentence), open_cluster(Where.parse(str(tmp_path / "jobs.yaml"))):
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------- the options
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "sentence"),
+    [
+        ("local:0", {}, "local:N must have N from 1 to 1,000 workers, got '0'"),
+        ("local:x", {}, "local:N must have N"),
+        ("local", {}, r"cluster must be local:N, tls://HOST:PORT, or a YAML file of dask-jobqueue, got 'local'"),
+        ("tls://head", {"certificates": Path("c")}, "cluster must be local:N"),
+        ("tls://head:99999", {"certificates": Path("c")}, "cluster must be local:N"),
+        ("tls://head:8786", {}, "needs the folder of its certificates: give --tls FOLDER"),
+        ("tcp://head:8786", {}, "is not encrypted, and whoever connects can run programs"),
+        ("tcp://10.0.0.1:8786", {}, "is not encrypted"),
+        ("tcp://127.0.0.1:8786", {"certificates": Path("c")}, "uses no certificates"),
+    ],
+)
+def test_what_is_no_cluster_or_not_safe_is_one_sentence(text, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Where.parse(text, **options)
+
+
+def test_what_is_allowed_without_encryption():
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        assert Where.parse(f"tcp://{host}:8786").address
+    assert Where.parse("tcp://10.0.0.1:8786", insecure=True).address
+
+
+def test_options_that_do_not_go_together_are_wrong_usage(maps, tmp_path):
+    from click.testing import CliRunner
+
+    from cbst_mx.cli import main
+
+    given = ["label", "--probabilities", str(maps), "--portion", "0.2", "--out", str(tmp_path / "out")]
+    for more, sentence in (
+        (["--cluster", "local:2", "--workers", "2"], "--workers and --cluster cannot be given together"),
+        (["--tls", "certs"], "--tls needs --cluster"),
+        (["--insecure"], "--insecure needs --cluster"),
+    ):
+        done = CliRunner().invoke(main, [*given, *more])
+        assert (done.exit_code, sentence in done.output) == (2, True), done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["distributed", "cryptography"])
+def test_without_the_extra_one_sentence_says_what_to_install(maps, tmp_path, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom cbst_mx.cli import main; main(prog_name='cbst-mx')"
+    given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--cluster", "local:2"]
+    command = [sys.executable, "-c", code, *map(str, given), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    expected = f"Error: --cluster needs the package {missing}, which is not installed: pip install 'cbst_mx[scale]'"
+    assert expected in done.stderr
+    assert not (tmp_path / "out" / "job.json").exists()

@@ -7,6 +7,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import importlib
 import logging
 import time
 from pathlib import Path
@@ -282,7 +283,7 @@ def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.
     import dask
 
     try:
-        import dask_jobqueue
+        import dask_jobqueue  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"{path} needs the package dask-jobqueue, which is not installed: pip install dask-jobqueue"
@@ -303,7 +304,8 @@ def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.
     stack.enter_context(dask.config.set(nodes.settings()))
     stack.enter_context(dask.config.set({f"jobqueue.{queue.system}": merged}))
     processes = merged.get("processes") or 1
-    kind = getattr(dask_jobqueue, BATCH_SYSTEMS[queue.system], None) or dask_jobqueue.local.LocalCluster
+    module = importlib.import_module(f"dask_jobqueue.{queue.system}")
+    kind = getattr(module, BATCH_SYSTEMS[queue.system])
     return functools.partial(kind, n_workers=processes * -(-queue.workers // processes), security=known)
 
 
