@@ -45,13 +45,11 @@ class _Shard(click.ParamType):
 
     name = "I/N|auto"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if isinstance(value, tuple):
             return value
         if value == "auto":
-            from cbst_mx.labelling.shards import shard_of_environment
-
-            return shard_of_environment(os.environ)
+            return value
         part, slash, parts = value.partition("/")
         # not isdigit: a superscript is a digit and no number
         if not (slash and all(re.fullmatch("[0-9]{1,9}", number) for number in (part, parts))):
@@ -133,9 +131,10 @@ def _folder(
     origin: str,
     label_space: str | None,
     key: str | None,
-    shard: tuple[int, int] = (1, 1),
+    shard: Any = (1, 1),
 ) -> Any:
     from cbst_mx.labelling import MapFolder
+    from cbst_mx.labelling.shards import shard_of_environment
 
     if size and upsample == 1:
         raise click.UsageError("--size needs --upsample")
@@ -148,7 +147,7 @@ def _folder(
         interpolation=upsampling,
         origin=origin,
         prior=spatial_prior,
-        shard=shard,
+        shard=shard_of_environment(os.environ) if shard == "auto" else shard,
     )
 
 
@@ -304,7 +303,7 @@ def label(
 @cluster_options
 def count_(
     probabilities: Path,
-    shard: tuple[int, int],
+    shard: Any,
     refine: Path | None,
     policy: str,
     portion: float | None,
@@ -384,7 +383,7 @@ def merge(states: tuple[Path, ...], out: Path) -> None:
 def select_(
     state_path: Path,
     probabilities: Path,
-    shard: tuple[int, int],
+    shard: Any,
     policy: str,
     portion: float | None,
     portions: tuple[float, ...] | None,
