@@ -37,8 +37,8 @@ def class_statistics(
     """Print the predicted portion of every class, the worst classes and those with priority.
 
     FILE is an image_statistics.npz, or the kc.json or thresholds.json of a labelling pass; or a folder of label maps
-    (.png of trainIds, 255 = none), whose pixels are counted, for the classes of --label-space. The worst classes are the
-    least predicted ones; a class that is never predicted is among them and has priority.
+    (.png of trainIds, 255 = none), whose pixels are counted, for the classes of --label-space. The worst classes are
+    the least predicted ones; a class that is never predicted is among them and has priority.
     """
     from cbst_mx.files import write_json
     from cbst_mx.report.tables import plain_table

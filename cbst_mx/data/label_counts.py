@@ -72,8 +72,8 @@ def _count(paths: Sequence[Path], num_classes: int) -> np.ndarray:
         unknown = [int(value) for value in beyond if value != IGNORE]
         if unknown:
             raise DataError(
-                f"{path} must hold trainIds below {num_classes} or 255, got {unknown[0]}: is it of another label space, "
-                "or of ids?"
+                f"{path} must hold trainIds below {num_classes} or 255, got {unknown[0]}: is it of another label "
+                "space, or of ids?"
             )
         total += found[:num_classes]
     return total

@@ -1,4 +1,4 @@
-"""Processor time of labelling on a cluster of this machine against one process, with the variables of glibc and without.
+"""Processor time of labelling on a cluster of this machine against one process, with glibc's variables and without.
 
     python tools/bench/cluster.py --images 24 --classes 19 --size 1024 2048
 
