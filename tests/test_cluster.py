@@ -78,6 +78,13 @@ def test_labels_of_a_cluster_are_those_of_one_process(local, maps, alone, tmp_pa
     assert contents(tmp_path / "out") == alone
 
 
+def test_relative_paths_are_those_of_the_command(local, maps, alone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the workers are not
+    (tmp_path / "maps").symlink_to(maps)
+    label(Path("maps"), Path("out"), cluster=local)
+    assert contents(tmp_path / "out") == alone
+
+
 @pytest.mark.parametrize("when", ["count", "second count", "selection"])
 def test_a_worker_that_is_killed_changes_nothing(local, maps, alone, tmp_path, monkeypatch, caplog, when):
     monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
@@ -466,3 +473,71 @@ def test_without_the_extra_one_sentence_says_what_to_install(maps, tmp_path, mis
     expected = f"Error: --cluster needs the package {missing}, which is not installed: pip install 'cbst_mx[scale]'"
     assert expected in done.stderr
     assert not (tmp_path / "out" / "job.json").exists()
+
+
+# -------------------------------------------------------------------------------------------------- several hosts
+
+
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts():
+    """Names of two network namespaces, joined by a cable, with the addresses 10.213.77.1 and 10.213.77.2."""
+    names = [f"cbst-{os.getpid()}-{number}" for number in (1, 2)]
+    try:
+        made = [ip("netns", "add", name, check=False).returncode for name in names]
+    except FileNotFoundError:
+        pytest.skip("no network namespaces here: there is no ip")
+    try:
+        if any(made):
+            pytest.skip("no network namespaces here: they need root")
+        cables = [f"cbst{os.getpid() % 10**6}{end}" for end in "ab"]
+        if ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1], check=False).returncode:
+            pytest.skip("no network namespaces here: the kernel has no veth")
+        for number, (name, cable) in enumerate(zip(names, cables), 1):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "addr", "add", f"10.213.77.{number}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
+def heard(host):
+    """Return the addresses that anything in a namespace listens on."""
+    lines = ip("netns", "exec", host, "ss", "-Hltn").stdout.splitlines()
+    return {line.split()[3].rpartition(":")[0] for line in lines}
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_work_and_listen_on_their_network_only(hosts, certificates, maps, alone, tmp_path):
+    given = ("tls://10.213.77.1:8786", "--tls", str(certificates / "ours"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def begin(host, *arguments):
+        command = ["ip", "netns", "exec", host, *COMMAND, *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    started = [begin(hosts[0], "cluster", "scheduler", *given)]
+    started += [begin(host, "cluster", "worker", *given, "--threads", 1) for host in hosts]
+    try:
+        label_maps = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--out", tmp_path / "out"]
+        client = begin(hosts[0], *label_maps, "--cluster", *given)
+        output = client.communicate(timeout=300)[0]
+        assert client.returncode == 0, output
+        assert contents(tmp_path / "out") == alone
+        assert heard(hosts[0]) == {"10.213.77.1", "127.0.0.1"}
+        assert heard(hosts[1]) == {"10.213.77.2", "127.0.0.1"}
+    finally:
+        for one in started:
+            one.terminate()
+        for one in started:
+            try:
+                one.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                one.kill()
+                one.communicate()

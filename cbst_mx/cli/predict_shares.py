@@ -52,9 +52,10 @@ def predict_shared(
     from cbst_mx.evaluation.shared import cut
 
     folder.begin()
-    left = images.subset(folder.left)
+    left = images.subset(folder.left).absolute()
     parameters, ctx, options = network
-    given = (parameters.absolute(), file_digest(parameters), ctx, dict(options))
+    calibration = options["calibration"].absolute()
+    given = (parameters.absolute(), file_digest(parameters), ctx, {**options, "calibration": calibration})
     parts = cut(left, options["batch_size"], cluster.size)
     shares = []
     for part in parts:

@@ -151,7 +151,7 @@ def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
     return np.array(counts, dtype=np.int64), names
 
 
-def _count_folder(folder: Path, space_name: str | None, where: Any) -> tuple[np.ndarray, Sequence[str]]:
+def _count_folder(folder: Path, space_name: str | None, where: Any) -> tuple[np.ndarray, Sequence[str] | None]:
     """Return the pixels of every class in a folder of label maps, int64 (C,), and the class names."""
     from cbst_mx.data.folder import read_label_space
     from cbst_mx.data.label_counts import count_labels

@@ -219,7 +219,7 @@ def open_cluster(where: Where, *, threads: int = 1) -> Iterator[Cluster]:
 
     with contextlib.ExitStack() as stack:
         # what goes wrong is told in one sentence, not in those of the libraries
-        for name in ("distributed", "tornado.application", "asyncio", "dask_jobqueue"):
+        for name in ("distributed", "tornado", "tornado.application", "asyncio", "dask_jobqueue"):
             stack.enter_context(_quiet(logging.getLogger(name)))
         known = security(where.certificates)
         if where.address:
@@ -320,12 +320,10 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet(log: logging.Logger) -> Iterator[None]:
-    """Let a log be silent within the block."""
-    before, log.disabled = log.disabled, True
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+    """Let a log, and those below it, tell nobody within the block."""
+    before = log.handlers, log.propagate
+    log.handlers, log.propagate = [logging.NullHandler()], False
     try:
         yield
     finally:
-        log.disabled = before
-        log.setLevel(level)
+        log.handlers, log.propagate = before

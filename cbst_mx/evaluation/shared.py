@@ -53,7 +53,8 @@ class NetworkFile(NamedTuple):
     @classmethod
     def of(cls, path: Path, ctx: str, *, amp: str = "none", form: Mapping[str, Any] | None = None) -> NetworkFile:
         """Return the network of a file that is there."""
-        return cls(path.absolute(), file_digest(path), ctx, amp, form)
+        given = {key: one.absolute() if isinstance(one, ImageSet) else one for key, one in (form or {}).items()}
+        return cls(path.absolute(), file_digest(path), ctx, amp, None if form is None else given)
 
     def load(self) -> tuple[Any, dict[str, Any]]:
         """Return the network, and its context as an option; the one that was loaded last is kept.
@@ -139,7 +140,7 @@ class SharedNetwork:
         result : object
         """
         kept = {key: value for key, value in options.items() if key != "ctx"}
-        parts = cut(images, batch_size, self.cluster.size)
+        images, parts = images.absolute(), cut(images, batch_size, self.cluster.size)
         shares = [
             Share(
                 (function, self.file, images.subset(part), part, len(images), batch_size, kept),

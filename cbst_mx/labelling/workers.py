@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import cv2
@@ -138,7 +139,9 @@ class Workers:
             return
         blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
         if self._cluster is not None:
-            shares = [Share((block, *arguments), block.names, block.paths[0]) for block in blocks]
+            blocks = [block.absolute() for block in blocks]
+            given = [one.absolute() if isinstance(one, Path) else one for one in arguments]
+            shares = [Share((block, *given), block.names, block.paths[0]) for block in blocks]
             for index, result in self._cluster.each(function, shares, waiting_for=waiting_for):
                 yield len(blocks[index].names), result
             return

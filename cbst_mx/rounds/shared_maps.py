@@ -79,6 +79,7 @@ class SharedMaps:
     def __init__(
         self, experiment: Experiment, network: SharedNetwork, images: ImageSet, *, folder: Path, prior: Path | None
     ):
+        images = images.absolute()
         training, spec = experiment.self_training, experiment.network_spec()
         height, width = images.image(0).shape[:2]
         stride = network.stride
