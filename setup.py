@@ -64,6 +64,13 @@ ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 # pyspng (0.3 MB) holds it, so that the threads of a loader wait for each other. 2026.3 needs numpy 2; 2023.3.16 is
 # the last for Python 3.8.
 SPEED = ["imagecodecs>=2023.3.16,<2026.3"]
+# For --cluster, cluster and sweep: Dask, which needs no numpy. The newest for Python 3.8 is 2023.5.0, for 3.9 2024.8.0,
+# for 3.10 and later 2026.8.0, on all of which labels were compared with those of one process; 2021.10 closed the last
+# hole that matters here, workers on all interfaces. dask-jobqueue is for who has a batch system.
+SCALE = [
+    "distributed>=2023.5,<2027",
+    "cryptography>=41",  # makes the certificates; 47 is the last for Python 3.8
+]
 
 # The documentation site, `make docs`; make test builds it too. One minor version each, the newest that also runs on
 # Python 3.8. All of it is pure Python, about 20 MB, and nothing of it is needed to run the program.
@@ -88,6 +95,7 @@ DEV = [
     "mypy>=1.14,<1.15",
     "types-PyYAML>=6.0,<6.1",
     "selenium>=4.27,<4.28",  # looks at reports in the system's chromium
+    "dask-jobqueue>=0.8.5,<0.10",  # jobs without a batch system; 0.8.5 is the last for Python 3.8 and 3.9
     "jsonschema>=4.23,<4.24",  # the schemas that `cbst-mx schema` prints, as editors read them
 ]
 
@@ -128,8 +136,9 @@ setup(
         "onnx": ONNX,
         "report": REPORT,
         "speed": SPEED,
+        "scale": SCALE,
         "docs": DOCS,
-        "dev": DEV + DOCS + ONNX + REPORT + SPEED,
+        "dev": DEV + DOCS + ONNX + REPORT + SPEED + SCALE,
     },
     entry_points={"console_scripts": ["cbst-mx = cbst_mx.cli:main"]},
 )

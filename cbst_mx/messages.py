@@ -1,9 +1,10 @@
-"""What sentences and progress bars share: lists that stay short, and how work in progress is told."""
+"""What those who work and those who watch share: lists that stay short, how work is told, and how it is given away."""
 
 from __future__ import annotations
 
 import unicodedata
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
 
 __all__ = [
     "DETAIL",
@@ -11,6 +12,8 @@ __all__ = [
     "Iteration",
     "Part",
     "Progress",
+    "Share",
+    "Shares",
     "clock",
     "counted",
     "listed",
@@ -63,6 +66,40 @@ class Part(NamedTuple):
     seconds: float | None = None  # that it took, where that is known
 
 
+def silent(*_: Any) -> None:
+    """Tell nobody: the default of `Progress` and `Counter`."""
+
+
+class Share(NamedTuple):
+    """A part of some work that another process may do."""
+
+    arguments: tuple[Any, ...]  # of the function; files go as paths
+    names: Sequence[str]  # of the images it is on, for sentences
+    needs: Path | None = None  # a file of it, which must be there wherever it is done
+
+
+class Shares(Protocol):
+    """Processes that do shares of work: a :class:`cbst_mx.cluster.Cluster`."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes, at least 1."""
+
+    def each(
+        self,
+        function: Callable[..., Any],
+        shares: Sequence[Share],
+        *,
+        waiting_for: Callable[[], None] = silent,
+        ahead: int = 2,
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function with the arguments of every share; yield the index of a share and its result, in any order.
+
+        `waiting_for` is called twice a second while nothing comes; it may raise to end the work. `ahead` shares are on
+        their way for each process.
+        """
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, in the singular or the plural.
 
@@ -101,10 +138,6 @@ def clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return (f"{days} d " if days else "") + f"{hours}:{minutes:02}:{rest:02}"
-
-
-def silent(*_: Any) -> None:
-    """Tell nobody: the default of `Progress` and `Counter`."""
 
 
 def listed(items: Sequence[Any], shown: int = 5, what: str = "") -> str:

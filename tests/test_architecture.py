@@ -17,6 +17,7 @@ LAYERS = (
     ("cbst_mx",),
     ("cbst_mx.errors",),
     ("cbst_mx.files", "cbst_mx.messages", "cbst_mx.strict_yaml"),
+    ("cbst_mx.cluster",),  # who has work to share knows `messages.Shares` only
     ("cbst_mx.label_space",),
     ("cbst_mx.seeding",),
     ("cbst_mx.data",),
@@ -307,7 +308,9 @@ def test_changes_of_a_disk_are_seen(source):
     assert list(disk_calls(ast.parse(source)))
 
 
-MOST_ROOMS, MOST_EDGES = 22, 120  # a new one should take the place of another
+# A new one should take the place of another. The 22nd room is the cluster, with one way in, from the command line, and
+# five out: its version, errors, files, messages and strict YAML.
+MOST_ROOMS, MOST_EDGES = 22, 126
 
 
 def rooms(modules):

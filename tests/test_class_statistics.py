@@ -13,9 +13,11 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import statistics as commands
 from cbst_mx.cli.base import OneSentence
+from cbst_mx.data.image_files import write_label_png
+from cbst_mx.data.label_counts import count_labels
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import write_json
-from cbst_mx.label_space import NTHU_13
+from cbst_mx.label_space import NTHU_13, numbered
 from cbst_mx.selftrain.class_statistics import (
     ImageStatistics,
     portions,
@@ -381,3 +383,47 @@ def test_class_statistics_of_a_record_of_thresholds(tmp_path):
     write_json(record, {"count": [1, 2]})
     text = call("class-statistics", record, "--label-space", "nthu-13", code=1)
     assert "Error: label space nthu-13 has 13 classes, but" in text
+
+
+def write_labels(folder, count=5):
+    """Write label maps of three classes, of which a pixel in ten has none; return the pixels of each."""
+    rng = np.random.default_rng(0)
+    total = np.zeros(3, np.int64)
+    for index in range(count):
+        label = rng.choice(np.uint8([0, 1, 2, 255]), (6, 8), p=[0.5, 0.3, 0.1, 0.1])
+        place = folder / ("day" if index % 2 else "night")
+        place.mkdir(parents=True, exist_ok=True)
+        write_label_png(place / f"{index}.png", label, numbered(3))
+        total += np.bincount(label.reshape(-1), minlength=256)[:3]
+    return total
+
+
+def test_a_folder_of_label_maps_is_counted(tmp_path):
+    total = write_labels(tmp_path / "labels")
+    out = tmp_path / "result.json"
+    call("class-statistics", tmp_path / "labels", "--label-space", "3", "--out", out)
+    assert json.loads(out.read_text())["count"] == total.tolist()
+    text = " ".join(call("class-statistics", tmp_path / "labels", "--label-space", "2", code=1).split())
+    assert "must hold trainIds below 2 or 255, got 2" in text
+    assert "needs --label-space" in call("class-statistics", tmp_path / "labels", code=2)
+    (tmp_path / "none").mkdir()
+    text = " ".join(call("class-statistics", tmp_path / "none", "--label-space", "2", code=1).split())
+    assert "must hold label maps (.png of trainIds), it has none" in text
+
+
+def test_the_label_maps_of_a_folder_are_counted_on_a_cluster(tmp_path):
+    class Cluster:
+        """Two blocks at a time, the last first."""
+
+        size = 2
+
+        def each(self, function, shares, *, waiting_for, ahead=2):
+            for index in reversed(range(len(shares))):
+                waiting_for()
+                yield index, function(*shares[index].arguments)
+
+    total = write_labels(tmp_path / "labels", 150)
+    done = []
+    counts = count_labels(tmp_path / "labels", 3, cluster=Cluster(), progress=lambda *now: done.append(now))
+    np.testing.assert_array_equal(counts, total)
+    assert done[-1] == (150, 150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -295,10 +296,44 @@ def test_arrays_hold_the_whole_state(complete):
         assert again.pending(["å", "b"]) == ["b"]
 
 
+def test_a_part_of_the_second_pass_does_not_grow_with_the_number_of_images():
+    image = random_images(9)[0]
+    sizes = []
+    for count in (10, 1000):
+        state = StreamingThresholds(4)
+        for index in range(count):
+            state.add_counts(f"berlin/berlin_{index:06d}_000019_leftImg8bit", np.array([index % 4]), np.array([1]))
+        state.add("last", *image)
+        assert state.refine(["global"], [0.5])
+        part = pickle.loads(pickle.dumps(state.part()))
+        part.add("last", *image)
+        sizes.append(len(pickle.dumps(state.part())))
+        state.merge(part)
+        assert state.done == ("last",)
+    assert sizes[0] == sizes[1]
+    stranger = state.part()
+    stranger.add("unknown", *image)
+    with pytest.raises(DataError, match="image unknown must be one of those counted in the first pass"):
+        state.merge(stranger)
+
+
+def test_states_of_the_format_before_are_read():
+    images = random_images(9)
+    state = counted(images, 4)
+    arrays = state.to_arrays()
+    names = np.array(state.names, dtype=np.str_)
+    old = {**arrays, "format": np.array(1), "names": names, "lower_names": names}
+    del old["first_names"]
+    again = StreamingThresholds.from_arrays(old)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(again.to_arrays()[key], array)
+    assert_same(again, images)
+
+
 def test_damaged_arrays_are_refused():
     arrays = counted(random_images(10), 4).to_arrays()
     for change, reason in (
-        ({"format": np.array(7)}, "it is of format 7, this version reads format 1"),
+        ({"format": np.array(7)}, "it is of format 7, this version reads formats up to 2"),
         ({"bins": arrays["bins"] + 4 * UPPER}, "array bins is damaged"),
         ({"counts": -arrays["counts"]}, "array counts is damaged"),
         ({"critical": arrays["critical"][::-1]}, "array critical is damaged"),
@@ -388,7 +423,6 @@ def test_states_that_do_not_fit_are_not_merged():
     with pytest.raises(DataError, match="must go on from the same counts of the first"):
         second.merge(other)
     other = second.part()
-    other.refine(["global"], [0.5])
-    other._start_step_2(np.array([5]))
+    other._start_step_2(np.array([5]), other._first)
     with pytest.raises(DataError, match="must be for the same policies and portions"):
         second.merge(other)

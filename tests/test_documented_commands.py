@@ -161,6 +161,10 @@ ONLY_READ = {
     "runs/photos-1": "1,000 iterations",
     "runs/photos-cbst": "what `init` chooses for a real run",
     "runs/gta5-cbst": "GTA5",
+    "jobs.yaml": "a batch system",
+    "--shard auto": "a task of a batch system",
+    "counts/*.npz": "what its tasks count",
+    "tls://10.0.0.1": "other machines",
 }
 SECONDS = "0.01"  # that `plan` measures
 
@@ -220,8 +224,13 @@ def test_the_quick_start_runs(checkout, monkeypatch):
 
 @needs_bash
 def test_scaling_runs(checkout, scenes, monkeypatch):
+    pytest.importorskip("distributed")
+    write_maps(checkout / "maps", random_maps(0, (4, 19, 8, 16)))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the runs of a sweep, which are processes of their own
     outputs = run_page("scaling", checkout, monkeypatch, places=[("data", str(scenes))])
-    assert len(outputs) == 6
+    assert len(outputs) == 9
+    assert len(list((checkout / "labels/pseudo_labels").glob("*.png"))) == 4
+    assert (checkout / "runs/sweep/report.html").is_file()
     assert len((checkout / "confident.txt").read_text().split()) == 2
 
 

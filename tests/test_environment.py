@@ -135,7 +135,7 @@ def test_a_terminal_sees_one_line_that_changes(pip, monkeypatch, capsys):
 
 
 def test_every_extra_has_its_size():
-    assert set(environment.SIZES) == {"cpu", "cu112", "onnx", "report", "speed", "docs", "dev"}
+    assert set(environment.SIZES) == {"cpu", "cu112", "onnx", "report", "speed", "scale", "docs", "dev"}
     assert all(disk > download > 0 for download, disk in environment.SIZES.values())
     assert "of unknown size" in environment.announce("other")
 

@@ -10,6 +10,7 @@ import click
 
 import cbst_mx
 from cbst_mx.cli import (
+    cluster,
     demo,
     doctor,
     experiments,
@@ -28,6 +29,7 @@ from cbst_mx.cli import (
     results,
     schema,
     statistics,
+    sweep,
     weights,
 )
 from cbst_mx.cli.base import OneSentence
@@ -48,6 +50,7 @@ def main() -> None:
 
 for group in (
     experiments,
+    sweep,
     results,
     report,
     folders,
@@ -61,6 +64,7 @@ for group in (
     weights,
     export,
     labelling,
+    cluster,
     prior,
     statistics,
     doctor,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
+from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.cli.live_events import TensorBoard
 from cbst_mx.errors import CBSTError, StoppedError
 from cbst_mx.messages import counted, stage_title
@@ -197,9 +198,16 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--quiet", is_flag=True, help="Print warnings and the end only.")
     @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line, and nothing else.")
     @click.option("--tensorboard", type=FOLDER, help="Write TensorBoard events into this folder as the run goes on.")
+    @cluster_options
     @functools.wraps(function)
     def command(
-        experiment: Experiment, out: Path, quiet: bool, as_json: bool, tensorboard: Path | None, **options: Any
+        experiment: Experiment,
+        out: Path,
+        quiet: bool,
+        as_json: bool,
+        tensorboard: Path | None,
+        where: Any,
+        **options: Any,
     ) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
         from cbst_mx.rounds.outline import outline
@@ -210,8 +218,8 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
             from cbst_mx.report.tensorboard import check_installed
 
             check_installed()
-        with Bars(Terminal(), quiet=quiet, as_json=as_json) as bars:
-            run = Run(experiment, out, progress=bars)
+        with Bars(Terminal(), quiet=quiet, as_json=as_json) as bars, opened(where, threads=0) as cluster:
+            run = Run(experiment, out, progress=bars, cluster=cluster)
             numbers = {"source": len(run.source), "target": len(run.target)}
             validation = {name: len(images) for name, images in run.validation.items()}
             parts = outline(run.experiment, out, validation=validation, **numbers)

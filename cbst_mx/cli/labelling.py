@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -10,6 +11,7 @@ import click
 
 from cbst_mx import METHODS
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
+from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.messages import counted, listed
 
 __all__ = ["COMMANDS"]
@@ -39,12 +41,14 @@ class _Portions(click.ParamType):
 
 
 class _Shard(click.ParamType):
-    """I/N."""
+    """I/N, or auto for that of this task of a batch system."""
 
-    name = "I/N"
+    name = "I/N|auto"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if isinstance(value, tuple):
+            return value
+        if value == "auto":
             return value
         part, slash, parts = value.partition("/")
         # not isdigit: a superscript is a digit and no number
@@ -103,7 +107,12 @@ _POLICY = click.option(
 )
 _PORTION = click.option("--portion", type=float, help="Portion p of the pixels to keep, in (0, 1].")
 _PORTIONS = click.option("--portions", type=_Portions(), help="Portions of a sweep table (sweep.csv), 0.2,0.25,...")
-_SHARD = click.option("--shard", default="1/1", type=_Shard(), help="Only the I-th of N parts of the files.")
+_SHARD = click.option(
+    "--shard",
+    default="1/1",
+    type=_Shard(),
+    help="Only the I-th of N parts of the files; auto: by SLURM's or Kubernetes' task.",
+)
 
 
 def _rule(policy: str, prior: Path | None) -> str:
@@ -122,9 +131,10 @@ def _folder(
     origin: str,
     label_space: str | None,
     key: str | None,
-    shard: tuple[int, int] = (1, 1),
+    shard: Any = (1, 1),
 ) -> Any:
     from cbst_mx.labelling import MapFolder
+    from cbst_mx.labelling.shards import shard_of_environment
 
     if size and upsample == 1:
         raise click.UsageError("--size needs --upsample")
@@ -137,7 +147,7 @@ def _folder(
         interpolation=upsampling,
         origin=origin,
         prior=spatial_prior,
-        shard=shard,
+        shard=shard_of_environment(os.environ) if shard == "auto" else shard,
     )
 
 
@@ -171,15 +181,17 @@ def _run(
     portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
+    where: Any,
     state: Any = None,
 ) -> None:
     from cbst_mx.labelling import check_request, run
     from cbst_mx.report.tables import sweep_table, threshold_table
 
+    _check_workers(where)
     if not check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers):
         raise click.UsageError("--portion or --portions must be given")
     _announce(folder, workers, len(portions or ()) + 1, portion is not None)
-    with Bars(Terminal()) as bars:
+    with Bars(Terminal()) as bars, opened(where) as cluster:
         result = run(
             folder,
             out,
@@ -189,6 +201,7 @@ def _run(
             fidelity=fidelity,
             state=state,
             workers=workers,
+            cluster=cluster,
             progress=bars,
         )
     if portion is not None:
@@ -205,6 +218,13 @@ def _run(
     if portions:
         print_table(sweep_table(result["sweep"], portions))
         echo(f"sweep in {out / 'sweep.csv'}")
+
+
+def _check_workers(where: Any) -> None:
+    """Refuse --workers beside --cluster, which has its own."""
+    given = click.get_current_context().get_parameter_source("workers")
+    if where is not None and given is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--workers and --cluster cannot be given together")
 
 
 def _method(rule: str, prior: bool) -> str:
@@ -224,6 +244,7 @@ def _rules(record: Any) -> str:
 @_PORTION
 @_PORTIONS
 @click.option("--out", type=FOLDER, help="Output folder; new, or of this job, which then goes on.")
+@cluster_options
 @click.pass_context
 def label(
     ctx: click.Context,
@@ -234,6 +255,7 @@ def label(
     portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
+    where: Any,
     **maps: Any,
 ) -> None:
     """Make pseudo-labels from class probabilities of any framework; needs no mxnet.
@@ -266,7 +288,7 @@ def label(
         raise click.UsageError("--probabilities and --out must be given")
     policy = _rule(policy, maps["spatial_prior"])
     folder = _folder(probabilities, **maps)
-    _run(folder, out, policy, portion, portions, fidelity, workers)
+    _run(folder, out, policy, portion, portions, fidelity, workers, where)
 
 
 @label.command("count")
@@ -278,9 +300,10 @@ def label(
 @_PORTION
 @_PORTIONS
 @click.option("--out", required=True, type=FILE, help="State file (.npz); goes on where this count wrote it.")
+@cluster_options
 def count_(
     probabilities: Path,
-    shard: tuple[int, int],
+    shard: Any,
     refine: Path | None,
     policy: str,
     portion: float | None,
@@ -288,6 +311,7 @@ def count_(
     fidelity: str,
     workers: int,
     out: Path,
+    where: Any,
     **maps: Any,
 ) -> None:
     """Count the confidences of a folder or of a shard of it.
@@ -297,6 +321,7 @@ def count_(
     """
     from cbst_mx.labelling import State, check_request, count
 
+    _check_workers(where)
     policy = _rule(policy, maps["spatial_prior"])
     wanted = check_request(policy, portion, portions or (), fidelity=fidelity, workers=workers)
     if refine is not None and not wanted:
@@ -316,8 +341,8 @@ def count_(
     if out.is_file():
         state = state.continued(State.load(out), folder)
     _announce(folder, workers, len(wanted), False)
-    with Bars(Terminal()) as bars:
-        count(folder, state, out, workers=workers, progress=bars)
+    with Bars(Terminal()) as bars, opened(where) as cluster:
+        count(folder, state, out, workers=workers, cluster=cluster, progress=bars)
     echo(f"counts of {counted(len(folder.names), 'image')} in {out}")
 
 
@@ -354,16 +379,18 @@ def merge(states: tuple[Path, ...], out: Path) -> None:
 @_PORTION
 @_PORTIONS
 @click.option("--out", required=True, type=FOLDER, help="Output folder; new, or of this job, which then goes on.")
+@cluster_options
 def select_(
     state_path: Path,
     probabilities: Path,
-    shard: tuple[int, int],
+    shard: Any,
     policy: str,
     portion: float | None,
     portions: tuple[float, ...] | None,
     fidelity: str,
     workers: int,
     out: Path,
+    where: Any,
     **maps: Any,
 ) -> None:
     """Select with the thresholds of a state: pseudo-labels of a folder or of a shard of it.
@@ -375,7 +402,7 @@ def select_(
 
     policy = _rule(policy, maps["spatial_prior"])
     folder = _folder(probabilities, shard=shard, **maps)
-    _run(folder, out, policy, portion, portions, fidelity, workers, State.load(state_path))
+    _run(folder, out, policy, portion, portions, fidelity, workers, where, State.load(state_path))
 
 
 COMMANDS = (label,)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, FORMAT, Bars, Terminal, choice, echo
+from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def say_agreement(near: Agreement | None) -> None:
 @click.option("--fold", type=click.IntRange(0), help="Which of the ten folds (nthu).")
 @scale_options
 @click.option("--out", type=FILE, help="Write the result as JSON here as well.")
+@cluster_options
 def evaluate(
     parameters: Path,
     ctx: str,
@@ -120,6 +122,7 @@ def evaluate(
     combine: str,
     long_side: int | None,
     out: Path | None,
+    where: Any,
     **data: Any,
 ) -> None:
     """Evaluate parameters on labelled images and print IoU per class and mIoU.
@@ -131,7 +134,7 @@ def evaluate(
     from cbst_mx.report.tables import iou_table
 
     factors = read_factors(scales)
-    with Bars(Terminal()) as bars:
+    with Bars(Terminal()) as bars, opened(where, threads=0) as cluster:
         evaluation = evaluate_parameters(
             parameters,
             data,
@@ -145,6 +148,7 @@ def evaluate(
             long_side=long_side,
             upsampling=upsampling,
             resampling=resampling,
+            cluster=cluster,
             progress=partial(bars, "evaluation"),
         )
     say_agreement(evaluation.agreement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator
 import click
 
 from cbst_mx.cli.base import FOLDER, Bars, Terminal, choice, echo
+from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.cli.networks import network_options, read_factors, say_agreement, scale_options
 from cbst_mx.errors import CBSTError, ConfigError, DataError, StoppedError
 
@@ -54,8 +56,15 @@ _ANY = click.Path(path_type=Path)
     help="Numbers in label files: trainId, cityscapes, or a YAML description, whose own are written.",
 )
 @click.option("--overwrite", is_flag=True, help="Make everything anew, in the place of results that are in --out.")
+@cluster_options
 def predict(
-    parameters: Path, images: tuple[Path, ...], out: Path, outputs: tuple[str, ...], overwrite: bool, **options: Any
+    parameters: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    outputs: tuple[str, ...],
+    overwrite: bool,
+    where: Any,
+    **options: Any,
 ) -> None:
     """Segment IMAGES (files, folders, globs, videos) with the network of --parameters.
 
@@ -70,6 +79,7 @@ def predict(
     at the end, and the exit code is 1; the others are done.
     """
     from cbst_mx.cli.predict_pictures import Painter
+    from cbst_mx.cli.predict_shares import predict_shared
     from cbst_mx.data.datasets import ImageSet
     from cbst_mx.data.doctor.findings import counted
     from cbst_mx.data.listing import names_below
@@ -92,7 +102,7 @@ def predict(
     total = len(chosen) + len(refused)
     wanted = outputs or (("label", "overlay") if total else ("overlay",))
     painter = Painter.of_options(wanted, options)
-    with _locked(out):
+    with _locked(out), opened(where, threads=0) as cluster:
         settings = {**_settings(options), **painter.settings(bool(outputs))}
         folder = PredictionFolder(out, network, settings, chosen, outputs=wanted, overwrite=overwrite, videos=videos)
         turned = sum(turn != 1 for turn in chosen.turns)
@@ -106,7 +116,12 @@ def predict(
             echo(f"{len(chosen) - len(folder.left)} of {len(chosen)} images are done already")
         with Bars(Terminal()) as bars:
             try:
-                _images(predictor, chosen, folder, refused, painter, bars)
+                if cluster is None:
+                    _images(predictor, chosen, folder, refused, painter, bars)
+                else:
+                    given = (network, options["ctx"], _loading(chosen, options))
+                    bar = functools.partial(bars, "prediction")
+                    predict_shared(cluster, given, chosen, folder, refused, painter, bar)
                 _videos(predictor, videos, folder, refused, painter, bars)
             except StoppedError as error:
                 error.keep("all")
@@ -181,37 +196,26 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _loading(chosen: Photographs, options: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of `load_network`."""
+    return {
+        **{key: options[key] for key in ("flip", "combine", "long_side", "upsampling", "resampling")},
+        "scales": read_factors(options["scales"]),
+        "inference": options["inference"],
+        "tile": options["tile"],
+        "batch_size": 1 if options["tile"] else 8,
+        "calibration": chosen.subset(range(min(options["calibration_images"], len(chosen)))),
+    }
+
+
 def _load(parameters: Path, chosen: Photographs, options: dict[str, Any]) -> Predictor:
     from cbst_mx import load_network
 
-    first = range(min(options["calibration_images"], len(chosen)))
     if options["inference"] == "int8" and not len(chosen):
         raise ConfigError("inference int8 must be calibrated on images, got videos alone")
-    predictor = load_network(
-        parameters,
-        options["ctx"],
-        flip=options["flip"],
-        scales=read_factors(options["scales"]),
-        combine=options["combine"],
-        long_side=options["long_side"],
-        upsampling=options["upsampling"],
-        resampling=options["resampling"],
-        inference=options["inference"],
-        tile=options["tile"],
-        batch_size=1 if options["tile"] else 8,
-        calibration=chosen.subset(first),
-    )
+    predictor = load_network(parameters, options["ctx"], **_loading(chosen, options))
     say_agreement(predictor.agreement)
     return predictor
-
-
-def _classes(predictor: Predictor, images: Any, painter: Painter) -> Iterator[Any]:
-    """Yield the label of each image, and its confidence where that is asked for."""
-    if painter.needs_confidence:
-        yield from predictor.confidences(images)
-    else:
-        for label in predictor.labels(images):
-            yield label, None
 
 
 def _images(
@@ -223,14 +227,12 @@ def _images(
     bars: Bars,
 ) -> None:
     """Predict what is left, into the folder; name and reason of what cannot be read go into `refused`."""
-    from cbst_mx.data.photographs import ReadOnce
+    from cbst_mx.cli.predict_shares import paint
 
-    pictures = ReadOnce(images.subset(folder.left), refused)
-    for place, (label, confidence) in enumerate(_classes(predictor, pictures, painter)):
-        if pictures.names[place] not in refused:
-            made = painter.pictures(pictures.take(place), label, confidence, predictor.label_space)
-            folder.write(folder.left[place], made)
-        bars("prediction", place + 1, len(pictures))
+    for place, pictures in paint(predictor, images.subset(folder.left), painter, refused):
+        if pictures is not None:
+            folder.write(folder.left[place], pictures)
+        bars("prediction", place + 1, len(folder.left))
 
 
 def _videos(
@@ -243,6 +245,7 @@ def _videos(
 ) -> None:
     """Predict the videos that are left, each whole or not at all."""
     from cbst_mx.cli.predict_pictures import VideoOutputs
+    from cbst_mx.cli.predict_shares import classes_of
     from cbst_mx.data.videos import Video
 
     for index in folder.videos_left:
@@ -252,7 +255,7 @@ def _videos(
             total, done = max(1, video.frames), 0
             frames: deque[Any] = deque()  # read, and not yet written
             with VideoOutputs(folder.video_files(index), video.rate) as outputs:
-                for label, confidence in _classes(predictor, _noted(video, frames), painter):
+                for label, confidence in classes_of(predictor, _noted(video, frames), painter):
                     outputs.write(painter.pictures(frames.popleft(), label, confidence, predictor.label_space))
                     done += 1
                     bars(f"prediction of {name}", min(done, total - 1), total)

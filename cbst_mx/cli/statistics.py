@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import click
 
-from cbst_mx.cli.base import FILE, Terminal, choice, echo
+from cbst_mx.cli.base import FILE, Bars, Terminal, choice, echo
+from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
@@ -23,22 +25,31 @@ _SPACE = click.option("--label-space", "space_name", help="Names of the classes,
 
 
 @click.command("class-statistics")
-@click.argument("file", type=FILE)
+@click.argument("file", type=click.Path(path_type=Path))
 @_SPACE
 @click.option("--worst", default=5, show_default=True, type=click.IntRange(1), help="How many worst classes.")
 @click.option("--priority", default=0.001, show_default=True, help="Portion below which a class has priority.")
 @click.option("--out", type=FILE, help="Write the result as JSON here as well.")
-def class_statistics(file: Path, space_name: str | None, worst: int, priority: float, out: Path | None) -> None:
+@cluster_options
+def class_statistics(
+    file: Path, space_name: str | None, worst: int, priority: float, out: Path | None, where: Any
+) -> None:
     """Print the predicted portion of every class, the worst classes and those with priority.
 
-    FILE is an image_statistics.npz, or the kc.json or thresholds.json of a labelling pass. The worst classes are the
-    least predicted ones; a class that is never predicted is among them and has priority.
+    FILE is an image_statistics.npz, or the kc.json or thresholds.json of a labelling pass; or a folder of label maps
+    (.png of trainIds, 255 = none), whose pixels are counted, for the classes of --label-space. The worst classes are
+    the least predicted ones; a class that is never predicted is among them and has priority.
     """
     from cbst_mx.files import write_json
     from cbst_mx.report.tables import plain_table
     from cbst_mx.selftrain.class_statistics import summary
 
-    counts, stored = _read_counts(file)
+    if file.is_dir():
+        counts, stored = _count_folder(file, space_name, where)
+    else:
+        if where is not None:
+            raise click.UsageError("--cluster needs a folder of label maps to count, a file holds the counts")
+        counts, stored = _read_counts(file)
     names = _class_names(stored, space_name, len(counts), file)
     result = summary(counts, names, worst=worst, priority=priority)
     table = plain_table("class", "pixels", "portion in %", "mined", words=["mined"])
@@ -138,6 +149,20 @@ def _read_counts(file: Path) -> tuple[np.ndarray, Sequence[str] | None]:
     ):
         raise DataError(f"{file} must hold 'names', a list of {len(counts)} texts, got {names!r}")
     return np.array(counts, dtype=np.int64), names
+
+
+def _count_folder(folder: Path, space_name: str | None, where: Any) -> tuple[np.ndarray, Sequence[str] | None]:
+    """Return the pixels of every class in a folder of label maps, int64 (C,), and the class names."""
+    from cbst_mx.data.folder import read_label_space
+    from cbst_mx.data.label_counts import count_labels
+    from cbst_mx.label_space import find
+
+    if space_name is None:
+        raise click.UsageError("a folder of label maps needs --label-space, which names its classes")
+    space = find(space_name, None, origin=str(folder), read=read_label_space)
+    with Bars(Terminal(stderr=True)) as bars, opened(where) as cluster:
+        counts = count_labels(folder, space.num_classes, cluster=cluster, progress=functools.partial(bars, "labels"))
+    return counts, space.names
 
 
 def _class_names(stored: Sequence[str] | None, space_name: str | None, count: int, file: Path) -> list[str]:

@@ -6,6 +6,7 @@ Training on the source and evaluation get a `LabelledImageSet`. Images and label
 
 from __future__ import annotations
 
+import copy
 import operator
 import unicodedata
 from collections import Counter
@@ -103,6 +104,12 @@ class ImageSet:
         chosen = self._checked(indices)
         return ImageSet([self.names[i] for i in chosen], [self.image_paths[i] for i in chosen])
 
+    def absolute(self) -> ImageSet:
+        """Return the same set by absolute paths, for a process that works in another folder."""
+        made = copy.copy(self)
+        made.image_paths = tuple(path.absolute() for path in self.image_paths)
+        return made
+
     def _checked(self, indices: Iterable[int]) -> list[int]:
         chosen = [operator.index(index) for index in indices]
         for index in chosen:
@@ -160,6 +167,13 @@ class LabelledImageSet(ImageSet):
         if len(self.label_paths) != len(self.image_paths):
             images = counted(len(self), "image")
             raise ConfigError(f"label_paths must have one file per image, got {len(self.label_paths)} for {images}")
+
+    def absolute(self) -> LabelledImageSet:
+        """Return the same set by absolute paths, those of the labels too."""
+        made = copy.copy(self)
+        made.image_paths = tuple(path.absolute() for path in self.image_paths)
+        made.label_paths = tuple(path.absolute() for path in self.label_paths)
+        return made
 
     def label(self, index: int) -> np.ndarray:
         """Read one label map.

@@ -17,9 +17,10 @@ from cbst_mx.data.image_headers import check_whole
 from cbst_mx.errors import CheckpointError, DataError
 from cbst_mx.evaluation import confusion, protocols
 from cbst_mx.evaluation.predictor import check_resizing, choose_form
-from cbst_mx.evaluation.shown import Shows
+from cbst_mx.evaluation.shared import Apart, NetworkFile, SharedNetwork
+from cbst_mx.evaluation.shown import Shown, Shows
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace
-from cbst_mx.messages import Counter, silent
+from cbst_mx.messages import Counter, Shares, silent
 from cbst_mx.networks.devices import parse_context
 from cbst_mx.networks.forms import Agreement, check_form
 from cbst_mx.networks.parameters import load_network
@@ -30,7 +31,7 @@ __all__ = ["Evaluation", "check_labelled", "evaluate_network", "evaluate_paramet
 
 
 def evaluate_network(
-    network: gluon.HybridBlock,
+    network: gluon.HybridBlock | SharedNetwork,
     images: LabelledImageSet,
     *,
     classes: Sequence[str],
@@ -39,14 +40,14 @@ def evaluate_network(
     ctx: mx.Context,
     batch_size: int,
     progress: Counter = silent,
-    shows: Shows | None = None,
+    shows: Shows | Apart | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Return the confusion matrix of every image.
 
     Parameters
     ----------
-    network : HybridBlock
+    network : HybridBlock or SharedNetwork
         Maps images to logits, as for :func:`.network_maps.probabilities`.
     images : LabelledImageSet
         Images with labels.
@@ -72,6 +73,13 @@ def evaluate_network(
     """
     truth = images.label_space.names
     matrices = np.zeros((len(images), len(truth), len(truth)), dtype=np.int64)
+    if isinstance(network, SharedNetwork):
+        given = {"classes": classes, "mean": mean, "std": std, **options}
+        for indices, (part, shown) in network.run(_evaluate_part, images, batch_size, given, progress):
+            matrices[indices] = part
+            if isinstance(shows, Shows):
+                shows.merge(shown)
+        return matrices
     found = confidences(network, images, batch_size=batch_size, mean=mean, std=std, ctx=ctx, **options)
     labels = read_ahead(map(images.label, range(len(images))), 2)
     for (index, sure, predicted), label in zip(found, labels):
@@ -81,6 +89,20 @@ def evaluate_network(
             shows.add(index, images.names[index], sure, widened, label)
         progress(index + 1, len(images))
     return matrices
+
+
+def _evaluate_part(
+    file: NetworkFile,
+    images: LabelledImageSet,
+    indices: Sequence[int],
+    count: int,
+    batch_size: int,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, list[Shown]]:
+    """Return the confusion matrices of some images, and what is shown of each; on a worker."""
+    network, device = file.load()
+    shows = Apart(indices, count)
+    return evaluate_network(network, images, batch_size=batch_size, shows=shows, **device, **options), shows.found
 
 
 def check_labelled(images: LabelledImageSet, name: str, use: str = "evaluated", *, every: bool = False) -> None:
@@ -166,6 +188,7 @@ def evaluate_parameters(
     long_side: int | None = None,
     upsampling: str = "bilinear",
     resampling: str = "program",
+    cluster: Shares | None = None,
     progress: Counter = silent,
 ) -> Evaluation:
     """Evaluate a parameter file on labelled images.
@@ -181,6 +204,8 @@ def evaluate_parameters(
         As for :func:`cbst_mx.load_network`.
     calibration_images : int
         How many of the images, from the first, give the value ranges of int8.
+    cluster : Shares, optional
+        A :class:`cbst_mx.cluster.Cluster`, whose workers run the network; they must see the same files.
     progress : callable
         Called with (images done, images in all).
 
@@ -203,11 +228,12 @@ def evaluate_parameters(
     options: dict[str, Any] = {"flip": flip, "scales": list(scales), "combine": combine, "long_side": long_side}
     resizing = check_resizing(upsampling, resampling)
     calibration = images.subset(range(min(calibration_images, len(images))))
-    formed, agreement = choose_form(
-        network, spec, calibration, ctx=device, inference=inference, tile=tile, **options, **resizing
-    )
+    form = {"calibration": calibration, "inference": inference, "tile": tile, **options, **resizing}
+    formed, agreement = choose_form(network, spec, ctx=device, **form)
     matrices = evaluate_network(
-        formed,
+        formed
+        if cluster is None
+        else SharedNetwork(NetworkFile.of(parameters, ctx, form=form), cluster, network.stride),
         images,
         classes=space.names,
         mean=spec.mean,

@@ -15,7 +15,8 @@ import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import DataError
-from cbst_mx.evaluation.shown import Shows, pack, unpack
+from cbst_mx.evaluation.shared import Apart, NetworkFile, SharedNetwork
+from cbst_mx.evaluation.shown import Shown, Shows, pack, unpack
 from cbst_mx.files import open_npz, save_npz
 from cbst_mx.messages import Counter, silent
 from cbst_mx.selftrain.class_statistics import ImageStatistics, portions
@@ -50,6 +51,12 @@ class GridStatistics(ImageStatistics):
         super().add_pixels(name, confidence, predicted)
         first = [min(STEP, side) // 2 for side in predicted.shape]
         self.grid[name] = predicted[first[0] :: STEP, first[1] :: STEP].copy()
+
+    def merge(self, other: ImageStatistics) -> None:
+        """Add the images of `other`, see :meth:`.ImageStatistics.merge`."""
+        super().merge(other)
+        if isinstance(other, GridStatistics):
+            self.grid.update(other.grid)
 
     def summary(self, before: Path | None = None, source: Path | None = None) -> dict[str, Any]:
         """Return the numbers of the set as JSON values.
@@ -102,19 +109,19 @@ class GridStatistics(ImageStatistics):
 
 
 def predict_set(
-    network: gluon.HybridBlock,
+    network: gluon.HybridBlock | SharedNetwork,
     images: ImageSet,
     *,
     classes: Sequence[str],
     progress: Counter = silent,
-    shows: Shows | None = None,
+    shows: Shows | Apart | None = None,
     **options: Any,
 ) -> GridStatistics:
     """Run a network over images without labels.
 
     Parameters
     ----------
-    network : HybridBlock
+    network : HybridBlock or SharedNetwork
         Maps images to logits, as for :func:`.network_maps.probabilities`.
     images : ImageSet
         The images.
@@ -133,12 +140,29 @@ def predict_set(
         If an image cannot be read or a probability is not finite, naming the image.
     """
     statistics = GridStatistics(len(classes), classes)
+    if isinstance(network, SharedNetwork):
+        size = options.pop("batch_size", 8)
+        given = {"classes": classes, **options}
+        for _, (part, shown) in network.run(_predict_part, images, size, given, progress):
+            statistics.merge(part)
+            if isinstance(shows, Shows):
+                shows.merge(shown)
+        return statistics
     for index, confidence, predicted in confidences(network, images, **options):
         statistics.add_pixels(images.names[index], confidence, predicted)
         if shows is not None:
             shows.add(index, images.names[index], confidence, predicted)
         progress(index + 1, len(images))
     return statistics
+
+
+def _predict_part(
+    file: NetworkFile, images: ImageSet, indices: Sequence[int], count: int, batch_size: int, options: dict[str, Any]
+) -> tuple[GridStatistics, list[Shown]]:
+    """Return the predictions on some images, and what is shown of each; on a worker."""
+    network, device = file.load()
+    shows = Apart(indices, count)
+    return predict_set(network, images, batch_size=batch_size, shows=shows, **device, **options), shows.found
 
 
 def load_grid(path: Path) -> dict[str, np.ndarray]:

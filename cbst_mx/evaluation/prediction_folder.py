@@ -28,7 +28,7 @@ from cbst_mx.files import (
 )
 from cbst_mx.messages import counted, listed
 
-__all__ = ["OUTPUTS", "PredictionFolder", "refusal"]
+__all__ = ["OUTPUTS", "PredictionFolder", "refusal", "write_pictures"]
 
 RECORD = "predict.json"
 #: What can be made of an image, in the order in which it is written: the file NAME_OUTPUT.png.
@@ -172,12 +172,11 @@ class PredictionFolder:
             If one cannot be written.
         """
         self.begin()
-        for output, path in zip(self._outputs, self._results[index]):
-            picture = pictures[output]
-            if isinstance(picture, tuple):
-                write_palette_png(path, *picture)
-            else:
-                write_rgb_png(path, picture)
+        write_pictures(self.image_files(index), pictures)
+
+    def image_files(self, index: int) -> dict[str, Path]:
+        """Return where the results of an image are written, by output."""
+        return dict(zip(self._outputs, self._results[index]))
 
     def video_files(self, index: int) -> dict[str, Path]:
         """Return where the results of a video are to be written, by output."""
@@ -198,6 +197,29 @@ class PredictionFolder:
                     remove_file(path)
         write_json(self._out / RECORD, self._new)
         self._begun = True
+
+
+def write_pictures(files: Mapping[str, Path], pictures: Mapping[str, Picture]) -> None:
+    """Write the pictures of an image, each whole or not at all.
+
+    Parameters
+    ----------
+    files : mapping of str to Path
+        Where, by output.
+    pictures : mapping
+        As for :meth:`PredictionFolder.write`.
+
+    Raises
+    ------
+    RunError
+        If one cannot be written.
+    """
+    for output, path in files.items():
+        picture = pictures[output]
+        if isinstance(picture, tuple):
+            write_palette_png(path, *picture)
+        else:
+            write_rgb_png(path, picture)
 
 
 def refusal(refused: Mapping[str, str], total: int, what: str = "image") -> str:

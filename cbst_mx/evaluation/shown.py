@@ -6,7 +6,7 @@ B levels of confidence, P images that are shown, h x w pixels of a small predict
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Iterable, Mapping, NamedTuple
 
 import cv2
 import numpy as np
@@ -137,6 +137,15 @@ class Shows:
         pixels += np.bincount(level, minlength=LEVELS)
         rightly += np.bincount(right, minlength=LEVELS)
         sums += np.bincount(level, weights=sure, minlength=LEVELS)
+
+    def merge(self, others: Iterable[Shown]) -> None:
+        """Add what was collected of other images, each by itself, so that sums are those of one process to the bit."""
+        _, pixels, right, confidence = self.shown
+        for other in others:
+            self.shown.predictions.update(other.predictions)
+            pixels += other.pixels
+            right += other.right
+            confidence += other.confidence
 
 
 def pack(maps: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:

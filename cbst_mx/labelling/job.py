@@ -18,7 +18,7 @@ from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.labelling.results import LABELS, digests, finished, sweep_rows, sweep_text
 from cbst_mx.labelling.state import State
 from cbst_mx.labelling.workers import Workers, check_workers
-from cbst_mx.messages import Progress, counted, silent
+from cbst_mx.messages import Progress, Shares, counted, silent
 from cbst_mx.run_dir import LOCK, Lock, lock_file, lock_folder
 from cbst_mx.run_dir.links import check_links
 from cbst_mx.selftrain import selection
@@ -28,7 +28,6 @@ from cbst_mx.selftrain.selection import PIXEL_BYTES, Kept, Labelling, Needs
 from cbst_mx.selftrain.thresholds import Thresholds, check_fidelity, check_policy
 
 __all__ = ["check_request", "count", "needs", "run"]
-
 
 _CHECKPOINT = 60.0  # seconds
 _JOB = "job.json"  # what a job is, in its output folder
@@ -114,6 +113,7 @@ def count(
     path: Path,
     *,
     workers: int = 1,
+    cluster: Shares | None = None,
     progress: Progress = silent,
 ) -> None:
     """Count every image of `folder` that the present step of `state` has not counted, and save the state to `path`.
@@ -126,6 +126,8 @@ def count(
         The state is also saved there on the way.
     workers : int
         Processes; the result is the same for any number.
+    cluster : Shares, optional
+        A :class:`cbst_mx.cluster.Cluster`, whose workers take their place; they must see the same files.
     progress : callable, optional
         Called with (what, images done, images in all).
 
@@ -142,7 +144,7 @@ def count(
     if (path.absolute().parent / _JOB).is_file():  # the output folder of a whole job
         locks.append(lock_folder(path.absolute().parent, "output folder"))
     remove_leftovers(path.absolute().parent, path.name)
-    with Workers(workers) as pool:
+    with Workers(workers, cluster) as pool:
         _count(folder, state, path, pool, progress)
     for lock in locks:
         lock.release()
@@ -242,6 +244,7 @@ def run(
     fidelity: str = "paper",
     state: State | None = None,
     workers: int = 1,
+    cluster: Shares | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run the whole job into the folder `out`, or go on with it.
@@ -264,6 +267,8 @@ def run(
         Counts made before, for example merged from several machines. Every map of `folder` must be counted in it.
     workers : int
         Processes; the result is the same for any number.
+    cluster : Shares, optional
+        A :class:`cbst_mx.cluster.Cluster`, whose workers take their place; they must see the same files.
     progress : callable, optional
         Called with (what, images done, images in all).
 
@@ -292,7 +297,7 @@ def run(
         # of a count that goes on the state knows the files
         "files": None if state is None else hashlib.sha256(json.dumps(folder.names).encode()).hexdigest(),
     }
-    with Workers(workers) as pool:
+    with Workers(workers, cluster) as pool:
         needed = needs(folder, workers=workers, portions=len(wanted), labels=portion is not None)
         check_free_space(out, needed.disk, what="output folder")
         lock = _open(out, identity)  # given back at the latest when this function ends

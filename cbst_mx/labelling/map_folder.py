@@ -182,6 +182,11 @@ class MapFolder:
         chosen["all_names"] = chosen["left_out"] = ()  # sent to a process with every block
         return dataclasses.replace(self, **chosen)
 
+    def absolute(self) -> MapFolder:
+        """Return the same by absolute paths, for a process that works in another folder."""
+        prior = None if self.prior is None else self.prior.absolute()
+        return dataclasses.replace(self, paths=tuple(path.absolute() for path in self.paths), prior=prior)
+
     def maps(self, index: int) -> ClassMaps:
         """Return the probabilities of one image, seen at full size.
 

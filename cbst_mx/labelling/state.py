@@ -9,7 +9,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError, RunError
-from cbst_mx.files import open_npz, save_npz
+from cbst_mx.files import open_npz, pack_names, save_npz, unpack_names
 from cbst_mx.labelling.map_folder import MapFolder
 from cbst_mx.messages import counted
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -164,8 +164,8 @@ class State:
         arrays["image_counts"] = self.statistics.counts
         arrays["image_confidence_sums"] = self.statistics.confidence_sums
         arrays["class_names"] = np.array(self.statistics.class_names or (), dtype=np.str_)
-        arrays["whole"] = np.array(sorted(self.all_images), dtype=np.str_)
-        arrays["own"] = np.array(sorted(self.own_images), dtype=np.str_)
+        arrays["whole"] = pack_names(sorted(self.all_images))
+        arrays["own"] = pack_names(sorted(self.own_images))
         versions = [self.versions[name] for name in self.counts.names]
         arrays["versions"] = np.array(versions, dtype=np.int64).reshape(-1, 2)
         save_npz(path, arrays)
@@ -195,7 +195,7 @@ class State:
             if not isinstance(settings, dict) or any(len(row) != len(counts.names) for row in rows):
                 raise ValueError("its arrays do not belong together")
             state = cls(settings, counts, statistics, str(path))
-            state.all_images, state.own_images = ({str(name) for name in arrays[key]} for key in ("whole", "own"))
+            state.all_images, state.own_images = (set(unpack_names(arrays[key])) for key in ("whole", "own"))
             for name, pixels, sums, version in zip(counts.names, *rows):
                 statistics.add(name, pixels, sums)
                 state.versions[name] = (int(version[0]), int(version[1]))

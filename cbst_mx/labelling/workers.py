@@ -14,13 +14,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import cv2
 
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.labelling.map_folder import MapFolder
-from cbst_mx.messages import silent
+from cbst_mx.messages import Share, Shares, silent
 
 __all__ = ["Workers", "check_workers"]
 
@@ -85,11 +86,20 @@ def _requests() -> list[int]:
 
 
 class Workers:
-    """The processes of a job, started when they are first needed; with one worker this process does all."""
+    """The processes of a job, started when they are first needed; with one worker this process does all.
 
-    def __init__(self, number: int):
+    Parameters
+    ----------
+    number : int
+        Processes of this machine.
+    cluster : Shares, optional
+        Processes elsewhere, in their place.
+    """
+
+    def __init__(self, number: int, cluster: Shares | None = None):
         check_workers(number)
-        self._number = number
+        self._number = number if cluster is None else cluster.size
+        self._cluster = cluster
         self._pool: ProcessPoolExecutor | None = None
         self._alive: Connection | None = None  # never written to; open as long as this process lives
 
@@ -124,10 +134,17 @@ class Workers:
         length = max(1, min(_BLOCK, -(-len(names) // (2 * self._number))))
         places = {name: index for index, name in enumerate(folder.names)}
         indices = [places[name] for name in names]
-        if self._number == 1 or len(indices) <= length:
+        if self._cluster is None and (self._number == 1 or len(indices) <= length):
             yield from _one_by_one(function, folder, indices, *arguments)
             return
         blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
+        if self._cluster is not None:
+            blocks = [block.absolute() for block in blocks]
+            given = [one.absolute() if isinstance(one, Path) else one for one in arguments]
+            shares = [Share((block, *given), block.names, block.paths[0]) for block in blocks]
+            for index, result in self._cluster.each(function, shares, waiting_for=waiting_for):
+                yield len(blocks[index].names), result
+            return
         if self._pool is None:
             context = _context()
             watched, self._alive = context.Pipe(duplex=False)

@@ -20,6 +20,7 @@ from cbst_mx.evaluation.evaluate import evaluate_network
 from cbst_mx.evaluation.label_free import predict_set
 from cbst_mx.evaluation.run_experiment import find_runs
 from cbst_mx.evaluation.run_results import RunResults
+from cbst_mx.evaluation.shared import SharedNetwork
 from cbst_mx.evaluation.shown import TARGET, Shown, Shows, chosen_images, save_shown
 from cbst_mx.files import write_json
 from cbst_mx.messages import Progress, silent, stage_title
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate(
     experiment: Experiment,
-    network: gluon.HybridBlock,
+    network: gluon.HybridBlock | SharedNetwork,
     sets: Mapping[str, LabelledImageSet],
     stage: StageDir,
     *,
@@ -53,7 +54,7 @@ def evaluate(
     ----------
     experiment : Experiment
         The experiment that is run.
-    network : HybridBlock
+    network : HybridBlock or SharedNetwork
         The network of a stage.
     sets : mapping
         Name to images with labels.
@@ -104,7 +105,7 @@ def evaluate(
 
 def observe(
     experiment: Experiment,
-    network: gluon.HybridBlock,
+    network: gluon.HybridBlock | SharedNetwork,
     images: ImageSet,
     stage: StageDir,
     *,

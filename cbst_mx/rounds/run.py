@@ -21,8 +21,9 @@ from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.evaluate import check_labelled
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.evaluation.run_signs import target_signs, validation_signs
+from cbst_mx.evaluation.shared import SharedNetwork
 from cbst_mx.files import read_json, write_json
-from cbst_mx.messages import DETAIL, Progress, silent, stage_title
+from cbst_mx.messages import DETAIL, Progress, Shares, silent, stage_title
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.health import Health, RejectedError
 from cbst_mx.rounds.opening import open_run
@@ -53,6 +54,8 @@ class Run:
         Called with (what, done, in all) as work goes on.
     data_root : Path, optional
         Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
+    cluster : Shares, optional
+        A :class:`cbst_mx.cluster.Cluster`, whose workers run the networks over images; training stays here.
 
     Attributes
     ----------
@@ -72,8 +75,15 @@ class Run:
     """
 
     def __init__(
-        self, experiment: Experiment, out: Path, *, progress: Progress = silent, data_root: Path | None = None
+        self,
+        experiment: Experiment,
+        out: Path,
+        *,
+        progress: Progress = silent,
+        data_root: Path | None = None,
+        cluster: Shares | None = None,
     ):
+        self._cluster = cluster
         opened = open_run(experiment, out, progress=progress, data_root=data_root)
         self._opened, self.experiment, self.needs = opened, opened.experiment, opened.needs
         self.source, self.target, self.validation = opened.source, opened.target, opened.validation
@@ -172,8 +182,8 @@ class Run:
         """Judge the network of the last round as the others are by the rounds after them, where that is not done."""
         index, stage = self.experiment.self_training.rounds, self.dir.last
         if index and not self.health.has_judged_last():
-            options = {"prior": self._prior(), **self._common(index)}
-            look_at_target(self.experiment, self._stage_network(index), self.target, stage, **options)
+            options = {"prior": self._looking_prior(), **self._common(index)}
+            look_at_target(self.experiment, self._looking_network(index), self.target, stage, **options)
             self.health.judge_last()
 
     def evaluate_snapshots(self) -> None:
@@ -202,7 +212,7 @@ class Run:
         if self.record.done(LABELS, index):
             return
         with self.health.watch(index - 1):
-            network, prior, limit = self._stage_network(index - 1), self._prior(), self.health.limit(index)
+            network, prior, limit = self._looking_network(index - 1), self._looking_prior(), self.health.limit(index)
             self.record.begin(LABELS, index)
             options = {"prior": prior, "limit": limit, **self._common(index)}
             label_target(self.experiment, network, self.target, stage, index, **options)
@@ -231,7 +241,7 @@ class Run:
     def _evaluate(self, index: int) -> None:
         if self.record.done(EVALUATION, index):
             return
-        stage, network, common = self.dir.stage(index), self._stage_network(index), self._common(index)
+        stage, network, common = self.dir.stage(index), self._looking_network(index), self._common(index)
         self.record.begin(EVALUATION, index)
         with self.health.watch(index):
             if not self.validation:
@@ -263,6 +273,14 @@ class Run:
         if index == 0 and self.experiment.initial_parameters is not None:
             self.train_source()  # takes them over where that is not done
         return self._networks.load(index)
+
+    def _looking_network(self, index: int) -> gluon.HybridBlock | SharedNetwork:
+        """Return the network of stage `index` to be run over images, which the workers of a cluster may do."""
+        return self._networks.shared(index, self._stage_network(index), self._cluster)
+
+    def _looking_prior(self) -> np.ndarray | Path | None:
+        prior = self._prior()
+        return prior if prior is None or self._cluster is None else self.dir.spatial_prior
 
     def _round_stage(self, index: int) -> StageDir:
         rounds = self.experiment.self_training.rounds

@@ -8,8 +8,9 @@ from typing import Any
 
 from cbst_mx.config import Optimiser
 from cbst_mx.errors import RunError
+from cbst_mx.evaluation.shared import NetworkFile, SharedNetwork
 from cbst_mx.files import write_json
-from cbst_mx.messages import stage_title
+from cbst_mx.messages import Shares, stage_title
 from cbst_mx.networks.devices import release_memory
 from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.health import Health
@@ -67,6 +68,17 @@ class StageNetworks:
             self._network, _, _ = load_network(stage.parameters, self._opened.contexts[0])
             self._holds = index
         return self._network
+
+    def shared(
+        self, index: int, network: gluon.HybridBlock, cluster: Shares | None
+    ) -> gluon.HybridBlock | SharedNetwork:
+        """Return the network of stage `index`, or where there is a cluster its file for the workers to load."""
+        if cluster is None:
+            return network
+        experiment = self._opened.experiment
+        device = experiment.ctx.split(",")[0]
+        file = NetworkFile.of(self._opened.folder.stage(index).parameters, device, amp=experiment.amp)
+        return SharedNetwork(file, cluster, network.stride)
 
     def forget(self) -> None:
         """Load parameters from the folder next time."""

@@ -8,8 +8,10 @@ the rounds have one, so that its numbers are theirs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from typing import Callable, Mapping
+from pathlib import Path
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
@@ -17,12 +19,14 @@ from cbst_mx.config import Experiment
 from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_label_png
 from cbst_mx.evaluation.label_free import GridStatistics
+from cbst_mx.evaluation.shared import SharedNetwork
 from cbst_mx.files import atomic_folder, write_json
 from cbst_mx.messages import DETAIL, Progress, silent
+from cbst_mx.rounds.shared_maps import SharedMaps
 from cbst_mx.rounds.workload import target_maps
 from cbst_mx.run_dir import StageDir
 from cbst_mx.selftrain.portion import portion
-from cbst_mx.selftrain.selection import label_set, remarks
+from cbst_mx.selftrain.selection import label_set, parts_of, remarks
 from symbols.backend import gluon, mx
 
 __all__ = ["label_target", "look_at_target"]
@@ -32,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 def label_target(
     experiment: Experiment,
-    network: gluon.HybridBlock,
+    network: gluon.HybridBlock | SharedNetwork,
     target: ImageSet,
     stage: StageDir,
     index: int,
     *,
     ctx: mx.Context,
     title: str,
-    prior: np.ndarray | None = None,
+    prior: np.ndarray | Path | None = None,
     limit: Callable[[np.ndarray], Mapping[int, float]] | None = None,
     progress: Progress = silent,
 ) -> None:
@@ -49,7 +53,7 @@ def label_target(
     ----------
     experiment : Experiment
         The experiment that is run.
-    network : HybridBlock
+    network : HybridBlock or SharedNetwork
         The network of the round before.
     target : ImageSet
         The target's images.
@@ -61,8 +65,8 @@ def label_target(
         Device.
     title : str
         Name of the round, for log and progress.
-    prior : ndarray of shape (C, h, w), float32, optional
-        Spatial prior q_n(c).
+    prior : ndarray of shape (C, h, w), float32, or Path, optional
+        Spatial prior q_n(c); its file for a SharedNetwork.
     limit : callable, optional
         As for :func:`.label_set`.
     progress : callable
@@ -78,7 +82,7 @@ def label_target(
     training, space = experiment.self_training, experiment.classes()
     p = portion(index, **training.portion.model_dump(), fidelity=training.fidelity)
     what = f"{title}: pseudo-labels"
-    opened = target_maps(experiment, network, target, folder=stage.maps, ctx=ctx, prior=prior)
+    opened = _open(experiment, network, target, stage, ctx, prior)
     statistics = GridStatistics(space.num_classes, space.names)
     with contextlib.closing(opened) as maps, atomic_folder(stage.pseudo_labels, durable=True) as folder:
         size = maps.bytes / 1e6
@@ -88,7 +92,7 @@ def label_target(
             maps.collector(training.fidelity),
             policy=training.policy,
             portion=p,
-            write=lambda name, label: write_label_png(folder / f"{name}.png", label, space),
+            write=functools.partial(_write, folder.absolute(), space),
             what=what,
             statistics=statistics,
             progress=progress,
@@ -105,15 +109,36 @@ def label_target(
         logger.warning("%s: %s", title, sentence)
 
 
+def _open(
+    experiment: Experiment,
+    network: gluon.HybridBlock | SharedNetwork,
+    target: ImageSet,
+    stage: StageDir,
+    ctx: mx.Context,
+    prior: np.ndarray | Path | None,
+) -> Any:
+    """Open the target's maps, in this process or on a cluster."""
+    if isinstance(network, SharedNetwork):
+        assert not isinstance(prior, np.ndarray), "files travel as paths"
+        return SharedMaps(experiment, network, target, folder=stage.maps, prior=prior)
+    assert not isinstance(prior, Path)
+    return target_maps(experiment, network, target, folder=stage.maps, ctx=ctx, prior=prior)
+
+
+def _write(folder: Path, space: Any, name: str, label: np.ndarray) -> None:
+    """Write a pseudo-label; on a worker too."""
+    write_label_png(folder / f"{name}.png", label, space)
+
+
 def look_at_target(
     experiment: Experiment,
-    network: gluon.HybridBlock,
+    network: gluon.HybridBlock | SharedNetwork,
     target: ImageSet,
     stage: StageDir,
     *,
     ctx: mx.Context,
     title: str,
-    prior: np.ndarray | None = None,
+    prior: np.ndarray | Path | None = None,
     progress: Progress = silent,
 ) -> None:
     """Predict the target's images as :func:`label_target` does, and write the statistics, but no pseudo-labels.
@@ -128,10 +153,16 @@ def look_at_target(
     once = experiment.model_copy(
         update={"self_training": experiment.self_training.model_copy(update={"keep_maps": "recompute"})}
     )
-    with contextlib.closing(target_maps(once, network, target, folder=stage.maps, ctx=ctx, prior=prior)) as maps:
-        for done, (name, view) in enumerate(maps, 1):
-            statistics.add_pixels(name, *view.confidence)
-            progress(f"{title}: last look at target", done, len(maps))
+    done = 0
+
+    def tell(more: int = 0) -> None:
+        nonlocal done
+        done += more
+        progress(f"{title}: last look at target", done, len(target))
+
+    with contextlib.closing(_open(once, network, target, stage, ctx, prior)) as maps:
+        for more in parts_of(maps).collected(None, statistics, tell):
+            tell(more)
         saturated = maps.saturated
     statistics.save_grid(stage.target_predictions, saturated=saturated)
     statistics.save(stage.image_statistics)

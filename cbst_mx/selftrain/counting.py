@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import ConfigError, DataError, NotFiniteError
+from cbst_mx.files import digest_of, pack_names, unpack_names
 from cbst_mx.label_space import IGNORE
 from cbst_mx.selftrain.thresholds import (
     POLICIES,
@@ -51,7 +52,7 @@ _INFINITY = 0x7F800000  # the smallest bits that are no positive number
 _NOWHERE = UPPER - 1  # a bin that only NaN would be in
 _CHUNK = 1 << 17  # pixels counted at a time: small enough for the processor's cache
 _WIDEST = 1 << 14  # bins counted at a time: 16 octaves
-_FORMAT = 1
+_FORMAT = 2  # 1 had the names as texts of four bytes a letter
 
 
 def keys_of(values: np.ndarray) -> np.ndarray:
@@ -115,6 +116,7 @@ class StreamingThresholds:
         self._range = (UPPER, 0)  # of the bins in use
         self._any_lower = False  # whether any lower bit was set in step 1
         self._names: dict[str, None] = {}
+        self._first = ""  # digest of the names of step 1, once they are all there; a part has it in their place
         self._critical = np.zeros(0, dtype=np.int64)  # sorted indices of critical bins
         self._lower = np.zeros((0, LOWER), dtype=np.int64)  # the counts in them
         self._lower_names: dict[str, None] | None = None  # images counted in them; None in the first step
@@ -240,7 +242,7 @@ class StreamingThresholds:
             self._lower_names[name] = None
 
     def _check_name(self, name: str) -> None:
-        if self._lower_names is not None and name not in self._names:
+        if self._lower_names is not None and self._names and name not in self._names:
             raise DataError(f"image {name} must be one of those counted in the first pass, it is not")
         if not self.pending([name]):
             raise DataError(f"image {name} must be counted once only in a pass, it has been counted already")
@@ -328,7 +330,7 @@ class StreamingThresholds:
             return False
         if self.refining and wanted <= set(self._critical.tolist()):
             return bool(self.pending(self._names))
-        self._start_step_2(np.array(sorted(wanted), dtype=np.int64))
+        self._start_step_2(np.array(sorted(wanted), dtype=np.int64), digest_of(self.names))
         return True
 
     @property
@@ -393,7 +395,8 @@ class StreamingThresholds:
         place = int(np.searchsorted(reached, critical.position))
         return value_of(start + LOWER - 1 - place)
 
-    def _start_step_2(self, critical: np.ndarray) -> None:
+    def _start_step_2(self, critical: np.ndarray, first: str) -> None:
+        self._first = first
         self._critical = critical
         self._lower = np.zeros((len(critical), LOWER), dtype=np.int64)
         self._lower_names = {}
@@ -437,11 +440,14 @@ class StreamingThresholds:
     # -- several processes, files --------------------------------------------------------------------------------
 
     def part(self) -> StreamingThresholds:
-        """Return an empty state of the present step, for another process to count some of the images and be merged."""
+        """Return an empty state of the present step, for another process to count some of the images and be merged.
+
+        In step 2 it holds a digest of the names of step 1 in their place, so that its size does not depend on how many
+        images there are: whether an image is one of them is looked at when it is merged.
+        """
         part = StreamingThresholds(self.num_classes, fidelity=self.fidelity)
         if self._lower_names is not None:
-            part._names = dict(self._names)
-            part._start_step_2(self._critical)
+            part._start_step_2(self._critical, self._first)
         return part
 
     def merge(self, other: StreamingThresholds) -> None:
@@ -469,8 +475,11 @@ class StreamingThresholds:
         low, high = other._range
         if self.refining:
             same = self._range == other._range and np.array_equal(self._bins[:, low:high], other._bins[:, low:high])
-            if self._names.keys() != other._names.keys() or not (same or low >= high):
+            if self._first != other._first or not (same or low >= high):
                 raise DataError("states of the second pass must go on from the same counts of the first, got others")
+            for name in theirs if self._names else ():  # a part has not looked
+                if name not in self._names:
+                    raise DataError(f"image {name} must be one of those counted in the first pass, it is not")
             if not np.array_equal(self._critical, other._critical):
                 raise DataError("states of the second pass must be for the same policies and portions, got others")
             self._lower += other._lower
@@ -490,7 +499,7 @@ class StreamingThresholds:
             "format": np.array(_FORMAT),
             "num_classes": np.array(self.num_classes),
             "fidelity": np.array(self.fidelity),
-            "names": np.array(self.names, dtype=np.str_),
+            "names": pack_names(self.names),
             "bins": row * UPPER + column + low,
             "counts": used[row, column],
             "any_lower": np.array(self._any_lower),
@@ -498,7 +507,8 @@ class StreamingThresholds:
             "critical": self._critical,
             "lower": slot * LOWER + lower,
             "lower_counts": self._lower[slot, lower],
-            "lower_names": np.array(sorted(self._lower_names or ()), dtype=np.str_),
+            "lower_names": pack_names(sorted(self._lower_names or ())),
+            "first_names": np.array(self._first),
         }
 
     @classmethod
@@ -510,8 +520,8 @@ class StreamingThresholds:
         ValueError, KeyError
             If the arrays are no such state.
         """
-        if int(arrays["format"]) != _FORMAT:
-            raise ValueError(f"it is of format {int(arrays['format'])}, this version reads format {_FORMAT}")
+        if int(arrays["format"]) not in (1, _FORMAT):
+            raise ValueError(f"it is of format {int(arrays['format'])}, this version reads formats up to {_FORMAT}")
         num_classes, fidelity = int(arrays["num_classes"]), str(arrays["fidelity"])
         check_fidelity(fidelity)
         state = cls(num_classes, fidelity=fidelity)
@@ -532,11 +542,12 @@ class StreamingThresholds:
         np.put(state._bins, bins, arrays["counts"])
         state._widen(bins % UPPER)
         state._any_lower = bool(arrays["any_lower"])
-        state._names = dict.fromkeys(str(name) for name in arrays["names"])
+        state._names = dict.fromkeys(unpack_names(arrays["names"]))
         if bool(arrays["refining"]):
-            state._start_step_2(critical)
+            first = arrays.get("first_names", "")  # format 1 has the names themselves, of parts too
+            state._start_step_2(critical, str(first) or digest_of(state.names))
             np.put(state._lower, lower, arrays["lower_counts"])
-            state._lower_names = dict.fromkeys(str(name) for name in arrays["lower_names"])
+            state._lower_names = dict.fromkeys(unpack_names(arrays["lower_names"]))
         return state
 
     def __reduce__(self) -> tuple[Any, ...]:

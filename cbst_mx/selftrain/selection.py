@@ -25,10 +25,12 @@ __all__ = [
     "Kept",
     "Labelling",
     "Needs",
+    "Parts",
     "collect",
     "label",
     "label_set",
     "limited",
+    "parts_of",
     "passes",
     "remarks",
 ]
@@ -239,6 +241,60 @@ def limited(collector: Collector, policy: str, portion: float, factors: Mapping[
     return dataclasses.replace(thresholds, values=values) if factors else thresholds
 
 
+class Parts(Protocol):
+    """A set whose images other processes look at; stands in the place of a set's views."""
+
+    def __len__(self) -> int:
+        """Return the number of images N."""
+
+    def collected(
+        self, collector: Collector | None, statistics: ImageStatistics | None, waiting_for: Callable[[], None]
+    ) -> Iterator[int]:
+        """Add all images as :func:`collect` does; yield how many came at a time."""
+
+    def labelled(
+        self,
+        thresholds: Sequence[Thresholds],
+        write: Callable[[str, np.ndarray], None],
+        waiting_for: Callable[[], None],
+    ) -> Iterator[tuple[int, Kept]]:
+        """Label all images as :func:`label` does; yield how many came at a time, and what was kept of them."""
+
+
+class _Alone:
+    """The images of a set, looked at by this process one after the other: the usual `Parts`."""
+
+    def __init__(self, views: Any):
+        self._views = views
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def collected(
+        self, collector: Collector | None, statistics: ImageStatistics | None, waiting_for: Callable[[], None]
+    ) -> Iterator[int]:
+        for name, view in self._views:
+            if collector is not None:
+                collector.collect(name, view)
+            if statistics is not None:
+                statistics.add_pixels(name, *view.confidence)
+            yield 1
+
+    def labelled(
+        self,
+        thresholds: Sequence[Thresholds],
+        write: Callable[[str, np.ndarray], None],
+        waiting_for: Callable[[], None],
+    ) -> Iterator[tuple[int, Kept]]:
+        for pair in self._views:
+            yield 1, label([pair], thresholds, write)
+
+
+def parts_of(views: Any) -> Parts:
+    """Return the parts of a set: `views` where these are parts already, else those of this process."""
+    return views if hasattr(views, "collected") else _Alone(views)
+
+
 def label_set(
     views: Any,
     collector: Collector,
@@ -255,7 +311,7 @@ def label_set(
 
     Parameters
     ----------
-    views : re-iterable of (str, View) with a length
+    views : re-iterable of (str, View) with a length, or Parts
         Names and images, the same in every iteration.
     collector : Collector
         Empty.
@@ -281,22 +337,26 @@ def label_set(
         If an argument is not allowed or an image cannot be used.
     """
     factors: Mapping[int, float] = {}
-    count = len(views)
+    parts, count = parts_of(views), len(views)
     total, done = 2 * count, 0  # a second pass over critical confidences is quick, and only known when it comes
     policies, portions = [policy], [portion]
+
+    def tell(more: int = 0) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, total)
+
     for number, _ in enumerate(passes(collector, policies, portions)):
-        for name, view in views:
-            collect(name, view, collector, None if number else statistics)
-            done += 1
-            progress(what, min(done, total - 1), total)
+        for more in parts.collected(collector, None if number else statistics, tell):
+            tell(min(more, total - 1 - done))
         if limit is not None and not number:  # before the collector is asked what it needs another pass for
             factors = limit(statistics.total())
             if factors:
                 policies += [BALANCED] if policy != BALANCED else []
                 portions += [portion * factor for factor in factors.values() if factor]
     thresholds = limited(collector, policy, portion, factors)
-    kept = Kept.none(1, collector.num_classes)
-    for done, pair in enumerate(views, 1):
-        kept += label([pair], [thresholds], write)
-        progress(what, count + done, total)
+    kept, done = Kept.none(1, collector.num_classes), count
+    for more, found in parts.labelled([thresholds], write, tell):
+        kept += found
+        tell(more)
     return Labelling(thresholds, kept.kept[0], kept.pixels, int(statistics.total().sum()))

@@ -238,6 +238,18 @@ class TargetMaps:
         found, cells = (sum(counts) for counts in zip(*self._sure.values())) if self._sure else (0, 0)
         return found / cells if cells else None
 
+    @property
+    def memory(self) -> Any:
+        """What has been noted of the images so far, for the maps of the same images in another process to go on with.
+
+        Maps that are kept in memory or on the disk are in it, those on the disk as paths.
+        """
+        return self._kept, self._sure
+
+    @memory.setter
+    def memory(self, noted: Any) -> None:
+        self._kept, self._sure = noted
+
     def close(self) -> None:
         """Forget all maps and remove those on disk."""
         self._kept.clear()

@@ -1,0 +1,329 @@
+"""An open cluster: it is given work, and says in one sentence what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import importlib
+import logging
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence
+
+from cbst_mx.cluster import nodes
+from cbst_mx.cluster.certificates import security
+from cbst_mx.cluster.where import BATCH_SYSTEMS, JobQueue, Where, read_job_queue
+from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.files import in_one_line
+from cbst_mx.messages import Share, listed, silent
+
+__all__ = ["Cluster", "open_cluster"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK = 0.5  # seconds between looks for a stop, and at the workers
+_AHEAD = 2  # shares that are on their way for each worker: results wait in memory
+_GONE = 30.0  # seconds without a scheduler after which it is taken to be gone
+_CONNECT = 30.0  # seconds to find one
+
+
+class Cluster:
+    """Workers that do shares of work; made by :func:`open_cluster`, which closes it.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    name : str
+        What sentences call it.
+    wanted : int
+        Workers that are expected; fewer may have come yet.
+    """
+
+    def __init__(self, client: Any, name: str, wanted: int = 0):
+        self._client, self._name, self._wanted = client, name, wanted
+        self._workers: set[str] = set()
+        self._lost = 0.0  # since when the scheduler does not answer
+        self._told = False
+        self._look_at_workers()
+
+    @property
+    def size(self) -> int:
+        """Number of workers, at least 1: those that are there, or those that were asked for."""
+        return max(1, self._wanted, len(self._workers))
+
+    @property
+    def client(self) -> Any:
+        """The connected ``distributed.Client``."""
+        return self._client
+
+    def each(
+        self,
+        function: Callable[..., Any],
+        shares: Sequence[Share],
+        *,
+        waiting_for: Callable[[], None] = silent,
+        ahead: int = _AHEAD,
+    ) -> Iterator[tuple[int, Any]]:
+        """Call ``function(*share.arguments)`` for all shares, on the workers.
+
+        A share whose worker is lost is done again by another one. One that was being done while four workers were lost
+        is set aside, and tried once more when nothing else is at work; if that ends four workers again, it is to blame.
+
+        Parameters
+        ----------
+        function : callable
+            Of a module that the workers have.
+        shares : sequence of Share
+            What to call it with; more may be added at its end while results are taken.
+        waiting_for : callable, optional
+            Called twice a second while nothing comes; it may raise to end the work.
+        ahead : int
+            Shares that are on their way for each worker; 1 where a share takes longer than a second or so.
+
+        Yields
+        ------
+        index : int
+            Of the share, in any order.
+        result : object
+
+        Raises
+        ------
+        RunError
+            If a share ends the workers that do it, or the scheduler is gone.
+        CBSTError
+            What the function raised.
+        """
+        from distributed.scheduler import KilledWorker
+
+        executor = self._client.get_executor(pure=False)
+        left: collections.deque[int] = collections.deque()
+        suspects: collections.deque[int] = collections.deque()
+        waiting: dict[concurrent.futures.Future, int] = {}
+        alone, taken = False, 0
+        try:
+            while left or waiting or suspects or taken < len(shares):
+                left.extend(range(taken, len(shares)))
+                taken = len(shares)
+                if not left and not waiting:
+                    alone = True
+                    left.append(suspects.popleft())
+                while left and len(waiting) < (1 if alone else ahead * self.size):
+                    index = left.popleft()
+                    waiting[executor.submit(nodes.call, function, shares[index].arguments, shares[index].needs)] = index
+                done, _ = concurrent.futures.wait(
+                    waiting, timeout=_LOOK, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                if not done:
+                    waiting_for()
+                    self._check()
+                for future in done:
+                    index = waiting.pop(future)
+                    try:
+                        result = future.result()
+                    except KilledWorker as error:
+                        if alone:
+                            raise self._to_blame(shares[index]) from error
+                        suspects.append(index)
+                        continue
+                    yield index, result
+        except (concurrent.futures.CancelledError, asyncio.CancelledError, OSError) as error:
+            raise RunError(self._scheduler_gone()) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _to_blame(self, share: Share) -> RunError:
+        return RunError(
+            f"the workers that were given {listed(share.names, what='image')} were stopped from outside or ended, "
+            "again and again, perhaps for lack of memory; everything else is done and saved"
+        )
+
+    def _scheduler_gone(self) -> str:
+        return (
+            f"the scheduler of cluster {self._name} does not answer any more; what was saved is kept, and the same "
+            "command goes on from it"
+        )
+
+    def _check(self) -> None:
+        """Tell of workers that have gone; refuse to wait for a scheduler that is gone."""
+        if self._client.status == "running":
+            self._lost = 0.0
+            self._look_at_workers()
+            return
+        self._lost = self._lost or time.monotonic()
+        if self._client.status in ("closed", "closing") or time.monotonic() - self._lost > _GONE:
+            raise RunError(self._scheduler_gone())
+
+    def _look_at_workers(self) -> None:
+        try:
+            now = set(self._client.nthreads())
+        except (OSError, asyncio.TimeoutError, TimeoutError):  # the scheduler; _check looks at that
+            return
+        for address in sorted(self._workers - now):
+            logger.warning("worker %s is gone: what it was doing is done again by another", address)
+        if not now and not self._told:
+            logger.warning("cluster %s has no worker yet: waiting for one", self._name)
+            self._told = True
+        self._workers = now
+
+    def check_versions(self) -> None:
+        """Refuse workers of other versions; warn of those whose memory costs processor time.
+
+        Raises
+        ------
+        ConfigError
+            If a worker has another version of this program, of `distributed` or of Python.
+        """
+        ours = nodes.describe()
+        for address, theirs in self._client.run(nodes.describe).items():
+            for what in ("cbst_mx", "distributed", "Python"):
+                if theirs[what] != ours[what]:
+                    raise ConfigError(
+                        f"worker {address} on {theirs['host']} must have {what} {ours[what]} as this program has, got "
+                        f"{theirs[what]}"
+                    )
+            if theirs["MALLOC_TRIM_THRESHOLD_"] in ("", "65536"):
+                exports = " ".join(f"{name}={value}" for name, value in nodes.MALLOC.items())
+                logger.warning(
+                    "worker %s on %s was started without %s: it may take several times the processor time", address,
+                    theirs["host"], exports,
+                )  # fmt: skip
+
+
+@contextlib.contextmanager
+def open_cluster(where: Where, *, threads: int = 1) -> Iterator[Cluster]:
+    """Start or find a cluster; within the block it takes work, behind it what was started here is ended.
+
+    Parameters
+    ----------
+    where : Where
+        Which one.
+    threads : int
+        Of the libraries that compute within a task, for workers that are started here; 0: the cores divided by the
+        workers.
+
+    Raises
+    ------
+    ConfigError
+        If `distributed` is not installed, or the workers are of other versions.
+    RunError
+        If the cluster cannot be started or found.
+    """
+    nodes.need_distributed()
+    import dask
+    import distributed
+
+    with contextlib.ExitStack() as stack:
+        # what goes wrong is told in one sentence, not in those of the libraries
+        for name in ("distributed", "tornado", "tornado.application", "asyncio", "dask_jobqueue"):
+            stack.enter_context(_quiet(logging.getLogger(name)))
+        known = security(where.certificates)
+        if where.address:
+            stack.enter_context(dask.config.set(nodes.settings(encrypted=where.address.startswith("tls"))))
+            name, wanted, address = where.address, 0, where.address
+        else:
+            known = known or distributed.Security.temporary()
+            name, wanted, made = _start(where, known, threads, stack)
+            address = made
+        try:
+            client = stack.enter_context(
+                distributed.Client(address, security=known, timeout=_CONNECT, set_as_default=False)
+            )
+        except Exception as error:  # of many kinds: no answer, another certificate, no encryption
+            raise RunError(f"cluster {name} cannot be reached: {_reason(error)}") from error
+        cluster = Cluster(client, name, wanted)
+        cluster.check_versions()
+        yield cluster
+
+
+def _start(where: Where, known: Any, threads: int, stack: contextlib.ExitStack) -> tuple[str, int, Any]:
+    """Start the workers of this machine, or ask a batch system for them; return name, their number and the cluster."""
+    make: Callable[[], Any]
+    if where.file is None:
+        name, wanted = f"local:{where.workers}", where.workers
+        make = _on_this_machine(where.workers, known, threads, stack)
+    else:
+        queue = read_job_queue(where.file)
+        name, wanted = str(where.file), queue.workers
+        make = _in_batch_system(where.file, queue, known, stack)
+    try:
+        return name, wanted, stack.enter_context(make())
+    except Exception as error:  # of many kinds: no such key, no batch system, no port
+        raise RunError(f"cluster {name} cannot be started: {_reason(error)}") from error
+
+
+def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.ExitStack) -> Callable[[], Any]:
+    """Return what starts workers here; they listen on 127.0.0.1 only."""
+    import dask
+    import distributed
+
+    threads = threads or max(1, nodes.cores() // workers)
+    stack.enter_context(dask.config.set(nodes.settings(threads)))
+    # what is in the environment already would win over the settings
+    stack.enter_context(nodes.environment(nodes.worker_environment(threads)))
+    return functools.partial(
+        distributed.LocalCluster,
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=nodes.HERE,
+        worker_dashboard_address=nodes.HERE,
+        memory_limit=0,
+        security=known,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.ExitStack) -> Callable[[], Any]:
+    """Return what asks a batch system for workers, which start with the environment that ours have."""
+    import dask
+
+    try:
+        import dask_jobqueue  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} needs the package dask-jobqueue, which is not installed: pip install dask-jobqueue"
+        ) from error
+    known_keys = dask.config.get(f"jobqueue.{queue.system}")
+    section = {key.replace("_", "-"): value for key, value in queue.section.items()}
+    unknown = sorted(set(section) - set(known_keys) - {"scheduler-options"})
+    if unknown:
+        raise ConfigError(f"{path}: jobqueue.{queue.system} of dask-jobqueue has no key {unknown[0]!r}")
+    options = {"dashboard_address": nodes.HERE, **(section.get("scheduler-options") or {})}
+    if not section.get("interface") and not options.get("host"):
+        raise ConfigError(
+            f"{path}: jobqueue.{queue.system} must name the network that scheduler and workers listen on, as in "
+            "interface: ib0"
+        )
+    defaults = {"shared-temp-directory": str(path.absolute().parent), "worker-command": nodes.WORKER_MODULE}
+    merged = {**known_keys, **defaults, **section, "scheduler-options": options}
+    stack.enter_context(dask.config.set(nodes.settings()))
+    stack.enter_context(dask.config.set({f"jobqueue.{queue.system}": merged}))
+    processes = merged.get("processes") or 1
+    module = importlib.import_module(f"dask_jobqueue.{queue.system}")
+    kind = getattr(module, BATCH_SYSTEMS[queue.system])
+    return functools.partial(kind, n_workers=processes * -(-queue.workers // processes), security=known)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error of dask says, and what is behind it, in one line."""
+    said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]
+    text = "; ".join(dict.fromkeys(one for one in said if one)) or type(error).__name__
+    if any(word in text for word in ("certificate", "CERTIFICATE", "SSL", "TLS")):
+        text += " (its certificates are others than those given, or it uses none)"
+    return text
+
+
+@contextlib.contextmanager
+def _quiet(log: logging.Logger) -> Iterator[None]:
+    """Let a log, and those below it, tell nobody within the block."""
+    before = log.handlers, log.propagate
+    log.handlers, log.propagate = [logging.NullHandler()], False
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = before

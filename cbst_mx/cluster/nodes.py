@@ -1,0 +1,243 @@
+"""What schedulers and workers of a cluster are started with, and what is looked at before a worker's first task.
+
+dask's own defaults let glibc give memory back so often that NumPy's temporaries cost several times the processor time,
+and serve web pages on all interfaces of a machine, unencrypted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import cbst_mx
+from cbst_mx.cluster.certificates import AUTHORITY, CERTIFICATE, KEY, check_certificates
+from cbst_mx.errors import ConfigError, RunError
+
+__all__ = [
+    "HERE",
+    "MALLOC",
+    "WORKER_MODULE",
+    "call",
+    "dask_setup",
+    "describe",
+    "environment",
+    "need_distributed",
+    "serve_scheduler",
+    "serve_worker",
+    "settings",
+    "worker_environment",
+]
+
+#: Of a worker's process, before it starts: keep freed memory, and one arena, of which every thread of a task takes.
+#: 33554432 is the largest value that glibc takes; setting one of the first two turns its own tuning off.
+MALLOC = {
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_ARENA_MAX": "1",
+}
+WORKER_MODULE = "cbst_mx.cluster.worker"  # what a batch system starts in place of dask's own command
+_INSTALL = "pip install 'cbst_mx[scale]'"
+HERE = "127.0.0.1:0"  # where the web pages of a node are: for this machine, at any free port
+_ASKED_TO_STOP = ("SIGINT", "SIGHUP", "SIGUSR1")  # a terminal and a batch system send them to whole groups
+
+
+def need_distributed(what: str = "--cluster") -> None:
+    """Refuse to go on without `distributed` and `cryptography`.
+
+    Raises
+    ------
+    ConfigError
+        If one is not installed.
+    """
+    try:
+        import cryptography  # noqa: F401
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"{what} needs the package {error.name}, which is not installed: {_INSTALL}") from error
+
+
+def worker_environment(threads: int = 1) -> dict[str, str]:
+    """Return the variables of a worker's process.
+
+    Parameters
+    ----------
+    threads : int
+        Of the libraries that compute, within a task.
+    """
+    threading = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**MALLOC, **dict.fromkeys(threading, str(threads))}
+
+
+def settings(threads: int = 1, *, encrypted: bool = True) -> dict[str, Any]:
+    """Return the configuration of dask for a scheduler, a worker, or both in one process.
+
+    Parameters
+    ----------
+    threads : int
+        As for :func:`worker_environment`.
+    encrypted : bool
+        Whether connections that are not are refused.
+    """
+    return {
+        "distributed.nanny.pre-spawn-environ": worker_environment(threads),
+        "distributed.comm.require-encryption": encrypted,
+        "distributed.worker.preload": [__name__],
+        "distributed.worker.memory.spill": False,  # results are small, and fetched at once
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": False,
+        "distributed.worker.profile.enabled": False,
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.allowed-failures": 1,  # of shares among others; see Cluster.each
+        "distributed.scheduler.http.routes": [],  # the port is there, its pages are not
+        "distributed.worker.http.routes": [],
+        "distributed.admin.event-loop-monitor-interval": "1h",
+        "distributed.admin.low-level-log-length": 0,
+    }
+
+
+def dask_setup(worker: Any) -> None:
+    """Let a worker be deaf to what asks the command to stop; called by dask when one starts, as its preload."""
+    for name in _ASKED_TO_STOP:
+        with contextlib.suppress(AttributeError, ValueError):  # not of this system; not in the main thread
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def call(function: Callable[..., Any], arguments: tuple[Any, ...], needs: Path | None) -> Any:
+    """Do a share of work; on a worker.
+
+    Raises
+    ------
+    RunError
+        If the file it needs is not there.
+    """
+    _prepare()
+    if needs is not None and not needs.exists():
+        raise RunError(
+            f"{needs} is not there on {socket.gethostname()}: every worker must see the files of the work under the "
+            "same path"
+        )
+    return function(*arguments)
+
+
+@functools.lru_cache(maxsize=1)
+def _prepare() -> None:
+    """Do once in a process what has to be done before its first task."""
+    import cv2
+
+    cv2.setNumThreads(1)  # the workers share the processor already
+
+
+def describe() -> dict[str, str]:
+    """Return what must be the same everywhere, and what a worker was started with; on a worker."""
+    import distributed
+
+    return {
+        "cbst_mx": cbst_mx.__version__,
+        "distributed": distributed.__version__,
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", ""),
+        "host": socket.gethostname(),
+    }
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables within the block, for processes that are started in it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def serve_worker(
+    address: str, certificates: Path | None, *, host: str | None = None, threads: int = 0, resources: str = ""
+) -> None:
+    """Be a worker of a scheduler, in this process and one that it watches, until a signal or the scheduler ends it.
+
+    Parameters
+    ----------
+    address : str
+        ``tls://HOST:PORT`` of the scheduler.
+    certificates : Path, optional
+        Folder of the certificates.
+    host : str, optional
+        Address of this machine to listen on; by default the one from which the scheduler is reached.
+    threads : int
+        Of the libraries that compute within a task; 0: the cores of this process.
+    resources : str
+        As dask has them, ``NAME=NUMBER``, with commas between several.
+    """
+    need_distributed("a worker of a cluster")
+    from distributed.utils import get_ip
+
+    if host is None:
+        scheduler, _, port = address.partition("://")[2].rpartition(":")
+        host = get_ip(scheduler.strip("[]"), int(port))
+    given = [address, "--host", host, *_certificate_options(certificates)]
+    run_dask_worker([*given, *(["--resources", resources.replace(",", " ")] if resources else [])], threads or cores())
+
+
+def run_dask_worker(arguments: Sequence[str], threads: int) -> None:
+    """Run dask's own command for a worker, with our settings: one task at a time, web pages for this machine only."""
+    from distributed.cli import dask_worker
+
+    _settle(threads, "--tls-cert" in arguments)
+    dask_worker.main.main([*arguments, *_WORKER], standalone_mode=False)
+
+
+_WORKER = ("--dashboard-address", HERE, "--nthreads", "1", "--memory-limit", "0")
+
+
+def serve_scheduler(host: str, port: int, certificates: Path | None) -> None:
+    """Be a scheduler that listens on one address of this machine, until a signal ends it.
+
+    Parameters
+    ----------
+    host : str
+        The address.
+    port : int
+        8786 is dask's own.
+    certificates : Path, optional
+        Folder of the certificates.
+    """
+    need_distributed("a scheduler of a cluster")
+    from distributed.cli import dask_scheduler
+
+    _settle(1, certificates is not None)
+    given = ["--host", host, "--port", str(port), "--dashboard-address", HERE, *_certificate_options(certificates)]
+    dask_scheduler.main.main(given, standalone_mode=False)
+
+
+def _settle(threads: int, encrypted: bool) -> None:
+    """Take our settings for the rest of this process, and its variables for those that it starts."""
+    import dask
+
+    dask.config.set(settings(threads, encrypted=encrypted))
+    os.environ.update(worker_environment(threads))
+
+
+def _certificate_options(folder: Path | None) -> list[str]:
+    if folder is None:
+        return []
+    check_certificates(folder)
+    files = (("--tls-ca-file", AUTHORITY), ("--tls-cert", CERTIFICATE), ("--tls-key", KEY))
+    return [word for option, name in files for word in (option, str(folder / name))]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

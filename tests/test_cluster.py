@@ -1,0 +1,543 @@
+"""Work on a cluster of Dask: the same bytes as in one process, whoever is killed; strangers are refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")
+
+from cbst_mx.cluster import Where, nodes, open_cluster  # noqa: E402
+from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
+from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
+from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
+from cbst_mx.messages import Share  # noqa: E402
+from tests.maps import random_maps, write_maps  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, "-c", "from cbst_mx.cli import main; main(prog_name='cbst-mx')"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
+    # sockets of clusters that tests take down by force
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def local():
+    with open_cluster(Where.parse("local:2")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    return write_maps(tmp_path_factory.mktemp("maps"), random_maps(0, (12, 19, 8, 16)))
+
+
+@pytest.fixture(scope="module")
+def alone(maps, tmp_path_factory):
+    """The files that one process makes."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    label(maps, out)
+    return contents(out)
+
+
+def label(maps, out, **options):
+    """Label with portion 0.2, maps at stride 8."""
+    return run(MapFolder.open(maps, stride=8), out, policy="class-balanced", portion=0.2, **options)
+
+
+def contents(folder):
+    """Return every file of a labelling job; job.json names digests of the others."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def pids(cluster):
+    return list(cluster.client.run(os.getpid).values())
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_labels_of_a_cluster_are_those_of_one_process(local, maps, alone, tmp_path, monkeypatch, length):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", length)
+    label(maps, tmp_path / "out", cluster=local)
+    assert contents(tmp_path / "out") == alone
+
+
+def test_relative_paths_are_those_of_the_command(local, maps, alone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the workers are not
+    (tmp_path / "maps").symlink_to(maps)
+    label(Path("maps"), Path("out"), cluster=local)
+    assert contents(tmp_path / "out") == alone
+
+
+@pytest.mark.parametrize("when", ["count", "second count", "selection"])
+def test_a_worker_that_is_killed_changes_nothing(local, maps, alone, tmp_path, monkeypatch, caplog, when):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
+    killed = []
+
+    def kill(what, done, total):
+        if what == when and not killed:
+            killed.append(pids(local)[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with caplog.at_level(logging.WARNING, "cbst_mx"):
+        label(maps, tmp_path / "out", cluster=local, progress=kill)
+        deadline = time.monotonic() + 30
+        while "is gone" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.5)
+            local._check()
+    assert killed
+    assert contents(tmp_path / "out") == alone
+    assert "is gone: what it was doing is done again by another" in caplog.text
+
+
+def die_of(name, poison):
+    """End the process where a share is the poisonous one; called on a worker."""
+    if name == poison:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(maps):
+    shares = [Share((name, "c"), [name]) for name in "abcdefgh"]
+    done = []
+    with open_cluster(Where.parse("local:2")) as cluster:
+        results = cluster.each(die_of, shares)
+        with pytest.raises(RunError, match="the workers that were given c were stopped from outside or ended, again"):
+            done.extend(results)
+        assert sorted(done) == [(index, name) for index, name in enumerate("abcdefgh") if name != "c"]
+
+
+def test_a_stop_that_is_asked_for_is_kept_to_and_the_same_call_goes_on(local, maps, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
+    counted = []
+
+    def stop(what, done, total):
+        if what == "count" and done >= 5:
+            raise StoppedError(what, done, total)
+
+    with pytest.raises(StoppedError):
+        label(maps, tmp_path / "out", cluster=local, progress=stop)
+    state = State.load(tmp_path / "out" / "state.npz")
+    assert 5 <= len(state.counts.names) < 12
+    original = job._count_block
+    label(maps, tmp_path / "out", cluster=local, progress=lambda what, done, total: counted.append((what, done)))
+    assert original is job._count_block
+    assert min(done for what, done in counted if what == "count") > 5
+    assert contents(tmp_path / "out") == alone
+
+
+def test_what_is_wrong_with_a_map_is_the_sentence_of_one_process(local, maps, tmp_path):
+    folder = tmp_path / "maps"
+    write_maps(folder, random_maps(0, (4, 19, 8, 16)))
+    np.save(folder / "image-2.npy", np.full((19, 8, 16), np.nan, np.float32))
+    found = []
+    for number, cluster in enumerate((None, local)):
+        with pytest.raises(DataError, match=r"image-2\.npy") as error:
+            label(folder, tmp_path / str(number), cluster=cluster)
+        found.append(str(error.value))
+    assert found[0] == found[1]
+
+
+def test_a_file_that_a_worker_does_not_see_is_named(local, tmp_path):
+    with pytest.raises(RunError, match="missing.npy is not there on .*: every worker must see the files"):
+        list(local.each(die_of, [Share(("a", "b"), ["a"], tmp_path / "missing.npy")]))
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+
+
+def test_workers_are_started_with_what_keeps_memory(local):
+    found = local.client.run(lambda: dict(os.environ))
+    assert len(found) == 2
+    for variables in found.values():
+        assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        assert variables["OMP_NUM_THREADS"] == "1"
+
+
+def threads_of_opencv():
+    import cv2
+
+    return cv2.getNumThreads()
+
+
+def test_opencv_uses_one_thread_in_a_restarted_worker_too(local):
+    os.kill(pids(local)[0], signal.SIGKILL)
+    shares = [Share((), [str(index)]) for index in range(20)]
+    assert {result for _, result in local.each(threads_of_opencv, shares)} == {1}
+
+
+def test_other_versions_are_refused(local, monkeypatch):
+    monkeypatch.setattr("cbst_mx.__version__", "0.0.1")
+    with pytest.raises(ConfigError, match=r"worker .* must have cbst_mx 0\.0\.1 as this program has, got "):
+        local.check_versions()
+
+
+def test_a_worker_without_the_variables_is_warned_of(local, monkeypatch, caplog):
+    described = {**nodes.describe(), "MALLOC_TRIM_THRESHOLD_": "65536"}
+    monkeypatch.setattr(local._client, "run", lambda _: {"tls://there": described})
+    with caplog.at_level(logging.WARNING, "cbst_mx"):
+        local.check_versions()
+    assert "was started without MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432" in caplog.text
+
+
+def listening(*roots):
+    """Return the addresses that processes and their children listen on."""
+    found = set()
+    for root in roots:
+        for process in [root, *root.children(recursive=True)]:
+            connections = getattr(process, "net_connections", None) or process.connections
+            found |= {one.laddr.ip for one in connections("inet") if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_a_local_cluster_listens_on_this_machine_only(local):
+    assert listening(psutil.Process()) == {"127.0.0.1"}
+    assert local.client.scheduler.address.startswith("tls://127.0.0.1:")
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = [*COMMAND, *map(str, arguments)]
+    return subprocess.Popen(given, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
+    maps = write_maps(tmp_path / "maps", random_maps(0, (40, 19, 16, 32)))
+    given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2]
+    command = start(*given, "--out", tmp_path / "out", "--cluster", "local:2")
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out" / "state.npz").is_file() and time.monotonic() < deadline:
+            assert command.poll() is None, command.communicate()
+            time.sleep(0.05)
+        children = psutil.Process(command.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        command.kill()
+        command.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    for out, more in (("out", ["--cluster", "local:2"]), ("whole", [])):
+        again = start(*given, "--out", tmp_path / out, *more)
+        output = again.communicate(timeout=300)[0]
+        assert again.returncode == 0, output
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------------ certificates
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    from cbst_mx.cluster.certificates import make_certificates
+
+    root = tmp_path_factory.mktemp("certificates")
+    for name in ("ours", "others"):
+        make_certificates(root / name, 2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def programs(certificates):
+    """Address of a scheduler with two workers, each a program of its own; and their processes."""
+    address = f"tls://127.0.0.1:{free_port()}"
+    given = (address, "--tls", certificates / "ours")
+    started = [start("cluster", "scheduler", *given)]
+    started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
+    yield address, [psutil.Process(one.pid) for one in started]
+    for one in reversed(started):
+        one.terminate()
+    for one in reversed(started):
+        try:
+            one.wait(20)
+        except subprocess.TimeoutExpired:
+            one.kill()
+            one.wait()
+
+
+def connected(address, certificates):
+    """Open a cluster when both workers are there."""
+    return open_cluster(Where.parse(address, certificates=certificates))
+
+
+def test_programs_that_share_certificates_give_the_same_labels(programs, certificates, maps, alone, tmp_path):
+    address, processes = programs
+    with connected(address, certificates / "ours") as cluster:
+        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.check_versions()
+        label(maps, tmp_path / "out", cluster=cluster)
+        assert contents(tmp_path / "out") == alone
+        assert listening(*processes) == {"127.0.0.1"}
+        for variables in cluster.client.run(lambda: dict(os.environ)).values():
+            assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        before = pids(cluster)
+        os.kill(before[0], signal.SIGKILL)  # its own program starts another
+        label(maps, tmp_path / "again", cluster=cluster)
+        assert contents(tmp_path / "again") == alone
+        cluster.client.wait_for_workers(2, timeout=60)
+        assert pids(cluster) != before
+
+
+@pytest.mark.parametrize("how", ["others", "none"])
+def test_strangers_are_refused(programs, certificates, monkeypatch, how):
+    from cbst_mx.cluster import engine
+
+    monkeypatch.setattr(engine, "_CONNECT", 8.0)
+    address, _ = programs
+    with connected(address, certificates / "ours"):  # it is up
+        pass
+    where = (
+        Where.parse(address, certificates=certificates / "others")
+        if how == "others"
+        else Where.parse(address.replace("tls", "tcp"))
+    )
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="cluster .* cannot be reached: "), open_cluster(where):
+        pass
+    assert time.monotonic() - begun < 60
+
+
+def test_a_worker_with_other_certificates_does_not_come_in(programs, certificates):
+    address, _ = programs
+    stranger = start("cluster", "worker", address, "--tls", certificates / "others", "--threads", 1)
+    try:
+        with connected(address, certificates / "ours") as cluster:
+            cluster.client.wait_for_workers(2, timeout=60)
+            time.sleep(5)
+            assert len(cluster.client.nthreads()) == 2
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_scheduler_that_is_killed_is_one_sentence(certificates, maps, tmp_path, monkeypatch):
+    from cbst_mx.cluster import engine
+
+    monkeypatch.setattr(engine, "_GONE", 2.0)
+    address = f"tls://127.0.0.1:{free_port()}"
+    scheduler = start("cluster", "scheduler", address, "--tls", certificates / "ours")
+    try:
+        with connected(address, certificates / "ours") as cluster:  # without a worker nothing ends
+
+            def kill(*_):
+                scheduler.kill()
+
+            with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):
+                list(cluster.each(die_of, [Share(("a", "b"), ["a"])], waiting_for=kill))
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+
+
+def test_certificates_are_for_their_owner_and_for_a_time(certificates, tmp_path, monkeypatch):
+    from cbst_mx.cluster.certificates import check_certificates, make_certificates
+
+    folder = certificates / "ours"
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "certificate.pem", "key.pem"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+    check_certificates(folder)
+    with pytest.raises(RunError, match="ours is there already"):
+        make_certificates(folder, 2)
+    for days in (0, 3651):
+        with pytest.raises(ConfigError, match="days must be from 1 to 3,650"):
+            make_certificates(tmp_path / "new", days)
+    with pytest.raises(DataError, match=r"ca\.pem cannot be read .*: cbst-mx cluster certificates FOLDER makes it"):
+        check_certificates(tmp_path / "nowhere")
+    import datetime
+
+    from cbst_mx.cluster import certificates as module
+
+    later = datetime.datetime.now() + datetime.timedelta(days=5)
+    monkeypatch.setattr(module, "_validity", lambda _: (later, later))
+    with pytest.raises(DataError, match=r"certificate\.pem is valid from .* UTC, not now"):
+        check_certificates(folder)
+
+
+# ----------------------------------------------------------------------------------------------------- batch systems
+
+
+def test_jobs_of_a_batch_system_share_the_work(tmp_path, maps, alone, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "jobs.yaml").write_text(
+        "jobqueue: {local: {cores: 1, processes: 1, memory: 1GB, interface: lo}}\nworkers: 2\n"
+    )
+    with open_cluster(Where.parse(str(tmp_path / "jobs.yaml"))) as cluster:
+        assert cluster.size == 2
+        label(maps, tmp_path / "out", cluster=cluster)
+        assert listening(psutil.Process()) == {"127.0.0.1"}
+        for variables in cluster.client.run(lambda: dict(os.environ)).values():
+            assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        assert set(cluster.client.nthreads().values()) == {1}
+        for key in tmp_path.glob(".dask-jobqueue*"):
+            assert key.stat().st_mode & 0o777 == 0o600
+    assert contents(tmp_path / "out") == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("workers: 2\n", r"jobs\.yaml must hold jobqueue with one section of dask-jobqueue \(slurm, "),
+        ("jobqueue: {slurm: {}, pbs: {}}\nworkers: 2\n", "must hold jobqueue with one section"),
+        ("jobqueue: {torque: {}}\nworkers: 2\n", "jobqueue must hold one of slurm, .*, got 'torque'"),
+        ("jobqueue: {slurm: {}}\nworkers: 0\n", "workers must be a whole number from 1 to 1,000, got 0"),
+        ("jobqueue: {slurm: {}}\nworkers: 2\ngpus: 1\n", "must hold jobqueue and workers only, got gpus"),
+        ("jobqueue: {slurm: {memroy: 1}}\nworkers: 2\n", "jobqueue.slurm of dask-jobqueue has no key 'memroy'"),
+        ("jobqueue: {slurm: {cores: 1}}\nworkers: 2\n", "must name the network that scheduler and workers listen on"),
+        ("jobqueue: {slurm: {interface: nosuch0}}\nworkers: 2\n", "cannot be started: "),
+    ],
+)
+def test_a_file_that_asks_for_no_jobs_is_one_sentence(tmp_path, text, sentence):
+    pytest.importorskip("dask_jobqueue")
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises((ConfigError, RunError), match=sentence), open_cluster(Where.parse(str(tmp_path / "jobs.yaml"))):
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------- the options
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "sentence"),
+    [
+        ("local:0", {}, "local:N must have N from 1 to 1,000 workers, got '0'"),
+        ("local:x", {}, "local:N must have N"),
+        ("local", {}, r"cluster must be local:N, tls://HOST:PORT, or a YAML file of dask-jobqueue, got 'local'"),
+        ("tls://head", {"certificates": Path("c")}, "cluster must be local:N"),
+        ("tls://head:99999", {"certificates": Path("c")}, "cluster must be local:N"),
+        ("tls://head:8786", {}, "needs the folder of its certificates: give --tls FOLDER"),
+        ("tcp://head:8786", {}, "is not encrypted, and whoever connects can run programs"),
+        ("tcp://10.0.0.1:8786", {}, "is not encrypted"),
+        ("tcp://127.0.0.1:8786", {"certificates": Path("c")}, "uses no certificates"),
+    ],
+)
+def test_what_is_no_cluster_or_not_safe_is_one_sentence(text, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Where.parse(text, **options)
+
+
+def test_what_is_allowed_without_encryption():
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        assert Where.parse(f"tcp://{host}:8786").address
+    assert Where.parse("tcp://10.0.0.1:8786", insecure=True).address
+
+
+def test_options_that_do_not_go_together_are_wrong_usage(maps, tmp_path):
+    from click.testing import CliRunner
+
+    from cbst_mx.cli import main
+
+    given = ["label", "--probabilities", str(maps), "--portion", "0.2", "--out", str(tmp_path / "out")]
+    for more, sentence in (
+        (["--cluster", "local:2", "--workers", "2"], "--workers and --cluster cannot be given together"),
+        (["--tls", "certs"], "--tls needs --cluster"),
+        (["--insecure"], "--insecure needs --cluster"),
+    ):
+        done = CliRunner().invoke(main, [*given, *more])
+        assert (done.exit_code, sentence in done.output) == (2, True), done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["distributed", "cryptography"])
+def test_without_the_extra_one_sentence_says_what_to_install(maps, tmp_path, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom cbst_mx.cli import main; main(prog_name='cbst-mx')"
+    given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--cluster", "local:2"]
+    command = [sys.executable, "-c", code, *map(str, given), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    expected = f"Error: --cluster needs the package {missing}, which is not installed: pip install 'cbst_mx[scale]'"
+    assert expected in done.stderr
+    assert not (tmp_path / "out" / "job.json").exists()
+
+
+# -------------------------------------------------------------------------------------------------- several hosts
+
+
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts():
+    """Names of two network namespaces, joined by a cable, with the addresses 10.213.77.1 and 10.213.77.2."""
+    names = [f"cbst-{os.getpid()}-{number}" for number in (1, 2)]
+    try:
+        made = [ip("netns", "add", name, check=False).returncode for name in names]
+    except FileNotFoundError:
+        pytest.skip("no network namespaces here: there is no ip")
+    try:
+        if any(made):
+            pytest.skip("no network namespaces here: they need root")
+        cables = [f"cbst{os.getpid() % 10**6}{end}" for end in "ab"]
+        if ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1], check=False).returncode:
+            pytest.skip("no network namespaces here: the kernel has no veth")
+        for number, (name, cable) in enumerate(zip(names, cables), 1):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "addr", "add", f"10.213.77.{number}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
+def heard(host):
+    """Return the addresses that anything in a namespace listens on."""
+    lines = ip("netns", "exec", host, "ss", "-Hltn").stdout.splitlines()
+    return {line.split()[3].rpartition(":")[0] for line in lines}
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_work_and_listen_on_their_network_only(hosts, certificates, maps, alone, tmp_path):
+    given = ("tls://10.213.77.1:8786", "--tls", str(certificates / "ours"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def begin(host, *arguments):
+        command = ["ip", "netns", "exec", host, *COMMAND, *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    started = [begin(hosts[0], "cluster", "scheduler", *given)]
+    started += [begin(host, "cluster", "worker", *given, "--threads", 1) for host in hosts]
+    try:
+        label_maps = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--out", tmp_path / "out"]
+        client = begin(hosts[0], *label_maps, "--cluster", *given)
+        output = client.communicate(timeout=300)[0]
+        assert client.returncode == 0, output
+        assert contents(tmp_path / "out") == alone
+        assert heard(hosts[0]) == {"10.213.77.1", "127.0.0.1"}
+        assert heard(hosts[1]) == {"10.213.77.2", "127.0.0.1"}
+    finally:
+        for one in started:
+            one.terminate()
+        for one in started:
+            try:
+                one.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                one.kill()
+                one.communicate()
