@@ -26,7 +26,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo camvid-ablation test fuzz check docs bench clean $(EXPERIMENTS)
+.PHONY: help setup demo camvid-ablation test fuzz check docs bench bench-ci clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -121,7 +121,10 @@ docs: $(DEV) ## the documentation as a site, site/index.html; every link is chec
 	$(BIN)/python -m mkdocs build --quiet --strict
 
 bench: $(DEV) ## run every benchmark in tools/bench
-	@for script in tools/bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out %/measuring.py,$(wildcard tools/bench/*.py)); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+bench-ci: $(DEV) ## time and memory of a small round against tools/bench/regressions.json: a report that fails nothing
+	-@$(BIN)/python tools/bench/regressions.py
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
