@@ -278,6 +278,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    commit = ""
+    if options.against:
+        git = ["git", "-C", str(options.against), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(git, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -320,7 +324,7 @@ def main() -> None:
         ("sample", "torch torchvision", "PyTorch, torchvision's reader"),
     ]
     for name in ("sample", "evaluation", "video"):
-        peers.append((name, f"{name}, before", options.against.name if options.against else ""))
+        peers.append((name, f"{name}, before", commit))
     titles = {
         "sample": "training sample, a second of one core",
         "evaluation": "evaluation",
