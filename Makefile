@@ -26,7 +26,11 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo camvid-ablation test fuzz check docs bench gpu-check gpu-rehearsal clean $(EXPERIMENTS)
+=======
+.PHONY: help setup demo camvid-ablation test fuzz check docs bench bench-ci clean $(EXPERIMENTS)
+>>>>>>> speed
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
@@ -121,7 +125,10 @@ docs: $(DEV) ## the documentation as a site, site/index.html; every link is chec
 	$(BIN)/python -m mkdocs build --quiet --strict
 
 bench: $(DEV) ## run every benchmark in tools/bench
-	@for script in tools/bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out %/measuring.py,$(wildcard tools/bench/*.py)); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+bench-ci: $(DEV) ## time and memory of a small round against tools/bench/regressions.json: a report that fails nothing
+	-@$(BIN)/python tools/bench/regressions.py
 
 gpu-check: $(STAMP) ## can this GPU be used, does it compute what the CPU does, how long does gta5-cbst take (CTX=gpu:0)
 	$(CBST) gpu-check experiments/gta5-cbst.yaml $(addprefix --ctx ,$(CTX)) $(addprefix --amp ,$(AMP))

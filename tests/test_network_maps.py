@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.data.transforms import normalise
+from cbst_mx.errors import DataError, NotFiniteError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.network_maps import probabilities, probability_maps
+from cbst_mx.selftrain.network_maps import confidences, predictions, probabilities, probability_maps
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import gluon, mx
 
@@ -147,3 +150,61 @@ def test_a_gpu_gives_nearly_the_same_pseudo_labels():
     gpu_limits, gpu_labels = labels_on(mx.gpu(0))
     np.testing.assert_allclose(gpu_limits, limits, rtol=1e-3)  # other convolution algorithms
     assert (gpu_labels == labels).mean() > 0.99
+
+
+# --- ahead
+
+
+class Seen(ImageSet):
+    """Images in memory that note the threads which read them; one of them may be unreadable."""
+
+    __slots__ = ("arrays", "bad", "threads")
+
+    def __init__(self, arrays, bad=None):
+        super().__init__([f"street {index}" for index in range(len(arrays))], [""] * len(arrays))
+        self.arrays, self.bad, self.threads = arrays, bad, set()
+
+    def image(self, index):
+        self.threads.add(threading.current_thread().name)
+        if index == self.bad:
+            raise DataError(f"image {index} is damaged")
+        return self.arrays[index]
+
+
+SEVERAL = ((8, 12), (8, 12), (8, 12), (6, 10), (8, 12), (8, 12))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
+def test_what_is_computed_ahead_is_what_is_computed_alone(batch_size, scales):
+    arrays, options = images(*SEVERAL), {"ctx": mx.cpu(), "scales": scales, "flip": True, **LOOKS}
+    network = ChannelLogits(stride=2)
+    alone = [probabilities(network, [image], **options)[0].asnumpy() for image in arrays]
+    seen = Seen(arrays)
+    found = list(confidences(network, seen, batch_size=batch_size, **options))
+    assert [index for index, _, _ in found] == list(range(len(arrays)))
+    for maps, (_, sure, predicted) in zip(alone, found):
+        np.testing.assert_array_equal(sure, maps.max(axis=0))
+        np.testing.assert_array_equal(predicted, maps.argmax(axis=0))
+    (reader,) = seen.threads  # one thread, and not this one
+    assert reader != threading.current_thread().name
+    streamed = list(predictions(network, iter(arrays), batch_size=batch_size, **options))
+    for (_, _, predicted), (_, other) in zip(found, streamed):
+        np.testing.assert_array_equal(predicted, other)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_an_image_that_cannot_be_read_does_not_take_those_before_it_away(bad):
+    options, seen = {"ctx": mx.cpu(), "batch_size": 1, **LOOKS}, []
+    with pytest.raises(DataError, match=f"image {bad} is damaged"):
+        seen.extend(index for index, _ in predictions(ChannelLogits(), Seen(images(*SEVERAL), bad), **options))
+    assert seen == list(range(bad))
+
+
+def test_frames_without_names_are_named_by_their_number():
+    class Broken(ChannelLogits):
+        def hybrid_forward(self, F, x):
+            return x * np.inf
+
+    with pytest.raises(NotFiniteError, match="^image 0: probabilities must be finite"):
+        list(predictions(Broken(), images((4, 4)), ctx=mx.cpu(), **LOOKS))

@@ -201,6 +201,7 @@ def test_help_lists_every_target(checkout):
         "check",
         "docs",
         "bench",
+        "bench-ci",
         "clean",
         "one-cbst",
     ]

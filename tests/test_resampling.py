@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cbst_mx.data.resampling import resized_window
+from cbst_mx.data.resampling import _weights, resized_window
 from cbst_mx.data.transforms import TrainTransform, resize_image, resize_label
 
 
@@ -25,6 +25,18 @@ def test_windows_are_those_of_the_whole_image():
         whole = resize_image(image, size, "program")
         np.testing.assert_array_equal(window, whole[top:bottom, left:right], f"{image.shape} to {size}")
         assert window.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_no_weight_is_of_a_pixel_that_is_not_taken(shrinks):
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        length, resized = (int(n) for n in rng.integers(1, 200, size=2))
+        start = int(rng.integers(0, resized))
+        weights, taken = _weights(length, resized, slice(start, int(rng.integers(start, resized)) + 1), shrinks)
+        weights.check_format(full_check=True)  # every column inside: SciPy reads beyond its arrays otherwise
+        assert 0 <= taken.start < taken.stop <= length
+        np.testing.assert_allclose(weights.sum(axis=1) / 2.0**22, 1, atol=2e-5)  # up to 40 weights, rounded each
 
 
 @pytest.mark.parametrize("factor", [0.7, 0.83, 1.0, 1.19, 1.3])

@@ -13,8 +13,7 @@ from cbst_mx.files import file_digest
 from cbst_mx.messages import Counter, Share, Shares
 
 if TYPE_CHECKING:
-    from cbst_mx.data.datasets import ImageSet
-    from cbst_mx.evaluation.predictor import Predictor
+    from cbst_mx.evaluation.predictor import Images, Predictor
 
 __all__ = ["classes_of", "paint", "predict_shared"]
 
@@ -114,7 +113,7 @@ def paint(
             yield place, painter.pictures(pictures.take(place), label, confidence, predictor.label_space)
 
 
-def classes_of(predictor: Predictor, images: ImageSet, painter: Painter) -> Iterator[Any]:
+def classes_of(predictor: Predictor, images: Images, painter: Painter) -> Iterator[Any]:
     """Yield the label of each image, and its confidence where that is asked for."""
     if painter.needs_confidence:
         yield from predictor.confidences(images)

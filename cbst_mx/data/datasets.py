@@ -27,6 +27,10 @@ __all__ = ["LONGEST_NAME", "Format", "ImageSet", "LabelledImageSet", "existing_f
 LONGEST_NAME = 240  # bytes of an image's name; 255 is what file systems take, with endings such as _overlay.png
 
 
+def _paths(paths: Sequence[PathLike]) -> tuple[Path, ...]:
+    return tuple(path if isinstance(path, Path) else Path(path) for path in paths)  # a path parses what it is given
+
+
 class ImageSet:
     """Images by index, each with a name that is unique in the set and can be a file's stem.
 
@@ -51,7 +55,7 @@ class ImageSet:
 
     def __init__(self, names: Sequence[str], image_paths: Sequence[PathLike]) -> None:
         self.names = tuple(names)
-        self.image_paths = tuple(Path(path) for path in image_paths)
+        self.image_paths = _paths(image_paths)
         if len(self.names) != len(self.image_paths):
             names = counted(len(self.names), "name")
             raise ConfigError(f"image_paths must have one file per name, got {len(self.image_paths)} for {names}")
@@ -159,7 +163,7 @@ class LabelledImageSet(ImageSet):
     ) -> None:
         super().__init__(names, image_paths)
         label_space.check_convention(convention)
-        self.label_paths = tuple(Path(path) for path in label_paths)
+        self.label_paths = _paths(label_paths)
         self.label_space = label_space
         self.convention = convention
         self.read = read

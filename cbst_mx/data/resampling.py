@@ -61,7 +61,7 @@ def _weights(length: int, resized: int, pixels: slice, shrinks: bool) -> tuple[s
     values[places >= last[:, None]] = 0
     values /= values.sum(axis=1, keepdims=True)
     whole = np.trunc(values * (1 << _BITS) + np.copysign(0.5, values)).astype(np.int32)
-    columns = np.minimum(places, length - 1) - taken.start
+    columns = np.minimum(places, taken.stop - 1) - taken.start  # SciPy looks at no bounds
     ends = np.arange(len(centres) + 1) * whole.shape[1]
     shape = (len(centres), taken.stop - taken.start)
     return sparse.csr_matrix((whole.ravel(), columns.ravel(), ends), shape=shape), taken

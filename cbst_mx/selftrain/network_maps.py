@@ -298,9 +298,13 @@ def _batches(images: Images, batch_size: int) -> Iterator[tuple[int, list[np.nda
     start = 0
     pixels = map(images.image, range(len(images))) if isinstance(images, ImageSet) else images
     for index, image in enumerate(read_ahead(pixels, batch_size)):
-        if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
+        if batch and batch[0].shape != image.shape:
             yield start, batch
-            batch, start = [], index
+            batch = []
+        start = start if batch else index
         batch.append(image)
+        if len(batch) == batch_size:
+            yield start, batch
+            batch = []
     if batch:
         yield start, batch

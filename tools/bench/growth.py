@@ -21,8 +21,6 @@ import contextlib
 import functools
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +28,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import cpu_seconds, machine, peak_bytes, put, table, versions
+from measuring import cpu_seconds, in_a_process, machine, peak_bytes, put, table, versions
 
 SIZE = (64, 128)
 SCENES = 24
@@ -141,13 +139,6 @@ def open_files(root: Path, files: int) -> dict[str, float]:
     return {"opened": opened, "looked at": time.process_time(), "peak": peak_bytes()}
 
 
-def in_a_process(*arguments: object) -> dict[str, float]:
-    """Do one part in a new process."""
-    command = [sys.executable, "-W", "ignore", __file__, "--worker", json.dumps([str(one) for one in arguments])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def worker(scenes: str, what: str, count: str, root: str = "") -> dict[str, float]:
     """Do what the arguments say."""
     return open_files(Path(root), int(count)) if root else run_pass(Path(scenes), what, int(count))
@@ -180,7 +171,7 @@ def main() -> None:
         for _ in range(options.repeats):
             for count in options.images:
                 for what in PASSES:
-                    found.setdefault((what, count), []).append(in_a_process(scenes, what, count))
+                    found.setdefault((what, count), []).append(in_a_process(__file__, scenes, what, count))
         rows = []
         for what in PASSES:
             each = {
@@ -201,7 +192,7 @@ def main() -> None:
             ]
         root = scenes / "gta5"
         link_files(scenes, root, options.files)
-        opened = [in_a_process(scenes, "open", options.files, root) for _ in range(options.repeats)]
+        opened = [in_a_process(__file__, scenes, "open", options.files, root) for _ in range(options.repeats)]
     first, second, peak = (np.median([one[key] for one in opened]) for key in ("opened", "looked at", "peak"))
     head = ("pass, images", "CPU s", "CPU ms an image", f"against {options.images[-1]:,}, %", "peak memory, MB")
     text = "\n".join(

@@ -1,16 +1,21 @@
-"""Images and labels per second: the readers of this package against plain Pillow, alternating in one run.
+"""Images per second: the readers of this package against plain Pillow, the loader and inference against their peers.
 
-python tools/bench/images.py [--repeats 5] [--against CHECKOUT]
+python tools/bench/images.py [--repeats 5] [--against CHECKOUT] [--torch-python PATH] [--out docs/performance.md]
 
-Generated pictures of 1024 x 2048 pixels as JPEG and PNG, and a label map as palette PNG. The peer decodes with Pillow
-and converts to RGB; it neither looks at the header nor notices JPEGs and PNGs whose data end early. Then the loader of
-training: photographs (JPEG) with palette labels (PNG), crops of 504 x 504, one thread, beside the loader of another
-checkout of this repository, alternating as well; each run is a process of its own.
+Pictures of 1024 x 2048 pixels whose files are as large as those of photographs, as JPEG and PNG, and label maps as
+palette PNGs. The readers' peer decodes with Pillow and converts to RGB; it neither looks at the header nor notices
+JPEGs and PNGs whose data end early. The loader makes training samples of 504 x 504 from PNGs, scaled by 0.7 to 1.3 as
+the paper's experiments scale them; its peer is PyTorch's DataLoader with torchvision's functions for the same steps,
+reading with Pillow or with torchvision itself. Evaluation and the labels of a video are those of a network that costs
+next to nothing, a ResNet-38 at 1/32 width, so that what is around it shows. `--against` runs the loader and inference
+of another checkout of this repository as well. All take turns, each run is a process of its own on one thread; rates
+are per second of the processor where the table does not say the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -22,35 +27,148 @@ from typing import Callable
 
 import cv2
 import numpy as np
+from measuring import machine, photograph, put, table, versions
 from PIL import Image
 
-from cbst_mx.data.image_files import read_label, read_rgb
+from cbst_mx.data import png_pixels
+from cbst_mx.data.image_files import read_label, read_rgb, write_label_png
+from cbst_mx.data.street_scenes import render_scene
+from cbst_mx.evaluation.confusion import confusion_matrix
+from cbst_mx.label_space import CITYSCAPES_19
 
 SIZE = (1024, 2048)
 PHOTOGRAPHS = 8
+CLASSES = 19
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = """label_space: cityscapes-19
 ids: trainId
 splits:
-  all: {images: ["*.jpg"], labels: "{stem}.png"}
+  all: {images: ["images/*.png"], labels: "labels/{stem}.png"}
 """
-# Run in a checkout of this repository, older ones too; prints images per second.
-LOADER = """
+# Run in a checkout of this repository, older ones too; they print processor seconds and seconds an image.
+BEGIN = """
 import functools, sys, time
+root, count, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 from cbst_mx.data import open_labelled
-from cbst_mx.data.loader import BatchLoader
-from cbst_mx.data.transforms import TrainTransform
 from cbst_mx.label_space import CITYSCAPES_19
 
-root = sys.argv[1]
 images = open_labelled("folder", root, label_space=CITYSCAPES_19, split="all", description=root + "/d.yaml")
+
+def measured(batches):
+    next(batches)
+    begin, cpu, seen = time.perf_counter(), time.process_time(), 0
+    for batch in batches:
+        seen += 1
+    print((time.process_time() - cpu) / seen, (time.perf_counter() - begin) / seen)
+"""
+LOADER = (
+    BEGIN
+    + """
+from cbst_mx.data.loader import BatchLoader
+from cbst_mx.data.transforms import TrainTransform
+
 samples = [functools.partial(images.pair, index) for index in range(len(images))]
-loader = BatchLoader(samples, TrainTransform(crop=(504, 504)), batch_size=2, seed=0, iterations=10)
-batches = iter(loader)
+transform = TrainTransform(crop=(504, 504), resampling="program")
+loader = BatchLoader(samples, transform, batch_size=1, seed=0, iterations=count + 1, workers=workers)
+measured(iter(loader))
+"""
+)
+NETWORK = """
+from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from symbols import get_network
+from symbols.backend import mx
+
+network = get_network("resnet38", 19, width=1 / 32)
+network.initialize(mx.init.Xavier())
+network(mx.nd.zeros((1, 3, 32, 32)))
+network.hybridize(static_alloc=True, static_shape=True)
+looks = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "ctx": mx.cpu()}
+"""
+EVALUATION = (
+    BEGIN
+    + NETWORK
+    + """
+from cbst_mx.evaluation.evaluate import evaluate_network
+
+def several():
+    evaluate_network(network, images.subset([0]), classes=images.label_space.names, batch_size=1, **looks)
+    yield
+    done = []
+    names, progress = images.label_space.names, lambda *n: done.append(n)
+    evaluate_network(network, images, classes=names, batch_size=1, progress=progress, **looks)
+    yield from done
+
+measured(several())
+"""
+)
+VIDEO = (
+    BEGIN
+    + NETWORK
+    + """
+from cbst_mx.data.videos import Video
+from cbst_mx.evaluation.predictor import Predictor
+
+options = {"flip": False, "scales": (1.0,), "combine": "mean", "long_side": None}
+class Looks: mean, std = IMAGENET_MEAN, IMAGENET_STD
+predictor = Predictor(network, Looks, images.label_space, mx.cpu(), options, 1)
+
+def labels(video):
+    try:
+        from cbst_mx.evaluation.predictor import in_memory  # how older versions do it
+    except ImportError:
+        yield from predictor.labels(video)
+        return
+    for frame in video:
+        yield from predictor.labels(in_memory([frame]))
+
+measured(labels(Video(__import__("pathlib").Path(root + "/video.mp4"))))
+"""
+)
+# Run by a Python that has torch and torchvision.
+PEER = """
+import random, sys, time, types
+import numpy as np, torch
+from pathlib import Path
+# it describes operators that are not used here, and fails where torch and torchvision are of different builds
+sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
+import torchvision
+from PIL import Image
+from torchvision.transforms import InterpolationMode, functional as F
+
+root, count, workers, reader = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+torch.set_num_threads(1)
+images = sorted(root.glob("images/*.png"))
+
+def read(path):
+    if reader == "Pillow":
+        return Image.open(path).convert("RGB")
+    content = torchvision.io.read_file(str(path))
+    return F.to_pil_image(torchvision.io.decode_image(content, torchvision.io.ImageReadMode.RGB))
+
+class Samples(torch.utils.data.Dataset):
+    def __len__(self):
+        return count + 1
+
+    def __getitem__(self, index):
+        path = images[index % len(images)]
+        image, label = read(path), Image.open(root / "labels" / path.name)
+        factor = random.uniform(0.7, 1.3)
+        size = [round(image.height * factor), round(image.width * factor)]
+        image = F.resize(image, size, InterpolationMode.LANCZOS if factor < 1 else InterpolationMode.BICUBIC)
+        label = F.resize(label, size, InterpolationMode.NEAREST)
+        top, left = random.randint(0, size[0] - 504), random.randint(0, size[1] - 504)
+        image, label = F.crop(image, top, left, 504, 504), F.crop(label, top, left, 504, 504)
+        if random.random() < 0.5:
+            image, label = F.hflip(image), F.hflip(label)
+        image = F.normalize(F.to_tensor(image), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return image, torch.from_numpy(np.array(label, np.int64))
+
+batches = iter(torch.utils.data.DataLoader(Samples(), batch_size=1, num_workers=workers))
 next(batches)
-start = time.perf_counter()
-count = sum(len(batch[1]) for batch in batches)
-print(count / (time.perf_counter() - start))
+begin, cpu, seen = time.perf_counter(), time.process_time(), 0
+for batch in batches:
+    seen += 1
+print((time.process_time() - cpu) / seen, (time.perf_counter() - begin) / seen)
 """
 
 
@@ -65,59 +183,185 @@ def plain_label(path: Path) -> np.ndarray:
 
 
 def seconds(read: Callable[[Path], np.ndarray], path: Path) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     read(path)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def loader_rate(checkout: Path, data: Path) -> float:
-    """Return the images per second that the loader of a checkout prepares."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(data)], cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE
-    )
-    return float(done.stdout)
+def without_spng(path: Path) -> np.ndarray:
+    """Read an image as where imagecodecs is not installed."""
+    spng, png_pixels._spng = png_pixels._spng, None
+    try:
+        return read_rgb(path)
+    finally:
+        png_pixels._spng = spng
 
 
-def bench_loader(picture: np.ndarray, label: Image.Image, data: Path, repeats: int, other: Path | None) -> None:
-    """Print the loader's images per second, and the median ratio to another checkout's in runs that alternate."""
-    data.mkdir()
+def rate(python: str, checkout: Path, script: str, *arguments: object) -> tuple[float, float]:
+    """Return processor seconds and seconds that a script takes for an image in a new process."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    command = [python, "-W", "ignore", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    cpu, wall = map(float, done.stdout.splitlines()[-1].split())
+    return cpu, wall
+
+
+def make_files(data: Path) -> None:
+    """Write photographs with labels, and a video of them."""
+    for name in ("images", "labels"):
+        (data / name).mkdir(parents=True)
     (data / "d.yaml").write_text(DESCRIPTION)
+    picture = photograph(SIZE)
+    label = render_scene(0, 0, domain="target", size=(512, 1024))[1].repeat(2, axis=0).repeat(2, axis=1)
+    video = cv2.VideoWriter(str(data / "video.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, SIZE[::-1])
     for number in range(PHOTOGRAPHS):
-        Image.fromarray(np.roll(picture, 97 * number, axis=1)).save(data / f"{number}.jpg", quality=92)
-        label.save(data / f"{number}.png")
-    runs = [(loader_rate(ROOT, data), loader_rate(other, data) if other else 0.0) for _ in range(repeats)]
-    mine, theirs = (statistics.median(column) for column in zip(*runs))
-    text = f"loader: {mine:.1f} images a second"
-    if other:
-        text += f", {other.name} {theirs:.1f}, ratio {statistics.median(a / b for a, b in runs):.2f}"
-    print(text)
+        image = np.roll(picture, 97 * number, axis=1)
+        Image.fromarray(image).save(data / "images" / f"{number}.png")
+        write_label_png(data / "labels" / f"{number}.png", np.roll(label, 97 * number, axis=1), CITYSCAPES_19)
+        video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    video.release()
+
+
+def readers(folder: Path, repeats: int) -> list[tuple[str, ...]]:
+    """Return rows of the table of readers."""
+    image = folder / "images" / "0.png"
+    jpeg = folder / "image.jpg"
+    Image.fromarray(plain_rgb(image)).save(jpeg, quality=92)
+    rows = []
+    for name, path, ours, plain in (
+        ("PNG image, libspng", image, read_rgb, plain_rgb),
+        ("PNG image, OpenCV", image, without_spng, plain_rgb),
+        ("JPEG image", jpeg, read_rgb, plain_rgb),
+        ("label PNG", folder / "labels" / "0.png", read_label, plain_label),
+    ):
+        if "libspng" in name and png_pixels._spng is None:
+            continue
+        assert np.array_equal(ours(path), plain(path))
+        pairs = [(seconds(ours, path), seconds(plain, path)) for _ in range(4 * repeats)]
+        mine, theirs = (statistics.median(column) for column in zip(*pairs))
+        ratio = statistics.median(b / a for a, b in pairs)
+        rows.append((name, f"{1 / mine:.1f}", f"Pillow {1 / theirs:.1f}", f"{ratio:.2f}"))
+    return rows
+
+
+def counted(repeats: int) -> list[tuple[str, ...]]:
+    """Return rows of confusion matrices beside other ways to count them."""
+    label = render_scene(0, 0, domain="target", size=(512, 1024))[1].repeat(2, axis=0).repeat(2, axis=1)
+    rng = np.random.default_rng(0)
+    predicted = np.where(rng.random(SIZE) < 0.1, rng.integers(0, CLASSES, SIZE, dtype=np.uint8), label).astype(np.uint8)
+    label = np.where(rng.random(SIZE) < 0.05, 255, label).astype(np.uint8)
+
+    def by_pairs() -> None:  # as cityscapesScripts 2.3 does in Python; its archives have no source of a compiled way
+        encoded = label.astype(np.int32) * 256 + predicted
+        np.unique(encoded, return_counts=True)
+
+    def masked() -> None:
+        kept = label != 255
+        np.bincount(CLASSES * label[kept].astype(np.int64) + predicted[kept], minlength=CLASSES**2)
+
+    ours = [seconds(lambda _: confusion_matrix(label, predicted, CLASSES), Path()) for _ in range(4 * repeats)]
+    rows = []
+    for name, work in (("np.unique of pairs, as cityscapesScripts", by_pairs), ("masked bincount", masked)):
+        theirs = statistics.median(seconds(lambda _, work=work: work(), Path()) for _ in range(repeats))
+        mine = statistics.median(ours)
+        rows.append(("confusion matrix", f"{1 / mine:.0f}", f"{name} {1 / theirs:.1f}", f"{theirs / mine:.1f}"))
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--against", type=Path, help="another checkout, whose loader runs too")
-    arguments = parser.parse_args()
-    repeats = arguments.repeats
-    rng = np.random.default_rng(0)
-    cells = rng.integers(0, 256, (SIZE[0] // 16, SIZE[1] // 16, 3)).astype(np.uint8)
-    picture = cv2.GaussianBlur(cells.repeat(16, axis=0).repeat(16, axis=1), (0, 0), 3)
-    label = Image.fromarray(rng.integers(0, 19, (64, 128)).astype(np.uint8).repeat(16, axis=0).repeat(16, axis=1))
-    label.putpalette(bytes(768))
+    parser.add_argument("--images", type=int, default=24, help="training samples of a run")
+    parser.add_argument("--against", type=Path, help="another checkout, whose loader and inference run too")
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch and torchvision")
+    parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    commit = ""
+    if options.against:
+        git = ["git", "-C", str(options.against), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(git, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in ("image.jpg", "image.png", "label.png")}
-        Image.fromarray(picture).save(files["image.jpg"], quality=92)
-        Image.fromarray(picture).save(files["image.png"], compress_level=1)
-        label.save(files["label.png"])
-        for name, path in files.items():
-            ours, plain = (read_label, plain_label) if name.startswith("label") else (read_rgb, plain_rgb)
-            assert np.array_equal(ours(path), plain(path))
-            pairs = [(seconds(ours, path), seconds(plain, path)) for _ in range(4 * repeats)]
-            mine, theirs = (statistics.median(column) for column in zip(*pairs))
-            ratio = statistics.median(b / a for a, b in pairs)
-            print(f"{name}: {1 / mine:.0f} a second, Pillow {1 / theirs:.0f}, ratio {ratio:.2f}")
-        bench_loader(picture, label, Path(folder) / "data", repeats, arguments.against)
+        data = Path(folder) / "data"
+        make_files(data)
+        rows += readers(data, options.repeats)
+        rows += counted(options.repeats)
+        works: dict[str, Callable[[], tuple[float, float]]] = {}
+
+        def work(name: str, script: str, *arguments: object, python: str = sys.executable, root: Path = ROOT) -> None:
+            works[name] = lambda: rate(python, root, script, data, *arguments)
+
+        for name, script, count in (
+            ("sample", LOADER, options.images),
+            ("evaluation", EVALUATION, 0),
+            ("video", VIDEO, 0),
+        ):
+            work(name, script, count, 0)
+            if options.against:
+                work(f"{name}, before", script, count, 0, root=options.against.resolve())
+        for workers in (1, 2):
+            work(f"{workers} threads", LOADER, options.images, workers)
+        if options.torch_python:
+            for reader in ("Pillow", "torchvision"):
+                work(f"torch {reader}", PEER, options.images, 0, reader, python=options.torch_python)
+            work("torch processes", PEER, options.images, 2, "Pillow", python=options.torch_python)
+        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+        for _ in range(options.repeats):
+            for name, measure in works.items():
+                try:
+                    spent[name].append(measure())
+                except subprocess.CalledProcessError:
+                    if not name.startswith("torch"):
+                        raise
+                    print(f"{name} is not measured: it fails", file=sys.stderr)
+    spent = {name: found for name, found in spent.items() if found}
+    cpu = {name: statistics.median(one[0] for one in found) for name, found in spent.items()}
+    wall = {name: statistics.median(one[1] for one in found) for name, found in spent.items()}
+    peers = [
+        ("sample", "torch Pillow", "PyTorch, Pillow"),
+        ("sample", "torch torchvision", "PyTorch, torchvision's reader"),
+    ]
+    for name in ("sample", "evaluation", "video"):
+        peers.append((name, f"{name}, before", commit))
+    titles = {
+        "sample": "training sample, a second of one core",
+        "evaluation": "evaluation",
+        "video": "labels of a video",
+    }
+    for name, other, title in peers:
+        if other in cpu:
+            clock = cpu if name == "sample" else wall
+            rows.append(
+                (titles[name] + ("" if name == "sample" else ", a second of the clock"), f"{1 / clock[name]:.1f}",
+                 f"{title} {1 / clock[other]:.1f}", f"{clock[other] / clock[name]:.2f}")
+            )  # fmt: skip
+    rows.append(
+        (
+            "loader on 2 threads, a second of the clock",
+            f"{1 / wall['2 threads']:.1f}",
+            f"1 thread {1 / wall['1 threads']:.1f}",
+            f"{wall['1 threads'] / wall['2 threads']:.2f}",
+        )
+    )
+    if "torch processes" in wall:
+        rows.append(
+            (
+                "loader on 2 threads, a second of the clock",
+                f"{1 / wall['2 threads']:.1f}",
+                f"PyTorch, 2 processes {1 / wall['torch processes']:.1f}",
+                f"{wall['torch processes'] / wall['2 threads']:.2f}",
+            )
+        )
+    head = f"{machine()}; {versions('mxnet', 'numpy', 'opencv-python', 'imagecodecs', 'Pillow', 'simplejpeg')}"
+    text = f"{head}; median of {options.repeats}; {time.strftime('%Y-%m-%d')}.\n\n" + table(
+        ("1024 x 2048, images a second", "ours", "peer", "ours / peer"), rows
+    )
+    print(text)
+    print(json.dumps({"cpu": cpu, "wall": wall}), file=sys.stderr)
+    if options.out:
+        put(options.out, "images", text)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ Run by itself it does nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +19,17 @@ from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
-__all__ = ["cpu_seconds", "interleaved", "machine", "peak_bytes", "photograph", "put", "table", "versions"]
+__all__ = [
+    "cpu_seconds",
+    "in_a_process",
+    "interleaved",
+    "machine",
+    "peak_bytes",
+    "photograph",
+    "put",
+    "table",
+    "versions",
+]
 
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -38,6 +51,13 @@ def interleaved(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
         for name, work in works.items():
             spent[name].append(cpu_seconds(work))
     return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def in_a_process(script: str, *arguments: object) -> dict[str, float]:
+    """Return what a benchmark prints as JSON when it is run with ``--worker`` and a list of arguments."""
+    command = [sys.executable, "-W", "ignore", script, "--worker", json.dumps([str(one) for one in arguments])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_bytes() -> int:
