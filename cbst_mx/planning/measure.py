@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
 from cbst_mx.errors import explain_device
-from symbols.backend import mx
+from symbols.backend import gluon, mx
 
 __all__ = ["Peak", "Series", "Timing", "between", "now", "repeated", "sampled"]
 
@@ -36,10 +36,12 @@ class Peak:
     ----------
     ctx : mx.Context
         Where the network computes.
+    network : HybridBlock, optional
+        The network, hybridised with static memory: it keeps the buffers of its largest call.
     """
 
-    def __init__(self, ctx: mx.Context):
-        self._ctx = ctx
+    def __init__(self, ctx: mx.Context, network: gluon.HybridBlock | None = None):
+        self._ctx, self._network = ctx, network
         self.reset()
 
     def reset(self) -> None:
@@ -47,6 +49,8 @@ class Peak:
         gc.collect()  # networks of measurements before
         mx.nd.waitall()
         if self._ctx.device_type == "gpu":
+            if self._network is not None:
+                self._network.hybridize(static_alloc=True, static_shape=True)  # gives them back
             mx.nd.zeros((1,), ctx=self._ctx).wait_to_read()  # MXNet refuses to empty what has never been used
             self._ctx.empty_cache()
             return
@@ -191,7 +195,8 @@ def sampled(points: Sequence[tuple[float, Callable[[float], Timing]]], budget: f
                 raise
             series.too_large, points = amount, points[:place]
             place = place - 1 if points[-1][0] > series.amounts[-1] else place  # a smaller one may fit
-            gc.collect()
+            with contextlib.suppress(RuntimeError):  # what still waits says the same
+                mx.nd.waitall()
             continue
         series.add(amount, times, peak.read())
         place += 1
