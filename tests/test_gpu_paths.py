@@ -502,6 +502,26 @@ def test_a_plan_says_what_fits(amounts, key, least, said):
     assert plan.memory == 10**9  # of what fits, not of what does not
 
 
+def test_a_plan_does_not_try_what_cannot_fit(monkeypatch):
+    taken, tried = [0], []  # a GPU of 12 GB, of which 2 and 1.6 GB for each crop are taken
+
+    def measure(amount):
+        def one(left):
+            tried.append(amount)
+            taken[0] = int((2 + 1.6 * amount) * 1e9)
+            return Timing([0.1], [0.1])
+
+        return amount, one
+
+    peak = Peak(mx.cpu())
+    monkeypatch.setattr(peak, "limit", lambda: 12 * 10**9)
+    monkeypatch.setattr(peak, "read", lambda: taken[0])
+    series = sampled([measure(amount) for amount in (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)], 1e6, peak)
+    assert tried == [0.25, 1.0, 4.0]
+    assert (series.amounts, series.too_large) == ([0.25, 1.0, 4.0], 8.0)
+    assert Peak(mx.cpu()).limit() is None
+
+
 @pytest.mark.parametrize(
     ("pixels", "stride", "half"), [(504, 8, 256), (512, 8, 256), (504, 1, 252), (40, 8, 32), (32, 8, 32), (33, 1, 32)]
 )
