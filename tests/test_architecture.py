@@ -265,6 +265,7 @@ CHANGES_A_DISK = {
     ("cbst_mx.networks.export", "onnx.save"): "writes a temporary path of ours",
     ("cbst_mx.evaluation.server_export", "zipfile.ZipFile"): "writes a temporary path of ours",
     ("cbst_mx.planning.work", "tempfile.TemporaryDirectory"): "measures, and keeps nothing",
+    ("cbst_mx.planning.agreement", "tempfile.TemporaryDirectory"): "compares, and keeps nothing",
     ("cbst_mx.planning.measure", "write_text"): "to the kernel, which forgets the peak of the memory",
     ("cbst_mx.cli.stopping", "os.write"): "to the terminal",
 }
