@@ -19,6 +19,7 @@ INIT ?=
 CTX ?=
 AMP ?=
 SMOKE ?=
+REHEARSE ?=
 TARGET ?=
 ROUNDS ?=
 
@@ -135,7 +136,7 @@ gpu-check: $(STAMP) ## can this GPU be used, does it compute what the CPU does, 
 
 gpu-rehearsal: ## whole experiments over a fake CUDA, without a GPU; needs gcc, downloads 800 MB into .rehearsal
 	@$(PYTHON) tools/environment.py refuse
-	$(PYTHON) -m tools.rehearsal
+	$(PYTHON) -m tools.rehearsal $(REHEARSE)
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv .rehearsal build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +121,29 @@ def test_what_is_impossible_is_bad_and_not_the_end(monkeypatch):
     found = list(compare([mx.cpu(1)]))
     assert found[0] == Finding("counting", False, "the second pass must see the values of the first")
     assert found[1].good
+
+
+@pytest.mark.parametrize(("loss", "good"), [(2.02, True), (2.5, False), (float("nan"), False)])
+def test_a_loss_in_float16_is_judged(monkeypatch, loss, good):
+    done = []
+
+    def train(name, contexts, **options):
+        done.append((contexts, options))
+        return np.zeros(1), [loss if options.get("loss_scaling") else 2.0]
+
+    monkeypatch.setattr(agreement, "_train", train)
+    monkeypatch.setattr(agreement, "enable_amp", done.append)
+    found = agreement.in_float16([mx.cpu(1)])
+    assert found.good is good
+    # a processor cannot even build a network in float16
+    built = {"built": mx.cpu(1)}
+    assert done == [([mx.cpu(1)], built), "float16", ([mx.cpu(1)], {**built, "loss_scaling": True})]
+
+
+@pytest.mark.gpu
+def test_training_in_float16_is_near_float32():
+    code = "from cbst_mx.planning.agreement import in_float16, mx; found = in_float16([mx.gpu(0)]); assert found.good"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=str(Path(__file__).parents[1]))
 
 
 # --------------------------------------------------------------------------------------------------------------- card

@@ -438,13 +438,21 @@ def test_amp_does_not_make_the_root_logger_print():
     assert logging.getLogger().name == "root"
 
 
-def test_a_plan_takes_what_fits_into_the_gpu():
+def test_a_plan_takes_what_fits_into_the_gpu(monkeypatch):
     def fits(left):
         return Timing([0.1], [0.1])
 
     def does_not(left):
         raise mx.base.MXNetError("cudaMalloc retry failed: out of memory")
 
+    waited = []
+
+    def wait():  # MXNet says again what went wrong in a thread of its own
+        waited.append(True)
+        if len(waited) == 4:
+            raise mx.base.MXNetError("cudaMalloc retry failed: out of memory")
+
+    monkeypatch.setattr(mx.nd, "waitall", wait)
     peak = Peak(mx.cpu())
     series = sampled([(0.25, fits), (1.0, fits), (2.0, fits), (16.0, does_not)], 1e6, peak)
     assert series.amounts == [0.25, 2.0]
@@ -494,6 +502,26 @@ def test_a_plan_says_what_fits(amounts, key, least, said):
     assert plan.memory == 10**9  # of what fits, not of what does not
 
 
+def test_a_plan_does_not_try_what_cannot_fit(monkeypatch):
+    taken, tried = [0], []  # a GPU of 12 GB, of which 2 and 1.6 GB for each crop are taken
+
+    def measure(amount):
+        def one(left):
+            tried.append(amount)
+            taken[0] = int((2 + 1.6 * amount) * 1e9)
+            return Timing([0.1], [0.1])
+
+        return amount, one
+
+    peak = Peak(mx.cpu())
+    monkeypatch.setattr(peak, "limit", lambda: 12 * 10**9)
+    monkeypatch.setattr(peak, "read", lambda: taken[0])
+    series = sampled([measure(amount) for amount in (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)], 1e6, peak)
+    assert tried == [0.25, 1.0, 4.0]
+    assert (series.amounts, series.too_large) == ([0.25, 1.0, 4.0], 8.0)
+    assert Peak(mx.cpu()).limit() is None
+
+
 @pytest.mark.parametrize(
     ("pixels", "stride", "half"), [(504, 8, 256), (512, 8, 256), (504, 1, 252), (40, 8, 32), (32, 8, 32), (33, 1, 32)]
 )
@@ -527,8 +555,9 @@ def test_the_pool_of_a_gpu_is_used_before_it_is_emptied(monkeypatch):
         return mx.nd.array([0])
 
     monkeypatch.setattr(measure, "mx", types.SimpleNamespace(nd=types.SimpleNamespace(waitall=int, zeros=zeros)))
-    Peak(Card())
-    assert done == ["used", "emptied"]
+    network = types.SimpleNamespace(hybridize=lambda **options: done.append("buffers given back"))
+    Peak(Card(), network)
+    assert done == ["buffers given back", "used", "emptied"]
 
 
 def test_a_plan_says_that_other_programs_hold_the_gpu():

@@ -145,8 +145,8 @@ def make_plan(
     plan.warnings += _find_mistakes(experiment, sets)
     memory = free_memory(contexts[0])
     plan.warnings += _find_others(contexts[0], memory)
-    peak = Peak(contexts[0])
     network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)
+    peak = Peak(contexts[0], network)
     times = _measure(experiment, network, contexts, sets, seconds, peak, plan, progress)
 
     plan.stages += _stages(experiment, sets, times)

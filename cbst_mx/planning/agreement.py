@@ -87,12 +87,15 @@ def compare(contexts: Sequence[mx.Context]) -> Iterator[Finding]:
 
 def in_float16(contexts: Sequence[mx.Context]) -> Finding:
     """Return whether a training step in float16 is that of float32; this process computes in float16 from then on."""
-    device = contexts[0]
-    exact = _train("fcn8s", [device])[1]
-    enable_amp("float16")
-    half = _train("fcn8s", [device], loss_scaling=True)[1]
+    name, device = "training in float16", contexts[0]
+    try:
+        exact = _train("fcn8s", [device], built=device)[1]
+        enable_amp("float16")  # of which a processor can do nothing: the network is built where it is trained
+        half = _train("fcn8s", [device], built=device, loss_scaling=True)[1]
+    except (CBSTError, RuntimeError) as error:
+        return Finding(name, False, explain_device(error) or _last_line(error), last=True)
     worst = max(abs(ours / theirs - 1) for ours, theirs in zip(half, exact))
-    return Finding("training in float16", worst <= _FLOAT16, f"loss differs from that of float32 by {worst:.1e}")
+    return Finding(name, worst <= _FLOAT16, f"loss differs from that of float32 by {worst:.1e}")
 
 
 # ------------------------------------------------------------------------------------------------------ single work
@@ -293,9 +296,9 @@ STAGES: dict[str, Stage] = {
 # ------------------------------------------------------------------------------------------------- what they work on
 
 
-def _network(name: str, **options: Any) -> gluon.HybridBlock:
-    """Return a network with random parameters, the same ones every time, on the processor."""
-    return build_network(NetworkSpec(name, CLASSES, {**_NETWORKS[name], **options}), mx.cpu(), seed=0)
+def _network(name: str, built: mx.Context | None = None, **options: Any) -> gluon.HybridBlock:
+    """Return a network with random parameters, the same ones every time, on the processor or where it is built."""
+    return build_network(NetworkSpec(name, CLASSES, {**_NETWORKS[name], **options}), built or mx.cpu(), seed=0)
 
 
 def _batch() -> tuple[np.ndarray, np.ndarray]:
@@ -311,10 +314,16 @@ def _loader(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _train(
-    name: str, contexts: list[mx.Context], *, dropout: float = 0.0, progress: Callable[..., None] = silent, **more: Any
+    name: str,
+    contexts: list[mx.Context],
+    *,
+    dropout: float = 0.0,
+    built: mx.Context | None = None,
+    progress: Callable[..., None] = silent,
+    **more: Any,
 ) -> tuple[np.ndarray, list[float]]:
     """Return all parameters behind some training steps in one row, and the last loss."""
-    network = _network(name, **({"dropout": dropout} if dropout else {}))
+    network = _network(name, built, **({"dropout": dropout} if dropout else {}))
     schedule = Schedule(1e-4, _ITERATIONS)
     record = train(network, _loader, schedule, ctx=contexts, seed=0, progress=progress, **more)  # type: ignore[arg-type]
     return _parameters(network), record.losses

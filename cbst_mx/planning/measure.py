@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
 from cbst_mx.errors import explain_device
-from symbols.backend import mx
+from symbols.backend import gluon, mx
 
 __all__ = ["Peak", "Series", "Timing", "between", "now", "repeated", "sampled"]
 
 _MOST = 50  # repetitions of one measurement
+_FULL = 0.97  # of a GPU's memory: MXNet's pool keeps some free
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -36,10 +37,12 @@ class Peak:
     ----------
     ctx : mx.Context
         Where the network computes.
+    network : HybridBlock, optional
+        The network, hybridised with static memory: it keeps the buffers of its largest call.
     """
 
-    def __init__(self, ctx: mx.Context):
-        self._ctx = ctx
+    def __init__(self, ctx: mx.Context, network: gluon.HybridBlock | None = None):
+        self._ctx, self._network = ctx, network
         self.reset()
 
     def reset(self) -> None:
@@ -47,11 +50,19 @@ class Peak:
         gc.collect()  # networks of measurements before
         mx.nd.waitall()
         if self._ctx.device_type == "gpu":
+            if self._network is not None:
+                self._network.hybridize(static_alloc=True, static_shape=True)  # gives them back
             mx.nd.zeros((1,), ctx=self._ctx).wait_to_read()  # MXNet refuses to empty what has never been used
             self._ctx.empty_cache()
             return
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")
+
+    def limit(self) -> int | None:
+        """Return how many bytes of a GPU can be taken; None for another device, which is not filled to its end."""
+        if self._ctx.device_type != "gpu":
+            return None
+        return int(_FULL * mx.context.gpu_memory_info(self._ctx.device_id)[1])
 
     def read(self) -> int:
         """Return the bytes."""
@@ -131,6 +142,19 @@ class Series:
         self.peaks.append(peak)
         self.busy = max(1.0, statistics.median(times.wall) / max(least, 1e-9))
 
+    def fitting(self, amounts: Sequence[float], limit: int | None) -> int:
+        """Return how many of growing amounts fit by the line through two or more, and note the least that does not.
+
+        It is better not tried: behind a request that fails CUDA reports it again with kernels of later work.
+        """
+        if limit is None or len(self.amounts) < 2:
+            return len(amounts)
+        fits = [amount <= self.amounts[-1] or self.bytes_at(amount) <= limit for amount in amounts]
+        if all(fits):
+            return len(amounts)
+        self.too_large = amounts[fits.index(False)]
+        return fits.index(False)
+
     def seconds_at(self, amount: float) -> float:
         """Return the time of an amount: measured, or by the line through the two largest that were."""
         return _on_line(self.amounts, self.seconds, amount, proportional=True)
@@ -175,7 +199,10 @@ def sampled(points: Sequence[tuple[float, Callable[[float], Timing]]], budget: f
     series, start, place = Series(), time.perf_counter(), 0
     while place < len(points):
         left = budget - (time.perf_counter() - start)
-        if series.amounts:
+        points = points[: series.fitting([amount for amount, _ in points], peak.limit())]
+        if place >= len(points):
+            break
+        if series.amounts and (len(series.amounts) > 1 or peak.limit() is None):
             # once to warm up and once that counts; rather twice the time than a guess
             took = {i: 2 * series.busy * series.seconds_at(points[i][0]) for i in range(place, len(points))}
             fits = [i for i in took if took[i] < left + budget]
@@ -191,7 +218,8 @@ def sampled(points: Sequence[tuple[float, Callable[[float], Timing]]], budget: f
                 raise
             series.too_large, points = amount, points[:place]
             place = place - 1 if points[-1][0] > series.amounts[-1] else place  # a smaller one may fit
-            gc.collect()
+            with contextlib.suppress(RuntimeError):  # what still waits says the same
+                mx.nd.waitall()
             continue
         series.add(amount, times, peak.read())
         place += 1

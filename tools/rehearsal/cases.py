@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple
@@ -59,7 +60,8 @@ class Case(NamedTuple):
 
 
 def _run(name: str, *changes: str, ctx: str = "gpu:0", experiment: str = "demo", more: str = "") -> str:
-    sets = " ".join(f"--set {change.replace(' ', '')}" for change in (*_SMALL, *changes))
+    plain = " ".join(f"--set {shlex.quote(change)}" for change in (*_SMALL, *changes))
+    sets = plain.replace("{", "{{").replace("}", "}}")
     return f"run experiments/{experiment}.yaml --out {{folder}}/{name} --ctx {ctx} --quiet {sets} {more}"
 
 
@@ -181,7 +183,7 @@ def rehearse(case: Case, *, data: Path, folder: Path) -> str | None:
     """
     # without a driver there is no mxnet, for which anything could stand in
     program = ["-m", "tools.rehearsal.inside"] if case.driver else ["-c", "from cbst_mx.cli import main; main()"]
-    arguments = case.command.format(data=data, folder=folder).split()
+    arguments = shlex.split(case.command.format(data=data, folder=folder))
     done = start([*program, *arguments], case.card, data=data, driver=case.driver, more=case.environment)
     if "Traceback (most recent call last)" in done.stdout or done.returncode != case.code:
         return f"exit code {done.returncode} in place of {case.code}: {_tail(done.stdout)}"
