@@ -66,6 +66,7 @@ ON_MXNET = (
     "cbst_mx.evaluation.predictor",
     "cbst_mx.evaluation.evaluate",
     "cbst_mx.evaluation.label_free",
+    "cbst_mx.evaluation.shared",
     "cbst_mx.rounds",
     "cbst_mx.planning",
     "cbst_mx.demo",

@@ -251,6 +251,20 @@ def free_port():
         return one.getsockname()[1]
 
 
+def wait_for(address):
+    """Wait until a scheduler listens, which takes long on a busy machine."""
+    import socket
+
+    host, _, port = address.partition("://")[2].rpartition(":")
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     from cbst_mx.cluster.certificates import make_certificates
@@ -268,6 +282,7 @@ def programs(certificates):
     given = (address, "--tls", certificates / "ours")
     started = [start("cluster", "scheduler", *given)]
     started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
+    wait_for(address)
     yield address, [psutil.Process(one.pid) for one in started]
     for one in reversed(started):
         one.terminate()
@@ -287,7 +302,7 @@ def connected(address, certificates):
 def test_programs_that_share_certificates_give_the_same_labels(programs, certificates, maps, alone, tmp_path):
     address, processes = programs
     with connected(address, certificates / "ours") as cluster:
-        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.client.wait_for_workers(2, timeout=180)
         cluster.check_versions()
         label(maps, tmp_path / "out", cluster=cluster)
         assert contents(tmp_path / "out") == alone
@@ -298,7 +313,7 @@ def test_programs_that_share_certificates_give_the_same_labels(programs, certifi
         os.kill(before[0], signal.SIGKILL)  # its own program starts another
         label(maps, tmp_path / "again", cluster=cluster)
         assert contents(tmp_path / "again") == alone
-        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.client.wait_for_workers(2, timeout=180)
         assert pids(cluster) != before
 
 
@@ -326,7 +341,7 @@ def test_a_worker_with_other_certificates_does_not_come_in(programs, certificate
     stranger = start("cluster", "worker", address, "--tls", certificates / "others", "--threads", 1)
     try:
         with connected(address, certificates / "ours") as cluster:
-            cluster.client.wait_for_workers(2, timeout=60)
+            cluster.client.wait_for_workers(2, timeout=180)
             time.sleep(5)
             assert len(cluster.client.nthreads()) == 2
     finally:
@@ -341,6 +356,7 @@ def test_a_scheduler_that_is_killed_is_one_sentence(certificates, maps, tmp_path
     address = f"tls://127.0.0.1:{free_port()}"
     scheduler = start("cluster", "scheduler", address, "--tls", certificates / "ours")
     try:
+        wait_for(address)
         with connected(address, certificates / "ours") as cluster:  # without a worker nothing ends
 
             def kill(*_):

@@ -28,6 +28,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not installed")
 PROGRAMS = ("cbst-mx", "make", "python", "scontrol")
+SLURM = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "1"}
 BEGIN = re.compile(r"(cbst-mx|make|python|export|for|srun|scontrol|[.]|[A-Z_]+=\S+) ?\S")
 
 
@@ -61,7 +62,7 @@ def calls(page, folder):
     (stubs / "srun").chmod(0o755)
     log.touch()
     script = "set -eu\n" + "\n".join(blocks(page))
-    environment = {"PATH": str(stubs), "LOG": str(log), "CBST_DATA": "data", "SLURM_JOB_ID": "1", "W": "weights"}
+    environment = {"PATH": str(stubs), "LOG": str(log), "CBST_DATA": "data", "W": "weights", **SLURM}
     done = subprocess.run(
         [BASH, "-c", script], cwd=str(folder), env=environment, capture_output=True, text=True, timeout=60
     )

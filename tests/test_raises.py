@@ -43,6 +43,7 @@ EXPLAINED = {
         "BatchLoader._sample",
     ): "a fault of the program: faults of data are a DataError above it",
     ("cbst_mx/files/__init__.py", "atomic_folder"): SYSTEM,
+    ("cbst_mx/files/__init__.py", "unpack_names"): WRAPPED,
     ("cbst_mx/files/reading.py", "read_bounded"): SYSTEM,
     ("cbst_mx/files/reading.py", "read_json"): "caught in the same function, which makes one sentence of it",
     ("cbst_mx/files/reading.py", "check_end"): SYSTEM,

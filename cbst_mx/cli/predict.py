@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cbst_mx.data.photographs import Photographs
     from cbst_mx.evaluation.prediction_folder import PredictionFolder
     from cbst_mx.evaluation.predictor import Predictor
+    from cbst_mx.messages import Shares
 
 __all__ = ["COMMANDS"]
 
@@ -79,7 +80,6 @@ def predict(
     at the end, and the exit code is 1; the others are done.
     """
     from cbst_mx.cli.predict_pictures import Painter
-    from cbst_mx.cli.predict_shares import predict_shared
     from cbst_mx.data.datasets import ImageSet
     from cbst_mx.data.doctor.findings import counted
     from cbst_mx.data.listing import names_below
@@ -105,11 +105,7 @@ def predict(
     with _locked(out), opened(where, threads=0) as cluster:
         settings = {**_settings(options), **painter.settings(bool(outputs))}
         folder = PredictionFolder(out, network, settings, chosen, outputs=wanted, overwrite=overwrite, videos=videos)
-        turned = sum(turn != 1 for turn in chosen.turns)
-        if turned:
-            echo(
-                f"turned upright as their EXIF marks say: {turned} of {len(chosen)} images, and their labels with them"
-            )
+        _say_turned(chosen)
         predictor = _load(network, chosen, options)
         painter.check(predictor.label_space)
         if len(folder.left) < len(chosen):
@@ -119,9 +115,7 @@ def predict(
                 if cluster is None:
                     _images(predictor, chosen, folder, refused, painter, bars)
                 else:
-                    given = (network, options["ctx"], _loading(chosen, options))
-                    bar = functools.partial(bars, "prediction")
-                    predict_shared(cluster, given, chosen, folder, refused, painter, bar)
+                    _on_cluster(cluster, network, options, chosen, folder, refused, painter, bars)
                 _videos(predictor, videos, folder, refused, painter, bars)
             except StoppedError as error:
                 error.keep("all")
@@ -135,6 +129,12 @@ def predict(
             echo(f"{counted(done, 'video')} segmented into {out}")
         if refused:
             raise DataError(refusal(refused, total + len(moving), "file" if moving else "image"))
+
+
+def _say_turned(images: Photographs) -> None:
+    turned = sum(turn != 1 for turn in images.turns)
+    if turned:
+        echo(f"turned upright as their EXIF marks say: {turned} of {len(images)} images, and their labels with them")
 
 
 def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
@@ -233,6 +233,23 @@ def _images(
         if pictures is not None:
             folder.write(folder.left[place], pictures)
         bars("prediction", place + 1, len(folder.left))
+
+
+def _on_cluster(
+    cluster: Shares,
+    network: Path,
+    options: dict[str, Any],
+    images: Photographs,
+    folder: PredictionFolder,
+    refused: dict[str, str],
+    painter: Painter,
+    bars: Bars,
+) -> None:
+    """Let the workers of a cluster predict what is left, as :func:`_images` does."""
+    from cbst_mx.cli.predict_shares import predict_shared
+
+    given = (network, options["ctx"], _loading(images, options))
+    predict_shared(cluster, given, images, folder, refused, painter, functools.partial(bars, "prediction"))
 
 
 def _videos(

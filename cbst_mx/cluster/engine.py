@@ -313,8 +313,8 @@ def _reason(error: BaseException) -> str:
     """Return what an error of dask says, and what is behind it, in one line."""
     said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]
     text = "; ".join(dict.fromkeys(one for one in said if one)) or type(error).__name__
-    if any(word in text for word in ("certificate", "CERTIFICATE", "SSL", "TLS")):
-        text += " (its certificates are others than those given, or it uses none)"
+    if any(sign in text for sign in ("certificate", "CERTIFICATE", "SSL:", "closed")):
+        text += " (its certificates may be others than those given, or one of the two uses none)"
     return text
 
 

@@ -12,6 +12,7 @@ import os
 import platform
 import signal
 import socket
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -56,7 +57,9 @@ def need_distributed(what: str = "--cluster") -> None:
         If one is not installed.
     """
     try:
-        import cryptography  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python 3.8, which ours says where it matters
+            import cryptography  # noqa: F401
         import distributed  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{what} needs the package {error.name}, which is not installed: {_INSTALL}") from error

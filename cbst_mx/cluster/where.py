@@ -73,9 +73,9 @@ class Where:
         --------
         >>> Where.parse("local:4").workers
         4
-        >>> Where.parse("tcp://head:8786")
+        >>> Where.parse("local:0")
         Traceback (most recent call last):
-        cbst_mx.errors.ConfigError: cluster tcp://head:8786 is not encrypted, and whoever connects can run programs: ...
+        cbst_mx.errors.ConfigError: cluster local:N must have N from 1 to 1,000 workers, got '0'
         """
         kind, colon, rest = text.partition(":")
         if kind == "local" and colon:

@@ -421,8 +421,8 @@ def pack_names(names: Iterable[str]) -> np.ndarray:
 
     Examples
     --------
-    >>> pack_names(["a", "bc"])
-    array([ 97,   0,  98,  99,   0], dtype=uint8)
+    >>> pack_names(["a", "bc"]).tolist()
+    [97, 0, 98, 99, 0]
     """
     text = "".join(f"{name}\0" for name in names)
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
