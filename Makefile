@@ -27,11 +27,7 @@ ROUNDS ?=
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo camvid-ablation test fuzz check docs bench gpu-check gpu-rehearsal clean $(EXPERIMENTS)
-=======
-.PHONY: help setup demo camvid-ablation test fuzz check docs bench bench-ci clean $(EXPERIMENTS)
->>>>>>> speed
+.PHONY: help setup demo camvid-ablation test fuzz check docs bench bench-ci gpu-check gpu-rehearsal clean $(EXPERIMENTS)
 
 # $(call setting,NAME,KEY) is what experiments/NAME.yaml, or else the file that it extends, says of a key; empty for null.
 # Rounds, folds and the network to start from stand in these files only; sed, because nothing is installed before set-up.
