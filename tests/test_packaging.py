@@ -103,10 +103,12 @@ def test_every_preloaded_library_has_its_pinned_wheel(packaging):
 
 
 def test_everything_imported_is_required(packaging):
-    wheels = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "markupsafe": "jinja2"}
+    wheels = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow", "markupsafe": "jinja2", "dask": "distributed"}
     extras = packaging["extras_require"]
-    listed = [*packaging["install_requires"], *extras["onnx"], *extras["report"], *extras["speed"]]
-    required = {requirement_name(r).lower() for r in listed} | {"mxnet", "cbst_mx", "symbols"}
+    optional = [requirement for name in ("onnx", "report", "speed", "scale") for requirement in extras[name]]
+    required = {requirement_name(r).lower() for r in [*packaging["install_requires"], *optional]}
+    # dask-jobqueue is for who has a batch system
+    required |= {"mxnet", "cbst_mx", "symbols", "dask_jobqueue"}
     found = set()
     for file in [*(ROOT / "cbst_mx").rglob("*.py"), *(ROOT / "symbols").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -202,6 +204,8 @@ def test_help_lists_every_target(checkout):
         "docs",
         "bench",
         "bench-ci",
+        "gpu-check",
+        "gpu-rehearsal",
         "clean",
         "one-cbst",
     ]
