@@ -8,21 +8,21 @@ wrong elsewhere, libspng reads no file that the other decoders refuse.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable
 
 import cv2
 import numpy as np
 
-try:
-    from imagecodecs import spng_decode
-except ImportError:
-    spng_decode = None
-
 __all__ = ["by_opencv", "decoded"]
 
 _LONGEST_SIDE = 1_000_000  # pixels; OpenCV's libpng refuses more, and says so on the terminal
 
-_spng: Callable[[bytes], Any] | None = spng_decode
+_spng: Callable[[bytes], Any] | None = None
+with contextlib.suppress(ImportError):
+    from imagecodecs import spng_decode
+
+    _spng = spng_decode
 # A file that libspng refuses, no memory, a build of imagecodecs without libspng.
 _REFUSED = (RuntimeError, ValueError, MemoryError, ImportError)
 
