@@ -6,12 +6,14 @@ import io
 import json
 import logging
 import re
+import struct
 
 import pytest
 from click.testing import CliRunner
 
 from cbst_mx.cli import main
 from cbst_mx.cli.base import Bars, Terminal
+from cbst_mx.cli.live_events import TensorBoard
 from cbst_mx.messages import DETAIL, Iteration, Part
 from tests import tiny
 
@@ -170,6 +172,58 @@ def test_a_run_as_events(data, tmp_path):
     gain = events[-2]["gain"]
     assert gain["difference"] == pytest.approx(gain["after"] - gain["before"])
     assert events[-1]["complete"] is True
+
+
+def read_events(folder):
+    """Return (tag, step, value) of scalars, and tags of pictures, in the only file of events in a folder."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    (file,) = folder.glob("events.*")
+    content, place, scalars, pictures = file.read_bytes(), 0, [], []
+    while place < len(content):  # length of 8 bytes, its checksum of 4, the record, its checksum of 4
+        (length,) = struct.unpack_from("<Q", content, place)
+        event = event_pb2.Event.FromString(content[place + 12 : place + 12 + length])
+        place += 16 + length
+        for value in event.summary.value:
+            if value.HasField("image"):
+                pictures.append(value.tag)
+            else:
+                scalars.append((value.tag, event.step, value.simple_value))
+    return scalars, pictures
+
+
+def test_tensorboard_events_come_while_a_run_goes_on(data, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setenv("CBST_DATA", str(data))
+    out, events = tmp_path / "run", tmp_path / "events"
+    seen = {}  # scalars that are there when a part begins
+
+    def update(view, new):
+        before(view, new)
+        if new:
+            seen[view.tracker.current.part.title.partition(", ")[2]] = {tag for tag, _, _ in read_events(events)[0]}
+
+    before = TensorBoard.update
+    monkeypatch.setattr(TensorBoard, "update", update)
+    call(data, out, "--tensorboard", str(events))
+    assert "training/loss" in seen["source: evaluation on target"]
+    assert "target/mIoU" in seen["round 1: pseudo-labels"]
+    assert "pseudo-labels/portion" in seen["round 1: training"]
+    scalars, pictures = read_events(events)
+    summary = json.loads((out / "summary.json").read_text())
+    found = {step: value for tag, step, value in scalars if tag == "target/mIoU"}
+    expected = {stage["round"]: 100 * stage["evaluation"]["target"]["miou"] for stage in summary["stages"]}
+    assert found == pytest.approx(expected, rel=1e-6)  # written as float32
+    steps = [step for tag, step, _ in scalars if tag == "training/loss"]
+    assert steps == sorted(set(steps))
+    assert steps[0] <= 3 < steps[-1] <= 3 + 4  # iterations of the source network, then of the round
+    assert any(tag.startswith("pseudo-labels/") for tag in pictures)
+    # the finished run again: the same once more, in place of what was there
+    call(data, out, "--tensorboard", str(events))
+    again, _ = read_events(events)
+    assert {(tag, step) for tag, step, _ in again if "mIoU" in tag} == {("target/mIoU", 0), ("target/mIoU", 1)} | {
+        (tag, step) for tag, step, _ in scalars if "mIoU" in tag
+    }
+    assert "training/loss" in {tag for tag, _, _ in again}
 
 
 def test_the_end_of_a_run_says_gain_thresholds_time_and_the_next_command(data, tmp_path):

@@ -27,7 +27,7 @@ def data(small_data):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """Return a function that gives the files of a kind of run that nothing happened to, and the number of its calls."""
+    """Return a function that gives the files of a kind of run that nothing happened to, and its calls."""
     known = {}
 
     def of(kind):
@@ -35,7 +35,7 @@ def whole(data, tmp_path_factory):
             out = tmp_path_factory.mktemp("whole") / "run"
             disk = Disk(out)
             assert attempt(lambda: small_runs.go(kind, out, data), disk) is None
-            known[kind] = contents(out), len(disk.calls)
+            known[kind] = contents(out), disk.calls
         return known[kind]
 
     return of
@@ -69,10 +69,25 @@ def fail(kind, data, out, at, fault, expected):
 @pytest.mark.parametrize("kind", small_runs.ALL)
 def test_a_call_that_fails_costs_no_byte(kind, data, whole, tmp_path):
     expected, calls = whole(kind)
-    for number, at in enumerate(places(calls, {"label": 7, "cbst-sp": 3}.get(kind, 2))):
+    for number, at in enumerate(places(len(calls), {"label": 7, "cbst-sp": 3}.get(kind, 2))):
         fault = FAULTS[(number + small_runs.ALL.index(kind)) % len(FAULTS)]
         assert fail(kind, data, tmp_path / str(at), at, fault, expected)
         shutil.rmtree(tmp_path / str(at))
+
+
+def test_what_the_guard_has_judged_cannot_be_read(data, whole, tmp_path):
+    expected, calls = whole("st")
+    wanted = ("open", "round-1/image_statistics.npz")
+    numbers = [number for number, call in enumerate(calls, 1) if call == wanted]
+    assert len(numbers) > 2  # the ledger reads it, the guard, and whoever looks whether it is what the guard has judged
+    for at in numbers[2:4]:
+        assert fail("st", data, tmp_path / str(at), at, "EIO", expected) == wanted
+
+
+def test_a_snapshot_shows_what_it_ends_with_from_the_first_on(data, whole, tmp_path):
+    expected, calls = whole("cbst-sp")
+    at = 1 + calls.index(("rename", "source/snapshots/epoch-1/confusion.npz"))
+    assert fail("cbst-sp", data, tmp_path / "run", at, "EIO", expected)
 
 
 @pytest.mark.slow

@@ -187,6 +187,22 @@ def test_csv_has_the_numbers(runs, tmp_path):
     assert pixels == run.confusion(0).sum()
 
 
+def test_csv_of_moves(runs, tmp_path):
+    command = ["report", str(runs / "st"), "--out", str(tmp_path / "r.html"), "--csv", str(tmp_path)]
+    result = CliRunner().invoke(main, [*command, "--data", str(runs / "data")])
+    assert result.exit_code == 0, result.output
+    with open(tmp_path / "moves.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["before"], row["round"]) for row in rows} == {("0", "1"), ("1", "2"), ("0", "2")}
+    # what became right less what became wrong adds up over the rounds
+    for name in {row["class"] for row in rows}:
+        net = {
+            (row["before"], row["round"]): int(row["gained"]) - int(row["lost"]) for row in rows if row["class"] == name
+        }
+        assert net["0", "1"] + net["1", "2"] == net["0", "2"]
+    assert any(int(row["gained"]) for row in rows)
+
+
 def test_tensorboard_events(runs, tmp_path):
     pytest.importorskip("tensorboardX")
     command = ["report", str(runs / "cbst"), "--out", str(tmp_path / "r.html"), "--tensorboard", str(tmp_path / "tb")]

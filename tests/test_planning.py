@@ -39,6 +39,19 @@ def constant(monkeypatch):
     monkeypatch.setattr(work, "evaluation", lambda *arguments: same(5.0 * arguments[4]))
 
 
+@pytest.mark.parametrize(("stretch", "warned"), [(4.0, False), (16.0, True)])
+def test_a_guess_from_little_time_is_called_one(constant, monkeypatch, stretch, warned):
+    measured = work.labelling()
+    measured.stretch = lambda _: stretch
+    monkeypatch.setattr(work, "labelling", lambda *arguments: measured)
+    plan = planning.make_plan(load("gta5-cbst"), seconds=3)
+    sentence = (
+        "in 3 s no more than 0.062 of what is done at a time could be measured; the times are hardly more than a "
+        "guess, give --seconds 60"
+    )
+    assert (sentence in plan.warnings) is warned
+
+
 def load(name, *changes):
     return load_experiment(FOLDER / f"{name}.yaml", ("network.options.width=0.03125", *changes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 
@@ -15,7 +16,7 @@ from PIL import Image
 from cbst_mx.errors import RunError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.rounds import Run
-from cbst_mx.run_dir import RunDir
+from cbst_mx.run_dir import RunDir, versions
 from cbst_mx.run_dir.ledger import Ledger
 from cbst_mx.run_dir.steps import find_step
 from tests.tiny import experiment, write_scenes
@@ -609,3 +610,19 @@ def test_other_versions_and_threads_are_told(half, scenes, copied, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "77")
     Run(experiment(), folder, data_root=scenes)
     assert re.search(r"goes on with numpy [\d.]+ \(was 1.0\), OMP_NUM_THREADS 77 \(was \w+\)", log_of(folder))
+
+
+def test_another_processor_is_told(half, scenes, copied, monkeypatch, tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel name\t: One of Tests\nflags\t\t: fpu sse4_1 avx avx2\n")
+    monkeypatch.setattr("cbst_mx.run_dir.folder._CPUINFO", path)
+    folder = copied(half)
+    before = versions()["processor"]
+    assert before == "One of Tests, avx2"
+    Run(experiment(), folder, data_root=scenes)
+    assert re.search(r"goes on with processor One of Tests, avx2 \(was .+\): numbers may differ", log_of(folder))
+
+
+def test_a_processor_of_which_nothing_is_known_has_a_name(monkeypatch, tmp_path):
+    monkeypatch.setattr("cbst_mx.run_dir.folder._CPUINFO", tmp_path / "none")
+    assert versions()["processor"] in (platform.processor(), platform.machine())

@@ -6,6 +6,7 @@ After a power cut a file that was just renamed may be a part of itself; disks fl
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -164,8 +165,11 @@ def try_damage(state, name, what, folders, data, tmp_path):
         if must_be_verified(name, what) and not same(name, content, original):
             assert "verify" in readers, (name, what)
         refused = go_on(folder, data, contents(whole), name)
-        if refused and ("source again" in refused or "retrain" in refused):  # the advice works
-            Run(small_runs.experiment(KIND), folder, data_root=data).train_source()
+        again = re.search(r"run (source|retrain for round (\d+)) again", refused)
+        if again:  # the advice works
+            run = Run(small_runs.experiment(KIND), folder, data_root=data)
+            run.retrain(int(again[2])) if again[2] else run.train_source()
+            del run  # gives the lock back
             assert go_on(folder, data, contents(whole), name) == ""
         return refused
     finally:
@@ -248,3 +252,9 @@ def test_a_damaged_file_of_a_labelling_job_is_never_believed(name, job, data, tm
 def test_no_damage_of_any_file_of_a_labelling_job_is_believed(name, job, data, tmp_path):
     for what in (*CUTS, *(f"flip {seed}" for seed in range(40))):
         damage_job(name, what, job, data, tmp_path)
+
+
+def test_parameters_of_another_run_after_a_round(folders, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBST_DATA", str(data))
+    refused = try_damage("whole", "round-1/parameters.params.json", "foreign", folders, data, tmp_path)
+    assert "run retrain for round 1 again" in refused

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, Iterable, NoReturn
+from typing import Any, Callable, Iterable, NoReturn
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -131,6 +131,7 @@ class Bars:
         self.quiet, self.as_json = quiet, as_json
         self.tracker = Tracker()
         self._view = self._choose_view(console)
+        self._others: list[display.View] = []
         self._stop = StopRequest()
         self._listening = contextlib.ExitStack()
         self._messages = _Messages(self._view)
@@ -148,6 +149,10 @@ class Bars:
         self.tracker.follow(parts)
         self._view.follow()
 
+    def add(self, make: Callable[[Tracker], display.View]) -> None:
+        """Let another view follow the work too, until its end."""
+        self._others.append(make(self.tracker))
+
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `what` are done.
 
@@ -156,7 +161,9 @@ class Bars:
         StoppedError
             If a stop is asked for.
         """
-        self._view.update(self.tracker.update(what, done, total))
+        new = self.tracker.update(what, done, total)
+        for view in (self._view, *self._others):
+            view.update(new)
         self._stop.check(what, done, total)
 
     def result(self, name: str, **values: Any) -> None:
@@ -186,7 +193,8 @@ class Bars:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         logging.getLogger("cbst_mx").removeHandler(self._messages)
-        self._view.stop(error)
+        for view in (*self._others, self._view):
+            view.stop(error)
         self._listening.close()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import click
 
 from cbst_mx.cli.base import FILE, FOLDER, Bars, Terminal, choice, echo, print_table
+from cbst_mx.cli.live_events import TensorBoard
 from cbst_mx.errors import CBSTError, StoppedError
 from cbst_mx.messages import counted, stage_title
 
@@ -195,19 +196,28 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option("--quiet", is_flag=True, help="Print warnings and the end only.")
     @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line, and nothing else.")
+    @click.option("--tensorboard", type=FOLDER, help="Write TensorBoard events into this folder as the run goes on.")
     @functools.wraps(function)
-    def command(experiment: Experiment, out: Path, quiet: bool, as_json: bool, **options: Any) -> None:
+    def command(
+        experiment: Experiment, out: Path, quiet: bool, as_json: bool, tensorboard: Path | None, **options: Any
+    ) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
         from cbst_mx.rounds.outline import outline
 
         if quiet and as_json:
             raise click.UsageError("--quiet and --json cannot be given together")
+        if tensorboard is not None:
+            from cbst_mx.report.tensorboard import check_installed
+
+            check_installed()
         with Bars(Terminal(), quiet=quiet, as_json=as_json) as bars:
             run = Run(experiment, out, progress=bars)
             numbers = {"source": len(run.source), "target": len(run.target)}
             validation = {name: len(images) for name, images in run.validation.items()}
             parts = outline(run.experiment, out, validation=validation, **numbers)
             bars.follow(part for part in parts if _belongs(part, function.__name__, options.get("index")))
+            if tensorboard is not None:
+                bars.add(lambda tracker: TensorBoard(tracker, out, tensorboard))
             try:
                 with run.dir.logging():
                     function(run, bars, **options)

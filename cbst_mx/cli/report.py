@@ -67,8 +67,8 @@ def report(
     if csv is not None:
         from cbst_mx.report.csv_files import write_tables
 
-        written = write_tables(runs, csv, name=name)
-        echo(f"{listed([path.name for path in written], shown=9) or 'nothing to write yet'} in {csv}")
+        written = write_tables(runs, csv, name=name, data_root=data_root)
+        echo(f"{listed([path.name for path in written], shown=10) or 'nothing to write yet'} in {csv}")
     if tensorboard is not None:
         from cbst_mx.report.tensorboard import write_events
 

@@ -89,7 +89,10 @@ def _write_arrays(path: Path, arrays: dict[str, mx.nd.NDArray]) -> None:
 @contextlib.contextmanager
 def _restored(path: Path) -> Iterator[None]:
     """Restore the content of the small file `path`, or remove it, when the block fails."""
-    before = path.read_bytes() if path.is_file() else None
+    before = None
+    if path.is_file():
+        with reading(str(path), CheckpointError):
+            before = path.read_bytes()
     try:
         yield
     except BaseException:

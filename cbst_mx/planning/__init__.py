@@ -36,6 +36,7 @@ from symbols.backend import gluon, mx
 
 __all__ = ["Plan", "Stage", "make_plan"]
 
+_GUESS = 4.0  # from so many times what was measured on, a time is hardly more than a guess
 _CONTEXT = 1 << 30  # bytes; CUDA's own context takes less of a GPU
 _UNSURE = 1.3  # factor, where all was measured at its real size: a run also reads, saves and looks at files
 
@@ -266,7 +267,7 @@ def _measure(
     reading = None if sets.source.published else work.reading_seconds(experiment)
     if reading is None:
         plan.notes.append("the time to read images is not counted in training: there are none to read here")
-    found.close()
+    found.close(seconds)
     progress("measuring", kinds, kinds)
     return _Times(steps, start, reading, labelling, evaluation)
 
@@ -313,9 +314,14 @@ class _Findings:
             advice = f"{things} do not fit into the GPU's memory even one at a time, {share}: lower {size}"
         self._plan.warnings.append(advice)
 
-    def close(self) -> None:
-        """State how far the time may be off."""
+    def close(self, seconds: float) -> None:
+        """State how far the time may be off, where `seconds` were there to measure."""
         plan = self._plan
+        if self._stretch > _GUESS:
+            plan.warnings.append(
+                f"in {seconds:g} s no more than {1 / self._stretch:.2g} of what is done at a time could be measured; "
+                f"the times are hardly more than a guess, give --seconds {max(60, 10 * seconds):g}"
+            )
         # a rule of thumb: a quarter for each doubling that is not measured
         plan.unsure = _UNSURE * (1 + 0.25 * math.log2(self._stretch))
         plan.busy = self._busy

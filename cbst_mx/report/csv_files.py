@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from cbst_mx.files import remove_file, write_text
+from cbst_mx.report.pictures import moves_between, open_sets
 from cbst_mx.report.story import Method, Story, read_story
 
 __all__ = ["write_tables"]
@@ -20,7 +21,9 @@ __all__ = ["write_tables"]
 _RUN = ("method", "seed", "folder", "round")
 
 
-def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None) -> list[Path]:
+def write_tables(
+    folders: Sequence[Path], out: Path, *, name: str | None = None, data_root: Path | None = None
+) -> list[Path]:
     """Write the tables of runs as CSV.
 
     Parameters
@@ -29,10 +32,12 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
         Each a run folder, or a folder of runs.
     out : Path
         Folder of the files: ``iou.csv``, ``gains.csv``, ``thresholds.csv``, ``images.csv``,
-        ``label_free.csv``, ``guard.csv``, ``reliability.csv``, ``training.csv``; those of which there is nothing are
-        not written, and removed.
+        ``moves.csv``, ``label_free.csv``, ``guard.csv``, ``reliability.csv``, ``training.csv``; those of which there is
+        nothing are not written, and removed.
     name : str, optional
         The validation set; by default the one that the first run names first.
+    data_root : Path, optional
+        Folder that relative data roots are in, instead of the one in ``CBST_DATA``; ``moves.csv`` needs the labels.
 
     Returns
     -------
@@ -53,6 +58,7 @@ def write_tables(folders: Sequence[Path], out: Path, *, name: str | None = None)
             _thresholds(story),
         ),
         "images.csv": ((*_RUN, "set", "image", "truth", "prediction", "pixels"), _images(story)),
+        "moves.csv": ((*_RUN, "before", "set", "class", "gained", "lost", "pixels"), _moves(story, data_root)),
         "label_free.csv": ((*_RUN, "class", "share", "confidence", "moved"), _label_free(story)),
         "guard.csv": ((*_RUN, "number", "value"), _guard(story)),
         "reliability.csv": ((*_RUN, "set", "level", "pixels", "right", "confidence"), _reliability(story)),
@@ -112,6 +118,17 @@ def _images(story: Story) -> Iterator[Sequence[Any]]:
                 for image, row, column in zip(*matrices.counts.nonzero()):
                     place = (matrices.images[image], matrices.classes[row], matrices.classes[column])
                     yield (*begin, stage, name, *place, int(matrices.counts[image, row, column]))
+
+
+def _moves(story: Story, data_root: Path | None) -> Iterator[Sequence[Any]]:
+    for _, _, run, begin in _runs(story):
+        validation, _, _ = open_sets(run, story.name, data_root)
+        kept = {stage: run.shown(stage).get(str(story.name)) for stage in run.evaluated}
+        found = {stage: shown for stage, shown in kept.items() if shown is not None}
+        for _, before, after, moves in moves_between(validation, found):
+            names = validation.label_space.names  # type: ignore[union-attr]
+            for place in zip(names, moves.gained, moves.lost, moves.pixels):
+                yield (*begin, after, before, story.name, place[0], *map(int, place[1:]))
 
 
 def _label_free(story: Story) -> Iterator[Sequence[Any]]:

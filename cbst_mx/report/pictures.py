@@ -22,8 +22,18 @@ from cbst_mx.errors import CBSTError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.evaluation.shown import LONG_SIDE, Shown, chosen_images, shrink
 from cbst_mx.label_space import IGNORE, LabelSpace
+from cbst_mx.messages import stage_title
 
-__all__ = ["BUDGET", "Moves", "class_png", "count_moves", "draw_pictures", "open_sets", "photograph_jpeg"]
+__all__ = [
+    "BUDGET",
+    "Moves",
+    "class_png",
+    "count_moves",
+    "draw_pictures",
+    "moves_between",
+    "open_sets",
+    "photograph_jpeg",
+]
 
 BUDGET = (
     4_400_000  #: bytes of all pictures of a page at most; with Plotly's script and the numbers it stays below 10 MB
@@ -230,6 +240,32 @@ def count_moves(truths: Mapping[str, np.ndarray], before: Shown, after: Shown, c
         lost += np.bincount(small[known & was & ~now], minlength=classes)
         pixels += np.bincount(small[known], minlength=classes)
     return Moves(gained, lost, pixels)
+
+
+def moves_between(validation: LabelledImageSet | None, kept: Mapping[int, Shown]) -> list[tuple[str, int, int, Moves]]:
+    """Count moves from stage to stage, and from the source network to the last one.
+
+    Parameters
+    ----------
+    validation : LabelledImageSet or None
+        The images, with labels.
+    kept : mapping of int to Shown
+        What was kept of the predictions, by stage.
+
+    Returns
+    -------
+    list of (str, int, int, Moves)
+        Title, stage before, stage after, moves; empty without labels, predictions of the source network, or a round.
+    """
+    stages = [stage for stage in sorted(kept) if stage]
+    if validation is None or not stages or 0 not in kept:
+        return []
+    wanted = set(kept[0].predictions)
+    truths = {name: validation.label(index) for index, name in enumerate(validation.names) if name in wanted}
+    pairs = [(f"{stage_title(stage - 1)} to {stage}", stage - 1, stage) for stage in stages if stage - 1 in kept]
+    pairs.append(("in all", 0, stages[-1]))
+    classes = len(validation.label_space.names)
+    return [(title, one, other, count_moves(truths, kept[one], kept[other], classes)) for title, one, other in pairs]
 
 
 def open_sets(

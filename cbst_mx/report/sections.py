@@ -21,7 +21,7 @@ from cbst_mx.evaluation.run_status import read_status
 from cbst_mx.evaluation.shown import Shown
 from cbst_mx.messages import stage_title
 from cbst_mx.report.charts import shade
-from cbst_mx.report.pictures import count_moves
+from cbst_mx.report.pictures import moves_between
 from cbst_mx.report.story import DASH, Method, Story, mean, points, signed
 from cbst_mx.report.tables import duration
 
@@ -182,15 +182,11 @@ def _share_cell(share: float) -> Cell:
 
 def moves_grid(validation: LabelledImageSet | None, kept: Mapping[int, Shown]) -> Shaded | None:
     """Return the pixels that became right less those that became wrong, in percent of the class, by round."""
-    stages = [stage for stage in sorted(kept) if stage]
-    if validation is None or not stages or 0 not in kept:
+    found = moves_between(validation, kept)
+    if validation is None or not found:
         return None
     names = validation.label_space.names
-    wanted = set(kept[0].predictions)
-    truths = {name: validation.label(index) for index, name in enumerate(validation.names) if name in wanted}
-    pairs = [(f"{stage_title(stage - 1)} to {stage}", stage - 1, stage) for stage in stages if stage - 1 in kept]
-    pairs.append(("in all", 0, stages[-1]))
-    columns = [(title, count_moves(truths, kept[one], kept[other], len(names))) for title, one, other in pairs]
+    columns = [(title, moves) for title, _, _, moves in found]
     rows = []
     for number, name in enumerate(names):
         cells = []

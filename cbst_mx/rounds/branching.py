@@ -9,7 +9,16 @@ from typing import Sequence
 from cbst_mx.config import Experiment
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.evaluation.run_experiment import load_run_experiment
-from cbst_mx.files import atomic_folder, link_file, make_folder, read_mapping, write_bytes, write_json, write_text
+from cbst_mx.files import (
+    atomic_folder,
+    link_file,
+    make_folder,
+    read_mapping,
+    reading,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from cbst_mx.messages import listed
 from cbst_mx.rounds.dependencies import changed_keys, step_keys
 from cbst_mx.rounds.record import UNSETTLED
@@ -111,7 +120,9 @@ def _write(folder: RunDir, new: RunDir, experiment: Experiment, entries: Sequenc
         for name in entry.outputs:
             _share(folder.path / name, new.path / name)
     if folder.inputs.is_file():
-        write_bytes(new.inputs, folder.inputs.read_bytes())
+        with reading(str(folder.inputs), RunError):
+            content = folder.inputs.read_bytes()
+        write_bytes(new.inputs, content)
     old = read_mapping(folder.manifest).get("inputs")
     inputs = dict(old) if isinstance(old, dict) else {}
     if not new.spatial_prior.is_file():

@@ -110,6 +110,7 @@ def observe(
     *,
     before: StageDir | None = None,
     source: StageDir | None = None,
+    show: bool = True,
     ctx: mx.Context,
     title: str,
     progress: Progress = silent,
@@ -124,6 +125,8 @@ def observe(
         The target's images.
     before, source : StageDir, optional
         Folders of the stage before and of the source network, of which it is told how many pixels have moved.
+    show : bool
+        Whether to keep what reports show; not where :func:`evaluate` keeps it, of the validation sets.
     """
     bar = functools.partial(progress, f"{title}: predictions of the target")
     shows, names = Shows(len(images)), experiment.classes().names
@@ -131,7 +134,8 @@ def observe(
     seen = predict_set(network, images, classes=names, progress=bar, shows=shows, **options)
     record = seen.summary(*(None if other is None else other.predictions for other in (before, source)))
     seen.save_grid(stage.predictions)
-    save_shown(stage.shown, {TARGET: shows.shown})
+    if show:
+        save_shown(stage.shown, {TARGET: shows.shown})
     write_json(stage.label_free, record)
     told = {key: record[key] for key in ("mean_confidence", "moved", "moved_since_source")}
     extra = {"result": {"kind": "predictions of the target", **told}}
@@ -261,6 +265,6 @@ def evaluate_snapshots(
         record.begin(EVALUATION, epoch=epoch)
         network, _, _ = load_network(stage.parameters, ctx)
         title = f"{experiment.name}, source after {epoch} epochs"
-        observe(experiment, network, target, stage, ctx=ctx, title=title, progress=progress)
+        observe(experiment, network, target, stage, show=not sets, ctx=ctx, title=title, progress=progress)
         evaluate(experiment, network, sets, stage, ctx=ctx, title=title, progress=progress)
         record.finish(EVALUATION, epoch=epoch)

@@ -303,7 +303,7 @@ def _judged(stage: StageDir) -> dict[str, Any] | None:
     try:
         values = read_mapping(stage.guard)
         good = values.get("of") in (None, judged_files(stage))  # None: an earlier version's
-    except (RunError, OSError):
+    except RunError:
         return None
     return values if good else None
 

@@ -74,9 +74,26 @@ __all__ = ["RunDir", "new_manifest", "versions"]
 logger = logging.getLogger(__name__)
 
 
+_CPUINFO = Path("/proc/cpuinfo")
+# MXNet's libraries choose their kernels by these, and other kernels add up in another order; the widest first.
+_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "avx", "sse4_1")
+
+
+def _processor() -> str:
+    """Return model and widest vector instructions of the processor."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in _CPUINFO.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            told.setdefault(key.strip(), value.strip())
+    flags = told.get("flags", "").split()
+    widest = next((name for name in _INSTRUCTIONS if name in flags), "")
+    return ", ".join(filter(None, (told.get("model name") or platform.processor() or platform.machine(), widest)))
+
+
 def versions() -> dict[str, str]:
-    """Return the versions of what can change the numbers of a run."""
-    found = {"python": platform.python_version(), "cbst_mx": cbst_mx.__version__}
+    """Return the versions of what can change the numbers of a run, and the processor."""
+    found = {"python": platform.python_version(), "cbst_mx": cbst_mx.__version__, "processor": _processor()}
     for name in ("mxnet", "mxnet-cu112", "numpy", "opencv-python", "scipy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from cbst_mx.errors import RunError
-from cbst_mx.files import file_digest, in_one_line, read_mapping
+from cbst_mx.files import file_digest, in_one_line, read_mapping, reading
 from cbst_mx.messages import listed
 from cbst_mx.run_dir.folder import RunDir
 from cbst_mx.run_dir.ledger import Ledger
@@ -20,11 +20,15 @@ def judged_files(stage: StageDir) -> dict[str, str]:
 
     Raises
     ------
-    OSError
+    RunError
         If one cannot be read.
     """
-    paths = (stage.image_statistics, stage.target_predictions, stage.thresholds)
-    return {path.name: file_digest(path) for path in paths if path.is_file()}
+    found = {}
+    for path in (stage.image_statistics, stage.target_predictions, stage.thresholds):
+        if path.is_file():
+            with reading(str(path), RunError):
+                found[path.name] = file_digest(path)
+    return found
 
 
 class Outputs:
@@ -97,10 +101,7 @@ class Outputs:
         if not stage.guard.is_file():
             return {}
         found = self.read(stage.guard)
-        try:
-            now = judged_files(stage)
-        except OSError as error:
-            raise RunError(f"{error.filename} cannot be read: {in_one_line(error)}") from error
+        now = judged_files(stage)
         of = found.get("of", now)  # earlier versions did not say
         if stage.thresholds.name in of and not stage.thresholds.is_file():  # what it judged is being made again
             return {}

@@ -15,8 +15,8 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from cbst_mx.data.datasets import ImageSet
-from cbst_mx.errors import check_choice
-from cbst_mx.files import remove_folder, save_npy
+from cbst_mx.errors import RunError, check_choice
+from cbst_mx.files import reading, remove_folder, save_npy
 from cbst_mx.selftrain import on_device, spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.counting import StreamingThresholds
@@ -251,7 +251,10 @@ class TargetMaps:
         return output._replace(maps=path)
 
     def _map(self, name: str, output: _Output) -> View:
-        maps = np.load(output.maps) if isinstance(output.maps, Path) else output.maps
+        maps = output.maps
+        if isinstance(maps, Path):
+            with reading(str(maps), RunError):
+                maps = np.load(maps)
         stride = self._network.stride
         extent = (output.part[0] / stride, output.part[1] / stride)
         if self._on_device:
