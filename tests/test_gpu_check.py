@@ -175,7 +175,7 @@ def test_parts_of_two_cudnns_are_bad(monkeypatch):
 
 def test_driver_and_gpu_are_told(monkeypatch):
     monkeypatch.setattr(card, "driver_version", lambda: (11, 0))
-    drivers = [finding for finding in card.describe_software() if finding.name == "driver"]
+    drivers = [finding for finding in card.describe_software("a processor") if finding.name == "driver"]
     assert drivers == [Finding("driver", False, "supports CUDA 11.0, 11.2 is needed: install a newer driver")]
     monkeypatch.setattr(card, "compute_capability", lambda device: (9, 0))
     monkeypatch.setattr(card, "device_name", lambda device: "H100")

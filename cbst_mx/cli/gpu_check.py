@@ -65,8 +65,9 @@ def _findings(experiments: tuple[Path, ...], ctx: str, amp: str, seconds: float)
     from cbst_mx.networks.devices import parse_contexts
     from cbst_mx.planning.agreement import Finding, compare, in_float16
     from cbst_mx.planning.card import describe_devices, describe_software
+    from cbst_mx.run_dir import versions
 
-    yield from describe_software()
+    yield from describe_software(versions()["processor"])
     try:
         contexts = parse_contexts(ctx)
     except CBSTError as error:

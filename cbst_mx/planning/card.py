@@ -31,10 +31,10 @@ _CUDA_LIBRARY = re.compile(r"lib(?:cuda|cudart|cudnn|cublas|cufft|curand|cusolve
 _CUDNN = 8  # the version that mxnet-cu112 was built with
 
 
-def describe_software() -> Iterator[Finding]:
-    """Yield the versions, the driver and the libraries, and what is wrong with them."""
+def describe_software(processor: str) -> Iterator[Finding]:
+    """Yield the versions, the driver and the libraries, and what is wrong with them; `processor` is this one's name."""
     builds = ", ".join(installed_builds()) or "no build of mxnet"
-    yield Finding("system", None, f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores")
+    yield Finding("system", None, f"{platform.platform()}, {processor}, {os.cpu_count()} cores")
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("versions", None, f"Python {python}, {builds} {mx.__version__}, NumPy {np.__version__}")
     driver, newest = driver_version(), "{}.{}".format(*CUDA)
@@ -123,11 +123,3 @@ def _driver_release() -> str:
         if found:
             return f"{found.group()}, "
     return ""
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
