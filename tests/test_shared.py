@@ -12,10 +12,12 @@ import pytest
 pytest.importorskip("distributed")
 
 from cbst_mx.cluster import Where, open_cluster  # noqa: E402
+from cbst_mx.cluster.nodes import cores  # noqa: E402
 from cbst_mx.errors import CheckpointError  # noqa: E402
 from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
 from cbst_mx.evaluation.shared import NetworkFile, cut, in_order  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
+from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
 from tests.faults import contents  # noqa: E402
 
@@ -29,7 +31,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def local():
-    with open_cluster(Where.parse("local:2")) as cluster:
+    # workers with the threads of this process, on which the last bits depend
+    with open_cluster(Where.parse("local:2"), threads=count_threads() or cores()) as cluster:
         yield cluster
 
 

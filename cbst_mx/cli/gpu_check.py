@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterator
 import click
 
 from cbst_mx import __version__
-from cbst_mx.cli.base import FILE, Bars, Terminal, echo, leave
+from cbst_mx.cli.base import FILE, Bars, Terminal, choice, echo, leave
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _VERDICTS = {True: "ok", False: "BAD", None: ""}
 @click.command("gpu-check")
 @click.argument("experiments", nargs=-1, type=FILE, metavar="[EXPERIMENT]...")
 @click.option("--ctx", default="gpu:0", show_default=True, help="Device: gpu:N, several as gpu:0,1; cpu for a trial.")
-@click.option("--amp", type=click.Choice(["none", "float16"]), default="none", help="Plan EXPERIMENT with it.")
+@click.option("--amp", type=choice(["none", "float16"]), default="none", help="Plan EXPERIMENT with it.")
 @click.option(
     "--seconds",
     default=60.0,

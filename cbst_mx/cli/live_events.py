@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from cbst_mx.cli.base import Terminal
 from cbst_mx.cli.display import View
 from cbst_mx.cli.tracking import Tracker
 
@@ -29,7 +28,7 @@ class TensorBoard(View):
         from cbst_mx.evaluation.run_results import open_run
         from cbst_mx.report.tensorboard import LiveEvents
 
-        super().__init__(tracker, Console(quiet=True))
+        super().__init__(tracker, Terminal(quiet=True))
         run = open_run(folder)
         self._events = LiveEvents(run, out, name=run.leading)
         self._events.catch_up()
