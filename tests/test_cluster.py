@@ -96,6 +96,9 @@ def test_relative_paths_are_those_of_the_command(local, maps, alone, tmp_path, m
 @pytest.mark.parametrize("when", ["count", "second count", "selection"])
 def test_a_worker_that_is_killed_changes_nothing(local, maps, alone, tmp_path, monkeypatch, caplog, when):
     monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
+    while len(local.client.nthreads()) < 2:  # one may have been killed a moment ago
+        time.sleep(0.1)
+    local._check()  # it tells of workers that it has seen
     killed = []
 
     def kill(what, done, total):
