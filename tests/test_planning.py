@@ -153,6 +153,8 @@ def test_reading_costs_time_where_no_core_is_free(monkeypatch):
     monkeypatch.setattr(work, "cores", lambda: 2)
     monkeypatch.setattr(work, "count_threads", lambda: 2)
     assert work.with_reading(1.0, 0.5, experiment) == 1.0 + 0.5 / 2
+    monkeypatch.setattr(work, "count_threads", lambda: 0)  # OMP_NUM_THREADS is not set: MXNet takes all cores
+    assert work.with_reading(1.0, 0.5, experiment) == 1.0 + 0.5 / 2
     monkeypatch.setattr(work, "count_threads", lambda: 1)
     assert work.with_reading(1.0, 0.5, experiment) == 1.0  # beside the step
     assert work.with_reading(1.0, 1.5, experiment) == 1.5

@@ -44,7 +44,7 @@ def with_reading(step: float, load: float, experiment: Experiment) -> float:
         return step + load
     free = experiment.workers  # readers work beside the network, on cores that it leaves to them
     if not experiment.ctx.startswith("gpu"):
-        free = min(free, max(0, cores() - count_threads()))
+        free = min(free, max(0, cores() - (count_threads() or cores())))  # 0: all cores, where nothing is said
     return max(step, load / free) if free else step + load / cores()
 
 
