@@ -52,6 +52,15 @@ def test_a_guess_from_little_time_is_called_one(constant, monkeypatch, stretch, 
     assert (sentence in plan.warnings) is warned
 
 
+def test_repeats_that_differ_widen_the_range(constant, monkeypatch):
+    measured = work.labelling()
+    monkeypatch.setattr(work, "labelling", lambda *arguments: measured)
+    sure = planning.make_plan(load("gta5-cbst")).unsure
+    for busy, factor in ((1.2, 1.2), (3.0, 1.5)):
+        measured.busy = busy
+        assert planning.make_plan(load("gta5-cbst")).unsure == pytest.approx(sure * factor)
+
+
 def load(name, *changes):
     return load_experiment(FOLDER / f"{name}.yaml", ("network.options.width=0.03125", *changes))
 

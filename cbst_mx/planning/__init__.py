@@ -38,6 +38,7 @@ __all__ = ["Plan", "Stage", "make_plan"]
 
 _GUESS = 4.0  # from so many times what was measured on, a time is hardly more than a guess
 _CONTEXT = 1 << 30  # bytes; CUDA's own context takes less of a GPU
+_SPREAD = 1.5  # from there on other programs are told of
 _UNSURE = 1.3  # factor, where all was measured at its real size: a run also reads, saves and looks at files
 
 
@@ -324,6 +325,7 @@ class _Findings:
             )
         # a rule of thumb: a quarter for each doubling that is not measured
         plan.unsure = _UNSURE * (1 + 0.25 * math.log2(self._stretch))
+        plan.unsure *= min(self._busy, _SPREAD)  # repeats that differ may be other programs, or the machine itself
         plan.busy = self._busy
 
 
