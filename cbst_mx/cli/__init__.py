@@ -58,7 +58,6 @@ for group in (
     init,
     paper,
     plan,
-    gpu_check,
     networks,
     predict,
     weights,

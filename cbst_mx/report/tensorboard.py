@@ -85,6 +85,7 @@ class LiveEvents:
 
         self._run, self._name, self._data_root = run, name, data_root
         self._told: set[tuple[str, int]] = set()
+        self._offset: tuple[int, int] | None = None  # the stage that is trained, and the iterations before it
         for old in out.glob("events.out.tfevents.*"):
             remove_file(old)
         self._writer = SummaryWriter(str(out))
@@ -107,7 +108,9 @@ class LiveEvents:
     def training(self, stage: int, iteration: int, loss: float, rate: float | None) -> None:
         """Write the loss of an iteration of a training that goes on; the record of that training is left out then."""
         self._told.add(("training", stage))
-        step = _iterations_before(self._run, stage) + iteration
+        if self._offset is None or self._offset[0] != stage:
+            self._offset = stage, _iterations_before(self._run, stage)
+        step = self._offset[1] + iteration
         self._writer.add_scalar("training/loss", loss, step)
         if rate is not None:
             self._writer.add_scalar("training/learning rate", rate, step)
