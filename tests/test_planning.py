@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -13,10 +14,14 @@ from rich.console import Console
 from cbst_mx import planning
 from cbst_mx.cli import main
 from cbst_mx.config import load_experiment
+from cbst_mx.data import ImageSet
 from cbst_mx.errors import ConfigError
-from cbst_mx.planning import work
-from cbst_mx.planning.measure import Series
+from cbst_mx.networks.build import build_network
+from cbst_mx.planning import measure, work
+from cbst_mx.planning.measure import Series, Timing, between, now
 from cbst_mx.report.tables import plan_table
+from cbst_mx.rounds.workload import Images
+from symbols.backend import mx
 from tests import dataset_fixtures
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -161,14 +166,52 @@ def test_reading_costs_time_where_no_core_is_free(monkeypatch):
     experiment = load("gta5-cbst", "workers=2")
     monkeypatch.setattr(work, "cores", lambda: 2)
     monkeypatch.setattr(work, "count_threads", lambda: 2)
-    assert work.with_reading(1.0, 0.5, experiment) == 1.0 + 0.5 / 2
+    assert work.with_reading(1.0, 0.5, experiment) == 1.5
     monkeypatch.setattr(work, "count_threads", lambda: 0)  # OMP_NUM_THREADS is not set: MXNet takes all cores
-    assert work.with_reading(1.0, 0.5, experiment) == 1.0 + 0.5 / 2
+    assert work.with_reading(1.0, 0.5, experiment) == 1.5
     monkeypatch.setattr(work, "count_threads", lambda: 1)
     assert work.with_reading(1.0, 0.5, experiment) == 1.0  # beside the step
     assert work.with_reading(1.0, 1.5, experiment) == 1.5
     assert work.with_reading(1.0, 0.5, load("gta5-cbst", "workers=0")) == 1.5
     assert work.with_reading(1.0, 3.0, load("gta5-cbst", "workers=2", "ctx=gpu:0")) == 1.5
+
+
+@pytest.mark.parametrize(("images", "looks"), [(1, 1), (10_000, 3)])
+def test_one_image_is_labelled_as_all_of_them_will_be(images, looks, monkeypatch):
+    experiment = load_experiment(FOLDER / "demo.yaml", ("network.options.width=0.03125",))
+    network = build_network(experiment.network_spec(), mx.cpu(), seed=0)
+    calls = []
+    monkeypatch.setattr(work, "_images", lambda once, *rest: once)  # measures nothing
+    once = work.labelling(experiment, network, mx.cpu(), Images(images, (32, 64), False), 1.0, None)
+    network.register_forward_hook(lambda *_: calls.append(1))
+    path = Path(__file__)  # is not read
+    picture = np.zeros((32, 64, 3), np.uint8)
+    monkeypatch.setattr(ImageSet, "image", lambda self, index: picture)
+    once(ImageSet(["one"], [path]), 1.0)
+    # with the mirror image: maps of a stride of 1 fit into memory, or the network runs for every look
+    assert len(calls) == 2 * looks
+
+
+def test_on_a_quiet_machine_the_usual_time_counts_and_else_the_least():
+    wall, cpu = [1.0, 1.2, 1.4, 1.6, 1.8], [2.0, 2.4, 2.8, 3.2, 3.6]
+    quiet, beside, unknown = (Timing(wall, cpu, others) for others in (0.05, 0.8, None))
+    measured = {}
+    for name, times in (("quiet", quiet), ("beside", beside), ("unknown", unknown)):
+        series = Series()
+        series.add(1.0, times, 1)
+        measured[name] = series.seconds[0], series.busy
+    assert measured == {"quiet": (1.4, 1.0), "beside": (1.0, 1.4), "unknown": (1.0, 1.4)}
+
+
+def test_what_other_programs_take_is_measured(monkeypatch):
+    every = iter([100.0, 101.0, 103.5])
+    monkeypatch.setattr(measure, "_spent", lambda: next(every))
+    monkeypatch.setattr(measure.time, "perf_counter", iter([10.0, 11.0, 12.0]).__next__)
+    monkeypatch.setattr(measure.time, "process_time", iter([5.0, 6.0, 7.5]).__next__)
+    times = between([now(), now(), now()])
+    assert times == ([1.0, 1.0], [1.0, 1.5], 0.5)  # 3.5 s of all cores in 2 s, 2.5 of them ours
+    monkeypatch.undo()
+    assert between([now(), now()]).others is None or between([now(), now()]).others >= 0
 
 
 @pytest.mark.parametrize("given", ["data", "nothing"])

@@ -29,6 +29,7 @@ from cbst_mx.rounds.workload import (
     count_snapshots,
     estimate_needs,
     find_image_sets,
+    kept_maps,
     source_indices,
 )
 from cbst_mx.training.steps import has_batch_statistics
@@ -150,7 +151,7 @@ def make_plan(
     peak = Peak(contexts[0], network)
     times = _measure(experiment, network, contexts, sets, seconds, peak, plan, progress)
 
-    plan.stages += _stages(experiment, sets, times)
+    plan.stages += _stages(experiment, sets, times, network.stride)
     if experiment.self_training.rounds:
         plan.notes.append(
             "the labels of the last round include a last look of its network at the target, counted as that part of "
@@ -329,7 +330,7 @@ class _Findings:
         plan.busy = self._busy
 
 
-def _stages(experiment: Experiment, sets: ImageSets, times: _Times) -> Iterator[Stage]:
+def _stages(experiment: Experiment, sets: ImageSets, times: _Times, stride: int) -> Iterator[Stage]:
     """Yield the cost of the source network and of every round."""
 
     def trained(optimiser: Optimiser, images: int) -> tuple[int, float]:
@@ -348,5 +349,6 @@ def _stages(experiment: Experiment, sets: ImageSets, times: _Times) -> Iterator[
         iterations, spent = trained(settings.retraining, images)
         passes = 1.0
         if index == settings.rounds:  # its own network looks at the target as well, once and without labels
-            passes += 0.5 if settings.keep_maps == "recompute" else 1.0
+            keep, _ = kept_maps(experiment, target, sets.target.size, stride=stride)
+            passes += 0.5 if keep == "recompute" else 1.0
         yield Stage(f"round {index}", images, iterations, passes * target * times.labelling, spent, times.evaluation)

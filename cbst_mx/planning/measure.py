@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import statistics
 import sys
@@ -21,11 +22,13 @@ from typing import Callable, NamedTuple, Sequence
 from cbst_mx.errors import explain_device
 from symbols.backend import gluon, mx
 
-__all__ = ["Peak", "Series", "Timing", "between", "now", "repeated", "sampled"]
+__all__ = ["Peak", "Series", "Stamp", "Timing", "between", "now", "repeated", "sampled"]
 
 _MOST = 50  # repetitions of one measurement
 _FULL = 0.97  # of a GPU's memory: MXNet's pool keeps some free
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STAT = Path("/proc/stat")
+_QUIET = 0.1  # cores that other programs may take of a machine that is called quiet
 
 
 class Peak:
@@ -76,22 +79,45 @@ class Peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+class Stamp(NamedTuple):
+    """A moment: seconds of the wall, of this process on the processor, and of every process on it (None: unknown)."""
+
+    wall: float
+    cpu: float
+    every: float | None
+
+
 class Timing(NamedTuple):
     """Times of repeats of one piece of work, in seconds, one beside the other."""
 
     wall: list[float]
     cpu: list[float]  # of all threads of this process
+    others: float | None = None  # cores that other programs took meanwhile; None where that cannot be known
 
 
-def now() -> tuple[float, float]:
-    """Return the time of the wall and of the processor."""
-    return time.perf_counter(), time.process_time()
+def now() -> Stamp:
+    """Return the present moment."""
+    return Stamp(time.perf_counter(), time.process_time(), _spent())
 
 
-def between(stamps: Sequence[tuple[float, float]]) -> Timing:
+def _spent() -> float | None:
+    """Return the seconds that all cores of this machine have computed; None on systems that do not tell."""
+    try:
+        fields = _STAT.read_text().split("\n", 1)[0].split()
+        user, nice, system, _, _, interrupts, soft, stolen = map(int, fields[1:9])
+        return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def between(stamps: Sequence[Stamp]) -> Timing:
     """Return the times between stamps of :func:`now`."""
     pairs = list(zip(stamps, stamps[1:]))
-    return Timing([end[0] - begun[0] for begun, end in pairs], [end[1] - begun[1] for begun, end in pairs])
+    first, last = stamps[0], stamps[-1]
+    others = None
+    if first.every is not None and last.every is not None:
+        others = max(0.0, last.every - first.every - (last.cpu - first.cpu)) / max(last.wall - first.wall, 1e-9)
+    return Timing([end.wall - begun.wall for begun, end in pairs], [end.cpu - begun.cpu for begun, end in pairs], others)
 
 
 def repeated(work: Callable[[], object], budget: float) -> Timing:
@@ -100,7 +126,7 @@ def repeated(work: Callable[[], object], budget: float) -> Timing:
     work()
     stamps = [now()]
     while len(stamps) == 1 or (
-        len(stamps) <= _MOST and time.perf_counter() - begun + (stamps[-1][0] - stamps[-2][0]) < budget
+        len(stamps) <= _MOST and time.perf_counter() - begun + (stamps[-1].wall - stamps[-2].wall) < budget
     ):
         work()
         stamps.append(now())
@@ -116,11 +142,11 @@ class Series:
     amounts : list of float
         Growing.
     seconds : list of float
-        Least time of each.
+        Time of each on a machine that does nothing else.
     peaks : list of int
         Largest memory during each.
     busy : float
-        How many times longer than that the work took in the last measurement, by the wall: about 1 on a quiet machine.
+        How many times longer than that the work took in the last measurement, by the wall: 1 on a quiet machine.
     start : float
         Seconds that a first step takes in addition to others.
     too_large : float or None
@@ -136,11 +162,13 @@ class Series:
 
     def add(self, amount: float, times: Timing, peak: int) -> None:
         """Add a measurement."""
-        least = min(min(times.wall), min(times.cpu))
+        usual = statistics.median(times.wall)
+        quiet = times.others is not None and times.others < _QUIET
+        seconds = usual if quiet else min(min(times.wall), min(times.cpu))
         self.amounts.append(amount)
-        self.seconds.append(least)
+        self.seconds.append(seconds)
         self.peaks.append(peak)
-        self.busy = max(1.0, statistics.median(times.wall) / max(least, 1e-9))
+        self.busy = max(1.0, usual / max(seconds, 1e-9))
 
     def fitting(self, amounts: Sequence[float], limit: int | None) -> int:
         """Return how many of growing amounts fit by the line through two or more, and note the least that does not.

@@ -17,7 +17,7 @@ from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.planning.measure import Peak, Series, Timing, between, now, repeated, sampled
-from cbst_mx.rounds.workload import Images, prediction_options, target_maps
+from cbst_mx.rounds.workload import Images, kept_maps, prediction_options, target_maps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.network_maps import predictions
 from cbst_mx.selftrain.selection import label_set
@@ -45,7 +45,8 @@ def with_reading(step: float, load: float, experiment: Experiment) -> float:
     free = experiment.workers  # readers work beside the network, on cores that it leaves to them
     if not experiment.ctx.startswith("gpu"):
         free = min(free, max(0, cores() - (count_threads() or cores())))  # 0: all cores, where nothing is said
-    return max(step, load / free) if free else step + load / cores()
+    # on a core that a thread of the network has, all its threads wait for that one
+    return max(step, load / free) if free else step + load
 
 
 def training(
@@ -68,8 +69,8 @@ def training(
 
         def given(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for done in itertools.count():
-                last = stamps[-1][0] - stamps[-2][0] if done else 0.0
-                if done > 1 and (done > _MOST or stamps[-1][0] + last > stamps[0][0] + time_left):
+                last = stamps[-1].wall - stamps[-2].wall if done else 0.0
+                if done > 1 and (done > _MOST or stamps[-1].wall + last > stamps[0].wall + time_left):
                     return
                 yield images, labels
 
@@ -89,7 +90,7 @@ def training(
             progress=finished,
         )
         times = between(stamps[1:])
-        rest.append(max(0.0, stamps[1][1] - stamps[0][1] - min(times.cpu)))
+        rest.append(max(0.0, stamps[1].cpu - stamps[0].cpu - min(times.cpu)))
         return times
 
     whole = (experiment.augmentation.crop[0], experiment.augmentation.crop[1])
@@ -172,10 +173,13 @@ def labelling(
     settings = experiment.self_training
     space: LabelSpace = experiment.classes()
     pixels = target.number * target.size[0] * target.size[1]
+    # as all of them will be: the output for one image would stay in memory, and the network run once
+    keep, _ = kept_maps(experiment, target.number, target.size, stride=network.stride)
+    as_all = experiment.model_copy(update={"self_training": settings.model_copy(update={"keep_maps": keep})})
 
     def once(images: ImageSet, side: float) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            maps = target_maps(experiment, network, images, folder=Path(folder) / "maps", ctx=ctx, side=side)
+            maps = target_maps(as_all, network, images, folder=Path(folder) / "maps", ctx=ctx, side=side)
             label_set(
                 maps,
                 maps.collector(settings.fidelity, SORTED_PIXELS if pixels <= SORTED_PIXELS else 0),

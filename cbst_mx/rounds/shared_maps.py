@@ -19,12 +19,12 @@ from cbst_mx.evaluation.label_free import GridStatistics
 from cbst_mx.evaluation.shared import NetworkFile, SharedNetwork, in_order
 from cbst_mx.files import file_digest, remove_folder
 from cbst_mx.messages import Share
-from cbst_mx.rounds.workload import target_maps
+from cbst_mx.rounds.workload import kept_maps, target_maps
 from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_statistics import ImageStatistics
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.selection import Collector, Kept, collect, label
-from cbst_mx.selftrain.target_maps import TargetMaps, maps_needed
+from cbst_mx.selftrain.target_maps import TargetMaps
 from cbst_mx.selftrain.thresholds import Thresholds
 
 __all__ = ["SharedMaps"]
@@ -83,15 +83,7 @@ class SharedMaps:
         training, spec = experiment.self_training, experiment.network_spec()
         height, width = images.image(0).shape[:2]
         stride = network.stride
-        self.keep, self.bytes = maps_needed(
-            len(images),
-            (height, width),
-            num_classes=spec.num_classes,
-            stride=stride,
-            keep=training.keep_maps,
-            scales=training.scales,
-            long_side=training.long_side,
-        )
+        self.keep, self.bytes = kept_maps(experiment, len(images), (height, width), stride=stride)
         if self.keep == "memory":  # of which process?
             self.keep = "disk" if stride > 1 else "recompute"
         self._network, self._images, self._folder = network, images, folder.absolute()

@@ -32,6 +32,7 @@ __all__ = [
     "estimate_needs",
     "find_image_sets",
     "find_left",
+    "kept_maps",
     "prediction_options",
     "scale_side",
     "source_indices",
@@ -217,18 +218,42 @@ def estimate_needs(
     disk += checkpoint
     if not left.labels:
         return Needs(disk, 0)
-    keep, maps = maps_needed(
-        target,
+    keep, maps = kept_maps(experiment, target, size, stride=network.stride)
+    pool = target * pixels if target * pixels <= SORTED_PIXELS else 0  # sorted, or else counted
+    memory = PIXEL_BYTES * pixels + 20 * pool  # sorting copies values and classes
+    return Needs(disk + (maps if keep == "disk" else 0), memory + (maps if keep == "memory" else 0))
+
+
+def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, stride: int) -> tuple[str, int]:
+    """Return where the network's output for the target images stays between looks at them, and how much it is.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment to run.
+    images : int
+        Number of target images.
+    size : tuple of int
+        H and W.
+    stride : int
+        Of the network.
+
+    Returns
+    -------
+    keep : {"memory", "disk", "recompute"}
+    bytes : int
+        As for :func:`.maps_needed`.
+    """
+    training = experiment.self_training
+    return maps_needed(
+        images,
         size,
         num_classes=experiment.classes().num_classes,
-        stride=network.stride,
+        stride=stride,
         keep=training.keep_maps,
         scales=training.scales,
         long_side=training.long_side,
     )
-    pool = target * pixels if target * pixels <= SORTED_PIXELS else 0  # sorted, or else counted
-    memory = PIXEL_BYTES * pixels + 20 * pool  # sorting copies values and classes
-    return Needs(disk + (maps if keep == "disk" else 0), memory + (maps if keep == "memory" else 0))
 
 
 def target_maps(
