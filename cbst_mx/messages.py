@@ -14,6 +14,7 @@ __all__ = [
     "Progress",
     "Share",
     "Shares",
+    "Together",
     "clock",
     "counted",
     "listed",
@@ -78,8 +79,29 @@ class Share(NamedTuple):
     needs: Path | None = None  # a file of it, which must be there wherever it is done
 
 
+class Together(Protocol):
+    """Starts processes that work together over MXNet's kvstore: a :class:`cbst_mx.cluster.kvstore.KVStore`."""
+
+    size: int
+
+    def __call__(self, function: Callable[..., None], arguments: Sequence[Any], hear: Callable[[Any], None]) -> None:
+        """Call ``function(*arguments, seat)`` in all of them, again from what it has saved if one is lost.
+
+        What they tell by ``seat.tell`` is given to `hear`, and None while nothing comes; if it raises StoppedError
+        they find ``seat.asked_to_stop``.
+        """
+
+
 class Shares(Protocol):
-    """Processes that do shares of work: a :class:`cbst_mx.cluster.Cluster`."""
+    """Processes that do shares of work: a :class:`cbst_mx.cluster.Cluster`.
+
+    Attributes
+    ----------
+    together : Together or None
+        Starts processes there that train; None where training stays with the command.
+    """
+
+    together: Together | None
 
     @property
     def size(self) -> int:

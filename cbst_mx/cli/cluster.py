@@ -51,14 +51,19 @@ def _where(cluster: str | None, tls: Path | None, insecure: bool) -> Any:
 
 
 @contextlib.contextmanager
-def opened(where: Any, *, threads: int = 1) -> Iterator[Cluster | None]:
-    """Open the cluster that is named, for the time of the block; `threads` as for :func:`.cluster.open_cluster`."""
+def opened(where: Any, *, threads: int = 1, trainers: int = 0) -> Iterator[Cluster | None]:
+    """Open the cluster that is named, for the time of the block.
+
+    `threads` as for :func:`.cluster.open_cluster`; so many processes of it are `trainers`.
+    """
     if where is None:
         yield None
         return
-    from cbst_mx.cluster import open_cluster
+    from cbst_mx.cluster import KVStore, open_cluster
 
     with open_cluster(where, threads=threads) as cluster:
+        if trainers:
+            cluster.together = KVStore(cluster, trainers)
         yield cluster
 
 

@@ -199,6 +199,14 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line, and nothing else.")
     @click.option("--tensorboard", type=FOLDER, help="Write TensorBoard events into this folder as the run goes on.")
     @cluster_options
+    @click.option(
+        "--train-workers",
+        "trainers",
+        default=0,
+        show_default="0: this process trains",
+        type=click.IntRange(0),
+        help="Train in so many processes of the --cluster, one on each of as many workers, over MXNet's kvstore.",
+    )
     @functools.wraps(function)
     def command(
         experiment: Experiment,
@@ -207,6 +215,7 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
         as_json: bool,
         tensorboard: Path | None,
         where: Any,
+        trainers: int,
         **options: Any,
     ) -> None:
         from cbst_mx.rounds import Run  # imports mxnet
@@ -214,11 +223,15 @@ def _run_command(function: Callable[..., None]) -> Callable[..., None]:
 
         if quiet and as_json:
             raise click.UsageError("--quiet and --json cannot be given together")
+        if trainers and where is None:
+            raise click.UsageError("--train-workers needs --cluster")
         if tensorboard is not None:
             from cbst_mx.report.tensorboard import check_installed
 
             check_installed()
-        with Bars(Terminal(), quiet=quiet, as_json=as_json) as bars, opened(where, threads=0) as cluster:
+        with Bars(Terminal(), quiet=quiet, as_json=as_json) as bars, opened(
+            where, threads=0, trainers=trainers
+        ) as cluster:
             run = Run(experiment, out, progress=bars, cluster=cluster)
             numbers = {"source": len(run.source), "target": len(run.target)}
             validation = {name: len(images) for name, images in run.validation.items()}

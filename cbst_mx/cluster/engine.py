@@ -18,7 +18,7 @@ from cbst_mx.cluster.certificates import security
 from cbst_mx.cluster.where import BATCH_SYSTEMS, JobQueue, Where, read_job_queue
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.files import in_one_line
-from cbst_mx.messages import Share, listed, silent
+from cbst_mx.messages import Share, Together, listed, silent
 
 __all__ = ["Cluster", "open_cluster"]
 
@@ -41,9 +41,15 @@ class Cluster:
         What sentences call it.
     wanted : int
         Workers that are expected; fewer may have come yet.
+
+    Attributes
+    ----------
+    together : KVStore or None
+        Starts processes on the workers that train together; None where training stays with the command.
     """
 
     def __init__(self, client: Any, name: str, wanted: int = 0):
+        self.together: Together | None = None
         self._client, self._name, self._wanted = client, name, wanted
         self._workers: set[str] = set()
         self._lost = 0.0  # since when the scheduler does not answer
@@ -59,6 +65,17 @@ class Cluster:
     def client(self) -> Any:
         """The connected ``distributed.Client``."""
         return self._client
+
+    def workers(self) -> list[str]:
+        """Return the addresses of the workers that are there now.
+
+        Raises
+        ------
+        RunError
+            If the scheduler is gone.
+        """
+        self._check()
+        return sorted(self._workers)
 
     def each(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 from cbst_mx.errors import ConfigError
 from cbst_mx.strict_yaml import read_yaml
 
-__all__ = ["BATCH_SYSTEMS", "MOST", "JobQueue", "Where", "read_job_queue"]
+__all__ = ["BATCH_SYSTEMS", "MOST", "JobQueue", "Where", "is_loopback", "read_job_queue"]
 
 MOST = 1000  # workers that are asked for
 _ADDRESS = re.compile(r"(tls|tcp)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -105,7 +105,7 @@ def check_address(address: str, certificates: Path | None, insecure: bool) -> st
         raise ConfigError(f"cluster {address} needs the folder of its certificates: give --tls FOLDER")
     if not encrypted and certificates is not None:
         raise ConfigError(f"cluster {address} uses no certificates: give tls://, or no --tls")
-    if not encrypted and not insecure and not _is_loopback(found.group(2)):
+    if not encrypted and not insecure and not is_loopback(found.group(2)):
         raise ConfigError(
             f"cluster {address} is not encrypted, and whoever connects can run programs: give tls:// with --tls "
             "FOLDER (cbst-mx cluster certificates makes it), or --insecure in a network where that does not matter"
@@ -113,7 +113,8 @@ def check_address(address: str, certificates: Path | None, insecure: bool) -> st
     return address
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine by its loopback interface."""
     if host == "localhost":
         return True
     try:

@@ -120,9 +120,15 @@ class BatchLoader:
         self.workers = workers
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self._rows: Sequence[int] | None = None
         self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._room = cache
         self._lock = threading.Lock()
+
+    def only(self, rows: Sequence[int]) -> BatchLoader:
+        """Prepare these rows of every batch alone, in this order; return this loader."""
+        self._rows = list(rows)
+        return self
 
     def __len__(self) -> int:
         return self.iterations - self.start
@@ -155,7 +161,8 @@ class BatchLoader:
             orders.append(_GroupOrder(size, places, first=first, group=number, seed=self.seed, round=self.round))
             first += size
         for iteration in range(self.start, self.iterations):
-            yield [item for order in orders for item in order.batch(iteration)]
+            batch = [item for order in orders for item in order.batch(iteration)]
+            yield batch if self._rows is None else [batch[row] for row in self._rows]
 
     def _batch(self, plan: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         images: list[np.ndarray] = []

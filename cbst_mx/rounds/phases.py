@@ -18,8 +18,9 @@ from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, check_choice
-from cbst_mx.messages import Counter
+from cbst_mx.messages import Counter, Shares
 from cbst_mx.networks.build import build_network, output_size
+from cbst_mx.networks.devices import parse_contexts
 from cbst_mx.networks.parameters import load_parameters
 from cbst_mx.networks.sidecars import read_sidecar, sidecar_path
 from cbst_mx.rounds.continuation import lower_rate, phase_identity
@@ -28,6 +29,7 @@ from cbst_mx.selftrain import class_statistics
 from cbst_mx.selftrain.portion import learning_rate
 from cbst_mx.training.adversarial import adapt_output_space
 from cbst_mx.training.losses import label_stride
+from cbst_mx.training.ranks import ALONE, Team
 from cbst_mx.training.record import TrainingRecord
 from cbst_mx.training.samples import Sample, labelled_samples, unlabelled_samples
 from cbst_mx.training.sgd import Schedule, check_per_pass, train
@@ -35,6 +37,7 @@ from cbst_mx.training.steps import segments_of
 from symbols.backend import gluon, mx
 
 __all__ = [
+    "check_batches",
     "follow_start",
     "mine_classes",
     "retraining_options",
@@ -158,13 +161,25 @@ def without_start(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"initial_parameters": None, "pretrained": None})
 
 
-def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices: int) -> None:
-    """Refuse now what would stop a training phase."""
+def check_batches(experiment: Experiment, cluster: Shares | None = None) -> None:
+    """Refuse batches of fewer images than there are devices: of this process, or of those of a cluster that train.
+
+    Raises
+    ------
+    ConfigError
+        If a phase has such batches.
+    """
+    processes = cluster.together.size if cluster is not None and cluster.together is not None else 1
+    devices = processes * len(parse_contexts(experiment.ctx))
+    where = f"in ctx {experiment.ctx}" + (f" of {processes} processes" if processes > 1 else "")
     for phase in (experiment.source_training, experiment.self_training.retraining):
         if phase is not None and phase.batch_size < devices:
-            raise ConfigError(
-                f"batch_size must be at least the number of devices in ctx {experiment.ctx}, got {phase.batch_size}"
-            )
+            raise ConfigError(f"batch_size must be at least the number of devices {where}, got {phase.batch_size}")
+
+
+def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices: int) -> None:
+    """Refuse now what would stop a training phase."""
+    check_batches(experiment)
     mining = experiment.self_training.mining
     for name in mining.classes or () if mining is not None else ():
         check_choice("mining.classes", name, experiment.classes().names)
@@ -241,6 +256,8 @@ def train_phase(
     mining: ClassMining | None = None,
     snapshot: Callable[[int], None] | None = None,
     snapshot_every: int = 0,
+    team: Team = ALONE,
+    elsewhere: Callable[[], None] | None = None,
 ) -> TrainingRecord:
     """Train the network in place by SGD, from the checkpoint where there is one.
 
@@ -268,7 +285,7 @@ def train_phase(
         Factor of the learning rate.
     mining : ClassMining, optional
         Rare-class mining of crops.
-    snapshot, snapshot_every
+    snapshot, snapshot_every, team, elsewhere
         As for :func:`.train`.
     """
     iterations = count_iterations(optimiser, len(samples))
@@ -292,11 +309,14 @@ def train_phase(
         checkpoint=checkpoint,
         checkpoint_every=optimiser.checkpoint_every,
         checkpoint_minutes=optimiser.checkpoint_minutes,
-        checkpoint_end=index == 0 and experiment.warm_up is not None,  # else a stop in the warm-up would lose it
+        # for who comes next: the adversarial warm-up, in which a stop would else lose it, or another process
+        checkpoint_end=team.size > 1 or index == 0 and experiment.warm_up is not None,
         identity=phase_identity(experiment, index, "training"),
         advice=lower_rate(experiment, index, checkpoint),
         snapshot=snapshot,
         snapshot_every=snapshot_every,
+        team=team,
+        elsewhere=elsewhere,
         progress=progress,
     )
 

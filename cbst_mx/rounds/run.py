@@ -27,7 +27,7 @@ from cbst_mx.messages import DETAIL, Progress, Shares, silent, stage_title
 from cbst_mx.rounds.evaluations import evaluate, evaluate_snapshots, observe, snapshot_options
 from cbst_mx.rounds.health import Health, RejectedError
 from cbst_mx.rounds.opening import open_run
-from cbst_mx.rounds.phases import mine_classes, retraining_options, source_of_round
+from cbst_mx.rounds.phases import check_batches, mine_classes, retraining_options, source_of_round
 from cbst_mx.rounds.prior import load_prior, renew_prior
 from cbst_mx.rounds.stage_networks import StageNetworks
 from cbst_mx.rounds.target_pass import label_target, look_at_target
@@ -55,7 +55,7 @@ class Run:
     data_root : Path, optional
         Folder that relative data roots are in, instead of the one in ``CBST_DATA``.
     cluster : Shares, optional
-        A :class:`cbst_mx.cluster.Cluster`, whose workers run the networks over images; training stays here.
+        A :class:`cbst_mx.cluster.Cluster`, whose workers run the networks over images, and train where it says so.
 
     Attributes
     ----------
@@ -84,6 +84,7 @@ class Run:
         cluster: Shares | None = None,
     ):
         self._cluster = cluster
+        check_batches(experiment, cluster)
         opened = open_run(experiment, out, progress=progress, data_root=data_root)
         self._opened, self.experiment, self.needs = opened, opened.experiment, opened.needs
         self.source, self.target, self.validation = opened.source, opened.target, opened.validation
@@ -91,7 +92,7 @@ class Run:
         self.spec, self.label_space = self.experiment.network_spec(), self.experiment.classes()
         self.results = RunResults(out)
         self.health = Health(self.experiment, self.record.ledger)
-        self._networks = StageNetworks(opened, self.health)
+        self._networks = StageNetworks(opened, self.health, cluster)
 
     @property
     def progress(self) -> Progress:
@@ -108,13 +109,9 @@ class Run:
         """Run every stage that is not done yet and return the summary."""
         self.record.whole = True
         with self.dir.logging():
-            logger.info(
-                "%s: up to %.0f MB on the disk and, beside the network's own, %.0f MB of memory",
-                self.experiment.name,
-                self.needs.disk / 1e6,
-                self.needs.memory / 1e6,
-                extra=DETAIL,
-            )
+            disk, memory = self.needs.disk / 1e6, self.needs.memory / 1e6
+            sentence = "%s: up to %.0f MB on the disk and, beside the network's own, %.0f MB of memory"
+            logger.info(sentence, self.experiment.name, disk, memory, extra=DETAIL)
             self.train_source()
             self.evaluate(0)
             self.evaluate_snapshots()
@@ -276,7 +273,7 @@ class Run:
 
     def _looking_network(self, index: int) -> gluon.HybridBlock | SharedNetwork:
         """Return the network of stage `index` to be run over images, which the workers of a cluster may do."""
-        return self._networks.shared(index, self._stage_network(index), self._cluster)
+        return self._networks.shared(index, self._stage_network(index))
 
     def _looking_prior(self) -> np.ndarray | Path | None:
         prior = self._prior()

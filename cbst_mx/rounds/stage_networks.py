@@ -16,6 +16,7 @@ from cbst_mx.networks.parameters import load_network, save_parameters
 from cbst_mx.rounds.health import Health
 from cbst_mx.rounds.opening import Opened
 from cbst_mx.rounds.phases import start_network, train_phase, warm_up
+from cbst_mx.rounds.together import Order, elsewhere
 from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.run_dir.steps import RETRAINING, SOURCE
 from cbst_mx.training.checkpoints import remove_checkpoints
@@ -36,10 +37,12 @@ class StageNetworks:
         What the run works with.
     health : Health
         Knows which rounds were rolled back.
+    cluster : Shares, optional
+        Workers that run networks over images, and train where it says so; by default this process does.
     """
 
-    def __init__(self, opened: Opened, health: Health):
-        self._opened, self._health = opened, health
+    def __init__(self, opened: Opened, health: Health, cluster: Shares | None = None):
+        self._opened, self._health, self._cluster = opened, health, cluster
         self._network: gluon.HybridBlock | None = None
         self._holds = -1  # the stage whose parameters the network holds
 
@@ -69,16 +72,14 @@ class StageNetworks:
             self._holds = index
         return self._network
 
-    def shared(
-        self, index: int, network: gluon.HybridBlock, cluster: Shares | None
-    ) -> gluon.HybridBlock | SharedNetwork:
+    def shared(self, index: int, network: gluon.HybridBlock) -> gluon.HybridBlock | SharedNetwork:
         """Return the network of stage `index`, or where there is a cluster its file for the workers to load."""
-        if cluster is None:
+        if self._cluster is None:
             return network
         experiment = self._opened.experiment
         device = experiment.ctx.split(",")[0]
         file = NetworkFile.of(self._opened.folder.stage(index).parameters, device, amp=experiment.amp)
-        return SharedNetwork(file, cluster, network.stride)
+        return SharedNetwork(file, self._cluster, network.stride)
 
     def forget(self) -> None:
         """Load parameters from the folder next time."""
@@ -93,6 +94,19 @@ class StageNetworks:
         experiment, stage = self._opened.experiment, self._opened.folder.stage(index)
         what = f"{experiment.name}, {stage_title(index)}: training"
         self._opened.progress(what, 0, count_iterations(optimiser, len(samples)))  # the first step may take minutes
+        progress = functools.partial(self._opened.progress, what)
+        together, others = None if self._cluster is None else self._cluster.together, None
+        if together is not None:
+            order = Order(
+                experiment,
+                optimiser,
+                samples,
+                index,
+                stage.checkpoint,
+                {key: value for key, value in options.items() if not key.startswith("snapshot")},
+                self._opened.folder.path,
+            )
+            others = functools.partial(elsewhere, together, order, progress)
         record = train_phase(
             experiment,
             network,
@@ -101,12 +115,14 @@ class StageNetworks:
             index=index,
             contexts=self._opened.contexts,
             checkpoint=stage.checkpoint,
-            progress=functools.partial(self._opened.progress, what),
+            progress=progress,
+            elsewhere=others,
             **options,
         )
         if record.losses:
             logger.info("%s done, %d iterations, last loss %.4f", what, record.iterations, record.losses[-1])
-        self.finish(index, network, record.to_json())
+        processes = {} if together is None else {"processes": together.size}
+        self.finish(index, network, {**record.to_json(), **processes})
 
     def finish(self, index: int, network: gluon.HybridBlock, record: dict[str, Any]) -> None:
         """Write the parameters of stage `index`, and the record of its training; first adapt a source network.

@@ -169,7 +169,7 @@ def _add(
 class Alone:
     """Who does shares of work where there is no cluster: this process, one after the other."""
 
-    size = 1
+    size, together = 1, None
 
     def each(
         self,

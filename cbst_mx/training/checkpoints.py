@@ -22,12 +22,15 @@ import numpy as np
 
 from cbst_mx.errors import CheckpointError, StoppedError
 from cbst_mx.networks.parameters import load_arrays, remove_arrays, save_arrays
+from cbst_mx.training.ranks import ALONE, Team
+from cbst_mx.training.steps import has_batch_statistics
 from symbols.backend import gluon, mx
 
 __all__ = [
     "Checkpoints",
     "State",
     "count_threads",
+    "moving_statistics",
     "network_arrays",
     "optimiser_arrays",
     "remove_checkpoints",
@@ -108,6 +111,8 @@ class Checkpoints:
         Iterations from one to the next; 0: not by iterations.
     minutes : float
         Minutes from one to the next; 0: not by time.
+    writes : bool
+        Whether this process writes them; others of a training by several only read them.
 
     Attributes
     ----------
@@ -115,9 +120,17 @@ class Checkpoints:
         Iterations of the last one that was written or read.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], *, every: int = 0, minutes: float = 0.0):
+    def __init__(
+        self,
+        path: Path | None,
+        identity: Mapping[str, Any],
+        *,
+        every: int = 0,
+        minutes: float = 0.0,
+        writes: bool = True,
+    ):
         self.last: int | None = None
-        self._path = path
+        self._path, self._writes = path, writes
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
         self._every, self._seconds = every, 60 * minutes
         self._since = time.monotonic()
@@ -140,7 +153,7 @@ class Checkpoints:
         """
         if self._path is None:
             return False
-        if self.last != iterations:
+        if self.last != iterations and self._writes:
             about = {
                 "format": _FORMAT,
                 "identity": self._identity,
@@ -154,8 +167,8 @@ class Checkpoints:
             content = {name: array.as_in_context(mx.cpu()) for name, array in arrays.items()}
             content[_ABOUT] = mx.nd.array(text, ctx=mx.cpu(), dtype=np.uint8)
             save_arrays(self._path, content, previous=previous_path(self._path) if self._verified else None)
-            self.last, self._verified = iterations, True
-        self._since = time.monotonic()
+            self._verified = True
+        self.last, self._since = iterations, time.monotonic()
         return True
 
     def load(self) -> State | None:
@@ -223,7 +236,9 @@ def shapes_digest(network: gluon.HybridBlock) -> str:
     return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
 
 
-def network_arrays(network: gluon.HybridBlock, prefix: str = "parameter") -> dict[str, mx.nd.NDArray]:
+def network_arrays(
+    network: gluon.HybridBlock, prefix: str = "parameter", team: Team = ALONE
+) -> dict[str, mx.nd.NDArray]:
     """Return the parameters of a network as the arrays of a checkpoint.
 
     They are equal on all contexts but for the moving statistics, of which those of every context are kept: to make
@@ -231,16 +246,30 @@ def network_arrays(network: gluon.HybridBlock, prefix: str = "parameter") -> dic
     in MXNet 1.9.1 does not wait for moving statistics that a backward pass is still writing.
     """
     mx.nd.waitall()
-    arrays = {}
-    for name, parameter in network._collect_params_with_prefix().items():
-        first, *others = parameter.list_data()
-        arrays[f"{prefix}:{name}"] = first
-        if parameter.grad_req == "null":
-            arrays.update({f"{prefix}-{number}:{name}": copy for number, copy in enumerate(others, 1)})
+    parameters = network._collect_params_with_prefix()
+    arrays = {f"{prefix}:{name}": parameter.list_data()[0] for name, parameter in parameters.items()}
+    for name, copies in moving_statistics(network, team).items():
+        arrays[f"{prefix}:{name}"] = copies[0]
+        arrays.update({f"{prefix}-{number}:{name}": copy for number, copy in enumerate(copies[1:], 1)})
     return arrays
 
 
-def restore_network(network: gluon.HybridBlock, arrays: Mapping[str, mx.nd.NDArray], prefix: str = "parameter") -> None:
+def moving_statistics(network: gluon.HybridBlock, team: Team = ALONE) -> dict[str, list[mx.nd.NDArray]]:
+    """Return what is not learned of a network, by name: that of every context of every process that trains it.
+
+    Where it is frozen it is equal in all processes, and that of this one is all.
+    """
+    parameters = network._collect_params_with_prefix()
+    own = {name: parameter.list_data() for name, parameter in parameters.items() if parameter.grad_req == "null"}
+    return team.copies(own) if has_batch_statistics(network) else own
+
+
+def restore_network(
+    network: gluon.HybridBlock,
+    arrays: Mapping[str, mx.nd.NDArray],
+    prefix: str = "parameter",
+    team: Team = ALONE,
+) -> None:
     """Set the parameters of a network to those of a checkpoint, on any number of contexts.
 
     Moving statistics get their mean over the contexts if there are not as many as when they were written.
@@ -252,8 +281,8 @@ def restore_network(network: gluon.HybridBlock, arrays: Mapping[str, mx.nd.NDArr
         while f"{prefix}-{len(copies)}:{name}" in arrays:
             copies.append(arrays[f"{prefix}-{len(copies)}:{name}"])
         places = parameter.list_data()
-        if len(copies) == len(places) > 1:
-            for place, copy in zip(places, copies):
+        if len(copies) == len(places) * team.size > 1:
+            for place, copy in zip(places, copies[team.rank * len(places) :]):
                 copy.copyto(place)
         else:
             parameter.set_data(first + sum(copy - first for copy in copies[1:]) / len(copies))

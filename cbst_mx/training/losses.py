@@ -5,7 +5,7 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -53,10 +53,15 @@ class BatchLoss:
 
     Labels finer than the logits are sampled at the middle of each logit's cell (at stride 8: rows and columns 4, 12,
     20, ...), as the released program does.
+
+    Parameters
+    ----------
+    total : callable, optional
+        Given the number of valid pixels of the labels that are here, returns that of the whole batch.
     """
 
-    def __init__(self) -> None:
-        self._loss = SegmentationLoss()
+    def __init__(self, total: Callable[[int], int] = int) -> None:
+        self._loss, self._total = SegmentationLoss(), total
         self._loss.hybridize(static_alloc=True, static_shape=True)
 
     def __call__(
@@ -84,7 +89,7 @@ class BatchLoss:
             If the labels cannot be sampled at the network's stride.
         """
         stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:])
-        count = np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE)
+        count = self._total(np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE))
         labels = label_at_stride(labels, stride)  # (B, h / s, w / s)
         losses = []
         first = 0

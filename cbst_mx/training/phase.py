@@ -6,9 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, Protocol, Sequence, TypeVar
 
-from cbst_mx.errors import CheckpointError
+from cbst_mx.errors import CheckpointError, RunError
 from cbst_mx.messages import Counter, Iteration
-from cbst_mx.training.checkpoints import Checkpoints, State, saving_at_a_stop
+from cbst_mx.training.checkpoints import Checkpoints, State, count_threads, saving_at_a_stop
+from cbst_mx.training.ranks import ALONE, Team
 from cbst_mx.training.record import CHECK_EVERY, note_threads
 from cbst_mx.training.watch import LossWatch, finite_or_none, gradient_norm
 from symbols.backend import gluon, mx
@@ -82,6 +83,10 @@ class Phase(Generic[R]):
         Those of the phase.
     advice : str
         What a reader can do about a learning rate that is too high.
+    team : Team
+        The processes that do the phase together.
+    computes : bool
+        Whether iterations are done in this process, so that its threads are part of the record.
 
     Attributes
     ----------
@@ -101,23 +106,54 @@ class Phase(Generic[R]):
         restore: Callable[[State], None],
         checkpoints: Checkpoints,
         advice: str,
+        team: Team = ALONE,
+        computes: bool = True,
     ):
         lower = f"lower the learning rate ({schedule.learning_rate:g}){advice and ': '}{advice}"
         self.record = record
         self._network, self._schedule, self._arrays, self._checkpoints = network, schedule, arrays, checkpoints
+        self._what, self._restore, self._team, self._computes = what, restore, team, computes
         self._watch = LossWatch(what, names, schedule.iterations, advice=lower)
-        state = checkpoints.load()
-        if state is not None:
-            try:
-                restore(state)
-                self.record = type(record)(state.iterations, **state.record)  # type: ignore[call-arg]
-                self.record.threads = note_threads(self.record.threads)
-                self._watch.checkpoint = state.iterations
-            except Exception as error:  # whatever arrays of other names and shapes lead to
-                raise CheckpointError(
-                    f"{what}: its checkpoint holds other arrays than this phase has, remove it to begin the phase anew"
-                ) from error
-            logger.info("%s: continuing at iteration %d of %d", what, self.record.iterations, schedule.iterations)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take over the last checkpoint, where there is one."""
+        state, what = self._checkpoints.load(), self._what
+        begun = 0 if state is None else state.iterations
+        if self._team.total(begun) != begun * self._team.size:  # a file may reach one machine later than another
+            raise RunError(f"{what}: its processes read different checkpoints; the same command begins again")
+        if state is None:
+            return
+        try:
+            self._restore(state)
+            self.record = type(self.record)(begun, **state.record)  # type: ignore[call-arg]
+            if self._computes:
+                self.record.threads = note_threads(self.record.threads) if begun else [count_threads()]
+            self._watch.checkpoint = begun
+        except Exception as error:  # whatever arrays of other names and shapes lead to
+            raise CheckpointError(
+                f"{what}: its checkpoint holds other arrays than this phase has, remove it to begin the phase anew"
+            ) from error
+        if begun:
+            logger.info("%s: continuing at iteration %d of %d", what, begun, self._schedule.iterations)
+
+    def finish(self, work: Callable[[], None]) -> None:
+        """Let others do what is left of the phase, from a checkpoint that is written first to one behind the end.
+
+        Raises
+        ------
+        RunError
+            If they do not leave one there.
+        """
+        total = self._schedule.iterations
+        if self.record.iterations == total:
+            return
+        if not self.save():
+            raise RunError(f"{self._what}: others go on from a checkpoint, and none is written")
+        work()
+        self._go_on()
+        if self.record.iterations != total:
+            raise RunError(f"{self._what}: iteration {total} was to be reached, got {self.record.iterations}")
 
     def note(self, losses: list[list[mx.nd.NDArray]], scale: float = 1.0) -> None:
         """Count an iteration behind its step, and look at losses and, every 20th time, at the gradient.
@@ -149,7 +185,7 @@ class Phase(Generic[R]):
         StoppedError
             If it does; the state is saved then.
         """
-        if self._checkpoints.due(self.record.iterations):
+        if self._team.any(self._checkpoints.due(self.record.iterations)):
             self.save()
         done = self.record.iterations
         loss = self._watch.latest[0] if self._watch.latest else None

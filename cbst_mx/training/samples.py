@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, List, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ __all__ = ["Sample", "Samples", "labelled_samples", "pseudo_labelled_samples", "
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """One image with its label, read when it is called; may be called from any thread.
+    """One image with its label, read when it is called; may be called from any thread, and sent to another process.
 
     Attributes
     ----------
@@ -73,14 +73,17 @@ def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSp
             "run pseudo-label again"
         )
 
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = images.image(index)
-        label = label_space.encode(read_label(paths[index]), "trainId", str(paths[index]))
-        if image.shape[:2] != label.shape:
-            raise DataError(f"pseudo-label {paths[index]} has not the size of image {images.image_paths[index]}")
-        return image, label
+    return _samples(images, functools.partial(_pseudo_labelled, images, paths, label_space))
 
-    return _samples(images, read)
+
+def _pseudo_labelled(
+    images: ImageSet, paths: Sequence[Path], label_space: LabelSpace, index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    image = images.image(index)
+    label = label_space.encode(read_label(paths[index]), "trainId", str(paths[index]))
+    if image.shape[:2] != label.shape:
+        raise DataError(f"pseudo-label {paths[index]} has not the size of image {images.image_paths[index]}")
+    return image, label
 
 
 def unlabelled_samples(images: ImageSet) -> Samples:

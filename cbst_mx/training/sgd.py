@@ -20,6 +20,7 @@ from cbst_mx.messages import Counter, silent
 from cbst_mx.training.checkpoints import (
     Checkpoints,
     State,
+    moving_statistics,
     network_arrays,
     optimiser_arrays,
     restore_network,
@@ -28,6 +29,7 @@ from cbst_mx.training.checkpoints import (
 )
 from cbst_mx.training.losses import BatchLoss
 from cbst_mx.training.phase import Phase, Schedule
+from cbst_mx.training.ranks import ALONE, Team
 from cbst_mx.training.record import TrainingRecord
 from cbst_mx.training.steps import (
     Backward,
@@ -72,9 +74,13 @@ def train(
     advice: str = "",
     snapshot: Callable[[int], None] | None = None,
     snapshot_every: int = 0,
+    team: Team = ALONE,
+    elsewhere: Callable[[], None] | None = None,
     progress: Counter = silent,
 ) -> TrainingRecord:
     """Train `network` by SGD with momentum on the batches of a loader.
+
+    Longer than other functions: half of it are its arguments.
 
     Parameters
     ----------
@@ -124,6 +130,13 @@ def train(
         same iteration.
     snapshot_every : int
         0 calls it never.
+    team : Team
+        The processes that train the network together, of which this is one: :class:`.ranks.Ranks`. Each gets the
+        batches of the same loader and reads its own rows only, as one of so many contexts of a single process would;
+        the first one alone writes checkpoints.
+    elsewhere : callable, optional
+        Does the training instead, in other processes: from `checkpoint`, which is written before, to the end of the
+        phase, which it leaves there.
     progress : callable, optional
         Called with (iterations done, iterations in all). It may raise StoppedError: the state is then saved first.
 
@@ -143,35 +156,45 @@ def train(
     contexts = [ctx] if isinstance(ctx, mx.Context) else list(ctx)
     place(network, contexts)
     set_multipliers(network, bias_lr_mult, bias_wd_mult)
+    devices = team.size * len(contexts)
     if per_pass:
-        check_per_pass(network, per_pass, len(contexts))
-    trainer = _trainer(network, {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay})
+        check_per_pass(network, per_pass, devices)
+    options = {"learning_rate": schedule(0), "momentum": momentum, "wd": weight_decay}
+    trainer = team.trainer(network.collect_params(), options)
     backward = _scaled_backward(trainer) if loss_scaling else autograd.backward
-    gradient = _gradient_of(network, contexts, parts, per_pass, backward, gradient_checkpointing)
     own = {"momentum": momentum, "weight_decay": weight_decay, "seed": seed, "round": round, **(identity or {})}
     due = {"every": checkpoint_every, "minutes": checkpoint_minutes}
-    phase = _phase(network, trainer, schedule, checkpoint, own, due, advice)
+    phase = _phase(network, trainer, schedule, checkpoint, own, due, advice, team, elsewhere is not None)
+    if elsewhere is not None:
+        phase.finish(elsewhere)
     with contextlib.ExitStack() as stack:
-        if per_pass or len(parts) > 1:
+        adding = per_pass > 0 or len(parts) > 1
+        if adding:
             stack.enter_context(adding_gradients(network))
-        batches = stack.enter_context(contextlib.closing(iter(make_loader(phase.record.iterations))))
+        loader = make_loader(phase.record.iterations)
+        passes: Callable[[int], list[slice]] = functools.partial(_rows, parts, per_pass, devices)
+        if team.size > 1:
+            loader, passes = _of_this_process(loader, passes, team, len(contexts))
+        gradient = _gradient_of(network, contexts, passes, adding, team, backward, gradient_checkpointing)
+        batches = stack.enter_context(contextlib.closing(iter(loader)))
         for images, labels in batches:
             iteration = phase.record.iterations
             # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
-            rng = seeding.generator(seed, round=round, index=iteration, purpose="dropout")
-            losses = gradient(images, labels, rng)
+            purpose = f"dropout of process {team.rank}" if team.rank else "dropout"
+            rng = seeding.generator(seed, round=round, index=iteration, purpose=purpose)
+            losses = team.losses(gradient(images, labels, rng))
             scale = _loss_scale(trainer)
             trainer.set_learning_rate(schedule(iteration))
             trainer.step(1)
             phase.note([losses], scale)
             if snapshot is not None and _is_due(iteration + 1, snapshot_every, schedule.iterations):
-                _unify_statistics(network)
+                _unify_statistics(network, team)
                 snapshot(iteration + 1)
             phase.keep(progress)
     phase.check()
     if checkpoint_end:
         phase.save()
-    _unify_statistics(network)
+    _unify_statistics(network, team)
     return phase.record
 
 
@@ -183,6 +206,8 @@ def _phase(
     identity: Mapping[str, Any],
     due: Mapping[str, Any],
     advice: str,
+    team: Team,
+    elsewhere: bool,
 ) -> Phase[TrainingRecord]:
     """Return the phase around the steps of `trainer`, where it begins or goes on."""
     own = {"schedule": vars(schedule), "network": shapes_digest(network), **identity}
@@ -192,37 +217,69 @@ def _phase(
         network,
         schedule,
         TrainingRecord(),
-        arrays=functools.partial(_state_arrays, network, trainer),
-        restore=functools.partial(_restore, network, trainer),
-        checkpoints=Checkpoints(checkpoint, own, **due),
+        arrays=functools.partial(_state_arrays, network, trainer, team),
+        restore=functools.partial(_restore, network, trainer, team),
+        checkpoints=Checkpoints(checkpoint, own, **due, writes=team.rank == 0),
         advice=advice,
+        team=team,
+        computes=not elsewhere,
     )
 
 
 def _gradient_of(
     network: gluon.HybridBlock,
     contexts: Sequence[mx.Context],
-    parts: Sequence[int],
-    per_pass: int,
+    passes: Callable[[int], list[slice]],
+    adding: bool,
+    team: Team,
     backward: Backward,
     gradient_checkpointing: bool,
 ) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
-    """Return what computes the gradient of a batch, part after part, and gives the losses of all parts and contexts."""
+    """Return what computes the gradient of a batch, pass after pass, and gives the losses of all passes and contexts.
+
+    `passes` gives the rows of each, given the number of images; `adding`: see :func:`adding_gradients`.
+    """
     step = functools.partial(plain_step, network)
     if gradient_checkpointing:
         step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
-    loss_of = BatchLoss()
+    loss_of = BatchLoss(team.total)
 
     def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
-        if per_pass or len(parts) > 1:
+        if adding:
             network.collect_params().zero_grad()
         losses: list[mx.nd.NDArray] = []
-        for rows in _rows(parts or [len(images)], per_pass, len(contexts)):
+        for rows in passes(len(images)):
             loss_of_part = functools.partial(loss_of, batch=labels)
             losses += step(spread(images[rows], contexts), labels[rows], loss_of_part, rng=rng, backward=backward)
         return losses
 
     return gradient
+
+
+def _of_this_process(
+    loader: BatchLoader, passes: Callable[[int], list[slice]], team: Team, contexts: int
+) -> tuple[BatchLoader, Callable[[int], list[slice]]]:
+    """Return a loader of the rows alone that are computed here, and what gives the rows of each pass among these.
+
+    They are those of this process's contexts, among the contexts of all processes.
+
+    Raises
+    ------
+    ConfigError
+        If a context would get no image.
+    """
+    here = []
+    for rows in passes(loader.batch_size):
+        each = np.array_split(np.arange(rows.start, rows.stop), team.size * contexts)
+        if not len(each[-1]):
+            raise _too_few(len(each), rows.stop - rows.start)
+        here.append(np.concatenate(each[team.rank * contexts :][:contexts]))
+    sizes = [len(rows) for rows in here]
+    return loader.only(np.concatenate(here).tolist()), functools.partial(_rows, sizes, 0, contexts)
+
+
+def _too_few(devices: int, images: int) -> ConfigError:
+    return ConfigError(f"batch_size must be at least the number of devices in ctx ({devices}), got {images}")
 
 
 def _loss_scale(trainer: gluon.Trainer) -> float:
@@ -253,13 +310,15 @@ def check_per_pass(network: gluon.HybridBlock, per_pass: int, contexts: int) -> 
         raise ConfigError(f"images_per_pass must be at least {contexts}, one for each device of ctx, got {per_pass}")
 
 
-def _rows(parts: Sequence[int], per_pass: int = 0, contexts: int = 1) -> list[slice]:
+def _rows(parts: Sequence[int], per_pass: int, contexts: int, images: int = 0) -> list[slice]:
     """Return the rows of consecutive parts of a batch, each in passes of at most `per_pass` images where that is given.
+
+    Without parts the batch of so many `images` is one.
 
     Passes of a part differ by one image at most, and none has fewer images than there are contexts.
     """
     sizes: list[int] = []
-    for size in parts:
+    for size in parts or [images]:
         passes = min(-(-size // per_pass), max(1, size // contexts)) if per_pass else 1
         sizes += [size // passes + (index < size % passes) for index in range(passes)]
     ends = np.cumsum(sizes).tolist()
@@ -299,9 +358,7 @@ def spread(images: np.ndarray, contexts: Sequence[mx.Context]) -> list[mx.nd.NDA
         If a context would get no image.
     """
     if len(images) < len(contexts):
-        raise ConfigError(
-            f"batch_size must be at least the number of devices in ctx ({len(contexts)}), got {len(images)}"
-        )
+        raise _too_few(len(contexts), len(images))
     return [mx.nd.array(part, ctx=c) for part, c in zip(np.array_split(images, len(contexts)), contexts)]
 
 
@@ -319,20 +376,6 @@ def set_multipliers(network: gluon.HybridBlock, learning_rate: float, weight_dec
             parameter.lr_mult, parameter.wd_mult = learning_rate, weight_decay
 
 
-def _trainer(network: gluon.HybridBlock, options: dict[str, float]) -> gluon.Trainer:
-    """Return a trainer that adds up the gradients of all contexts of the parameters."""
-    parameters = network.collect_params()
-    if len(parameters.list_ctx()) == 1:
-        return gluon.Trainer(parameters, "sgd", options, kvstore=None)
-    trainer = gluon.Trainer(parameters, "sgd", options, kvstore="device", update_on_kvstore=False)
-    # left to the first step, this would copy the first context's parameters over the others' when they have moving
-    # statistics of their own already, while the backward pass may still be writing them
-    trainer._init_kvstore()
-    trainer._init_params()
-    mx.nd.waitall()
-    return trainer
-
-
 def _scaled_backward(trainer: gluon.Trainer) -> Callable[[list[mx.nd.NDArray]], None]:
     """Return a backward pass whose gradients are larger by a factor that the trainer adapts and takes out again."""
     amp = load_amp()
@@ -345,37 +388,37 @@ def _scaled_backward(trainer: gluon.Trainer) -> Callable[[list[mx.nd.NDArray]], 
     return backward
 
 
-def _unify_statistics(network: gluon.HybridBlock) -> None:
+def _unify_statistics(network: gluon.HybridBlock, team: Team) -> None:
     """Set the moving statistics of all contexts to their mean: each has seen its own part of the batches only.
 
     Waits for the devices before and after: in hybridised networks with static memory MXNet 1.9.1 neither lets a reader
     wait for the moving statistics that a backward pass is still writing, nor the backward pass for who writes them.
     """
     mx.nd.waitall()
-    for parameter in network.collect_params().values():
-        copies = parameter.list_data()
-        if parameter.grad_req == "null" and len(copies) > 1:
+    parameters = network._collect_params_with_prefix()
+    for name, copies in moving_statistics(network, team).items():
+        if len(copies) > 1:
             first, *others = (copy.as_in_context(mx.cpu()) for copy in copies)
             # as a difference, so that what is equal everywhere (frozen statistics) stays as it is to the last bit
-            parameter.set_data(first + sum(other - first for other in others) / len(copies))
+            parameters[name].set_data(first + sum(other - first for other in others) / len(copies))
     mx.nd.waitall()
 
 
 _LOSS_SCALE = ("_loss_scale", "_next_loss_scale", "_unskipped")  # the state of MXNet's loss scaler
 
 
-def _state_arrays(network: gluon.HybridBlock, trainer: gluon.Trainer) -> dict[str, mx.nd.NDArray]:
+def _state_arrays(network: gluon.HybridBlock, trainer: gluon.Trainer, team: Team) -> dict[str, mx.nd.NDArray]:
     """Return parameters, momentum and the loss scale as NDArrays (the trainer's own format is a pickle)."""
-    arrays = {**network_arrays(network), **optimiser_arrays(trainer)}
+    arrays = {**network_arrays(network, team=team), **optimiser_arrays(trainer)}
     scaler = getattr(trainer, "_amp_loss_scaler", None)
     if scaler is not None:
         arrays["loss_scale"] = mx.nd.array([getattr(scaler, name) for name in _LOSS_SCALE], dtype=np.float64)
     return arrays
 
 
-def _restore(network: gluon.HybridBlock, trainer: gluon.Trainer, state: State) -> None:
+def _restore(network: gluon.HybridBlock, trainer: gluon.Trainer, team: Team, state: State) -> None:
     """Take over what :func:`_state_arrays` gave, onto every context of the trainer."""
-    restore_network(network, state.arrays)
+    restore_network(network, state.arrays, team=team)
     restore_optimiser(trainer, state.arrays, state.iterations)
     scaler = getattr(trainer, "_amp_loss_scaler", None)
     if scaler is not None:
