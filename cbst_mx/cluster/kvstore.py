@@ -259,11 +259,9 @@ class KVStore:
                 return
             if attempt < _AGAIN:
                 logger.warning("training in %s: %s; all begin again where they saved last", *self._what(trouble))
-        raise RunError(
-            "training in {}: {}, the {}th time in a row; what was saved is kept".format(
-                *self._what(trouble), 1 + _AGAIN
-            )
-        )
+        times = {1: "twice", 2: "three times", 3: "four times"}[_AGAIN]
+        what, trouble = self._what(trouble)
+        raise RunError(f"training in {what}: {trouble}, {times} in a row; what was saved is kept")
 
     def _what(self, trouble: str) -> tuple[str, str]:
         return counted(self.size, "process", "processes"), trouble

@@ -43,6 +43,7 @@ from symbols.backend import autograd, gluon, load_amp, mx
 __all__ = [
     "Schedule",
     "adding_gradients",
+    "dropout_generator",
     "place",
     "set_multipliers",
     "spread",
@@ -179,9 +180,7 @@ def train(
         batches = stack.enter_context(contextlib.closing(iter(loader)))
         for images, labels in batches:
             iteration = phase.record.iterations
-            # dropout draws from the device's state: seeding each iteration makes a continued phase equal to a whole one
-            purpose = f"dropout of process {team.rank}" if team.rank else "dropout"
-            rng = seeding.generator(seed, round=round, index=iteration, purpose=purpose)
+            rng = dropout_generator(seed, round, iteration, team.rank)
             losses = team.losses(gradient(images, labels, rng))
             scale = _loss_scale(trainer)
             trainer.set_learning_rate(schedule(iteration))
@@ -196,6 +195,15 @@ def train(
         phase.save()
     _unify_statistics(network, team)
     return phase.record
+
+
+def dropout_generator(seed: int, round: int, iteration: int, rank: int = 0) -> np.random.Generator:
+    """Return what seeds dropout in an iteration; every process that trains draws its own masks.
+
+    Dropout draws from the device's state: to seed each iteration makes a continued phase equal to a whole one.
+    """
+    purpose = f"dropout of process {rank}" if rank else "dropout"
+    return seeding.generator(seed, round=round, index=iteration, purpose=purpose)
 
 
 def _phase(

@@ -1,0 +1,355 @@
+"""Training by several processes over MXNet's kvstore: the parameters of one with as many contexts, whatever dies.
+
+What the tests are named after are the traps of the kvstore: an environment variable PORT, keys that are no numbers,
+parameters that arrive behind the first gradients, oneDNN's layout, updates on the server, deaths that nobody notices.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("distributed")
+
+from cbst_mx.cli import main  # noqa: E402
+from cbst_mx.cluster import KVStore, Where, kvstore, open_cluster  # noqa: E402
+from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
+from cbst_mx.rounds import Run  # noqa: E402
+from cbst_mx.training.checkpoints import count_threads  # noqa: E402
+from cbst_mx.training.ranks import Ranks  # noqa: E402
+from cbst_mx.training.sgd import dropout_generator  # noqa: E402
+from symbols.backend import mx  # noqa: E402
+from tests import tiny  # noqa: E402
+from tests.faults import contents  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+_ITERATIONS = 16
+_SMALL = (
+    "network.options={width: 0.015625, batch_norm: batch, dropout: 0.0}",
+    "augmentation.crop=[32, 32]",
+    f"source_training={{iterations: {_ITERATIONS}, batch_size: 4, learning_rate: 0.05, warmup: 5, "
+    "checkpoint_every: 4, checkpoint_minutes: 0, bias_lr_mult: 2.0, bias_wd_mult: 0.0}",
+    "self_training.retraining={iterations: 3, batch_size: 4, learning_rate: 0.01}",
+    "self_training.target_per_batch=2",
+    "self_training.rounds=1",
+    "validation={}",
+)
+
+
+def experiment(*changes):
+    return tiny.experiment(*_SMALL, *changes)
+
+
+@pytest.fixture(scope="module")
+def data(small_data):
+    return small_data
+
+
+@pytest.fixture(scope="module")
+def local():
+    with open_cluster(Where.parse("local:3"), threads=count_threads() or 1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def two(local, monkeypatch):
+    """The cluster, two of whose workers train."""
+    monkeypatch.setattr(local, "together", KVStore(local, 2))
+    return local
+
+
+def trained(experiment, out, data, **options):
+    """Train the source network of an experiment, and return its parameters."""
+    run = Run(experiment, out, data_root=data, **options)
+    run.train_source()
+    return parameters(run.dir.stage(0).parameters)
+
+
+def parameters(path):
+    return {name: array.asnumpy() for name, array in mx.nd.load(str(path)).items()}
+
+
+def equal(one, other):
+    return set(one) == set(other) and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """The parameters of one process that trains on two contexts."""
+    return trained(experiment("ctx=cpu:0,1"), tmp_path_factory.mktemp("contexts") / "run", data)
+
+
+def children():
+    """Return the processes below this one that are at work for a kvstore."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if b"cbst_mx.cluster.kvstore" in command and state != "Z":
+            found.append((int(folder.name), command))
+    return found
+
+
+def gone(within=20.0):
+    end = time.monotonic() + within
+    while children() and time.monotonic() < end:
+        time.sleep(0.2)
+    return not children()
+
+
+# ------------------------------------------------------------------------------------------------------ the same result
+
+
+def test_two_processes_train_what_two_contexts_train(two, data, tmp_path, undisturbed, caplog):
+    # batch norm with batch statistics, momentum, a rate that changes, biases with a rate of their own
+    assert equal(trained(experiment(), tmp_path / "run", data, cluster=two), undisturbed)
+    assert gone()
+    assert "continuing with" not in caplog.text  # the threads of this process train nothing
+
+
+@pytest.mark.slow
+def test_a_round_on_a_cluster_is_that_of_two_contexts(two, data, tmp_path):
+    for out, ctx, cluster in (("contexts", "cpu:0,1", None), ("shared", "cpu", two)):
+        Run(experiment(f"ctx={ctx}"), tmp_path / out, data_root=data, cluster=cluster).run()
+    alone, shared = contents(tmp_path / "contexts"), contents(tmp_path / "shared")
+    assert sorted(alone) == sorted(shared)
+    other = {name for name in alone if alone[name] != shared[name]}
+    # who says how many processes there were, and which devices
+    assert {name.rpartition("/")[2] for name in other} <= {"training.json", "experiment.yaml", "log.txt"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("network.options.batch_norm=none",),
+        ("network.options.batch_norm=frozen", "images_per_pass=2", "gradient_checkpointing=true"),
+        ("self_training.separate_domains=true",),
+        ("source_training.snapshots=4",),
+    ],
+)
+def test_so_they_do_with_other_settings(two, data, tmp_path, changes):
+    found = {}
+    for out, ctx, cluster in (("contexts", "cpu:0,1", None), ("shared", "cpu", two)):
+        Run(experiment(f"ctx={ctx}", *changes), tmp_path / out, data_root=data, cluster=cluster).run()
+        files = sorted((tmp_path / out).rglob("*.params"))
+        found[out] = {str(file.relative_to(tmp_path / out)): file.read_bytes() for file in files}
+    assert len(found["shared"]) > 1
+    assert found["contexts"] == found["shared"]
+
+
+@pytest.mark.slow
+def test_three_processes_train_nearly_what_three_contexts_train(local, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "together", KVStore(local, 3))
+    few = ("network.options.batch_norm=none", "source_training.iterations=6", "source_training.learning_rate=0.001")
+    alone = trained(experiment("ctx=cpu:0,1,2", *few), tmp_path / "contexts", data)
+    shared = trained(experiment(*few), tmp_path / "shared", data, cluster=local)
+    for name, array in alone.items():  # the server adds up in the order of arrival: last digits of float32
+        np.testing.assert_allclose(shared[name], array, rtol=1e-5, atol=1e-6)
+
+
+def test_each_process_draws_its_own_masks():
+    first, again, second = (dropout_generator(0, 1, 2, rank).integers(1 << 31) for rank in (0, 0, 1))
+    assert first == again
+    assert first != second
+
+
+# ------------------------------------------------------------------------------------------------------ what travels
+
+
+def _exchange(seat):
+    """Tell what each process gets of the others."""
+    ranks = Ranks([mx.cpu(0), mx.cpu(1)])
+    network = mx.gluon.nn.Dense(2, in_units=3)
+    network.initialize(ctx=[mx.cpu(0), mx.cpu(1)])
+    trainer = ranks.trainer(network.collect_params(), {"learning_rate": 0.1})
+    assert not trainer._update_on_kvstore
+    odd = np.array([-0.0, 0.0, np.nan, np.inf, 1e-45, 1 / 3, -1 / 3], np.float32)
+    own = {name: [mx.nd.array(odd * (1 + 2 * ranks.rank + place)) for place in range(2)] for name in ("a", "b")}
+    copies = ranks.copies(own)
+    losses = [mx.nd.array([10.0 * step + 2 * ranks.rank + place]) for step in range(3) for place in range(2)]
+    weights = [array.asnumpy().tobytes() for array in network.weight.list_data()]
+    seat.tell({
+        "rank": ranks.rank,
+        "total": ranks.total((1 << 31) + ranks.rank),
+        "losses": [loss.asscalar() for loss in ranks.losses(losses)],
+        "copies": {name: [copy.asnumpy().tobytes() for copy in found] for name, found in copies.items()},
+        "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
+        "weights": weights,
+        "port": os.environ.get("PORT"),
+    })  # fmt: skip
+
+
+def _set_port(value):
+    os.environ.pop("PORT", None)
+    if value is not None:
+        os.environ["PORT"] = value
+
+
+def test_numbers_travel_bit_for_bit(local):
+    told = []
+    local.client.run(_set_port, "1")  # ps-lite would take it for the port of every process
+    try:
+        KVStore(local, 2)(_exchange, (), lambda event: told.append(event) if event else None)
+    finally:
+        local.client.run(_set_port, None)
+    first, second = sorted(told, key=lambda one: one["rank"])
+    assert {one["port"] for one in told} == {None}
+    assert len({*first["weights"], *second["weights"]}) == 1  # those of the first process
+    odd = np.array([-0.0, 0.0, np.nan, np.inf, 1e-45, 1 / 3, -1 / 3], np.float32)
+    for one in told:
+        assert one["total"] == (1 << 32) + 1
+        assert one["losses"] == [10 * step + place for step in range(3) for place in range(4)]
+        assert one["any"] == [True, False]
+        for found in one["copies"].values():
+            assert found == [(odd * (1 + place)).tobytes() for place in range(4)]
+
+
+def test_it_takes_a_place_among_others():
+    with pytest.raises(RunError, match="DMLC_ROLE must be worker in a process that trains with others, got None"):
+        Ranks([mx.cpu()])
+
+
+# ------------------------------------------------------------------------------------------------------ deaths
+
+
+def _at(iteration, act):
+    """Return a progress that acts once, when so many iterations of a training are done."""
+    acted = []
+
+    def progress(what, done, total):
+        if what.endswith("training") and done >= iteration and not acted:
+            acted.append(done)
+            act()
+
+    return progress
+
+
+def kill_one(sign):
+    number = next(number for number, command in children() if sign in command)
+    os.kill(number, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        pytest.param("a server", marks=pytest.mark.slow),
+        pytest.param("one that computes", marks=pytest.mark.slow),
+        "a worker of the cluster",
+    ],
+)
+def test_who_dies_changes_nothing(two, data, tmp_path, undisturbed, who, caplog):
+    def kill():
+        if who == "a worker of the cluster":
+            os.kill(two.client.run(os.getpid)[two.workers()[1]], signal.SIGKILL)
+        else:
+            kill_one(b"symbols.backend" if who == "a server" else b"work(")
+
+    assert equal(trained(experiment(), tmp_path / "run", data, cluster=two, progress=_at(6, kill)), undisturbed)
+    assert "all begin again where they saved last" in caplog.text
+    assert gone()
+
+
+def test_a_training_that_is_stopped_goes_on(two, data, tmp_path, undisturbed):
+    def stop():
+        raise StoppedError("training", 6, _ITERATIONS)
+
+    with pytest.raises(StoppedError) as stopped:
+        trained(experiment(), tmp_path / "run", data, cluster=two, progress=_at(6, stop))
+    assert stopped.value.kept == "all"
+    assert gone()
+    assert (tmp_path / "run" / "source" / "checkpoint.params").is_file()
+    # and may do so anywhere: on the contexts of one process
+    assert equal(trained(experiment("ctx=cpu:0,1"), tmp_path / "run", data), undisturbed)
+
+
+def _fail(seat):
+    raise DataError("this image cannot be used")
+
+
+def _die(seat):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_sentence_of_a_process_is_that_of_the_command(local):
+    with pytest.raises(DataError, match="this image cannot be used"):
+        KVStore(local, 2)(_fail, (), lambda event: None)
+    assert gone()
+
+
+@pytest.mark.slow
+def test_who_dies_again_and_again_ends_the_command(local, monkeypatch, caplog):
+    monkeypatch.setattr(kvstore, "_AGAIN", 1)
+    match = r"training in 2 processes: the worker at \S+ ended by signal 9, twice in a row; what was saved is kept"
+    with pytest.raises(RunError, match=match):
+        KVStore(local, 2)(_die, (), lambda event: None)
+    assert gone()
+
+
+def _wait(seat):
+    while True:
+        time.sleep(1)
+
+
+def test_processes_end_with_the_command(tmp_path):
+    """Killed by -9, the command leaves nothing: neither do workers of its own, nor those that are nobody's."""
+    code = (
+        "import pickle, sys, time\nfrom cbst_mx.cluster import kvstore\nfrom tests.test_kvstore import _wait\n"
+        "machine = kvstore._Machine(pickle.dumps((_wait, ())), {'worker': {}})\n"
+        "print('started', flush=True)\ntime.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"started\n"
+        assert children()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert gone()
+
+
+def test_processes_end_when_nobody_looks(monkeypatch):
+    monkeypatch.setattr(kvstore, "_LEASE", 1.0)
+    kvstore.start("a training", kvstore.pickle.dumps((_wait, ())), {"worker": {}})
+    try:
+        assert children()
+        assert gone()
+    finally:
+        kvstore.end("a training")
+
+
+# ------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_processes_that_train_are_those_of_a_cluster(tmp_path):
+    arguments = ["run", str(tiny.DEMO), "--out", str(tmp_path / "run"), "--train-workers", "2"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "--train-workers needs --cluster" in result.output
+
+
+def test_a_batch_has_an_image_for_each(local, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "together", KVStore(local, 5))
+    with pytest.raises(
+        ConfigError, match="batch_size must be at least the number of devices in ctx cpu of 5 processes, "
+    ):
+        Run(experiment(), tmp_path / "run", data_root=data, cluster=local)
+    assert not (tmp_path / "run").exists()
