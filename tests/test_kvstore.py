@@ -297,7 +297,7 @@ def test_a_sentence_of_a_process_is_that_of_the_command(local):
 @pytest.mark.slow
 def test_who_dies_again_and_again_ends_the_command(local, monkeypatch, caplog):
     monkeypatch.setattr(kvstore, "_AGAIN", 1)
-    match = r"training in 2 processes: the worker at \S+ ended by signal 9, twice in a row; what was saved is kept"
+    match = r"training in 2 processes: the worker at \S+ ended by signal 9, twice; what was saved is kept, and the same command goes on"
     with pytest.raises(RunError, match=match):
         KVStore(local, 2)(_die, (), lambda event: None)
     assert gone()

@@ -8,6 +8,7 @@ with whoever started it. ps-lite encrypts nothing and asks nobody who he is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _AGAIN = 3  # times that all is begun again
 _LOOK = 0.5  # seconds between looks at the machines
+_SOON = 5.0  # seconds after which it is told that workers are waited for
 _FEWER = 60.0  # seconds to wait for a machine that was lost, before it is done without
 _PATIENCE = 120.0  # seconds for all to save what they have, when they are asked to stop
 _LEASE = 60.0  # seconds without a look after which a machine ends its processes: the command is gone
@@ -261,18 +263,21 @@ class KVStore:
                 logger.warning("training in %s: %s; all begin again where they saved last", *self._what(trouble))
         times = {1: "twice", 2: "three times", 3: "four times"}[_AGAIN]
         what, trouble = self._what(trouble)
-        raise RunError(f"training in {what}: {trouble}, {times} in a row; what was saved is kept")
+        raise RunError(f"training in {what}: {trouble}, {times}; what was saved is kept, and the same command goes on")
 
     def _what(self, trouble: str) -> tuple[str, str]:
         return counted(self.size, "process", "processes"), trouble
 
     def _machines(self, wanted: int, hear: Callable[[Any], None], *, patient: bool) -> list[str]:
         """Wait for so many workers, and return their addresses; later ones are not waited for without end."""
-        begun = time.monotonic()
+        begun, told = time.monotonic(), False
         while True:
             there = sorted(self._cluster.workers())
             if len(there) >= wanted:
                 break
+            if not told and time.monotonic() - begun > _SOON:
+                logger.warning("training waits for %s, %d are there", counted(wanted, "worker"), len(there))
+                told = True
             if not patient and there and time.monotonic() - begun > _FEWER:
                 missing = f"{len(there)} of {wanted} workers are there"
                 logger.warning("%s: each batch is spread over these, which changes last digits", missing)
@@ -318,7 +323,8 @@ class _Attempt:
         except (OSError, TimeoutError, KeyError, ValueError) as error:  # of a worker that is gone, or the scheduler
             return f"the cluster does not answer ({type(error).__name__})"
         finally:
-            self._on_all(end)
+            with contextlib.suppress(Exception):  # whoever cannot be reached ends by itself
+                self._on_all(end)
 
     def _on_all(self, function: Callable[[str], Any]) -> dict[str, Any]:
         """Call a function on all machines that are there; one that cannot answer gives an exception."""

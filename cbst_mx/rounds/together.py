@@ -15,6 +15,7 @@ from cbst_mx.messages import Counter, Iteration, Together, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.rounds.evaluations import snapshot_options
 from cbst_mx.rounds.phases import start_network, train_phase, without_start
+from cbst_mx.rounds.workload import count_iterations
 from cbst_mx.run_dir import RunDir
 from cbst_mx.training.ranks import Ranks
 from cbst_mx.training.samples import Samples
@@ -67,7 +68,7 @@ def elsewhere(together: Together, order: Order, progress: Counter) -> None:
     progress : callable
         Called with (done, in all), which may raise StoppedError.
     """
-    latest = [(Iteration(0), 1)]
+    latest = [(Iteration(0), count_iterations(order.optimiser, len(order.samples)))]
 
     def hear(event: Any) -> None:
         if isinstance(event, logging.LogRecord):
