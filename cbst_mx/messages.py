@@ -84,8 +84,12 @@ class Together(Protocol):
 
     size: int
 
-    def __call__(self, function: Callable[..., None], arguments: Sequence[Any], hear: Callable[[Any], None]) -> None:
+    def __call__(
+        self, function: Callable[..., None], arguments: Sequence[Any], hear: Callable[[Any], None], *, name: str
+    ) -> None:
         """Call ``function(*arguments, seat)`` in all of them, again from what it has saved if one is lost.
+
+        Those of an earlier command that did work of the same `name`, and are still there, are ended first.
 
         What they tell by ``seat.tell`` is given to `hear`, and None while nothing comes; if it raises StoppedError
         they find ``seat.asked_to_stop``.

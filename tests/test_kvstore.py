@@ -6,6 +6,7 @@ parameters that arrive behind the first gradients, oneDNN's layout, updates on t
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ pytest.importorskip("distributed")
 from cbst_mx.cli import main  # noqa: E402
 from cbst_mx.cluster import KVStore, Where, kvstore, open_cluster  # noqa: E402
 from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
-from cbst_mx.rounds import Run  # noqa: E402
+from cbst_mx.rounds import Run, stage_networks, together  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from cbst_mx.training.ranks import Ranks  # noqa: E402
 from cbst_mx.training.sgd import dropout_generator  # noqa: E402
@@ -41,7 +42,7 @@ _ITERATIONS = 16
 _SMALL = (
     "network.options={width: 0.015625, batch_norm: batch, dropout: 0.0}",
     "augmentation.crop=[32, 32]",
-    f"source_training={{iterations: {_ITERATIONS}, batch_size: 4, learning_rate: 0.05, warmup: 5, "
+    f"source_training={{iterations: {_ITERATIONS}, batch_size: 5, learning_rate: 0.05, warmup: 5, "
     "checkpoint_every: 4, checkpoint_minutes: 0, bias_lr_mult: 2.0, bias_wd_mult: 0.0}",
     "self_training.retraining={iterations: 3, batch_size: 4, learning_rate: 0.01}",
     "self_training.target_per_batch=2",
@@ -118,7 +119,7 @@ def gone(within=20.0):
 
 
 def test_two_processes_train_what_two_contexts_train(two, data, tmp_path, undisturbed, caplog):
-    # batch norm with batch statistics, momentum, a rate that changes, biases with a rate of their own
+    # batch norm with batch statistics, momentum, a rate that changes, biases with a rate of their own; 5 images for two
     assert equal(trained(experiment(), tmp_path / "run", data, cluster=two), undisturbed)
     assert gone()
     assert "continuing with" not in caplog.text  # the threads of this process train nothing
@@ -207,7 +208,7 @@ def test_numbers_travel_bit_for_bit(local):
     told = []
     local.client.run(_set_port, "1")  # ps-lite would take it for the port of every process
     try:
-        KVStore(local, 2)(_exchange, (), lambda event: told.append(event) if event else None)
+        KVStore(local, 2)(_exchange, (), lambda event: told.append(event) if event else None, name="exchange")
     finally:
         local.client.run(_set_port, None)
     first, second = sorted(told, key=lambda one: one["rank"])
@@ -267,6 +268,22 @@ def test_who_dies_changes_nothing(two, data, tmp_path, undisturbed, who, caplog)
     assert gone()
 
 
+@pytest.mark.slow
+def test_a_death_changes_no_mask(two, data, tmp_path):
+    some = experiment("network.options.dropout=0.5")
+    quiet = trained(some, tmp_path / "quiet", data, cluster=two)
+    assert equal(trained(some, tmp_path / "run", data, cluster=two, progress=_at(6, lambda: kill_one(b"work("))), quiet)
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_each(two, data, tmp_path):
+    few = ("network.options.batch_norm=none", "source_training.iterations=6", "source_training.learning_rate=0.001")
+    alone = trained(experiment("ctx=cpu:0,1,2,3", *few), tmp_path / "contexts", data)
+    shared = trained(experiment("ctx=cpu:0,1", *few), tmp_path / "shared", data, cluster=two)
+    for name, array in alone.items():  # sums of sums
+        np.testing.assert_allclose(shared[name], array, rtol=1e-5, atol=1e-6)
+
+
 def test_a_training_that_is_stopped_goes_on(two, data, tmp_path, undisturbed):
     def stop():
         raise StoppedError("training", 6, _ITERATIONS)
@@ -284,23 +301,60 @@ def _fail(seat):
     raise DataError("this image cannot be used")
 
 
+def _break(seat):
+    ranks = Ranks([mx.cpu()])
+    if ranks.rank == 1:
+        raise RuntimeError("a defect")
+    ranks.total(1)  # waits for the other
+
+
 def _die(seat):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_sentence_of_a_process_is_that_of_the_command(local):
     with pytest.raises(DataError, match="this image cannot be used"):
-        KVStore(local, 2)(_fail, (), lambda event: None)
+        KVStore(local, 2)(_fail, (), lambda event: None, name="fail")
     assert gone()
 
 
 @pytest.mark.slow
 def test_who_dies_again_and_again_ends_the_command(local, monkeypatch, caplog):
     monkeypatch.setattr(kvstore, "_AGAIN", 1)
-    match = r"training in 2 processes: the worker at \S+ ended by signal 9, twice; what was saved is kept, and the same command goes on"
+    match = (
+        r"training in 2 processes: the worker at \S+ ended by signal 9, 2 times; what was saved is kept, and the same "
+    )
     with pytest.raises(RunError, match=match):
-        KVStore(local, 2)(_die, (), lambda event: None)
+        KVStore(local, 2)(_die, (), lambda event: None, name="die")
     assert gone()
+
+
+@pytest.mark.slow
+def test_a_defect_in_one_process_does_not_let_the_others_wait(local, monkeypatch):
+    monkeypatch.setattr(kvstore, "_AGAIN", 0)
+    match = (
+        r"training in 2 processes: the worker at \S+ ended by signal 9 \(RuntimeError: a defect\), 1 time; what was "
+    )
+    with pytest.raises(RunError, match=match):
+        KVStore(local, 2)(_break, (), lambda event: None, name="break")
+    assert gone()
+
+
+@pytest.mark.slow
+def test_one_process_trains_too(local, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "together", KVStore(local, 1))
+    alone = trained(experiment(), tmp_path / "alone", data)
+    assert equal(trained(experiment(), tmp_path / "shared", data, cluster=local), alone)
+
+
+@pytest.mark.slow
+def test_whoever_sees_another_folder_is_refused(two, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "Order", functools.partial(together.Order, here=tmp_path / "nowhere"))
+    monkeypatch.setattr(stage_networks, "Order", together.Order)
+    monkeypatch.chdir(tmp_path)
+    match = "the checkpoint that all begin from is not there, or another one, for a process on "
+    with pytest.raises(RunError, match=match):
+        trained(experiment(), Path("run"), data, cluster=two)
 
 
 def _wait(seat):
@@ -347,9 +401,54 @@ def test_processes_that_train_are_those_of_a_cluster(tmp_path):
 
 
 def test_a_batch_has_an_image_for_each(local, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "together", KVStore(local, 5))
-    with pytest.raises(
-        ConfigError, match="batch_size must be at least the number of devices in ctx cpu of 5 processes, "
+    monkeypatch.setattr(local, "together", KVStore(local, 3))
+    for change, name in (
+        ("source_training.batch_size=2", "batch_size"),
+        ("self_training.separate_domains=true", "each domain's part of a batch"),
+        ("images_per_pass=2", "images_per_pass"),
     ):
-        Run(experiment(), tmp_path / "run", data_root=data, cluster=local)
+        match = f"{name} must be at least the number of devices in ctx cpu of 3 processes, got 2"
+        with pytest.raises(ConfigError, match=match):
+            Run(experiment(change), tmp_path / "run", data_root=data, cluster=local)
     assert not (tmp_path / "run").exists()
+
+
+def test_there_are_not_more_processes_than_workers(local):
+    with pytest.raises(ConfigError, match="processes that train must be at most the 3 workers of the cluster, got 4"):
+        KVStore(local, 4)
+
+
+class _Workers:
+    """A cluster of which so many workers are there."""
+
+    wanted = 0
+
+    def __init__(self, *addresses):
+        self.workers = lambda: list(addresses)
+
+
+def test_a_machine_that_does_not_come_back_is_done_without(monkeypatch, caplog):
+    monkeypatch.setattr(kvstore, "_FEWER", 0.0)
+    monkeypatch.setattr(kvstore, "_SOON", 0.0)
+    store = KVStore(_Workers("tls://127.0.0.1:1"), 2)
+    assert store._machines(2, lambda event: None, patient=False) == ["tls://127.0.0.1:1"]
+    assert "1 of 2 workers are there: each batch is spread over these, which changes last digits, and" in caplog.text
+    assert "ps-lite" not in caplog.text
+    asked = []
+
+    def hear(event):
+        asked.append(event)
+        raise StoppedError("training", 0, 1)
+
+    with pytest.raises(StoppedError):  # at first it is waited for, as long as nobody asks for a stop
+        store._machines(2, hear, patient=True)
+    assert "training waits for 2 workers, 1 are there" in caplog.text
+
+
+def test_of_a_network_that_is_not_private_is_warned(caplog):
+    store = KVStore(_Workers("tls://10.0.0.1:1", "tls://10.0.0.2:1"), 2)
+    for _ in range(2):
+        store._machines(2, lambda event: None, patient=True)
+    assert caplog.text.count("ps-lite, which neither encrypts nor asks who connects, and whoever does can run pro") == 1
+    with pytest.raises(ConfigError, match=r"workers that train must have IPv4 addresses, got tls://\[::1\]:1"):
+        KVStore(_Workers("tls://[::1]:1"), 1)._machines(1, lambda event: None, patient=True)

@@ -44,13 +44,15 @@ class Cluster:
 
     Attributes
     ----------
+    wanted : int
+        As given; 0: unknown.
     together : KVStore or None
         Starts processes on the workers that train together; None where training stays with the command.
     """
 
     def __init__(self, client: Any, name: str, wanted: int = 0):
         self.together: Together | None = None
-        self._client, self._name, self._wanted = client, name, wanted
+        self._client, self._name, self.wanted = client, name, wanted
         self._workers: set[str] = set()
         self._lost = 0.0  # since when the scheduler does not answer
         self._told = False
@@ -59,7 +61,7 @@ class Cluster:
     @property
     def size(self) -> int:
         """Number of workers, at least 1: those that are there, or those that were asked for."""
-        return max(1, self._wanted, len(self._workers))
+        return max(1, self.wanted, len(self._workers))
 
     @property
     def client(self) -> Any:

@@ -8,6 +8,7 @@ with whoever started it. ps-lite encrypts nothing and asks nobody who he is.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -19,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
+import traceback
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Callable, Mapping, NamedTuple, Sequence
 
 from cbst_mx.cluster.engine import Cluster
 from cbst_mx.cluster.where import is_loopback
-from cbst_mx.errors import CBSTError, RunError, StoppedError
+from cbst_mx.errors import CBSTError, ConfigError, RunError, StoppedError, explain_device
 from cbst_mx.messages import counted
 
 __all__ = ["KVStore", "Seat"]
@@ -79,14 +80,18 @@ def attend(handle: int) -> Seat:
 
 
 def work(handle: int) -> None:
-    """Do what standard input says, in a process that computes; a sentence of ours goes to the command."""
+    """Do what standard input says, in a process that computes; a sentence on an error goes to the command."""
     seat = attend(handle)
     try:
         function, arguments = pickle.load(sys.stdin.buffer)
         function(*arguments, seat)
-    except CBSTError as error:
-        seat.tell(error)
-        os.kill(os.getpid(), signal.SIGKILL)  # the end of mxnet waits for the others
+    except BaseException as error:
+        known = explain_device(error)
+        if isinstance(error, CBSTError) or known:
+            seat.tell(error if known is None else RunError(known))
+        else:
+            traceback.print_exc()
+        os.kill(os.getpid(), signal.SIGKILL)  # the end of mxnet waits for the others, who may wait for this one
 
 
 # -- on a worker of the cluster ------------------------------------------------------------------------------------
@@ -175,18 +180,18 @@ class _Machine:
             one.said.close()
 
 
-_MACHINES: dict[str, _Machine] = {}  # of this worker, by what the command calls its training
+_MACHINES: dict[str, _Machine] = {}  # of this worker, by the name of what they do
 
 
 def free_port(host: str) -> int:
     """Return a port of this machine at which nobody listens."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+    with socket.socket() as one:
         one.bind((host, 0))
         return int(one.getsockname()[1])
 
 
 def start(name: str, order: bytes, roles: Mapping[str, Mapping[str, str]]) -> None:
-    """Start the processes of this machine: role to its environment."""
+    """Start the processes of this machine: role to its environment; none of that name are there."""
     _MACHINES[name] = _Machine(order, roles)
 
 
@@ -218,13 +223,23 @@ class KVStore:
         Open.
     size : int
         Number of processes that compute.
+
+    Raises
+    ------
+    ConfigError
+        If the cluster will not have so many workers.
     """
 
     def __init__(self, cluster: Cluster, size: int):
+        if 0 < cluster.wanted < size:
+            workers = counted(cluster.wanted, "worker")
+            raise ConfigError(f"processes that train must be at most the {workers} of the cluster, got {size}")
         self.size = size
         self._cluster, self._told = cluster, False
 
-    def __call__(self, function: Callable[..., None], arguments: Sequence[Any], hear: Callable[[Any], None]) -> None:
+    def __call__(
+        self, function: Callable[..., None], arguments: Sequence[Any], hear: Callable[[Any], None], *, name: str
+    ) -> None:
         """Call ``function(*arguments, seat)`` in all processes, until it has returned in each.
 
         If one is lost, all are ended and begin again, at most three times: the function goes on from what it has
@@ -239,6 +254,9 @@ class KVStore:
         hear : callable
             Called with what the processes tell, and with None while nothing comes; it may raise StoppedError, which
             asks all to save what they have, and passes when they have ended.
+        name : str
+            What the work is: processes of a command before this one, which was killed, may still do it and save what
+            they have. They are ended first.
 
         Raises
         ------
@@ -252,21 +270,17 @@ class KVStore:
         from distributed.protocol import pickle as of_more  # than the standard library's takes
 
         order = of_more.dumps((function, tuple(arguments)))
-        wanted, trouble = self.size, ""
+        wanted, what = self.size, counted(self.size, "process", "processes")
         for attempt in range(1 + _AGAIN):
             machines = self._machines(wanted, hear, patient=attempt == 0)
             wanted = len(machines)
-            trouble = _Attempt(self._cluster.client, machines, hear).run(order)
+            trouble = _Attempt(self._cluster.client, machines, hear, name).run(order)
             if not trouble:
                 return
             if attempt < _AGAIN:
-                logger.warning("training in %s: %s; all begin again where they saved last", *self._what(trouble))
-        times = {1: "twice", 2: "three times", 3: "four times"}[_AGAIN]
-        what, trouble = self._what(trouble)
+                logger.warning("training in %s: %s; all begin again where they saved last", what, trouble)
+        times = counted(1 + _AGAIN, "time")
         raise RunError(f"training in {what}: {trouble}, {times}; what was saved is kept, and the same command goes on")
-
-    def _what(self, trouble: str) -> tuple[str, str]:
-        return counted(self.size, "process", "processes"), trouble
 
     def _machines(self, wanted: int, hear: Callable[[Any], None], *, patient: bool) -> list[str]:
         """Wait for so many workers, and return their addresses; later ones are not waited for without end."""
@@ -280,10 +294,13 @@ class KVStore:
                 told = True
             if not patient and there and time.monotonic() - begun > _FEWER:
                 missing = f"{len(there)} of {wanted} workers are there"
-                logger.warning("%s: each batch is spread over these, which changes last digits", missing)
+                changes = "last digits, and the masks of dropout and the statistics of batches"
+                logger.warning("%s: each batch is spread over these, which changes %s", missing, changes)
                 break
             hear(None)
             time.sleep(_LOOK)
+        if any(":" in _host(address) for address in there[:wanted]):
+            raise ConfigError(f"workers that train must have IPv4 addresses, got {', '.join(there[:wanted])}")
         if not self._told and any(not is_loopback(_host(address)) for address in there):
             logger.warning(
                 "gradients and parameters go over the network by ps-lite, which neither encrypts nor asks who "
@@ -293,20 +310,24 @@ class KVStore:
         return there[:wanted]
 
 
+class _LostError(Exception):
+    """A worker, or the scheduler of the cluster, does not answer."""
+
+
 class _Attempt:
     """All processes of a training, from their start to the end of the first or the last of them."""
 
-    def __init__(self, client: Any, machines: Sequence[str], hear: Callable[[Any], None]):
-        self._client, self._machines, self._hear = client, list(machines), hear
-        self._name = uuid.uuid4().hex
+    def __init__(self, client: Any, machines: Sequence[str], hear: Callable[[Any], None], name: str):
+        self._client, self._machines, self._hear, self._name = client, list(machines), hear, name
         self._stopped: StoppedError | None = None
         self._deadline = float("inf")
 
     def run(self, order: bytes) -> str:
         """Return what went wrong, nothing where all have done their work."""
         try:
+            self._ask(end, self._name)  # on all workers: of an earlier command
             root = _host(self._machines[0])
-            port = self._client.run(free_port, root, workers=self._machines[:1])[self._machines[0]]
+            (port,) = self._ask(free_port, root, workers=self._machines[:1]).values()
             shared = {
                 "DMLC_PS_ROOT_URI": root,
                 "DMLC_PS_ROOT_PORT": str(port),
@@ -318,19 +339,29 @@ class _Attempt:
                 if is_loopback(own["DMLC_NODE_HOST"]):
                     own["DMLC_INTERFACE"] = "lo"
                 roles = dict.fromkeys(["server", "worker"] if place else ["scheduler", "server", "worker"], own)
-                self._client.run(start, self._name, order, roles, workers=[address])
+                self._ask(start, self._name, order, roles, workers=[address])
             return self._watch()
-        except (OSError, TimeoutError, KeyError, ValueError) as error:  # of a worker that is gone, or the scheduler
-            return f"the cluster does not answer ({type(error).__name__})"
+        except _LostError as error:
+            return str(error)
         finally:
-            with contextlib.suppress(Exception):  # whoever cannot be reached ends by itself
+            with contextlib.suppress(_LostError):  # whoever cannot be reached ends by itself
                 self._on_all(end)
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Call a function on workers, by default on all; return its results by address."""
+        try:
+            return self._client.run(function, *arguments, **options)
+        except (OSError, asyncio.TimeoutError, TimeoutError, KeyError, ValueError) as error:
+            raise _LostError(f"a worker or the scheduler does not answer ({type(error).__name__})") from error
 
     def _on_all(self, function: Callable[[str], Any]) -> dict[str, Any]:
         """Call a function on all machines that are there; one that cannot answer gives an exception."""
-        there = set(self._client.nthreads())
+        try:
+            there = set(self._client.nthreads())
+        except (OSError, asyncio.TimeoutError, TimeoutError) as error:
+            raise _LostError(f"the scheduler does not answer ({type(error).__name__})") from error
         present = [address for address in self._machines if address in there]
-        return self._client.run(function, self._name, workers=present, on_error="return") if present else {}
+        return self._ask(function, self._name, workers=present, on_error="return") if present else {}
 
     def _watch(self) -> str:
         while True:
@@ -339,12 +370,12 @@ class _Attempt:
             trouble = self._read(reports)
             if trouble and self._stopped is None:
                 return trouble
-            computed = [one.ended.get("worker") for one in reports.values() if isinstance(one, Report)]
-            if self._stopped is not None:  # the first of them saves what all have
-                first = reports.get(self._machines[0])
-                if not isinstance(first, Report) or "worker" in first.ended or time.monotonic() > self._deadline:
+            there = [one for one in reports.values() if isinstance(one, Report)]
+            at_work = [one for one in there if "worker" not in one.ended]
+            if self._stopped is not None:  # one of them saves what all have
+                if not at_work or time.monotonic() > self._deadline:
                     raise self._stopped
-            elif len(computed) == len(self._machines) and None not in computed:
+            elif len(there) == len(self._machines) and not at_work:
                 return ""
 
     def _read(self, reports: Mapping[str, Any]) -> str:
@@ -368,8 +399,6 @@ class _Attempt:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, StoppedError):  # as it was asked to
-            if self._stopped is not None:
-                self._stopped.keep(event.kept)
             return
         if isinstance(event, BaseException):
             raise event

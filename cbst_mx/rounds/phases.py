@@ -167,14 +167,25 @@ def check_batches(experiment: Experiment, cluster: Shares | None = None) -> None
     Raises
     ------
     ConfigError
-        If a phase has such batches.
+        If a phase has such batches, or passes of one.
     """
     processes = cluster.together.size if cluster is not None and cluster.together is not None else 1
     devices = processes * len(parse_contexts(experiment.ctx))
     where = f"in ctx {experiment.ctx}" + (f" of {processes} processes" if processes > 1 else "")
-    for phase in (experiment.source_training, experiment.self_training.retraining):
-        if phase is not None and phase.batch_size < devices:
-            raise ConfigError(f"batch_size must be at least the number of devices {where}, got {phase.batch_size}")
+    training = experiment.self_training
+    sizes = [
+        ("batch_size", phase.batch_size)
+        for phase in (experiment.source_training, training.retraining if training.rounds else None)
+        if phase is not None
+    ]
+    if processes > 1 and training.separate_domains and training.target_per_batch is not None:
+        domains = training.target_per_batch, training.retraining.batch_size - training.target_per_batch
+        sizes.append(("each domain's part of a batch", min(domains)))
+    if processes > 1 and experiment.images_per_pass:
+        sizes.append(("images_per_pass", experiment.images_per_pass))
+    for name, size in sizes:
+        if size < devices:
+            raise ConfigError(f"{name} must be at least the number of devices {where}, got {size}")
 
 
 def _check_training(experiment: Experiment, network: gluon.HybridBlock, devices: int) -> None:
@@ -257,7 +268,7 @@ def train_phase(
     snapshot: Callable[[int], None] | None = None,
     snapshot_every: int = 0,
     team: Team = ALONE,
-    elsewhere: Callable[[], None] | None = None,
+    elsewhere: Callable[[int], None] | None = None,
 ) -> TrainingRecord:
     """Train the network in place by SGD, from the checkpoint where there is one.
 
@@ -310,7 +321,7 @@ def train_phase(
         checkpoint_every=optimiser.checkpoint_every,
         checkpoint_minutes=optimiser.checkpoint_minutes,
         # for who comes next: the adversarial warm-up, in which a stop would else lose it, or another process
-        checkpoint_end=team.size > 1 or index == 0 and experiment.warm_up is not None,
+        checkpoint_end=team is not ALONE or index == 0 and experiment.warm_up is not None,
         identity=phase_identity(experiment, index, "training"),
         advice=lower_rate(experiment, index, checkpoint),
         snapshot=snapshot,

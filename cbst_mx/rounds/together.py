@@ -11,6 +11,7 @@ from typing import Any, Mapping, Protocol
 
 from cbst_mx.config import Experiment, Optimiser
 from cbst_mx.errors import StoppedError
+from cbst_mx.files import remove_leftovers
 from cbst_mx.messages import Counter, Iteration, Together, silent
 from cbst_mx.networks.devices import parse_contexts, set_precision
 from cbst_mx.rounds.evaluations import snapshot_options
@@ -56,7 +57,7 @@ class Order:
     here: Path = field(default_factory=Path.cwd)
 
 
-def elsewhere(together: Together, order: Order, progress: Counter) -> None:
+def elsewhere(together: Together, order: Order, progress: Counter, begun: int) -> None:
     """Let other processes do a training phase; they leave a checkpoint behind its end.
 
     Parameters
@@ -67,8 +68,10 @@ def elsewhere(together: Together, order: Order, progress: Counter) -> None:
         The phase.
     progress : callable
         Called with (done, in all), which may raise StoppedError.
+    begun : int
+        Iterations that are done.
     """
-    latest = [(Iteration(0), count_iterations(order.optimiser, len(order.samples)))]
+    latest = [(Iteration(begun), count_iterations(order.optimiser, len(order.samples)))]
 
     def hear(event: Any) -> None:
         if isinstance(event, logging.LogRecord):
@@ -79,7 +82,10 @@ def elsewhere(together: Together, order: Order, progress: Counter) -> None:
             latest[0] = Iteration(done, loss=loss, rate=rate), total
         progress(*latest[0])
 
-    together(_train, (order,), hear)
+    try:
+        together(_train, (order,), hear, name=str(order.here / order.checkpoint))
+    finally:
+        remove_leftovers(order.checkpoint.parent)  # of who was killed while it saved
 
 
 class _Told(logging.Handler):
@@ -104,8 +110,9 @@ def _train(order: Order, seat: Seat) -> None:
     network = start_network(without_start(experiment), contexts)
     ranks = Ranks(contexts, lambda: seat.asked_to_stop)
     first = ranks.rank == 0
-    if first:
-        logging.getLogger("cbst_mx").addHandler(_Told(seat))
+    logging.getLogger("cbst_mx").addHandler(_Told(seat))
+    if not first:  # all read the same checkpoints, and would say the same of them
+        logging.getLogger("cbst_mx.training.checkpoints").disabled = True
     snapshots = {}
     if order.index == 0:
         snapshots = snapshot_options(experiment, network, RunDir(order.folder), images=len(order.samples))

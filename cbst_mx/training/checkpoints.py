@@ -61,12 +61,15 @@ class State:
         What has been recorded, as JSON values.
     threads : int
         Threads of the process that wrote it.
+    sha256 : str
+        Of all of it.
     """
 
     arrays: dict[str, mx.nd.NDArray]
     iterations: int
     record: dict[str, Any]
     threads: int
+    sha256: str
 
 
 def previous_path(path: Path) -> Path:
@@ -144,7 +147,7 @@ class Checkpoints:
         return by_time or bool(self._every) and iterations % self._every == 0
 
     def save(self, arrays: Mapping[str, mx.nd.NDArray], iterations: int, record: Mapping[str, Any]) -> bool:
-        """Write a checkpoint, and keep the one before it if that is good; return whether there is one now.
+        """Write a checkpoint, and keep the one before it if that is good; return whether this process has one now.
 
         Raises
         ------
@@ -169,7 +172,7 @@ class Checkpoints:
             save_arrays(self._path, content, previous=previous_path(self._path) if self._verified else None)
             self._verified = True
         self.last, self._since = iterations, time.monotonic()
-        return True
+        return self._writes
 
     def load(self) -> State | None:
         """Return the last good state of the phase, and log what was wrong with others; None to start anew."""
@@ -213,7 +216,7 @@ class Checkpoints:
         other = sorted(key for key in {*theirs, *own} if theirs.get(key) != own.get(key))
         if other:
             raise CheckpointError(f"checkpoint {path} is of another phase (other {', '.join(other)}): it is not used")
-        return State(arrays, about["iterations"], about["record"], about["threads"])
+        return State(arrays, about["iterations"], about["record"], about["threads"], stored)
 
 
 def _digest(arrays: Mapping[str, mx.nd.NDArray], about: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, Protocol, Sequence, TypeVar
 
@@ -17,6 +19,8 @@ from symbols.backend import gluon, mx
 __all__ = ["Phase", "Schedule"]
 
 logger = logging.getLogger(__name__)
+
+_LOOKS, _LOOK = 20, 0.5  # times to look for a file that another process has written, and seconds between them
 
 
 @dataclass(frozen=True)
@@ -116,14 +120,34 @@ class Phase(Generic[R]):
         self._watch = LossWatch(what, names, schedule.iterations, advice=lower)
         self._go_on()
 
+    def _load(self) -> State | None:
+        """Return the last checkpoint; one of several processes looks again until all have read the same.
+
+        Raises
+        ------
+        RunError
+            If there is none for one of several, or others read another one.
+        """
+        for _ in range(_LOOKS):
+            state = self._checkpoints.load()
+            if self._team is ALONE:
+                return state
+            mark = 0 if state is None else int(state.sha256[:8], 16)
+            other = self._team.total(mark) != mark * self._team.size
+            if not self._team.any(state is None or other):
+                return state
+            time.sleep(_LOOK)
+        raise RunError(
+            f"{self._what}: the checkpoint that all begin from is not there, or another one, for a process on "
+            f"{socket.gethostname()} or another machine: every worker must see the run folder under the same path"
+        )
+
     def _go_on(self) -> None:
         """Take over the last checkpoint, where there is one."""
-        state, what = self._checkpoints.load(), self._what
-        begun = 0 if state is None else state.iterations
-        if self._team.total(begun) != begun * self._team.size:  # a file may reach one machine later than another
-            raise RunError(f"{what}: its processes read different checkpoints; the same command begins again")
+        state = self._load()
         if state is None:
             return
+        begun = state.iterations
         try:
             self._restore(state)
             self.record = type(self.record)(begun, **state.record)  # type: ignore[call-arg]
@@ -132,28 +156,38 @@ class Phase(Generic[R]):
             self._watch.checkpoint = begun
         except Exception as error:  # whatever arrays of other names and shapes lead to
             raise CheckpointError(
-                f"{what}: its checkpoint holds other arrays than this phase has, remove it to begin the phase anew"
+                f"{self._what}: its checkpoint holds other arrays than this phase has, remove it to begin the phase "
+                "anew"
             ) from error
         if begun:
-            logger.info("%s: continuing at iteration %d of %d", what, begun, self._schedule.iterations)
+            logger.info("%s: continuing at iteration %d of %d", self._what, begun, self._schedule.iterations)
 
-    def finish(self, work: Callable[[], None]) -> None:
+    def finish(self, work: Callable[[int], None]) -> None:
         """Let others do what is left of the phase, from a checkpoint that is written first to one behind the end.
+
+        Parameters
+        ----------
+        work : callable
+            Does it, given the iterations that are done.
 
         Raises
         ------
         RunError
-            If they do not leave one there.
+            If there is no checkpoint, or none behind the end comes.
         """
         total = self._schedule.iterations
         if self.record.iterations == total:
             return
         if not self.save():
             raise RunError(f"{self._what}: others go on from a checkpoint, and none is written")
-        work()
-        self._go_on()
-        if self.record.iterations != total:
-            raise RunError(f"{self._what}: iteration {total} was to be reached, got {self.record.iterations}")
+        with saving_at_a_stop(self.save):  # it is there already
+            work(self.record.iterations)
+        for _ in range(_LOOKS):  # a file may reach this machine later than it was written
+            self._go_on()
+            if self.record.iterations == total:
+                return
+            time.sleep(_LOOK)
+        raise RunError(f"{self._what}: iteration {total} was to be reached, got {self.record.iterations}")
 
     def note(self, losses: list[list[mx.nd.NDArray]], scale: float = 1.0) -> None:
         """Count an iteration behind its step, and look at losses and, every 20th time, at the gradient.
@@ -201,10 +235,9 @@ class Phase(Generic[R]):
             If a loss or a parameter is not finite.
         """
         self.check()
-        if not self._checkpoints.save(self._arrays(), self.record.iterations, self.record.to_state()):
-            return False
-        self._watch.checkpoint = self.record.iterations
-        return True
+        saved = self._checkpoints.save(self._arrays(), self.record.iterations, self.record.to_state())
+        self._watch.checkpoint = self._checkpoints.last
+        return saved
 
     def check(self) -> None:
         """Wait for all losses, and refuse losses and parameters that are not finite.

@@ -76,7 +76,7 @@ def train(
     snapshot: Callable[[int], None] | None = None,
     snapshot_every: int = 0,
     team: Team = ALONE,
-    elsewhere: Callable[[], None] | None = None,
+    elsewhere: Callable[[int], None] | None = None,
     progress: Counter = silent,
 ) -> TrainingRecord:
     """Train `network` by SGD with momentum on the batches of a loader.
@@ -137,7 +137,7 @@ def train(
         the first one alone writes checkpoints.
     elsewhere : callable, optional
         Does the training instead, in other processes: from `checkpoint`, which is written before, to the end of the
-        phase, which it leaves there.
+        phase, which it leaves there. Called with the iterations that are done.
     progress : callable, optional
         Called with (iterations done, iterations in all). It may raise StoppedError: the state is then saved first.
 
