@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.doctor_fixtures", "tests.processes"]
+pytest_plugins = ["tests.clusters", "tests.doctor_fixtures", "tests.processes"]
 
 # before anything imports mxnet: other thread counts change the last bits of sums
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -22,31 +21,13 @@ from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noq
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
 from cbst_mx.messages import Share  # noqa: E402
+from tests.clusters import MARKS  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from cbst_mx.cli import main; main(prog_name='cbst-mx')"]
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
-    # sockets of clusters that tests take down by force
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Let what clusters leave open be told of here, where it is expected, and not in another test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def local():
-    with open_cluster(Where.parse("local:2")) as cluster:
-        yield cluster
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")

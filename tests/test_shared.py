@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import signal
@@ -12,7 +11,6 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from cbst_mx.cluster import Where, open_cluster  # noqa: E402
 from cbst_mx.cluster.nodes import cores  # noqa: E402
 from cbst_mx.errors import CheckpointError  # noqa: E402
 from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
@@ -20,28 +18,11 @@ from cbst_mx.evaluation.shared import NetworkFile, cut, in_order  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
+from tests.clusters import MARKS  # noqa: E402
 from tests.faults import contents  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Let what clusters leave open be told of here, where it is expected, and not in another test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def local():
-    # workers with the threads of this process, on which the last bits depend
-    with open_cluster(Where.parse("local:2"), threads=count_threads() or cores()) as cluster:
-        yield cluster
+pytestmark = MARKS
+THREADS = count_threads() or cores()  # of this process, on which the last bits depend
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +89,7 @@ def test_a_network_file_that_changes_is_refused(trained):
         file._replace(sha256="0" * 64).load()
 
 
-def test_shares_arecut_where_one_processcuts_its_batches(data):
+def test_shares_are_cut_where_one_process_cuts_its_batches(data):
     images = small_runs.experiment("cbst").open_source(data)
     assert cut(images, 1, 1) == [[index] for index in range(len(images))]
     assert cut(images, 3, 1) == [[0, 1, 2], [3]]
