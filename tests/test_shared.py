@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from cbst_mx.cluster.nodes import cores  # noqa: E402
 from cbst_mx.errors import CheckpointError  # noqa: E402
 from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
 from cbst_mx.evaluation.shared import NetworkFile, cut, in_order  # noqa: E402
+from cbst_mx.messages import cores  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
