@@ -117,7 +117,9 @@ def between(stamps: Sequence[Stamp]) -> Timing:
     others = None
     if first.every is not None and last.every is not None:
         others = max(0.0, last.every - first.every - (last.cpu - first.cpu)) / max(last.wall - first.wall, 1e-9)
-    return Timing([end.wall - begun.wall for begun, end in pairs], [end.cpu - begun.cpu for begun, end in pairs], others)
+    return Timing(
+        [end.wall - begun.wall for begun, end in pairs], [end.cpu - begun.cpu for begun, end in pairs], others
+    )
 
 
 def repeated(work: Callable[[], object], budget: float) -> Timing:
