@@ -16,6 +16,7 @@ from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
 from cbst_mx.evaluation.shared import NetworkFile, cut, in_order  # noqa: E402
 from cbst_mx.messages import cores  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
+from cbst_mx.selftrain import network_maps  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
 from tests.clusters import MARKS  # noqa: E402
@@ -94,6 +95,18 @@ def test_shares_are_cut_where_one_process_cuts_its_batches(data):
     assert cut(images, 1, 1) == [[index] for index in range(len(images))]
     assert cut(images, 3, 1) == [[0, 1, 2], [3]]
     assert sorted(sum(cut(images, 2, 7), [])) == list(range(len(images)))
+
+
+def test_shares_of_large_images_are_cut_where_one_process_cuts_them(data, monkeypatch):
+    images = small_runs.experiment("cbst").open_source(data)
+    height, width, _ = images.image(0).shape
+    assert cut(images, None, 1) == [[0, 1, 2, 3]]
+    assert cut(images, None, 1, on_cpu=False) == [[0], [1], [2], [3]]
+    assert cut(images, 3, 1, on_cpu=False) == [[0, 1, 2], [3]]
+    monkeypatch.setattr(network_maps, "_AT_ONCE", 3 * height * width)
+    assert cut(images, None, 1, interpolation="bilinear") == [[0, 1, 2], [3]]
+    assert cut(images, None, 1, scales=(0.5, 2.0)) == [[0], [1], [2], [3]]
+    assert cut(images, None, 1, long_side=2 * width) == [[0], [1], [2], [3]]
 
 
 def test_results_come_in_order():

@@ -75,6 +75,8 @@ def predict(
     colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0).
     Of a video NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one
     a frame.
+    Images of equal size pass the network together: at most 8, with no more pixels than one of 1024 x 2048; on a GPU
+    one; or as many as inference_batch of the run's experiment says. So do the frames of a video.
     OUT/predict.json says what they were made with: the same command goes on after a stop, with more images it makes the
     new ones, and results of other parameters or settings are refused without --overwrite. What cannot be read is named
     at the end, and the exit code is 1; the others are done.
@@ -138,12 +140,15 @@ def _say_turned(images: Photographs) -> None:
 
 
 def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
-    """Return how the networks of a run folder, or of a round in it, are evaluated, where no option says otherwise."""
+    """Return how the networks of a run folder, or of a round in it, are evaluated, where no option says otherwise.
+
+    And how many images pass at once, None where their sizes decide.
+    """
     from cbst_mx.config import load_experiment
 
     file = next((one for one in (run / "experiment.yaml", run.parent / "experiment.yaml") if one.is_file()), None)
     if not run.is_dir() or file is None:
-        return {}
+        return {"batch_size": None}
     experiment = load_experiment(file)
     evaluation = experiment.evaluation
     found: dict[str, Any] = {
@@ -163,7 +168,7 @@ def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
     ]
     if unusual:
         echo(f"as in the run's evaluation: {', '.join(unusual)}")
-    return taken
+    return {**taken, "batch_size": experiment.given_inference_batch}
 
 
 @contextlib.contextmanager
@@ -203,7 +208,7 @@ def _loading(chosen: Photographs, options: dict[str, Any]) -> dict[str, Any]:
         "scales": read_factors(options["scales"]),
         "inference": options["inference"],
         "tile": options["tile"],
-        "batch_size": 1 if options["tile"] else 8,
+        "batch_size": 1 if options["tile"] else options["batch_size"],
         "calibration": chosen.subset(range(min(options["calibration_images"], len(chosen)))),
     }
 

@@ -55,7 +55,7 @@ def predict_shared(
     parameters, ctx, options = network
     calibration = options["calibration"].absolute()
     given = (parameters.absolute(), file_digest(parameters), ctx, {**options, "calibration": calibration})
-    parts = cut(left, options["batch_size"], cluster.size)
+    parts = cut(left, workers=cluster.size, on_cpu=not ctx.startswith("gpu"), **options)
     shares = []
     for part in parts:
         files = [

@@ -97,7 +97,9 @@ class Experiment(StrictModel):
     evaluation: Evaluation = Evaluation()
     """How networks are evaluated. Origin: released."""
     inference_batch: Batch = 8
-    """Images of equal size that pass the network together in labelling and evaluation. Unit: images. Origin: ours."""
+    """Images of equal size that pass the network together in evaluation. Where it is not given, of large images fewer:
+    together no more pixels than one of 1024 x 2048 has, and on a GPU one image. Unit: images. Origin: ours.
+    """
     images_per_pass: Count = 0
     """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of
     the passes add up, in less memory; needs frozen batch norm. Not in the warm-up. Unit: images. Origin: ours.
@@ -177,6 +179,8 @@ class Experiment(StrictModel):
     def to_yaml(self) -> str:
         """Return the experiment with all defaults written out, but those of keys that came later or are not in use."""
         unused = self._later_keys()
+        if self.given_inference_batch is None:
+            unused["inference_batch"] = True
         prior = self.self_training.spatial_prior
         if not self.self_training.uses_prior and prior.normalisation == SpatialPrior().normalisation:
             unused.setdefault("self_training", {})["spatial_prior"] = {"normalisation"}
@@ -197,6 +201,11 @@ class Experiment(StrictModel):
                 inside = inside.setdefault(parent, {})
             inside[last] = True
         return excluded
+
+    @property
+    def given_inference_batch(self) -> Optional[int]:
+        """Images that pass the network together in evaluation, where that was given; else their sizes decide."""
+        return self.inference_batch if "inference_batch" in self.model_fields_set else None
 
     @property
     def identity(self) -> Dict[str, Any]:

@@ -19,7 +19,7 @@ from cbst_mx.messages import cores
 from cbst_mx.planning.measure import Peak, Series, Timing, between, now, repeated, sampled
 from cbst_mx.rounds.workload import Images, kept_maps, prediction_options, target_maps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.network_maps import predictions
+from cbst_mx.selftrain.network_maps import fitting_batch, predictions
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS
 from cbst_mx.training.checkpoints import count_threads
@@ -27,7 +27,7 @@ from cbst_mx.training.samples import labelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import gluon, mx
 
-__all__ = ["evaluation", "labelling", "reading_seconds", "training", "with_reading"]
+__all__ = ["evaluated_at_once", "evaluation", "labelling", "reading_seconds", "training", "with_reading"]
 
 _SIDES = (0.25, 0.5, 1.0)  # of an image or crop; the first two are measured whatever they take
 _MOST = 50  # repetitions of one measurement
@@ -185,6 +185,13 @@ def labelling(
             )
 
     return _images(once, target.size, 1, budget, peak)
+
+
+def evaluated_at_once(experiment: Experiment, ctx: mx.Context, size: tuple[int, int]) -> int:
+    """Return how many images of a size pass the network together when they are evaluated."""
+    settings, on_cpu = experiment.evaluation, ctx.device_type == "cpu"
+    fitting = fitting_batch(size, on_cpu=on_cpu, scales=settings.scales, long_side=settings.long_side)
+    return experiment.given_inference_batch or fitting
 
 
 def evaluation(
