@@ -177,7 +177,7 @@ def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
     ]
     if unusual:
         echo(f"as in the run's evaluation: {', '.join(unusual)}")
-    return {**taken, "batch_size": experiment.given_inference_batch}
+    return {**taken, "batch_size": experiment.inference_batch}
 
 
 @contextlib.contextmanager

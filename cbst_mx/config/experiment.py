@@ -25,7 +25,7 @@ from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSp
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.strict_yaml import StrictModel, in_one_answer, problems
 
-__all__ = ["DATA_VARIABLE", "Experiment", "below_data_root", "load_experiment"]
+__all__ = ["DATA_VARIABLE", "NAMED_BATCH", "Experiment", "below_data_root", "load_experiment"]
 
 DATA_VARIABLE = "CBST_DATA"
 
@@ -44,6 +44,9 @@ _LATER = (
     "self_training.mining.classes",
     "self_training.guard",
 )
+
+#: What records say of `inference_batch` where sizes decide, as those of run folders made before they could.
+NAMED_BATCH = 8
 
 
 class Experiment(StrictModel):
@@ -96,9 +99,9 @@ class Experiment(StrictModel):
     """Adversarial adaptation of the source network before the first round; null: none. Origin: ours."""
     evaluation: Evaluation = Evaluation()
     """How networks are evaluated. Origin: released."""
-    inference_batch: Batch = 8
-    """Images of equal size that pass the network together in evaluation. Where it is not given, of large images fewer:
-    together no more pixels than one of 1024 x 2048 has, and on a GPU one image. Unit: images. Origin: ours.
+    inference_batch: Optional[Batch] = None
+    """Images of equal size that pass the network together in evaluation; null: at most 8, with no more pixels than one
+    of 1024 x 2048 has, and on a GPU one. Unit: images. Origin: ours.
     """
     images_per_pass: Count = 0
     """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of
@@ -179,8 +182,6 @@ class Experiment(StrictModel):
     def to_yaml(self) -> str:
         """Return the experiment with all defaults written out, but those of keys that came later or are not in use."""
         unused = self._later_keys()
-        if self.given_inference_batch is None:
-            unused["inference_batch"] = True
         prior = self.self_training.spatial_prior
         if not self.self_training.uses_prior and prior.normalisation == SpatialPrior().normalisation:
             unused.setdefault("self_training", {})["spatial_prior"] = {"normalisation"}
@@ -203,11 +204,6 @@ class Experiment(StrictModel):
         return excluded
 
     @property
-    def given_inference_batch(self) -> Optional[int]:
-        """Images that pass the network together in evaluation, where that was given; else their sizes decide."""
-        return self.inference_batch if "inference_batch" in self.model_fields_set else None
-
-    @property
     def identity(self) -> Dict[str, Any]:
         """Settings that tell this run from others: all but those that cannot change its numbers."""
         others = ("workers", "cache_mb", "ctx", "images_per_pass", "starts_from", "released_start", "paper", "origin")
@@ -228,7 +224,8 @@ class Experiment(StrictModel):
             later["resampling"] = True
         if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
             later["self_training"]["spatial_prior"] = {"normalisation"}
-        return self.model_dump(exclude={**later, **beside})
+        found = self.model_dump(exclude={**later, **beside})
+        return {**found, "inference_batch": self.inference_batch or NAMED_BATCH}
 
     def as_begun(self, file: Path) -> Experiment:
         """Return the experiment as its run goes on, where the run folder's `file` is of before there was a choice.

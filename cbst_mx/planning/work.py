@@ -191,7 +191,7 @@ def evaluated_at_once(experiment: Experiment, ctx: mx.Context, size: tuple[int, 
     """Return how many images of a size pass the network together when they are evaluated."""
     settings, on_cpu = experiment.evaluation, ctx.device_type == "cpu"
     fitting = fitting_batch(size, on_cpu=on_cpu, scales=settings.scales, long_side=settings.long_side)
-    return experiment.given_inference_batch or fitting
+    return experiment.inference_batch or fitting
 
 
 def evaluation(

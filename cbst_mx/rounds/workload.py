@@ -322,7 +322,7 @@ def prediction_options(experiment: Experiment, ctx: mx.Context, side: float = 1.
         "mean": spec.mean,
         "std": spec.std,
         "ctx": ctx,
-        "batch_size": experiment.given_inference_batch,
+        "batch_size": experiment.inference_batch,
         "interpolation": settings.pop("upsampling"),
         **settings,
         "long_side": scale_side(settings["long_side"], side),
