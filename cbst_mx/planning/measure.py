@@ -112,13 +112,12 @@ def _spent() -> float | None:
 
 def between(stamps: Sequence[Stamp]) -> Timing:
     """Return the times between stamps of :func:`now`."""
-    pairs = list(zip(stamps, stamps[1:]))
-    first, last = stamps[0], stamps[-1]
-    others = None
+    first, last, others = stamps[0], stamps[-1], None
     if first.every is not None and last.every is not None:
         others = max(0.0, last.every - first.every - (last.cpu - first.cpu)) / max(last.wall - first.wall, 1e-9)
+    pairs = list(zip(stamps, stamps[1:]))
     return Timing(
-        [end.wall - begun.wall for begun, end in pairs], [end.cpu - begun.cpu for begun, end in pairs], others
+        [end.wall - start.wall for start, end in pairs], [end.cpu - start.cpu for start, end in pairs], others
     )
 
 
