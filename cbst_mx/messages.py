@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
@@ -16,6 +17,7 @@ __all__ = [
     "Shares",
     "Together",
     "clock",
+    "cores",
     "counted",
     "listed",
     "printable",
@@ -124,6 +126,12 @@ class Shares(Protocol):
         `waiting_for` is called twice a second while nothing comes; it may raise to end the work. `ahead` shares are on
         their way for each process.
         """
+
+
+def cores() -> int:
+    """Return on how many processor cores this process may run."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -74,7 +74,8 @@ def set_threads(environment: MutableMapping[str, str]) -> None:
     Left alone it uses half of the logical cores. It reads the variable once, when it is imported.
     """
     if not environment.get("OMP_NUM_THREADS"):
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+        # as cbst_mx.messages.cores, which this package must do without; affinities are of Linux only
+        affinity = getattr(os, "sched_getaffinity", None)
         environment["OMP_NUM_THREADS"] = str(len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 

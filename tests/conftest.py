@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.doctor_fixtures", "tests.processes"]
+pytest_plugins = ["tests.clusters", "tests.doctor_fixtures", "tests.processes"]
 
 # before anything imports mxnet: other thread counts change the last bits of sums
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# threads that wait for each other leave the cores to the tests beside them; no number depends on it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # a shell starts what it does not wait for with Ctrl-C ignored, and processes started by tests would be so as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -233,7 +233,7 @@ def contents(folder, skipped=("log.txt", "manifest.json", "ledger.jsonl", "lock"
 
 def is_temporary(name):
     """Return whether a name is one that killed writers leave."""
-    return re.search(r"(^|/)\.[^/]+\.part(/|$)", name) is not None
+    return re.search(r"(^|/)\.[^/]+\.part(\.\w+)?(/|$)", name) is not None
 
 
 def places(count, most):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -22,31 +21,13 @@ from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noq
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
 from cbst_mx.messages import Share  # noqa: E402
+from tests.clusters import MARKS  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from cbst_mx.cli import main; main(prog_name='cbst-mx')"]
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
-    # sockets of clusters that tests take down by force
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Let what clusters leave open be told of here, where it is expected, and not in another test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def local():
-    with open_cluster(Where.parse("local:2")) as cluster:
-        yield cluster
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +105,13 @@ def die_of(name, poison):
     return name
 
 
-def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(maps):
+def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(local):
     shares = [Share((name, "c"), [name]) for name in "abcdefgh"]
     done = []
-    with open_cluster(Where.parse("local:2")) as cluster:
-        results = cluster.each(die_of, shares)
-        with pytest.raises(RunError, match="the workers that were given c were stopped from outside or ended, again"):
-            done.extend(results)
-        assert sorted(done) == [(index, name) for index, name in enumerate("abcdefgh") if name != "c"]
+    results = local.each(die_of, shares)
+    with pytest.raises(RunError, match="the workers that were given c were stopped from outside or ended, again"):
+        done.extend(results)
+    assert sorted(done) == [(index, name) for index, name in enumerate("abcdefgh") if name != "c"]
 
 
 def test_a_stop_that_is_asked_for_is_kept_to_and_the_same_call_goes_on(local, maps, alone, tmp_path, monkeypatch):
@@ -174,6 +154,7 @@ def test_a_file_that_a_worker_does_not_see_is_named(local, tmp_path):
 
 
 def test_workers_are_started_with_what_keeps_memory(local):
+    local.client.wait_for_workers(2, timeout=60)  # some have been killed
     found = local.client.run(lambda: dict(os.environ))
     assert len(found) == 2
     for variables in found.values():
@@ -244,10 +225,10 @@ def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
         command.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
-    for out, more in (("out", ["--cluster", "local:2"]), ("whole", [])):
-        again = start(*given, "--out", tmp_path / out, *more)
-        output = again.communicate(timeout=300)[0]
-        assert again.returncode == 0, output
+    again = start(*given, "--out", tmp_path / "out", "--cluster", "local:2")
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
+    label(maps, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -295,9 +276,8 @@ def programs(certificates):
     started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
     wait_for(address)
     yield address, [psutil.Process(one.pid) for one in started]
-    for one in reversed(started):
+    for one in reversed(started):  # each at once: workers that lose their scheduler first look for it for seconds
         one.terminate()
-    for one in reversed(started):
         try:
             one.wait(20)
         except subprocess.TimeoutExpired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cbst_mx.config import Experiment
+from cbst_mx.config import Experiment, load_experiment
 from cbst_mx.rounds.dependencies import DEPENDENCIES, FREE, _flat, changed_keys, step_keys
 from cbst_mx.run_dir.steps import KINDS
 from tests.tiny import experiment
@@ -49,3 +49,12 @@ def test_a_part_that_is_gone_is_told_once(kind):
     ((old, new),) = pairs.values()
     assert old is None
     assert len(new) > 3
+
+
+def test_a_run_from_before_sizes_decided_how_many_images_pass_at_once_goes_on(tmp_path):
+    base, before, other = experiment(), experiment("inference_batch=8"), experiment("inference_batch=4")
+    assert (base.inference_batch, before.inference_batch) == (None, 8)
+    assert base.identity == before.identity != other.identity
+    assert step_keys(base, "evaluation", 0) == step_keys(before, "evaluation", 0) != step_keys(other, "evaluation", 0)
+    (tmp_path / "again.yaml").write_text(base.to_yaml())
+    assert load_experiment(tmp_path / "again.yaml").inference_batch is None

@@ -453,7 +453,21 @@ def call(data, *arguments, code=0):
     return result.output
 
 
-@pytest.mark.parametrize("name", [*ROWS, *RELEASED])
+# as those of Rio, but for the city and the published numbers
+CITIES = [name for name in ROWS if name.startswith(("nthu-rome-", "nthu-taipei-", "nthu-tokyo-"))]
+
+
+def test_experiments_of_other_cities_are_as_those_of_rio():
+    for name in CITIES:
+        city, method = name.split("-")[1:]
+        own, rio = (read_yaml(FOLDER / f"nthu-{one}-{method}.yaml") for one in (city, "rio"))
+        assert own.pop("paper")["row"] == rio.pop("paper")["row"]
+        assert json.loads(json.dumps(own).replace(city, "rio").replace(city.title(), "Rio")) == rio
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in CITIES)) for one in (*ROWS, *RELEASED)]
+)
 def test_the_chain_runs_from_source_to_verdict(name, data, tmp_path):
     file = FOLDER / f"{name}.yaml"
     options = ["--smoke", "--set", "seed=1"]

@@ -19,11 +19,7 @@ from click.testing import CliRunner
 
 from cbst_mx import planning
 from cbst_mx.cli.base import OneSentence, leave
-from cbst_mx.data import LabelledImageSet
-from cbst_mx.data.image_files import write_rgb_png
 from cbst_mx.errors import ConfigError, DataError, explain_device
-from cbst_mx.evaluation.evaluate import fitting_batch
-from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.networks import devices
 from cbst_mx.networks.build import build_network, parameter_bytes, spec_bytes
 from cbst_mx.networks.devices import compute_capability, cudnn_error, driver_version, parse_contexts
@@ -338,16 +334,6 @@ def test_sizes_are_taken_from_a_network_on_the_processor(tmp_path, monkeypatch):
     assert seen == [[mx.cpu(1)]]  # the network that is trained
     Run(experiment, tmp_path / "run", data_root=data)
     assert seen[1:] == [[mx.cpu(0)]]
-
-
-def test_images_that_pass_at_once_are_few_where_they_are_large(tmp_path):
-    def images(size):
-        write_rgb_png(tmp_path / "image.png", np.zeros((*size, 3), np.uint8))
-        return LabelledImageSet(["a"], [tmp_path / "image.png"], [tmp_path / "image.png"], CITYSCAPES_19, "trainId")
-
-    assert fitting_batch(images((64, 128)), mx.cpu()) == 8
-    assert fitting_batch(images((1024, 2048)), mx.cpu()) == 1
-    assert fitting_batch(images((64, 128)), mx.gpu(0)) == 1
 
 
 @pytest.mark.parametrize(

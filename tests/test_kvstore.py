@@ -29,14 +29,10 @@ from cbst_mx.training.ranks import Ranks  # noqa: E402
 from cbst_mx.training.sgd import dropout_generator  # noqa: E402
 from symbols.backend import mx  # noqa: E402
 from tests import tiny  # noqa: E402
+from tests.clusters import MARKS  # noqa: E402
 from tests.faults import contents  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = MARKS
 
 _ITERATIONS = 16
 _SMALL = (

@@ -13,8 +13,15 @@ from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import DataError, NotFiniteError
 from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
+from cbst_mx.selftrain import network_maps
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.network_maps import confidences, predictions, probabilities, probability_maps
+from cbst_mx.selftrain.network_maps import (
+    confidences,
+    fitting_batch,
+    predictions,
+    probabilities,
+    probability_maps,
+)
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import gluon, mx
 
@@ -191,6 +198,56 @@ def test_what_is_computed_ahead_is_what_is_computed_alone(batch_size, scales):
     streamed = list(predictions(network, iter(arrays), batch_size=batch_size, **options))
     for (_, _, predicted), (_, other) in zip(found, streamed):
         np.testing.assert_array_equal(predicted, other)
+
+
+class Batches(ChannelLogits):
+    """Notes how many images pass at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def hybrid_forward(self, F, x):
+        self.seen.append(x.shape[0])
+        return super().hybrid_forward(F, x)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((8, 12), {}, [8, 1]),
+        ((16, 32), {}, [4, 4, 1]),
+        ((32, 64), {}, [1] * 9),
+        ((64, 128), {}, [1] * 9),  # one passes whatever its size
+        ((8, 12), {"long_side": 48}, [1] * 9),  # as the network sees it
+        ((8, 12), {"scales": (0.5, 2.0)}, [5, 5, 4, 4]),  # at each scale
+        ((32, 64), {"long_side": 16}, [1] * 9),  # as its result is
+        ((32, 64), {"batch_size": 3}, [3, 3, 3]),  # whoever asks for a number gets it
+    ],
+)
+def test_of_large_images_fewer_pass_at_once(monkeypatch, size, options, expected):
+    monkeypatch.setattr(network_maps, "_AT_ONCE", 32 * 64)
+    network = Batches()
+    given = {"ctx": mx.cpu(), **LOOKS, **options}
+    found = list(predictions(network, iter(images(*[size] * 9)), **given))
+    assert network.seen == expected
+    alone = [label for image in images(*[size] * 9) for _, label in predictions(network, iter([image]), **given)]
+    np.testing.assert_array_equal([label for _, label in found], alone)
+
+
+def test_of_images_of_several_sizes_each_size_passes_as_it_may(monkeypatch):
+    monkeypatch.setattr(network_maps, "_AT_ONCE", 32 * 64)
+    network = Batches()
+    sizes = ((8, 12), (8, 12), (32, 64), (32, 64), (8, 12))
+    list(confidences(network, iter(images(*sizes)), ctx=mx.cpu(), **LOOKS))
+    assert network.seen == [2, 1, 1, 1]
+
+
+def test_a_large_image_of_the_papers_size_passes_alone():
+    assert fitting_batch((1024, 2048), on_cpu=True) == 1
+    assert fitting_batch((512, 1024), on_cpu=True) == 4
+    assert fitting_batch((64, 128), on_cpu=True) == 8
+    assert fitting_batch((64, 128), on_cpu=False) == 1  # on a GPU one is as fast as several
 
 
 @pytest.mark.parametrize("bad", [0, 1, 3])

@@ -20,6 +20,7 @@ from cbst_mx.networks.build import build_network
 from cbst_mx.networks.parameters import save_parameters, sidecar_path
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.run_dir.lock import lock_folder
+from cbst_mx.selftrain import network_maps
 from symbols.backend import mx
 from tests.tiny import experiment
 
@@ -101,6 +102,44 @@ def test_a_run_is_used_as_it_evaluates(network, images, tmp_path):
     settings = json.loads((tmp_path / "other" / "predict.json").read_text())["settings"]
     assert settings["long_side"] == 32
     assert "scales" not in settings
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Return a list that takes how many images pass the network together, where those of 32 x 96 pass alone."""
+    found, original = [], network_maps.stride_probabilities
+
+    def noted(network, batch, **options):
+        found.append(len(batch))
+        return original(network, batch, **options)
+
+    monkeypatch.setattr(network_maps, "stride_probabilities", noted)
+    monkeypatch.setattr(network_maps, "_AT_ONCE", 32 * 96)
+    return found
+
+
+def test_of_large_images_and_frames_fewer_pass_at_once(network, images, video, tmp_path, at_once):
+    predict(network, tmp_path / "small", images)
+    assert at_once == [2]
+    at_once.clear()
+    predict(network, tmp_path / "large", images, "--long-side", "96")
+    assert at_once == [1, 1]
+    at_once.clear()
+    predict(network, tmp_path / "frames", video)
+    assert at_once == [1] * 11
+    at_once.clear()
+    predict(network, tmp_path / "fewer", video, "--long-side", "48", "--scales", "0.25,0.5")
+    assert at_once == [1] * 22  # of each frame two scales; the results are as large as the frames
+
+
+def test_what_the_experiment_says_of_images_at_once_is_kept_to(network, images, tmp_path, at_once):
+    copy_network(network, tmp_path / "run" / "round-1" / "parameters.params")
+    for given, expected in (((), [1, 1]), (("inference_batch=8",), [2])):
+        text = experiment("evaluation.long_side=96", *given).to_yaml()
+        (tmp_path / "run" / "experiment.yaml").write_text(text)
+        predict(tmp_path / "run", tmp_path / f"out-{len(given)}", images)
+        assert at_once == expected
+        at_once.clear()
 
 
 def test_globs_and_outputs(network, images, tmp_path):

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import os
 import pickle
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("distributed")
 
-from cbst_mx.cluster import Where, open_cluster  # noqa: E402
-from cbst_mx.cluster.nodes import cores  # noqa: E402
+from cbst_mx.cli import main  # noqa: E402
+from cbst_mx.data.videos import VideoFile  # noqa: E402
 from cbst_mx.errors import CheckpointError  # noqa: E402
 from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
 from cbst_mx.evaluation.shared import NetworkFile, cut, in_order  # noqa: E402
+from cbst_mx.messages import cores  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
+from cbst_mx.selftrain import network_maps  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
+from tests.clusters import MARKS  # noqa: E402
 from tests.faults import contents  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:dask"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Let what clusters leave open be told of here, where it is expected, and not in another test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def local():
-    # workers with the threads of this process, on which the last bits depend
-    with open_cluster(Where.parse("local:2"), threads=count_threads() or cores()) as cluster:
-        yield cluster
+pytestmark = MARKS
+THREADS = count_threads() or cores()  # of this process, on which the last bits depend
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +96,23 @@ def test_a_network_file_that_changes_is_refused(trained):
         file._replace(sha256="0" * 64).load()
 
 
-def test_shares_arecut_where_one_processcuts_its_batches(data):
+def test_shares_are_cut_where_one_process_cuts_its_batches(data):
     images = small_runs.experiment("cbst").open_source(data)
     assert cut(images, 1, 1) == [[index] for index in range(len(images))]
     assert cut(images, 3, 1) == [[0, 1, 2], [3]]
     assert sorted(sum(cut(images, 2, 7), [])) == list(range(len(images)))
+
+
+def test_shares_of_large_images_are_cut_where_one_process_cuts_them(data, monkeypatch):
+    images = small_runs.experiment("cbst").open_source(data)
+    height, width, _ = images.image(0).shape
+    assert cut(images, None, 1) == [[0, 1, 2, 3]]
+    assert cut(images, None, 1, on_cpu=False) == [[0], [1], [2], [3]]
+    assert cut(images, 3, 1, on_cpu=False) == [[0, 1, 2], [3]]
+    monkeypatch.setattr(network_maps, "_AT_ONCE", 3 * height * width)
+    assert cut(images, None, 1, interpolation="bilinear") == [[0, 1, 2], [3]]
+    assert cut(images, None, 1, scales=(0.5, 2.0)) == [[0], [1], [2], [3]]
+    assert cut(images, None, 1, long_side=2 * width) == [[0], [1], [2], [3]]
 
 
 def test_results_come_in_order():
@@ -121,17 +121,65 @@ def test_results_come_in_order():
     assert list(in_order(iter(numbers))) == sorted(numbers)
 
 
+# --------------------------------------------------------------------------------------------------------- predictions
+
+
+def film(path, frames, seed):
+    rng = np.random.default_rng(seed)
+    with VideoFile(path, 12.5) as written:
+        for _ in range(frames):
+            written.write(rng.integers(0, 256, (4, 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1))
+    return path
+
+
+def predict(out, *given, code=0):
+    arguments = ["predict", *given, "--output", "label", "--output", "confidence", "--out", out]
+    done = CliRunner().invoke(main, [str(one) for one in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return " ".join(done.output.split())
+
+
 def test_predictions_on_a_cluster_are_those_of_one_process(data, trained, tmp_path):
-    from click.testing import CliRunner
-
-    from cbst_mx.cli import main
-
-    folder = data / small_runs.experiment("cbst").target.root / "images"
-    folder = folder if folder.is_dir() else data / small_runs.experiment("cbst").target.root
-    given = ["predict", "--parameters", str(trained), str(folder), "--output", "label", "--output", "confidence"]
-    for out, more in (("alone", []), ("shared", ["--cluster", "local:2"])):
-        done = CliRunner().invoke(main, [*given, "--out", str(tmp_path / out), *more])
-        assert done.exit_code == 0, (done.output, done.exception)
+    films = [film(tmp_path / "films" / f"{name}.mp4", 5 + seed, seed) for seed, name in enumerate("ab")]
+    broken = tmp_path / "films" / "broken.mp4"
+    broken.write_bytes(films[0].read_bytes()[:300])
+    given = ["--parameters", trained, data / small_runs.experiment("cbst").target.root, *films, broken]
+    said = [predict(tmp_path / "alone", *given, code=1)]
+    said.append(predict(tmp_path / "shared", *given, "--cluster", "local:2", code=1))
     alone, shared = contents(tmp_path / "alone"), contents(tmp_path / "shared")
-    assert len(alone) > 6
+    assert len([name for name in alone if name.endswith("_label.png")]) > 2
+    assert {"a_confidence.mp4", "b_confidence.mp4", "a_label/000004.png", "b_label/000005.png"} <= set(alone)
     assert alone == shared
+    for output in said:
+        assert "b: 6 frames at 12.5 a second" in output
+        assert "2 videos segmented" in output
+        assert f"the others are done: video {broken} cannot be read" in output
+    assert "segmented" in predict(tmp_path / "shared", *given, code=1)  # done, and not made again
+    assert contents(tmp_path / "shared") == shared
+
+
+def test_workers_that_are_killed_leave_their_video_to_another(local, trained, tmp_path, monkeypatch):
+    films = [film(tmp_path / "films" / f"{name}.mp4", 40, seed) for seed, name in enumerate("ab")]
+    killed, ended = [], threading.Event()
+
+    def kill():
+        while not ended.is_set() and len(killed) < 2:
+            for part in [*(tmp_path / "shared").glob(".a_confidence.mp4.*.part.mp4")]:
+                pid = int(part.name.split(".")[-3])  # of the worker that writes it
+                if pid not in killed:
+                    killed.append(pid)
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+    predict(tmp_path / "alone", "--parameters", trained, *films)
+    monkeypatch.setattr("cbst_mx.cli.predict.opened", lambda *_, **__: contextlib.nullcontext(local))
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        output = predict(tmp_path / "shared", "--parameters", trained, *films)
+    finally:
+        ended.set()
+        killer.join()
+    assert len(killed) == 2
+    assert "2 videos segmented" in output
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")  # and nothing half-written beside

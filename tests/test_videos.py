@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -39,6 +41,24 @@ def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path):
             film.write(frame(value))
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
     assert [*Video(tmp_path / "a.mp4")][0][0, 0, 0] > 150
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path):
+    left = tmp_path / ".a.mp4.4194305.part.mp4"  # above the largest number of a process
+    left.write_bytes(b"half")
+    with VideoFile(tmp_path / "a.mp4", 25) as film:
+        film.write(frame(0))
+        assert not left.exists()
+        assert [path.name for path in tmp_path.iterdir()] == [f".a.mp4.{os.getpid()}.part.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_names_may_be_as_long_as_the_disk_allows(tmp_path):
+    paths = [tmp_path / f"{'x' * 240}_{end}.mp4" for end in "ab"]
+    with VideoFile(paths[0], 25) as one, VideoFile(paths[1], 25) as other:
+        one.write(frame(0))
+        other.write(frame(200))
+    assert [[*Video(path)][0][0, 0, 0] > 150 for path in paths] == [False, True]
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", b"\0\0\0\x18ftypmp42" + bytes(100)])

@@ -34,6 +34,7 @@ __all__ = [
     "echo",
     "leave",
     "print_table",
+    "seconds_option",
 ]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -74,6 +75,12 @@ def _between_words(line: str, width: int) -> str:
 def choice(names: Iterable[str]) -> click.Choice:
     """Return the type of an option that is one of some names, in upper or lower case."""
     return click.Choice(list(names), case_sensitive=False)
+
+
+def seconds_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option of commands that measure for about as long as they are told."""
+    above_0 = click.FloatRange(0, min_open=True)
+    return click.option("--seconds", default=60.0, show_default=True, type=above_0, help=help_text)
 
 
 def ask(question: str, default: str, among: Iterable[str] = ()) -> str:

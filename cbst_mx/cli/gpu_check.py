@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterator
 import click
 
 from cbst_mx import __version__
-from cbst_mx.cli.base import FILE, Bars, Terminal, choice, echo, leave
+from cbst_mx.cli.base import FILE, Bars, Terminal, choice, echo, leave, seconds_option
 from cbst_mx.errors import CBSTError
 
 if TYPE_CHECKING:
@@ -25,13 +25,7 @@ _VERDICTS = {True: "ok", False: "BAD", None: ""}
 @click.argument("experiments", nargs=-1, type=FILE, metavar="[EXPERIMENT]...")
 @click.option("--ctx", default="gpu:0", show_default=True, help="Device: gpu:N, several as gpu:0,1; cpu for a trial.")
 @click.option("--amp", type=choice(["none", "float16"]), default="none", help="Plan EXPERIMENT with it.")
-@click.option(
-    "--seconds",
-    default=60.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="About how long to measure each EXPERIMENT.",
-)
+@seconds_option("About how long to measure each EXPERIMENT.")
 @click.option("--out", type=FILE, help="Write the text here as well.")
 def gpu_check(experiments: tuple[Path, ...], ctx: str, amp: str, seconds: float, out: Path | None) -> None:
     """Look whether a GPU can be used, computes what the processor does, and how long each EXPERIMENT takes.
@@ -89,7 +83,7 @@ def _costs(experiment: Experiment, seconds: float) -> Iterator[Finding]:
     """Yield what an experiment costs on the device."""
     from cbst_mx.planning import make_plan
     from cbst_mx.planning.agreement import Finding
-    from cbst_mx.report.tables import duration
+    from cbst_mx.report.tables import planned_time
 
     try:
         with Bars(Terminal(stderr=True), quiet=True) as bars:
@@ -97,9 +91,7 @@ def _costs(experiment: Experiment, seconds: float) -> Iterator[Finding]:
     except CBSTError as error:
         yield Finding(experiment.name, False, str(error))
         return
-    low, high = (duration(plan.seconds * factor) for factor in (1 / plan.unsure, plan.unsure))
-    about = f"about {duration(plan.seconds)}, likely {low} to {high}; memory about {plan.memory / 1e9:.1f} GB"
-    yield Finding(experiment.name, None, about)
+    yield Finding(experiment.name, None, f"{planned_time(plan)}; memory about {plan.memory / 1e9:.1f} GB")
     for sentence in (*plan.notes, *plan.warnings):
         yield Finding("", None, sentence)
 

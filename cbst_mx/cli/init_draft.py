@@ -20,7 +20,7 @@ from cbst_mx.data.survey.roles import Candidate, Roles
 from cbst_mx.data.survey.values import Contents, Found, contents
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import LABEL_SPACES
-from cbst_mx.messages import Progress, listed
+from cbst_mx.messages import Progress, cores, listed
 
 __all__ = ["Plan", "Written", "make_plan", "write_plan"]
 
@@ -309,7 +309,7 @@ def _pretrained(path: Path, classes: int, description: Path) -> Any:
 
 def _machine() -> Machine:
     """Return what this machine has, as far as the process may use it."""
-    from cbst_mx.cli.machine import cores, memory
+    from cbst_mx.cli.machine import memory
 
     gpus, bfloat16 = 0, False
     try:

@@ -1,4 +1,4 @@
-"""Processor cores and memory that this process may use."""
+"""Memory that this process may use."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["cores", "memory"]
+__all__ = ["memory"]
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 def memory() -> int:

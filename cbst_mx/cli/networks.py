@@ -127,6 +127,8 @@ def evaluate(
 ) -> None:
     """Evaluate parameters on labelled images and print IoU per class and mIoU.
 
+    Images of equal size pass the network together: at most 8, with no more pixels than one of 1024 x 2048; on a GPU
+    one.
     Reads the parameter file, its sidecar and the images; writes nothing, or with --out a JSON file.
     """
     from cbst_mx.evaluation.evaluate import evaluate_parameters

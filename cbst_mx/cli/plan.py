@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbst_mx.cli.base import FILE, Bars, Terminal, echo, print_table
+from cbst_mx.cli.base import FILE, Bars, Terminal, echo, print_table, seconds_option
 from cbst_mx.cli.experiments import experiment_options
 from cbst_mx.messages import counted
 
@@ -19,13 +19,7 @@ __all__ = ["COMMANDS"]
 
 @click.command()
 @experiment_options
-@click.option(
-    "--seconds",
-    default=60.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="About how long to measure.",
-)
+@seconds_option("About how long to measure.")
 @click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
 def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
@@ -36,15 +30,14 @@ def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     """
     from cbst_mx.files import write_json
     from cbst_mx.planning import make_plan  # imports mxnet
-    from cbst_mx.report.tables import duration, plan_table
+    from cbst_mx.report.tables import duration, plan_table, planned_time
 
     with Bars(Terminal()) as bars:
         made = make_plan(experiment, seconds=seconds, progress=bars)
     for sentence in made.warnings:
         echo(f"warning: {sentence}", err=True)
     print_table(plan_table(made.stages))
-    low, high = (duration(made.seconds * factor) for factor in (1 / made.unsure, made.unsure))
-    echo(f"time: about {duration(made.seconds)} on a machine that does nothing else, likely {low} to {high}")
+    echo(f"time: {planned_time(made)}")
     if made.busy >= 1.5:
         slower = f"up to {made.busy:.1f} times slower, so {duration(made.seconds * made.busy)} if they go on"
         echo(f"other programs made this measurement {slower}")

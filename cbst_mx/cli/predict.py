@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections import deque
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 import click
 
@@ -14,14 +13,15 @@ from cbst_mx.cli.base import FOLDER, Bars, Terminal, choice, echo
 from cbst_mx.cli.cluster import cluster_options, opened
 from cbst_mx.cli.networks import network_options, read_factors, say_agreement, scale_options
 from cbst_mx.errors import CBSTError, ConfigError, DataError, StoppedError
+from cbst_mx.messages import counted
 
 if TYPE_CHECKING:
     from cbst_mx.cli.predict_pictures import Painter
+    from cbst_mx.cli.predict_shares import Seen
     from cbst_mx.data.datasets import ImageSet
     from cbst_mx.data.photographs import Photographs
     from cbst_mx.evaluation.prediction_folder import PredictionFolder
     from cbst_mx.evaluation.predictor import Predictor
-    from cbst_mx.messages import Shares
 
 __all__ = ["COMMANDS"]
 
@@ -75,13 +75,16 @@ def predict(
     colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0).
     Of a video NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one
     a frame.
+    Images of equal size pass the network together: at most 8, with no more pixels than one of 1024 x 2048; on a GPU
+    one; or as many as inference_batch of the run's experiment says. So do the frames of a video.
     OUT/predict.json says what they were made with: the same command goes on after a stop, with more images it makes the
     new ones, and results of other parameters or settings are refused without --overwrite. What cannot be read is named
-    at the end, and the exit code is 1; the others are done.
+    at the end, and the exit code is 1; the others are done. With --cluster the workers share the images, and each
+    video is one worker's.
     """
     from cbst_mx.cli.predict_pictures import Painter
+    from cbst_mx.cli.predict_shares import Network, predict_shared, videos_shared
     from cbst_mx.data.datasets import ImageSet
-    from cbst_mx.data.doctor.findings import counted
     from cbst_mx.data.listing import names_below
     from cbst_mx.data.photographs import files_of, find_photographs
     from cbst_mx.data.videos import is_video
@@ -102,7 +105,7 @@ def predict(
     total = len(chosen) + len(refused)
     wanted = outputs or (("label", "overlay") if total else ("overlay",))
     painter = Painter.of_options(wanted, options)
-    with _locked(out), opened(where, threads=0) as cluster:
+    with _locked(out) as behind, opened(where, threads=0) as cluster:
         settings = {**_settings(options), **painter.settings(bool(outputs))}
         folder = PredictionFolder(out, network, settings, chosen, outputs=wanted, overwrite=overwrite, videos=videos)
         _say_turned(chosen)
@@ -114,21 +117,29 @@ def predict(
             try:
                 if cluster is None:
                     _images(predictor, chosen, folder, refused, painter, bars)
+                    found = _videos(predictor, videos, folder, painter, bars)
                 else:
-                    _on_cluster(cluster, network, options, chosen, folder, refused, painter, bars)
-                _videos(predictor, videos, folder, refused, painter, bars)
+                    behind.callback(folder.clean)
+                    given = Network.of(network, options["ctx"], _loading(chosen, options))
+                    tell, tell_videos = (partial(bars, what) for what in ("prediction", "prediction of videos"))
+                    predict_shared(cluster, given, chosen, folder, refused, painter, tell)
+                    found = videos_shared(cluster, given, videos, folder, painter, tell_videos)
+                _say_videos(found, refused)
             except StoppedError as error:
                 error.keep("all")
                 raise
         folder.begin()
-        if total:
-            images_refused = sum(not name.startswith("video ") for name in refused)
-            echo(f"{counted(total - images_refused, 'image')} segmented into {out}")
-        if moving:
-            done = len(moving) - sum(name.startswith("video ") for name in refused)
-            echo(f"{counted(done, 'video')} segmented into {out}")
+        _say_done(total, len(moving), refused, out)
         if refused:
             raise DataError(refusal(refused, total + len(moving), "file" if moving else "image"))
+
+
+def _say_done(images: int, videos: int, refused: dict[str, str], out: Path) -> None:
+    videos_refused = sum(name.startswith("video ") for name in refused)
+    if images:
+        echo(f"{counted(images - len(refused) + videos_refused, 'image')} segmented into {out}")
+    if videos:
+        echo(f"{counted(videos - videos_refused, 'video')} segmented into {out}")
 
 
 def _say_turned(images: Photographs) -> None:
@@ -138,12 +149,15 @@ def _say_turned(images: Photographs) -> None:
 
 
 def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
-    """Return how the networks of a run folder, or of a round in it, are evaluated, where no option says otherwise."""
+    """Return how the networks of a run folder, or of a round in it, are evaluated, where no option says otherwise.
+
+    And how many images pass at once, None where their sizes decide.
+    """
     from cbst_mx.config import load_experiment
 
     file = next((one for one in (run / "experiment.yaml", run.parent / "experiment.yaml") if one.is_file()), None)
     if not run.is_dir() or file is None:
-        return {}
+        return {"batch_size": None}
     experiment = load_experiment(file)
     evaluation = experiment.evaluation
     found: dict[str, Any] = {
@@ -163,19 +177,23 @@ def _as_evaluated(run: Path, context: click.Context) -> dict[str, Any]:
     ]
     if unusual:
         echo(f"as in the run's evaluation: {', '.join(unusual)}")
-    return taken
+    return {**taken, "batch_size": experiment.inference_batch}
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other processes out of the output folder; take it away again where nothing came into it."""
+def _locked(out: Path) -> Iterator[contextlib.ExitStack]:
+    """Keep other processes out of the output folder; take it away again where nothing came into it.
+
+    Yields what takes calls that are made behind everything else.
+    """
     from cbst_mx.files import remove_empty_folder
     from cbst_mx.run_dir.lock import lock_folder
 
     new = not out.exists()
     lock = lock_folder(out, "output folder")
     try:
-        yield
+        with contextlib.ExitStack() as behind:
+            yield behind
     finally:
         lock.release()
         if new and out.is_dir() and not any(out.iterdir()):
@@ -203,7 +221,7 @@ def _loading(chosen: Photographs, options: dict[str, Any]) -> dict[str, Any]:
         "scales": read_factors(options["scales"]),
         "inference": options["inference"],
         "tile": options["tile"],
-        "batch_size": 1 if options["tile"] else 8,
+        "batch_size": 1 if options["tile"] else options["batch_size"],
         "calibration": chosen.subset(range(min(options["calibration_images"], len(chosen)))),
     }
 
@@ -235,58 +253,25 @@ def _images(
         bars("prediction", place + 1, len(folder.left))
 
 
-def _on_cluster(
-    cluster: Shares,
-    network: Path,
-    options: dict[str, Any],
-    images: Photographs,
-    folder: PredictionFolder,
-    refused: dict[str, str],
-    painter: Painter,
-    bars: Bars,
-) -> None:
-    """Let the workers of a cluster predict what is left, as :func:`_images` does."""
-    from cbst_mx.cli.predict_shares import predict_shared
-
-    given = (network, options["ctx"], _loading(images, options))
-    predict_shared(cluster, given, images, folder, refused, painter, functools.partial(bars, "prediction"))
-
-
 def _videos(
-    predictor: Predictor,
-    videos: ImageSet,
-    folder: PredictionFolder,
-    refused: dict[str, str],
-    painter: Painter,
-    bars: Bars,
-) -> None:
-    """Predict the videos that are left, each whole or not at all."""
-    from cbst_mx.cli.predict_pictures import VideoOutputs
-    from cbst_mx.cli.predict_shares import classes_of
-    from cbst_mx.data.videos import Video
+    predictor: Predictor, videos: ImageSet, folder: PredictionFolder, painter: Painter, bars: Bars
+) -> Iterator[tuple[str, Seen]]:
+    """Predict the videos that are left; yield the name of each and what was found."""
+    from cbst_mx.cli.predict_shares import paint_video
 
     for index in folder.videos_left:
-        name = videos.names[index]
-        try:
-            video = Video(videos.image_paths[index])
-            total, done = max(1, video.frames), 0
-            frames: deque[Any] = deque()  # read, and not yet written
-            with VideoOutputs(folder.video_files(index), video.rate) as outputs:
-                for label, confidence in classes_of(predictor, _noted(video, frames), painter):
-                    outputs.write(painter.pictures(frames.popleft(), label, confidence, predictor.label_space))
-                    done += 1
-                    bars(f"prediction of {name}", min(done, total - 1), total)
-            bars(f"prediction of {name}", total, total)
-            echo(f"{name}: {done:,} frames at {video.rate:g} a second")
-        except DataError as error:
-            refused[f"video {name}"] = str(error)
+        name, files = videos.names[index], folder.video_files(index)
+        progress = partial(bars, f"prediction of {name}")
+        yield name, paint_video(predictor, videos.image_paths[index], files, painter, progress)
 
 
-def _noted(items: Iterable[Any], noted: deque[Any]) -> Iterator[Any]:
-    """Yield items, and append each to `noted`."""
-    for item in items:
-        noted.append(item)
-        yield item
+def _say_videos(found: Iterator[tuple[str, Seen]], refused: dict[str, str]) -> None:
+    """Say what there was in each video; name and reason of what cannot be read go into `refused`."""
+    for name, seen in found:
+        if seen.refused:
+            refused[f"video {name}"] = seen.refused
+        else:
+            echo(f"{name}: {seen.frames:,} frames at {seen.rate:g} a second")
 
 
 COMMANDS = (predict,)

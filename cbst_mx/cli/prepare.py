@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
 import click
 
 from cbst_mx.cli.base import FOLDER, Bars, Terminal, choice, echo
-from cbst_mx.messages import counted
+from cbst_mx.messages import cores, counted
 
 __all__ = ["COMMANDS"]
 
-_WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=min(4, os.cpu_count() or 1), help="Number of threads."
-)
+_WORKERS = click.option("--workers", type=click.IntRange(1), default=min(4, cores()), help="Number of threads.")
 
 
 @click.group()

@@ -18,7 +18,7 @@ from cbst_mx.cluster.certificates import security
 from cbst_mx.cluster.where import BATCH_SYSTEMS, JobQueue, Where, read_job_queue
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.files import in_one_line
-from cbst_mx.messages import Share, Together, listed, silent
+from cbst_mx.messages import Share, Together, cores, listed, silent
 
 __all__ = ["Cluster", "open_cluster"]
 
@@ -280,7 +280,7 @@ def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.E
     import dask
     import distributed
 
-    threads = threads or max(1, nodes.cores() // workers)
+    threads = threads or max(1, cores() // workers)
     stack.enter_context(dask.config.set(nodes.settings(threads)))
     # what is in the environment already would win over the settings
     stack.enter_context(nodes.environment(nodes.worker_environment(threads)))

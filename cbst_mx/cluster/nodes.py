@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import cbst_mx
 from cbst_mx.cluster.certificates import AUTHORITY, CERTIFICATE, KEY, check_certificates
 from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.messages import cores
 
 __all__ = [
     "HERE",
@@ -238,9 +239,3 @@ def _certificate_options(folder: Path | None) -> list[str]:
     check_certificates(folder)
     files = (("--tls-ca-file", AUTHORITY), ("--tls-cert", CERTIFICATE), ("--tls-key", KEY))
     return [word for option, name in files for word in (option, str(folder / name))]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from cbst_mx.cluster.nodes import cores, run_dask_worker
+from cbst_mx.cluster.nodes import run_dask_worker
+from cbst_mx.messages import cores
 
 __all__: list[str] = []
 

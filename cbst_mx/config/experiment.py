@@ -25,7 +25,7 @@ from cbst_mx.label_space import CITYSCAPES_19, LABEL_SPACES, SYNTHIA_16, LabelSp
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.strict_yaml import StrictModel, in_one_answer, problems
 
-__all__ = ["DATA_VARIABLE", "Experiment", "below_data_root", "load_experiment"]
+__all__ = ["DATA_VARIABLE", "NAMED_BATCH", "Experiment", "below_data_root", "load_experiment"]
 
 DATA_VARIABLE = "CBST_DATA"
 
@@ -44,6 +44,9 @@ _LATER = (
     "self_training.mining.classes",
     "self_training.guard",
 )
+
+#: What records say of `inference_batch` where sizes decide, as those of run folders made before they could.
+NAMED_BATCH = 8
 
 
 class Experiment(StrictModel):
@@ -96,8 +99,10 @@ class Experiment(StrictModel):
     """Adversarial adaptation of the source network before the first round; null: none. Origin: ours."""
     evaluation: Evaluation = Evaluation()
     """How networks are evaluated. Origin: released."""
-    inference_batch: Batch = 8
-    """Images of equal size that pass the network together in labelling and evaluation. Unit: images. Origin: ours."""
+    inference_batch: Optional[Batch] = None
+    """Images of equal size that pass the network together in evaluation; null: at most 8, with no more pixels than one
+    of 1024 x 2048 has, and on a GPU one. Unit: images. Origin: ours.
+    """
     images_per_pass: Count = 0
     """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of
     the passes add up, in less memory; needs frozen batch norm. Not in the warm-up. Unit: images. Origin: ours.
@@ -219,7 +224,8 @@ class Experiment(StrictModel):
             later["resampling"] = True
         if not self.self_training.uses_prior or self.self_training.spatial_prior.normalisation == "maximum":
             later["self_training"]["spatial_prior"] = {"normalisation"}
-        return self.model_dump(exclude={**later, **beside})
+        found = self.model_dump(exclude={**later, **beside})
+        return {**found, "inference_batch": self.inference_batch or NAMED_BATCH}
 
     def as_begun(self, file: Path) -> Experiment:
         """Return the experiment as its run goes on, where the run folder's `file` is of before there was a choice.

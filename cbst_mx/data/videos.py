@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from cbst_mx.errors import DataError, RunError
-from cbst_mx.files import atomic_path, make_folder, remove_file, replace_file
+from cbst_mx.files import atomic_path, make_folder, part_path, remove_file, remove_leftovers, replace_file
 
 __all__ = ["ENDINGS", "Video", "VideoFile", "is_video"]
 
@@ -123,13 +123,12 @@ class VideoFile:
 
     def __init__(self, path: Path, rate: float):
         self._path, self._rate = path, rate
-        # FFmpeg knows the container by the ending, so the temporary name of `atomic_path` will not do
-        self._part = path.with_name(f".{path.stem[:100]}.part{path.suffix}")
+        self._part = part_path(path, path.suffix)  # FFmpeg knows the container by the ending
         self._stream: cv2.VideoWriter | None = None
 
     def __enter__(self) -> VideoFile:
         make_folder(self._path.parent)
-        remove_file(self._part)  # of a process that was killed
+        remove_leftovers(self._path.parent, self._path.name)  # of a process that was killed
         return self
 
     def write(self, frame: np.ndarray) -> None:

@@ -38,7 +38,7 @@ def evaluate_network(
     mean: Sequence[float],
     std: Sequence[float],
     ctx: mx.Context,
-    batch_size: int,
+    batch_size: int | None,
     progress: Counter = silent,
     shows: Shows | Apart | None = None,
     **options: Any,
@@ -57,8 +57,8 @@ def evaluate_network(
         Normalisation, RGB in [0, 1].
     ctx : mx.Context
         The network's context.
-    batch_size : int
-        Images per forward pass at most.
+    batch_size : int or None
+        Images per forward pass at most; None: as :func:`.network_maps.fitting_batch` says.
     progress : callable
         Called with (images done, images in all).
     shows : Shows, optional
@@ -96,7 +96,7 @@ def _evaluate_part(
     images: LabelledImageSet,
     indices: Sequence[int],
     count: int,
-    batch_size: int,
+    batch_size: int | None,
     options: dict[str, Any],
 ) -> tuple[np.ndarray, list[Shown]]:
     """Return the confusion matrices of some images, and what is shown of each; on a worker."""
@@ -239,7 +239,7 @@ def evaluate_parameters(
         mean=spec.mean,
         std=spec.std,
         ctx=device,
-        batch_size=1 if tile else fitting_batch(images, device),
+        batch_size=1 if tile else None,
         progress=progress,
         **options,
         **resizing,
@@ -260,17 +260,6 @@ def evaluate_parameters(
         },
         agreement=agreement,
     )
-
-
-def fitting_batch(images: LabelledImageSet, ctx: mx.Context) -> int:
-    """Return how many images pass through a network at once: no more than need the memory of one large one.
-
-    On a GPU one is as fast as several, and 8 of 1024 x 2048 take 18 GB.
-    """
-    if ctx.device_type != "cpu" or not len(images):
-        return 1
-    header = check_whole(images.image_paths[0])
-    return max(1, min(8, (1 << 21) // (header.height * header.width)))
 
 
 def _data_label_space(parameters: Path, space: LabelSpace, description: Path | None) -> LabelSpace:

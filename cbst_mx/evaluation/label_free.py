@@ -141,7 +141,7 @@ def predict_set(
     """
     statistics = GridStatistics(len(classes), classes)
     if isinstance(network, SharedNetwork):
-        size = options.pop("batch_size", 8)
+        size = options.pop("batch_size", None)
         given = {"classes": classes, **options}
         for _, (part, shown) in network.run(_predict_part, images, size, given, progress):
             statistics.merge(part)
@@ -157,7 +157,12 @@ def predict_set(
 
 
 def _predict_part(
-    file: NetworkFile, images: ImageSet, indices: Sequence[int], count: int, batch_size: int, options: dict[str, Any]
+    file: NetworkFile,
+    images: ImageSet,
+    indices: Sequence[int],
+    count: int,
+    batch_size: int | None,
+    options: dict[str, Any],
 ) -> tuple[GridStatistics, list[Shown]]:
     """Return the predictions on some images, and what is shown of each; on a worker."""
     network, device = file.load()

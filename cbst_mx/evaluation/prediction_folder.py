@@ -198,6 +198,11 @@ class PredictionFolder:
         write_json(self._out / RECORD, self._new)
         self._begun = True
 
+    def clean(self) -> None:
+        """Remove what other processes that wrote results have left half-written, when none does so any more."""
+        for folder in {path.parent for paths in (*self._results, *self._video_results) for path in paths}:
+            remove_leftovers(folder, owned=True)
+
 
 def write_pictures(files: Mapping[str, Path], pictures: Mapping[str, Picture]) -> None:
     """Write the pictures of an image, each whole or not at all.

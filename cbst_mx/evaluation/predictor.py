@@ -47,7 +47,7 @@ class Predictor:
     label_space: LabelSpace
     ctx: mx.Context
     options: dict[str, Any]
-    batch_size: int
+    batch_size: int | None
     agreement: Agreement | None = None
 
     @property
@@ -172,7 +172,7 @@ def load_network(
     long_side: int | None = None,
     upsampling: str = "bilinear",
     resampling: str = "program",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     inference: str = "plain",
     tile: int | None = None,
     calibration: ImageSet | Sequence[np.ndarray] = (),
@@ -198,8 +198,9 @@ def load_network(
         How the network's output becomes the image's size; "pillow" as in the authors' released program.
     resampling : {"linear", "program"}
         How images are resized for the network; "program" as in the authors' released program.
-    batch_size : int
-        Images of equal size per forward pass at most.
+    batch_size : int, optional
+        Images of equal size per forward pass at most; by default at most 8, and as many as have together no more pixels
+        than one of 1024 x 2048, and one on a GPU.
     inference : {"plain", "fused", "int8"}
         "fused" lets oneDNN run operators together, with the same result up to rounding; "int8" is fastest and
         approximate. Both on the CPU only.
@@ -256,13 +257,13 @@ def load_network(
     return Predictor(formed, spec, label_space, device, options, batch_size, agreement)
 
 
-def _check_options(scales: Sequence[float], combine: str, long_side: int | None, batch_size: int) -> None:
+def _check_options(scales: Sequence[float], combine: str, long_side: int | None, batch_size: int | None) -> None:
     if not scales or not all(isinstance(factor, (int, float)) and 0 < factor < math.inf for factor in scales):
         raise ConfigError(f"scales must hold at least one factor, each above 0, got {scales!r}")
     if combine not in ("mean", "max"):
         raise ConfigError(f"combine must be mean or max, got {combine!r}")
     for name, value in (("long_side", long_side), ("batch_size", batch_size)):
-        if value is None and name == "long_side":
+        if value is None:
             continue
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -21,6 +21,7 @@ from cbst_mx.files import file_digest
 from cbst_mx.messages import Counter, Share, Shares, silent
 from cbst_mx.networks.devices import parse_context, set_precision
 from cbst_mx.networks.parameters import load_network
+from cbst_mx.selftrain.network_maps import fitting_batch
 
 __all__ = ["Apart", "NetworkFile", "SharedNetwork", "cut", "described", "in_order"]
 
@@ -114,7 +115,7 @@ class SharedNetwork:
         self,
         function: Callable[..., Any],
         images: ImageSet,
-        batch_size: int,
+        batch_size: int | None,
         options: Mapping[str, Any],
         progress: Counter = silent,
     ) -> Iterator[tuple[list[int], Any]]:
@@ -126,8 +127,8 @@ class SharedNetwork:
             Of a module.
         images : ImageSet
             The images.
-        batch_size : int
-            Images per forward pass at most.
+        batch_size : int or None
+            Images per forward pass at most; None: as :func:`.network_maps.fitting_batch` says.
         options : mapping
             What else it needs; a device's context among them stays here.
         progress : callable
@@ -140,7 +141,8 @@ class SharedNetwork:
         result : object
         """
         kept = {key: value for key, value in options.items() if key != "ctx"}
-        images, parts = images.absolute(), cut(images, batch_size, self.cluster.size)
+        on_cpu = not self.file.ctx.startswith("gpu")
+        images, parts = images.absolute(), cut(images, batch_size, self.cluster.size, on_cpu=on_cpu, **kept)
         shares = [
             Share(
                 (function, self.file, images.subset(part), part, len(images), batch_size, kept),
@@ -172,17 +174,28 @@ def in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
             following += 1
 
 
-def cut(images: ImageSet, batch_size: int, workers: int) -> list[list[int]]:
+def cut(
+    images: ImageSet,
+    batch_size: int | None,
+    workers: int,
+    *,
+    on_cpu: bool = True,
+    scales: Sequence[float] = (1.0,),
+    long_side: int | None = None,
+    **_: Any,
+) -> list[list[int]]:
     """Return the images in shares of whole batches: neighbours of equal size, as `network_maps` makes batches.
 
     Parameters
     ----------
     images : ImageSet
         The images; where they make a difference their headers are read.
-    batch_size : int
-        Images per forward pass at most.
+    batch_size : int or None
+        Images per forward pass at most; None: as :func:`.network_maps.fitting_batch` says.
     workers : int
         Who will share them: each gets several shares, so that all end at about the same time.
+    on_cpu, scales, long_side
+        As for :func:`.network_maps.fitting_batch`; what else is done with the images may be given, too.
 
     Returns
     -------
@@ -190,17 +203,21 @@ def cut(images: ImageSet, batch_size: int, workers: int) -> list[list[int]]:
         Indices, in order.
     """
     length = max(1, min(_MOST, len(images) // (4 * workers)))
+    alone = batch_size == 1 or batch_size is None and not on_cpu
     batches: list[list[int]] = []
-    before = None
+    before, most = None, batch_size or 1
     for index in range(len(images)):
-        size = _size(images, index) if batch_size > 1 else None
-        if not batches or len(batches[-1]) == batch_size or size != before:
+        size = None if alone else _size(images, index)
+        if size is not None and size != before and batch_size is None:
+            most = fitting_batch(size, on_cpu=on_cpu, scales=scales, long_side=long_side)
+        if not batches or len(batches[-1]) == most or size != before:
             batches.append([])
         batches[-1].append(index)
         before = size
+    length = max([length, *map(len, batches)])
     shares: list[list[int]] = []
     for batch in batches:
-        if not shares or len(shares[-1]) + len(batch) > max(length, batch_size):
+        if not shares or len(shares[-1]) + len(batch) > length:
             shares.append([])
         shares[-1] += batch
     return shares

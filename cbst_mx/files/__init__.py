@@ -57,6 +57,7 @@ __all__ = [
     "open_file",
     "open_npz",
     "pack_names",
+    "part_path",
     "parse_json",
     "read_bounded",
     "read_json",
@@ -114,10 +115,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         the disk fails behind the renaming: the new file is.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    if len(os.fsencode(temporary.name)) > _LONGEST_NAME:  # a legal name may leave no room for what is put around it
-        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
-        temporary = path.with_name(f".{digest}.{os.getpid()}.part")
+    temporary = part_path(path)
     with _changing("write", path):
         try:
             _make_folder(path.parent)
@@ -131,6 +129,14 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
             raise
         if durable:
             sync_folder(path.parent)
+
+
+def part_path(path: Path, ending: str = "") -> Path:
+    """Return where this process writes a file before it gets its name; `ending` says the format, where that matters."""
+    name, after = path.name, f"{os.getpid()}.part{ending}"
+    if len(os.fsencode(f".{name}.{after}")) > _LONGEST_NAME:  # a legal name may leave no room for what is put around it
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return path.with_name(f".{name}.{after}")
 
 
 def _sync_file(path: Path) -> None:
@@ -246,7 +252,7 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = False) -> None:
-    """Remove the temporary files and folders of :func:`atomic_path` and `atomic_folder` whose writers were killed.
+    """Remove the temporary files and folders of :func:`part_path` and `atomic_folder` whose writers were killed.
 
     Those of processes that still run on this computer stay. What bears the number of this process and is older than it
     is of an earlier one: containers number theirs from 1.
@@ -264,7 +270,7 @@ def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = Fal
     """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part", path.name, re.DOTALL)
+            found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part(?:\.[A-Za-z0-9]+)?", path.name, re.DOTALL)
             if not found or name not in (None, found[1]):
                 continue
             with contextlib.suppress(OSError):

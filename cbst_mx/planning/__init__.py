@@ -240,7 +240,7 @@ def _measure(
     progress("measuring", next(done), kinds)
     predicted = list(sets.validation.values()) or [sets.target]  # without a validation set, as `label_free` says
     first = predicted[0]
-    number = min(experiment.inference_batch, max(images.number for images in predicted))
+    number = min(work.evaluated_at_once(experiment, contexts[0], first.size), max(one.number for one in predicted))
     series = work.evaluation(experiment, network, contexts[0], first.size, number, share, peak)
     what = f"evaluation of {counted(number, 'image')} of {first.size[0]} x {first.size[1]}"
     evaluation = found.add(series, what, number) / number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -16,10 +15,11 @@ from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.label_space import LabelSpace
+from cbst_mx.messages import cores
 from cbst_mx.planning.measure import Peak, Series, Timing, between, now, repeated, sampled
 from cbst_mx.rounds.workload import Images, kept_maps, prediction_options, target_maps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
-from cbst_mx.selftrain.network_maps import predictions
+from cbst_mx.selftrain.network_maps import fitting_batch, predictions
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.selftrain.target_maps import SORTED_PIXELS
 from cbst_mx.training.checkpoints import count_threads
@@ -27,15 +27,10 @@ from cbst_mx.training.samples import labelled_samples
 from cbst_mx.training.sgd import Schedule, train
 from symbols.backend import gluon, mx
 
-__all__ = ["cores", "evaluation", "labelling", "reading_seconds", "training", "with_reading"]
+__all__ = ["evaluated_at_once", "evaluation", "labelling", "reading_seconds", "training", "with_reading"]
 
 _SIDES = (0.25, 0.5, 1.0)  # of an image or crop; the first two are measured whatever they take
 _MOST = 50  # repetitions of one measurement
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def with_reading(step: float, load: float, experiment: Experiment) -> float:
@@ -190,6 +185,13 @@ def labelling(
             )
 
     return _images(once, target.size, 1, budget, peak)
+
+
+def evaluated_at_once(experiment: Experiment, ctx: mx.Context, size: tuple[int, int]) -> int:
+    """Return how many images of a size pass the network together when they are evaluated."""
+    settings, on_cpu = experiment.evaluation, ctx.device_type == "cpu"
+    fitting = fitting_batch(size, on_cpu=on_cpu, scales=settings.scales, long_side=settings.long_side)
+    return experiment.inference_batch or fitting
 
 
 def evaluation(

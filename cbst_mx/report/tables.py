@@ -41,6 +41,7 @@ __all__ = [
     "paper_table",
     "plain_table",
     "plan_table",
+    "planned_time",
     "protocol_table",
     "snapshot_table",
     "status_table",
@@ -200,6 +201,18 @@ def plan_table(stages: Sequence[Any]) -> Table:
     sums = (sum(getattr(s, name) for s in stages) for name in ("labelling", "training", "evaluation", "seconds"))
     table.add_row("all", "", f"{sum(stage.iterations for stage in stages):,}", *map(duration, sums))
     return table
+
+
+def planned_time(plan: Any) -> str:
+    """Return in words how long a run takes, and how far that may be off.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the attributes of `cbst_mx.planning.Plan`.
+    """
+    low, high = (duration(plan.seconds * factor) for factor in (1 / plan.unsure, plan.unsure))
+    return f"about {duration(plan.seconds)} on a machine that does nothing else, likely {low} to {high}"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Iterable, Mapping
 from pydantic import BaseModel
 
 from cbst_mx.config import Experiment
+from cbst_mx.config.experiment import NAMED_BATCH
 from cbst_mx.selftrain.portion import learning_rate, portion
 
 __all__ = ["DEPENDENCIES", "FREE", "changed_keys", "is_below", "step_keys"]
@@ -91,7 +92,8 @@ def step_keys(experiment: Experiment, kind: str, stage: int) -> dict[str, Any]:
     """
     training = experiment.self_training
     found = {}
-    for key, value in _flat(experiment.model_dump(mode="json")).items():
+    values = {**experiment.model_dump(mode="json"), "inference_batch": experiment.inference_batch or NAMED_BATCH}
+    for key, value in _flat(values).items():
         # what nobody has assigned may change everything
         kinds = next((kinds for parent, kinds in DEPENDENCIES.items() if is_below(key, [parent])), (kind,))
         if kind in kinds and not is_below(key, FREE):

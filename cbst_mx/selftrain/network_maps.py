@@ -22,6 +22,7 @@ __all__ = [
     "Images",
     "at_image_size",
     "confidences",
+    "fitting_batch",
     "predictions",
     "probabilities",
     "probability_maps",
@@ -30,6 +31,37 @@ __all__ = [
 
 #: Images of a set, or RGB images (H, W, 3), uint8, as they come, such as the frames of a video.
 Images = Union[ImageSet, Iterable[np.ndarray]]
+
+_AT_ONCE = 1024 * 2048  # pixels of the images that pass a network together, where one has no more
+_MOST = 8  # images
+
+
+def fitting_batch(
+    size: tuple[int, int], *, on_cpu: bool, scales: Sequence[float] = (1.0,), long_side: int | None = None
+) -> int:
+    """Return how many images of one size pass through a network at once: in the memory of one of 1024 x 2048.
+
+    That is at most 8, and as many as have no more pixels together, both the images and what the network sees of them;
+    one, whatever its size. On a GPU one is as fast as several.
+
+    Parameters
+    ----------
+    size : (int, int)
+        H and W of the images.
+    on_cpu : bool
+        Whether the network computes on the processor.
+    scales, long_side
+        As for :func:`probabilities`.
+
+    Examples
+    --------
+    >>> [fitting_batch(size, on_cpu=True) for size in ((256, 512), (512, 1024), (1024, 2048))]
+    [8, 4, 1]
+    """
+    if not on_cpu:
+        return 1
+    factor = max(scales) * (scale_for_long_side(*size, long_side) if long_side else 1.0)
+    return max(1, min(_MOST, int(_AT_ONCE // (size[0] * size[1] * max(1.0, factor) ** 2))))
 
 
 def probabilities(
@@ -180,7 +212,7 @@ def at_image_size(
 
 
 def probability_maps(
-    network: gluon.HybridBlock, images: Images, *, batch_size: int = 8, **options: Any
+    network: gluon.HybridBlock, images: Images, *, batch_size: int | None = None, **options: Any
 ) -> Iterator[tuple[int, mx.nd.NDArray]]:
     """Yield the index and the probability map of every image, in order.
 
@@ -190,8 +222,8 @@ def probability_maps(
         As for :func:`probabilities`.
     images : ImageSet or iterable of ndarray of shape (H, W, 3), uint8
         Images of any sizes; neighbours of equal size share a batch. A thread reads them.
-    batch_size : int
-        Images per forward pass at most.
+    batch_size : int, optional
+        Images per forward pass at most; by default as :func:`fitting_batch` says.
     **options
         Keyword arguments of :func:`probabilities`.
 
@@ -200,12 +232,12 @@ def probability_maps(
     index : int
     probability : NDArray of shape (C, H, W), float32
     """
-    for start, batch in _batches(images, batch_size):
+    for start, batch in _batches(images, batch_size, **options):
         yield from enumerate(probabilities(network, batch, **options), start)
 
 
 def predictions(
-    network: gluon.HybridBlock, images: Images, *, batch_size: int = 8, **options: Any
+    network: gluon.HybridBlock, images: Images, *, batch_size: int | None = None, **options: Any
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index and the predicted class of every pixel of every image, in order.
 
@@ -230,7 +262,7 @@ def predictions(
 
 
 def confidences(
-    network: gluon.HybridBlock, images: Images, *, batch_size: int = 8, **options: Any
+    network: gluon.HybridBlock, images: Images, *, batch_size: int | None = None, **options: Any
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield the index, and the confidence and predicted class of every pixel of every image, in order.
 
@@ -265,7 +297,7 @@ def _classes(probability: mx.nd.NDArray) -> np.ndarray:
 
 
 def _seen(
-    network: gluon.HybridBlock, images: Images, batch_size: int, **options: Any
+    network: gluon.HybridBlock, images: Images, batch_size: int | None, **options: Any
 ) -> Iterator[tuple[int, mx.nd.NDArray | HostMap]]:
     """Yield the index and the probabilities of every image, in order.
 
@@ -276,11 +308,12 @@ def _seen(
     if several or options["ctx"].device_type != "cpu":
         yield from probability_maps(network, images, batch_size=batch_size, **options)
         return
+    batches = _batches(images, batch_size, **options)
     scales, interpolation = options.pop("scales", (1.0,)), options.pop("interpolation", "bilinear")
     options.pop("combine", None)  # of one scale there is nothing to combine
     found = (
         (start, batch[0].shape[:2], *stride_probabilities(network, batch, scale=scales[0], **options))
-        for start, batch in _batches(images, batch_size)
+        for start, batch in batches
     )
     for start, size, maps, part in one_step_later(found):
         extent = (part[0] / network.stride, part[1] / network.stride)
@@ -292,18 +325,29 @@ def _seen(
             yield index, HostMap(whole, origin=name)
 
 
-def _batches(images: Images, batch_size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield the index of the first and the pixels of neighbours of equal size."""
+def _batches(
+    images: Images,
+    batch_size: int | None,
+    *,
+    ctx: mx.Context,
+    scales: Sequence[float] = (1.0,),
+    long_side: int | None = None,
+    **_: Any,
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yield the index of the first and the pixels of neighbours of equal size; what else is done with them is given."""
     batch: list[np.ndarray] = []
-    start = 0
+    start, most = 0, batch_size or 1
     pixels = map(images.image, range(len(images))) if isinstance(images, ImageSet) else images
-    for index, image in enumerate(read_ahead(pixels, batch_size)):
+    for index, image in enumerate(read_ahead(pixels, batch_size or _MOST)):
         if batch and batch[0].shape != image.shape:
             yield start, batch
             batch = []
-        start = start if batch else index
+        if not batch:
+            start = index
+            size, on_cpu = (image.shape[0], image.shape[1]), ctx.device_type == "cpu"
+            most = batch_size or fitting_batch(size, on_cpu=on_cpu, scales=scales, long_side=long_side)
         batch.append(image)
-        if len(batch) == batch_size:
+        if len(batch) == most:
             yield start, batch
             batch = []
     if batch:

@@ -21,6 +21,7 @@ from typing import Any, Callable, Iterator, Mapping
 import numpy as np
 
 from cbst_mx.errors import CheckpointError, StoppedError
+from cbst_mx.messages import cores
 from cbst_mx.networks.parameters import load_arrays, remove_arrays, save_arrays
 from cbst_mx.training.ranks import ALONE, Team
 from cbst_mx.training.steps import has_batch_statistics
@@ -222,7 +223,7 @@ class Checkpoints:
 def _digest(arrays: Mapping[str, mx.nd.NDArray], about: Mapping[str, Any]) -> str:
     """Return the SHA-256 of names, types, shapes and numbers of arrays, and of the text about them."""
     whole = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # a stop waits for this; hashlib leaves Python's lock
+    with ThreadPoolExecutor(min(8, cores())) as pool:  # a stop waits for this; hashlib leaves Python's lock
         for name in sorted(arrays):
             array = np.ascontiguousarray(arrays[name].asnumpy())
             content = array.reshape(-1).view(np.uint8)
