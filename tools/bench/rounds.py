@@ -224,7 +224,8 @@ def agreement(found: dict[str, list[dict[str, Any]]]) -> str:
     )
     return (
         f"Ours and the peer's: {kept} % of the pixels kept; loss of the last iteration {losses}; mIoU {scores} %. "
-        f"Thresholds exp(-k_c) of the {len(common)} classes with 0.1 % of the pixels or more differ by at most {far:.4f}."
+        f"Thresholds exp(-k_c) of the {len(common)} classes with 0.1 % of the pixels or more differ by at most "
+        f"{far:.4f}."
     )
 
 
