@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from cbst_mx.data.ahead import one_step_later, read_ahead
+from cbst_mx.data.ahead import in_turns, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import RunError, check_choice
 from cbst_mx.files import reading, remove_folder, save_npy
@@ -218,7 +218,7 @@ class TargetMaps:
             for index, image in images:
                 yield names[index], self._of_several_scales(index, image)
             return
-        computed = one_step_later(map(self._compute, images))
+        computed = in_turns(map(self._compute, images), self._ctx.device_type)
         for index, name in enumerate(names):
             if index in self._kept:
                 yield name, self._map(index, self._kept[index])
@@ -226,7 +226,6 @@ class TargetMaps:
             output = next(computed)
             self._note(index, output.maps)
             if self.keep != "recompute":
-                output = output._replace(maps=output.maps.asnumpy())
                 self._store(index, output)
             yield name, self._map(index, output)
 
@@ -275,10 +274,13 @@ class TargetMaps:
     def _compute(self, pair: tuple[int, np.ndarray]) -> _Output:
         _, image = pair
         maps, part = stride_probabilities(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
-        return _Output(maps[0], part, (image.shape[0], image.shape[1]))
+        kept = maps[0] if self._on_device else maps[0].asnumpy()
+        return _Output(kept, part, (image.shape[0], image.shape[1]))
 
     def _store(self, index: int, output: _Output) -> None:
-        """Keep an image's output, an array, for the next passes; as a compact map only where it has one and fits."""
+        """Keep an image's output for the next passes; of compact maps those that fit."""
+        if isinstance(output.maps, mx.nd.NDArray):
+            output = output._replace(maps=output.maps.asnumpy())
         if self.keep == "compact":
             compact = CompactMap.of(output.maps) if output.maps.shape[1:] == output.size == output.part else None
             if compact is not None and compact.nbytes <= self._room:
@@ -306,8 +308,7 @@ class TargetMaps:
                 cells.expand_dims(0), output.size, extent=extent, interpolation=self._interpolation, stride=stride
             )
             return DeviceMap(self._times_prior(whole[0]))
-        array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
-        view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
+        view = ClassMaps(maps, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
         return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
     def _of_several_scales(self, index: int, image: np.ndarray) -> DeviceMap:
@@ -322,7 +323,11 @@ class TargetMaps:
         self._note(index, maps[0])
         return DeviceMap(self._times_prior(maps[0]))
 
-    def _note(self, index: int, maps: mx.nd.NDArray) -> None:
+    def _note(self, index: int, maps: Any) -> None:
+        if isinstance(maps, np.ndarray):  # MXNet's maximum over classes is slow on the processor
+            surest = np.maximum.reduce(maps, axis=0)
+            self._sure[index] = int(np.count_nonzero(surest == 1)), surest.size
+            return
         sure = maps.max(axis=0) == 1
         self._sure[index] = int(sure.sum().asscalar()), sure.size
 

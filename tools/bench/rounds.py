@@ -60,8 +60,8 @@ PAPER = Setting(
     "Nearer to the paper: FCN8s, width 1/2, 512 x 1024",
     *(1 / 2, (512, 1024), (12, 12, 6), (504, 504), (0.7, 1.3), 2, 8, 0.5, "program"),
     (
-        "source_training={iterations: 200, batch_size: 4, learning_rate: 0.01, warmup: 50, power: 0.9}",
-        "augmentation={crop: [128, 256], scale: [0.4, 0.8]}",
+        "source_training={iterations: 80, batch_size: 4, learning_rate: 0.01, warmup: 20, power: 0.9}",
+        "augmentation={crop: [96, 192], scale: [0.4, 0.8]}",
     ),
 )
 QUICK = Setting(
