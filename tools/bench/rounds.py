@@ -58,7 +58,7 @@ DEMO = Setting(
 )
 PAPER = Setting(
     "Nearer to the paper: FCN8s, width 1/2, 512 x 1024",
-    *(1 / 2, (512, 1024), (12, 12, 6), (504, 504), (0.7, 1.3), 2, 8, 0.5, "program"),
+    *(1 / 2, (512, 1024), (12, 8, 4), (504, 504), (0.7, 1.3), 2, 6, 0.5, "program"),
     (
         "source_training={iterations: 80, batch_size: 4, learning_rate: 0.01, warmup: 20, power: 0.9}",
         "augmentation={crop: [96, 192], scale: [0.4, 0.8]}",
@@ -188,7 +188,8 @@ def measure(setting: Setting, folder: Path, options: argparse.Namespace, torch: 
         spec.write_text(json.dumps({**peer, "out": str(folder / f"peer-{repeat}")}))
         found["peer"].append(in_process(torch, options.threads, Path(__file__).with_name("torch_round.py"), spec))
         for side, results in found.items():
-            seconds = ", ".join(f"{name} {results[-1]['wall'][name]:.2f}" for name in STAGES)
+            last = results[-1]
+            seconds = ", ".join(f"{name} {last['wall'][name]:.2f} ({last['cpu'][name]:.2f} CPU)" for name in STAGES)
             print(f"{title}, {side}: {seconds} s", file=sys.stderr)
     return found
 
