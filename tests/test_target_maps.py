@@ -13,10 +13,12 @@ from cbst_mx.networks.build import build_network
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.class_statistics import ImageStatistics
+from cbst_mx.selftrain.compact_maps import CompactMap
 from cbst_mx.selftrain.interpolation import INTERPOLATIONS
 from cbst_mx.selftrain.network_maps import predictions, probabilities, stride_probabilities
 from cbst_mx.selftrain.selection import label_set
 from cbst_mx.selftrain.target_maps import TargetMaps
+from cbst_mx.selftrain.thresholds import Thresholds
 from symbols.backend import mx
 
 CLASSES = 4
@@ -79,6 +81,46 @@ def test_nothing_depends_on_where_maps_are_kept_or_how_thresholds_are_found(imag
     assert_same(labels_of(make(images, tmp_path, keep="memory", **options), sorted_pixels=0), reference)
 
 
+@pytest.mark.parametrize("room", [10**6, 40_000, 0])
+def test_compact_maps_give_the_same_labels(images, tmp_path, room, monkeypatch):
+    runs = []
+
+    def compute(self, pair, original=TargetMaps._compute):
+        runs.append(pair[0])
+        return original(self, pair)
+
+    monkeypatch.setattr(TargetMaps, "_compute", compute)
+    reference = labels_of(make(images, tmp_path, "fcn8s", keep="memory"))
+    for options in ({}, {"sorted_pixels": 0}):  # counted confidences take another pass
+        maps = make(images, tmp_path, "fcn8s", keep="compact")
+        runs.clear()
+        maps._room = room  # of the four images some have to do without
+        assert_same(labels_of(maps, **options), reference)
+        kept = len(maps._kept)
+        assert kept == len(SIZES) if room > 40_000 else kept == 0 if not room else 0 < kept < len(SIZES)
+        assert len(runs) == len(SIZES) + (len(SIZES) - kept) * (2 if options else 1)
+
+
+@pytest.mark.parametrize("value", [0.2, 0.0])
+def test_thresholds_below_what_compact_maps_keep_get_the_whole_map(images, tmp_path, value):
+    low = Thresholds("global", "paper", 0.3, np.full(CLASSES, value, np.float32), np.zeros(CLASSES, np.int64))
+    low.values[1] = 0.9
+    whole, compact = (make(images, tmp_path, "fcn8s", keep=keep) for keep in ("memory", "compact"))
+    for maps in (whole, compact):
+        list(maps)
+    for (_, mine), (_, theirs) in zip(compact, whole):
+        np.testing.assert_array_equal(mine.select([low])[0], theirs.select([low])[0])
+
+
+def test_maps_of_unsure_pixels_are_not_made_compact():
+    maps = np.full((4, 8, 9), 0.25, np.float32)
+    compact = CompactMap.of(maps)
+    np.testing.assert_array_equal(compact.whole(), maps)
+    for wrong in (0.0, np.nan):
+        maps[:, 3, 4] = wrong
+        assert CompactMap.of(maps) is None
+
+
 @pytest.mark.parametrize("long_side", [None, 100])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_host_and_device_maps_are_those_of_probabilities(images, tmp_path, long_side, interpolation):
@@ -112,9 +154,14 @@ def test_auto_takes_memory_then_disk_but_never_full_size_maps_on_disk(images, tm
     assert make(images, tmp_path).keep == make(images, tmp_path, "fcn8s").keep == "memory"
     monkeypatch.setattr("cbst_mx.selftrain.target_maps._MEMORY", 100)
     assert make(images, tmp_path).keep == "disk"
+    assert make(images, tmp_path, "fcn8s").keep == "compact"
+    prior = np.ones((CLASSES, 5, 8), np.float32)
+    for options in ({"prior": prior}, {"long_side": 100}, {"on_device": True}):
+        assert make(images, tmp_path, "fcn8s", **options).keep == "recompute"
+    monkeypatch.setattr("cbst_mx.selftrain.target_maps._COMPACT_MEMORY", 100)
     assert make(images, tmp_path, "fcn8s").keep == "recompute"
     assert make(images, tmp_path, keep="memory", scales=(0.5, 1.0)).keep == "recompute"
-    with pytest.raises(ConfigError, match="keep must be one of auto, memory, disk, recompute, got 'tape'"):
+    with pytest.raises(ConfigError, match="keep must be one of auto, memory, compact, disk, recompute, got 'tape'"):
         make(images, tmp_path, keep="tape")
 
 

@@ -84,7 +84,7 @@ class SharedMaps:
         height, width = images.image(0).shape[:2]
         stride = network.stride
         self.keep, self.bytes = kept_maps(experiment, len(images), (height, width), stride=stride)
-        if self.keep == "memory":  # of which process?
+        if self.keep in ("memory", "compact"):  # of which process?
             self.keep = "disk" if stride > 1 else "recompute"
         self._network, self._images, self._folder = network, images, folder.absolute()
         self._num_classes = spec.num_classes

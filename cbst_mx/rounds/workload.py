@@ -221,7 +221,7 @@ def estimate_needs(
     keep, maps = kept_maps(experiment, target, size, stride=network.stride)
     pool = target * pixels if target * pixels <= SORTED_PIXELS else 0  # sorted, or else counted
     memory = PIXEL_BYTES * pixels + 20 * pool  # sorting copies values and classes
-    return Needs(disk + (maps if keep == "disk" else 0), memory + (maps if keep == "memory" else 0))
+    return Needs(disk + (maps if keep == "disk" else 0), memory + (maps if keep in ("memory", "compact") else 0))
 
 
 def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, stride: int) -> tuple[str, int]:
@@ -240,7 +240,7 @@ def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, str
 
     Returns
     -------
-    keep : {"memory", "disk", "recompute"}
+    keep : {"memory", "compact", "disk", "recompute"}
     bytes : int
         As for :func:`.maps_needed`.
     """
@@ -253,6 +253,7 @@ def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, str
         keep=training.keep_maps,
         scales=training.scales,
         long_side=training.long_side,
+        whole=training.uses_prior or experiment.ctx.startswith("gpu"),
     )
 
 

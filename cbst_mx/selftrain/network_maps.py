@@ -10,13 +10,14 @@ from typing import Any, Iterable, Iterator, Sequence, Union
 
 import numpy as np
 
-from cbst_mx.data.ahead import one_step_later, read_ahead
+from cbst_mx.data.ahead import in_turns, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
 from cbst_mx.selftrain import on_device
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.views import HostMap
 from symbols.backend import gluon, mx
+from symbols.softmax import is_fast, shared, softmax
 
 __all__ = [
     "Images",
@@ -170,13 +171,20 @@ def stride_probabilities(
     if below or beside:
         batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, beside)))
     inputs = mx.nd.array(batch, ctx=ctx)
-    maps = mx.nd.softmax(network(inputs), axis=1)
+    logits = network(inputs)
+    if not is_fast(logits):
+        maps = mx.nd.softmax(logits, axis=1)
+        if flip:
+            # MXNet mirrors fast on a GPU, where it saves a second copy of the images, and slowly on the processor
+            turned = mx.nd.array(batch[..., ::-1], ctx=ctx) if ctx.device_type == "cpu" else inputs.flip(axis=3)
+            mirrored = mx.nd.softmax(network(turned), axis=1)
+            maps = (maps + mirrored.flip(axis=3)) / 2
+        return maps, (rows, columns)
+    found = softmax(logits)
     if flip:
-        # MXNet mirrors fast on a GPU, where it saves a second copy of the images, and slowly on the processor
-        turned = mx.nd.array(batch[..., ::-1], ctx=ctx) if ctx.device_type == "cpu" else inputs.flip(axis=3)
-        mirrored = mx.nd.softmax(network(turned), axis=1)
-        maps = (maps + mirrored.flip(axis=3)) / 2
-    return maps, (rows, columns)
+        found += softmax(network(mx.nd.array(batch[..., ::-1], ctx=ctx)))[..., ::-1]
+        found /= 2
+    return shared(found, ctx), (rows, columns)
 
 
 def at_image_size(
@@ -315,7 +323,7 @@ def _seen(
         (start, batch[0].shape[:2], *stride_probabilities(network, batch, scale=scales[0], **options))
         for start, batch in batches
     )
-    for start, size, maps, part in one_step_later(found):
+    for start, size, maps, part in in_turns(found, options["ctx"].device_type):
         extent = (part[0] / network.stride, part[1] / network.stride)
         for index, cells in enumerate(maps.asnumpy(), start):
             whole = ClassMaps(

@@ -3,7 +3,8 @@
 C classes, N images of H x W pixels. Pseudo-labelling reads every image two or three times: to collect confidences, once
 more in the critical bins if counted thresholds need it, and to select. Between the passes the network's own output is
 kept: at stride s, 1 / s^2 of a full-size map. Every pass upsamples it again, with the same result to the last bit,
-wherever that is computed. Full-size maps are never kept on disk: 19 classes of 1024 x 2048 pixels take 159 MB an image.
+wherever that is computed. Full-size maps are never kept on disk: 19 classes of 1024 x 2048 pixels take 159 MB an image;
+of a set that is not too large `compact_maps` keeps them in memory.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from cbst_mx.data.ahead import one_step_later, read_ahead
+from cbst_mx.data.ahead import in_turns, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import RunError, check_choice
 from cbst_mx.files import reading, remove_folder, save_npy
 from cbst_mx.selftrain import on_device, spatial_prior
 from cbst_mx.selftrain.class_maps import ClassMaps
+from cbst_mx.selftrain.compact_maps import PIXEL_BYTES, CompactMap, CompactView
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.interpolation import check_interpolation
 from cbst_mx.selftrain.kc import ConfidencePool
@@ -31,9 +33,10 @@ from symbols.backend import gluon, mx
 
 __all__ = ["KEEP", "SORTED_PIXELS", "DeviceMap", "TargetMaps", "maps_needed"]
 
-KEEP = ("auto", "memory", "disk", "recompute")
+KEEP = ("auto", "memory", "compact", "disk", "recompute")
 _AHEAD = 2  # images that a thread reads ahead
 _MEMORY = 256 << 20  # bytes of maps that "auto" keeps in memory
+_COMPACT_MEMORY = 1 << 30  # and of compact ones, instead of which the network would run again
 #: Target sets of up to this many pixels are sorted (5 bytes a pixel), larger ones counted; the result is the same.
 SORTED_PIXELS = 1 << 24
 
@@ -90,6 +93,7 @@ def maps_needed(
     keep: str = "auto",
     scales: Sequence[float] = (1.0,),
     long_side: int | None = None,
+    whole: bool = False,
 ) -> tuple[str, int]:
     """Return where the network's output stays between the passes, and how much it is.
 
@@ -103,12 +107,14 @@ def maps_needed(
         Number of classes C and stride of the network.
     keep, scales, long_side
         As for :class:`TargetMaps`.
+    whole : bool
+        Whether compact maps do not do: with a spatial prior, or on a GPU.
 
     Returns
     -------
-    keep : {"memory", "disk", "recompute"}
+    keep : {"memory", "compact", "disk", "recompute"}
     bytes : int
-        Size of all maps, if they were kept.
+        Size of all maps, if they were kept; of compact ones, what is set aside for them.
 
     Raises
     ------
@@ -121,8 +127,12 @@ def maps_needed(
     if len(scales) > 1:
         return "recompute", needed
     if keep == "auto":
-        keep = "memory" if needed <= _MEMORY else "disk" if stride > 1 else "recompute"
-    return keep, needed
+        keep = "memory" if needed <= _MEMORY else "disk" if stride > 1 else "compact"
+    compact = images * PIXEL_BYTES * size[0] * size[1]
+    if keep != "compact":
+        return keep, needed
+    fits = compact <= _COMPACT_MEMORY and stride == 1 and not (long_side or whole)
+    return ("compact", compact) if fits else ("recompute", needed)
 
 
 class TargetMaps:
@@ -142,9 +152,11 @@ class TargetMaps:
         The network's context. On a GPU maps are upsampled, counted and selected there.
     prior : ndarray of shape (C, h, w), float32, optional
         Spatial prior q_n(c), multiplied into the probabilities (eq. 9); resized to every image.
-    keep : {"auto", "memory", "disk", "recompute"}
+    keep : {"auto", "memory", "compact", "disk", "recompute"}
         Where the network's output stays between the passes; "recompute" runs the network again. "auto" takes memory for
-        up to 256 MB in all, else disk for networks with a stride, else recomputes.
+        up to 256 MB in all, else disk for networks with a stride. For those without, whose maps have the image's size,
+        it takes compact maps ("compact"), in memory, for up to 1 GB in all, else recomputes; on a GPU, with a prior or
+        with a `long_side` there are none.
     scales, combine
         See :func:`.network_maps.probabilities`. With several scales there is no map at the network's stride: it is run
         again for every pass.
@@ -184,7 +196,7 @@ class TargetMaps:
         height, width = images.image(0).shape[:2]
         #: Pixels of all images, if they have the size of the first one.
         self.pixels = len(images) * height * width
-        #: Where maps are kept ("memory", "disk" or "recompute"), and the bytes of all of them.
+        #: Where maps are kept ("memory", "compact", "disk" or "recompute"), and the bytes of all of them.
         self.keep, self.bytes = maps_needed(
             len(images),
             (height, width),
@@ -193,7 +205,9 @@ class TargetMaps:
             keep=keep,
             scales=scales,
             long_side=options.get("long_side"),
+            whole=prior is not None or self._on_device,
         )
+        self._room = self.bytes  # for compact maps
 
     def __iter__(self) -> Iterator[tuple[str, View]]:
         """Yield name and map of every image."""
@@ -204,16 +218,16 @@ class TargetMaps:
             for index, image in images:
                 yield names[index], self._of_several_scales(index, image)
             return
-        computed = one_step_later(map(self._compute, images))
+        computed = in_turns(map(self._compute, images), self._ctx.device_type)
         for index, name in enumerate(names):
             if index in self._kept:
-                output = self._kept[index]
-            else:
-                output = next(computed)
-                self._note(index, output.maps)
-                if self.keep != "recompute":
-                    self._kept[index] = self._store(name, output)
-            yield name, self._map(name, output)
+                yield name, self._map(index, self._kept[index])
+                continue
+            output = next(computed)
+            self._note(index, output.maps)
+            if self.keep != "recompute":
+                self._store(index, output)
+            yield name, self._map(index, output)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -260,18 +274,29 @@ class TargetMaps:
     def _compute(self, pair: tuple[int, np.ndarray]) -> _Output:
         _, image = pair
         maps, part = stride_probabilities(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
-        return _Output(maps[0], part, (image.shape[0], image.shape[1]))
+        kept = maps[0] if self._on_device else maps[0].asnumpy()
+        return _Output(kept, part, (image.shape[0], image.shape[1]))
 
-    def _store(self, name: str, output: _Output) -> _Output:
-        array = output.maps.asnumpy()
-        if self.keep == "memory":
-            return output._replace(maps=array)
-        path = self._folder / f"{name}.npy"
-        save_npy(path, array, durable=False)
-        return output._replace(maps=path)
+    def _store(self, index: int, output: _Output) -> None:
+        """Keep an image's output for the next passes; of compact maps those that fit."""
+        if isinstance(output.maps, mx.nd.NDArray):
+            output = output._replace(maps=output.maps.asnumpy())
+        if self.keep == "compact":
+            compact = CompactMap.of(output.maps) if output.maps.shape[1:] == output.size == output.part else None
+            if compact is not None and compact.nbytes <= self._room:
+                self._room -= compact.nbytes
+                self._kept[index] = output._replace(maps=compact)
+            return
+        if self.keep == "disk":
+            path = self._folder / f"{self._images.names[index]}.npy"
+            save_npy(path, output.maps, durable=False)
+            output = output._replace(maps=path)
+        self._kept[index] = output
 
-    def _map(self, name: str, output: _Output) -> View:
-        maps = output.maps
+    def _map(self, index: int, output: _Output) -> View:
+        maps, name = output.maps, self._images.names[index]
+        if isinstance(maps, CompactMap):
+            return CompactView(maps, name, lambda: self._map(index, self._compute((index, self._images.image(index)))))
         if isinstance(maps, Path):
             with reading(str(maps), RunError):
                 maps = np.load(maps)
@@ -283,8 +308,7 @@ class TargetMaps:
                 cells.expand_dims(0), output.size, extent=extent, interpolation=self._interpolation, stride=stride
             )
             return DeviceMap(self._times_prior(whole[0]))
-        array = maps.asnumpy() if isinstance(maps, mx.nd.NDArray) else maps
-        view = ClassMaps(array, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
+        view = ClassMaps(maps, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
         return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
     def _of_several_scales(self, index: int, image: np.ndarray) -> DeviceMap:
@@ -299,7 +323,11 @@ class TargetMaps:
         self._note(index, maps[0])
         return DeviceMap(self._times_prior(maps[0]))
 
-    def _note(self, index: int, maps: mx.nd.NDArray) -> None:
+    def _note(self, index: int, maps: Any) -> None:
+        if isinstance(maps, np.ndarray):  # MXNet's maximum over classes is slow on the processor
+            surest = np.maximum.reduce(maps, axis=0)
+            self._sure[index] = int(np.count_nonzero(surest == 1)), surest.size
+            return
         sure = maps.max(axis=0) == 1
         self._sure[index] = int(sure.sum().asscalar()), sure.size
 

@@ -13,6 +13,7 @@ from cbst_mx.data.transforms import label_at_stride
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import IGNORE
 from symbols.backend import gluon, mx
+from symbols.softmax import CrossEntropy, is_fast
 
 __all__ = ["BatchLoss", "SegmentationLoss", "label_stride"]
 
@@ -94,11 +95,16 @@ class BatchLoss:
         losses = []
         first = 0
         for part in logits:
-            label = mx.nd.array(labels[first : first + len(part)], ctx=part.context)
+            label = labels[first : first + len(part)]
             first += len(part)
+            if is_fast(part):
+                valid = label != IGNORE
+                losses.append(CrossEntropy((label * valid).astype(np.intp), valid, max(count, 1))(part))
+                continue
             if part.dtype != np.float32:  # mixed precision ends here
                 part = part.astype("float32")
-            losses.append(self._loss(part, label, mx.nd.array([count], ctx=part.context)))
+            truth = mx.nd.array(label, ctx=part.context)
+            losses.append(self._loss(part, truth, mx.nd.array([count], ctx=part.context)))
         return losses
 
 

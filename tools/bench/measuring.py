@@ -5,6 +5,7 @@ Run by itself it does nothing.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ __all__ = [
     "peak_bytes",
     "photograph",
     "put",
+    "stage_seconds",
     "table",
     "versions",
 ]
@@ -58,6 +60,25 @@ def in_a_process(script: str, *arguments: object) -> dict[str, float]:
     command = [sys.executable, "-W", "ignore", script, "--worker", json.dumps([str(one) for one in arguments])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def stage_seconds(works: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+    """Do the stages of some work; return the seconds of each, by the clock and of the processor, and what they found.
+
+    Seconds of the processor are those of this process and of its children that have ended.
+    """
+
+    def spent() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(one.ru_utime + one.ru_stime for one in used)
+
+    result: dict[str, Any] = {"wall": {}, "cpu": {}}
+    for name, work in works.items():
+        wall, cpu = time.perf_counter(), spent()
+        result.update(work())
+        gc.collect()  # ends what a stage has left
+        result["wall"][name], result["cpu"][name] = time.perf_counter() - wall, spent() - cpu
+    return result
 
 
 def peak_bytes() -> int:

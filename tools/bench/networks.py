@@ -57,6 +57,7 @@ TRAINING = (
     ("torch", "bfloat16"),
     ("torch", "bfloat16 channels last"),
 )
+TASKS = ("inference", "training", "large")
 LARGE = (
     ("mxnet", "float32"),
     ("mxnet", "float32, bands of 512 rows"),
@@ -357,6 +358,13 @@ def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------------------- the table
 
 
+def add_torch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`find_torch` looks at."""
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch")
+    parser.add_argument("--install-torch", action="store_true", help=f"make an environment with torch {TORCH}")
+    parser.add_argument("--torch-index", metavar="URL", help="package index to take it from")
+
+
 def find_torch(options: argparse.Namespace) -> str | None:
     """Return a Python that has torch, or None."""
     if options.torch_python:
@@ -417,9 +425,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch")
-    parser.add_argument("--install-torch", action="store_true", help=f"make an environment with torch {TORCH}")
-    parser.add_argument("--torch-index", metavar="URL", help="package index to take it from")
+    add_torch_options(parser)
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS, help="what to measure")
     parser.add_argument("--networks", nargs="+", default=["fcn8s", "resnet38"], choices=["fcn8s", "resnet38"])
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--inference-size", type=int, nargs=2, default=[512, 1024], metavar=("H", "W"))
@@ -460,11 +467,12 @@ def main() -> None:
 
     bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     parts = []
-    for task, size, forms, steps in (
-        ("inference", options.inference_size, INFERENCE, options.steps),
-        ("training step", options.training_size, TRAINING, options.steps),
-        ("inference", options.large_size, LARGE, 1),
-    ):
+    works = {
+        "inference": ("inference", options.inference_size, INFERENCE, options.steps),
+        "training": ("training step", options.training_size, TRAINING, options.steps),
+        "large": ("inference", options.large_size, LARGE, 1),
+    }
+    for task, size, forms, steps in (works[name] for name in TASKS if name in options.tasks):
         rows = []
         for network in options.networks:
             chosen = [

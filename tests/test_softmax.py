@@ -1,0 +1,75 @@
+"""Softmax and its loss on the processor: the numbers of MXNet's own operators, to the last bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cbst_mx.training.losses import SegmentationLoss
+from symbols.backend import autograd, mx
+from symbols.softmax import CrossEntropy, is_fast, softmax
+
+SHAPE = (3, 5, 12, 20)
+WRONG = {"finite": None, "nan": np.nan, "infinite": np.inf}
+
+
+def logits_of(seed, wrong=None):
+    values = np.random.default_rng(seed).normal(0, 6, SHAPE).astype(np.float32)
+    values[:, 2, 3] = 90  # saturated, and equal ones
+    values[0, :, 5, 5] = 1
+    if wrong is not None:
+        values[1, 3, 7, 11] = wrong
+    return values
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+def test_softmax_is_mxnets(wrong):
+    logits = mx.nd.array(logits_of(0, wrong))
+    assert is_fast(logits)
+    assert not is_fast(logits.astype("float64"))
+    np.testing.assert_array_equal(softmax(logits), mx.nd.softmax(logits, axis=1).asnumpy())
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+@pytest.mark.parametrize("ignored", [0.0, 0.1, 0.9, 1.0])
+def test_loss_and_gradient_are_mxnets(ignored, wrong):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, SHAPE[1], (SHAPE[0], *SHAPE[2:])).astype(np.float32)
+    labels[rng.random(labels.shape) < ignored] = 255
+    valid, count = labels != 255, 700
+    plain = SegmentationLoss()
+
+    def mine(logits):
+        return CrossEntropy((labels * valid).astype(np.intp), valid, count)(logits)
+
+    def theirs(logits):
+        return plain(logits, mx.nd.array(labels), mx.nd.array([count]))
+
+    found = []
+    for loss_of in (mine, theirs):
+        for context in (mx.cpu(0), mx.cpu(1)) if loss_of is mine else (mx.cpu(0),):
+            logits = mx.nd.array(logits_of(2, wrong), ctx=context)
+            logits.attach_grad()
+            with autograd.record():
+                loss = loss_of(logits)
+            loss.backward()
+            assert logits.grad.context == context
+            found.append((loss.asnumpy(), logits.grad.asnumpy()))
+    for loss, gradient in found[:2]:
+        np.testing.assert_array_equal(loss, found[2][0])
+        np.testing.assert_array_equal(np.isfinite(gradient).all(), np.isfinite(found[2][1]).all())
+        if wrong is None:
+            np.testing.assert_array_equal(gradient, found[2][1])
+
+
+def test_the_gradient_is_scaled_by_what_follows():
+    labels = np.random.default_rng(3).integers(0, SHAPE[1], (SHAPE[0], *SHAPE[2:]))
+    gradients = []
+    for factor in (1, 4):
+        logits = mx.nd.array(logits_of(4))
+        logits.attach_grad()
+        with autograd.record():
+            loss = CrossEntropy(labels, np.ones(labels.shape, bool), 9)(logits) * factor
+        loss.backward()
+        gradients.append(logits.grad.asnumpy())
+    np.testing.assert_allclose(gradients[1], 4 * gradients[0], atol=1e-40)
