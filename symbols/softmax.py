@@ -38,8 +38,16 @@ def softmax(logits: mx.nd.NDArray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # of logits that are not finite NaN is made, as by MXNet
         values -= np.maximum.reduce(values, axis=1, keepdims=True)
         _apply(mx.nd.exp, values)
-        values /= np.add.reduce(values, axis=1, keepdims=True)
+        values /= _sum(values.swapaxes(0, 1))[:, np.newaxis]
     return values
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    """Return the sum over the first axis, added in its order as MXNet does: NumPy adds single pixels in pairs."""
+    total: np.ndarray = values[0].copy()
+    for one in values[1:]:
+        total += one
+    return total
 
 
 def shared(values: np.ndarray, context: mx.Context) -> mx.nd.NDArray:
@@ -109,7 +117,7 @@ def _likelihood(values: np.ndarray, classes: np.ndarray, slope: np.float32) -> n
         values -= np.maximum.reduce(values, axis=0)
     exponentials = values.copy()
     _apply(mx.nd.exp, exponentials)
-    sums = np.add.reduce(exponentials, axis=0)
+    sums = _sum(exponentials)
     _apply(mx.nd.log, sums)
     values -= sums
     pixels = np.arange(len(classes))

@@ -73,3 +73,27 @@ def test_the_gradient_is_scaled_by_what_follows():
         loss.backward()
         gradients.append(logits.grad.asnumpy())
     np.testing.assert_allclose(gradients[1], 4 * gradients[0], atol=1e-40)
+
+
+@pytest.mark.parametrize("pixels", [(1, 1), (1, 2), (4, 4)])
+def test_single_pixels_are_added_up_as_mxnet_does(pixels):
+    # NumPy adds up in pairs along an axis whose numbers lie side by side
+    for seed in range(30):
+        values = np.random.default_rng(seed).normal(0, 4, (2, 19, *pixels)).astype(np.float32)
+        array = mx.nd.array(values)
+        np.testing.assert_array_equal(softmax(mx.nd.array(values)), mx.nd.softmax(array, axis=1).asnumpy())
+        labels = np.full((2, *pixels), 255, np.float32)
+        labels[:, 0, 0] = seed % 19
+        found = []
+        for loss_of in (
+            lambda logits, y=labels: SegmentationLoss()(logits, mx.nd.array(y), mx.nd.array([2])),
+            lambda logits, y=labels: CrossEntropy((y * (y != 255)).astype(np.intp), y != 255, 2)(logits),
+        ):
+            logits = mx.nd.array(values)
+            logits.attach_grad()
+            with autograd.record():
+                loss = loss_of(logits)
+            loss.backward()
+            found.append((loss.asscalar(), logits.grad.asnumpy()))
+        assert found[0][0] == found[1][0]
+        np.testing.assert_array_equal(found[0][1], found[1][1])
