@@ -170,6 +170,7 @@ def labelling(
     pixels = target.number * target.size[0] * target.size[1]
     # as all of them will be: the output for one image would stay in memory, and the network run once
     keep, _ = kept_maps(experiment, target.number, target.size, stride=network.stride)
+    keep = "memory" if keep == "compact" else keep  # random parameters make every class likely, which is not compact
     as_all = experiment.model_copy(update={"self_training": settings.model_copy(update={"keep_maps": keep})})
 
     def once(images: ImageSet, side: float) -> None:
