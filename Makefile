@@ -121,8 +121,14 @@ check: $(DEV) ## ruff, formatting, types
 docs: $(DEV) ## the documentation as a site, site/index.html; every link is checked
 	$(BIN)/python -m mkdocs build --quiet --strict
 
-bench: $(DEV) ## run every benchmark in tools/bench
-	@for script in $(filter-out %/measuring.py %/torch_round.py,$(wildcard tools/bench/*.py)); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+# not by themselves: what the others share, and what needs run folders
+BENCHES := $(filter-out %/measuring.py %/torch_round.py %/label_free_score.py,$(wildcard tools/bench/*.py))
+bench: $(DEV) ## run every benchmark in tools/bench (WRITE=1: put their tables into docs/performance.md and benchmarks.md)
+	@for script in $(BENCHES); do \
+		page=docs/performance.md; case $$script in */networks.py) page=docs/benchmarks.md;; esac; \
+		out=; if [ -n "$(WRITE)" ] && grep -q '"--out", type' $$script; then out="--out $$page"; fi; \
+		echo $$script $$out; $(BIN)/python $$script $$out || exit 1; \
+	done
 
 bench-ci: $(DEV) ## time and memory of a small round against tools/bench/regressions.json: a report that fails nothing
 	-@$(BIN)/python tools/bench/regressions.py
