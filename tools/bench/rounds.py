@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measuring import machine, put, stage_seconds, table, versions
-from networks import add_torch_options, find_torch
+from networks import find_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
@@ -242,7 +242,7 @@ def worker(what: str, setting: list[Any], *arguments: str) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_torch_options(parser)
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch, numpy and Pillow")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of each side, in turns")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both networks")
     parser.add_argument("--peer-workers", type=int, default=2, help="reading processes of the peer; we have 2 threads")
@@ -257,9 +257,9 @@ def main() -> None:
     if options.worker:
         print(json.dumps(worker(*options.worker)))
         return
-    torch = find_torch(options)
+    torch = find_torch(argparse.Namespace(torch_python=options.torch_python, install_torch=False))
     if torch is None:
-        print("nothing is measured without PyTorch: give --torch-python PATH or --install-torch", file=sys.stderr)
+        print("nothing is measured without PyTorch: give --torch-python PATH", file=sys.stderr)
         return
     others = "import numpy, PIL, torch; print(f'torch {torch.__version__}, its numpy {numpy.__version__}')"
     theirs = subprocess.run([torch, "-c", others], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
