@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from cbst_mx.data.ahead import in_turns, one_step_later, read_ahead
+from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.errors import DataError
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("cbst-")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("cbst-ahead")]
 
 
 @pytest.mark.parametrize("most", [0, 1, 5, 100])
@@ -20,8 +20,6 @@ def threads():
 def test_items_keep_their_order(most, count):
     assert list(read_ahead((n * n for n in range(count)), most)) == [n * n for n in range(count)]
     assert list(one_step_later(n * n for n in range(count))) == [n * n for n in range(count)]
-    for device in ("cpu", "gpu"):
-        assert list(in_turns((n * n for n in range(count)), device)) == [n * n for n in range(count)]
     assert threads() == []
 
 
@@ -33,9 +31,7 @@ def failing(at, error):
 
 
 @pytest.mark.parametrize("at", [0, 1, 7])
-@pytest.mark.parametrize(
-    "ahead", [lambda items: read_ahead(items, 3), one_step_later, lambda items: in_turns(items, "cpu")]
-)
+@pytest.mark.parametrize("ahead", [lambda items: read_ahead(items, 3), one_step_later])
 def test_an_error_comes_after_all_items_before_it(at, ahead):
     seen = []
     with pytest.raises(DataError, match="image 7 is damaged"):
@@ -67,22 +63,6 @@ def test_one_item_is_made_while_the_last_one_is_looked_at():
     made = []
     for item in one_step_later(made.append(number) or number for number in range(4)):
         assert made == list(range(min(4, item + 2)))
-
-
-def test_a_thread_computes_one_item_ahead_on_a_processor():
-    made, allowed = [], threading.Semaphore(0)
-
-    def items():
-        for number in range(4):
-            made.append((number, threading.current_thread() is threading.main_thread()))
-            yield number
-            allowed.release()
-
-    for item in in_turns(items(), "cpu"):
-        assert allowed.acquire(timeout=10)
-        time.sleep(0.02)
-        assert made == [(number, False) for number in range(min(4, item + 2))]
-    assert threads() == []
 
 
 def test_whoever_stops_early_closes_the_reader():

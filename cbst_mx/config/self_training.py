@@ -164,8 +164,8 @@ class SelfTraining(StrictModel):
     """
     keep_maps: Literal["auto", "memory", "disk", "recompute"] = "auto"
     """Where the network's output stays between thresholds and selection. `auto`: in memory up to 256 MB, else on the
-    disk; of FCN8s, whose output has the image's size, without what no pseudo-label can come of in up to 1 GB of memory,
-    else it runs again. Changes no result. Origin: ours.
+    disk; of FCN8s, whose output has the image's size, what labels can come of in up to 1 GB of memory, else it runs
+    again. Changes no result. Origin: ours.
     """
     source_portion: Optional[SourcePortion] = None
     """Which part of the source images a round trains on; null: all of them, as in equations 3 and 6. Origin: paper."""

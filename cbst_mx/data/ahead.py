@@ -13,7 +13,7 @@ from typing import Any, Iterable, Iterator, TypeVar
 
 from cbst_mx.errors import CBSTError
 
-__all__ = ["in_turns", "one_step_later", "read_ahead"]
+__all__ = ["one_step_later", "read_ahead"]
 
 T = TypeVar("T")
 _END: Any = object()
@@ -88,34 +88,3 @@ def one_step_later(items: Iterable[T]) -> Iterator[T]:
             raise
         yield item
         item = following
-
-
-def in_turns(items: Iterable[T], device: str) -> Iterator[T]:
-    """Yield items that a device computes, the next one while one is looked at.
-
-    Parameters
-    ----------
-    items : iterable
-        What is computed when it is asked for.
-    device : {"cpu", "gpu"}
-        On a processor a thread asks for the items, since computing them is not over when MXNet is; else as
-        :func:`one_step_later`.
-
-    Yields
-    ------
-    item
-
-    Raises
-    ------
-    Exception
-        If an item cannot be made, what it raises, when it is due: after all items before it.
-    """
-    if device != "cpu":
-        yield from one_step_later(items)
-        return
-    iterator = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="cbst-network") as pool:
-        following = pool.submit(next, iterator, _END)
-        while (item := following.result()) is not _END:
-            following = pool.submit(next, iterator, _END)
-            yield item

@@ -10,7 +10,7 @@ from typing import Any, Iterable, Iterator, Sequence, Union
 
 import numpy as np
 
-from cbst_mx.data.ahead import in_turns, read_ahead
+from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
 from cbst_mx.selftrain import on_device
@@ -172,7 +172,7 @@ def stride_probabilities(
         batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, beside)))
     inputs = mx.nd.array(batch, ctx=ctx)
     logits = network(inputs)
-    if not is_fast(logits):
+    if network.stride > 1 or not is_fast(logits):  # of small maps a device that goes on meanwhile is faster
         maps = mx.nd.softmax(logits, axis=1)
         if flip:
             # MXNet mirrors fast on a GPU, where it saves a second copy of the images, and slowly on the processor
@@ -323,7 +323,7 @@ def _seen(
         (start, batch[0].shape[:2], *stride_probabilities(network, batch, scale=scales[0], **options))
         for start, batch in batches
     )
-    for start, size, maps, part in in_turns(found, options["ctx"].device_type):
+    for start, size, maps, part in one_step_later(found):
         extent = (part[0] / network.stride, part[1] / network.stride)
         for index, cells in enumerate(maps.asnumpy(), start):
             whole = ClassMaps(

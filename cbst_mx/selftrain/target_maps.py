@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from cbst_mx.data.ahead import in_turns, read_ahead
+from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.data.datasets import ImageSet
 from cbst_mx.errors import RunError, check_choice
 from cbst_mx.files import reading, remove_folder, save_npy
@@ -218,12 +218,12 @@ class TargetMaps:
             for index, image in images:
                 yield names[index], self._of_several_scales(index, image)
             return
-        computed = in_turns(map(self._compute, images), self._ctx.device_type)
+        computed = one_step_later(map(self._compute, images))
         for index, name in enumerate(names):
             if index in self._kept:
                 yield name, self._map(index, self._kept[index])
                 continue
-            output = next(computed)
+            output = self._waited_for(next(computed))
             self._note(index, output.maps)
             if self.keep != "recompute":
                 self._store(index, output)
@@ -274,8 +274,10 @@ class TargetMaps:
     def _compute(self, pair: tuple[int, np.ndarray]) -> _Output:
         _, image = pair
         maps, part = stride_probabilities(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
-        kept = maps[0] if self._on_device else maps[0].asnumpy()
-        return _Output(kept, part, (image.shape[0], image.shape[1]))
+        return _Output(maps[0], part, (image.shape[0], image.shape[1]))
+
+    def _waited_for(self, output: _Output) -> _Output:
+        return output if self._on_device else output._replace(maps=output.maps.asnumpy())
 
     def _store(self, index: int, output: _Output) -> None:
         """Keep an image's output for the next passes; of compact maps those that fit."""
@@ -293,10 +295,13 @@ class TargetMaps:
             output = output._replace(maps=path)
         self._kept[index] = output
 
+    def _again(self, index: int) -> View:
+        return self._map(index, self._waited_for(self._compute((index, self._images.image(index)))))
+
     def _map(self, index: int, output: _Output) -> View:
         maps, name = output.maps, self._images.names[index]
         if isinstance(maps, CompactMap):
-            return CompactView(maps, name, lambda: self._map(index, self._compute((index, self._images.image(index)))))
+            return CompactView(maps, name, lambda: self._again(index))
         if isinstance(maps, Path):
             with reading(str(maps), RunError):
                 maps = np.load(maps)

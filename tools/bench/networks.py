@@ -358,13 +358,6 @@ def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------------------- the table
 
 
-def add_torch_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :func:`find_torch` looks at."""
-    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch")
-    parser.add_argument("--install-torch", action="store_true", help=f"make an environment with torch {TORCH}")
-    parser.add_argument("--torch-index", metavar="URL", help="package index to take it from")
-
-
 def find_torch(options: argparse.Namespace) -> str | None:
     """Return a Python that has torch, or None."""
     if options.torch_python:
@@ -425,7 +418,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_torch_options(parser)
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch")
+    parser.add_argument("--install-torch", action="store_true", help=f"make an environment with torch {TORCH}")
+    parser.add_argument("--torch-index", metavar="URL", help="package index to take it from")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS, help="what to measure")
     parser.add_argument("--networks", nargs="+", default=["fcn8s", "resnet38"], choices=["fcn8s", "resnet38"])
     parser.add_argument("--width", type=float, default=1.0)

@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measuring import machine, put, stage_seconds, table, versions
-from networks import add_torch_options, find_torch
+from networks import find_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
 PORTION = 0.2
 EVERY = 4  # the peer takes every so manieth confidence, as the released programs do
 STAGES = ("label", "retrain", "evaluate")
+LAYOUTS = ("channels last", "contiguous")  # the first is the faster one for the demo's narrow network
 
 
 class Setting(NamedTuple):
@@ -177,7 +178,7 @@ def measure(setting: Setting, folder: Path, options: argparse.Namespace, torch: 
         **{key: getattr(setting, key) for key in ("width", "dropout", "crop", "scale", "batch", "iterations")},
         **{"classes": CLASSES, "portion": PORTION, "every": options.every, "learning_rate": 0.001},
         **{"threads": options.threads, "workers": options.peer_workers, "resampling": int(kind)},
-        **{"inference_batch": options.peer_batch, "channels_last": options.channels_last},
+        **{"inference_batch": options.peer_batch, "channels_last": options.peer_layout == LAYOUTS[0]},
     }
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for repeat in range(options.repeats):
@@ -241,12 +242,12 @@ def worker(what: str, setting: list[Any], *arguments: str) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_torch_options(parser)
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch, numpy and Pillow")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of each side, in turns")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both networks")
     parser.add_argument("--peer-workers", type=int, default=2, help="reading processes of the peer; we have 2 threads")
     parser.add_argument("--peer-batch", type=int, default=1, help="images that pass its network together in inference")
-    parser.add_argument("--channels-last", action="store_true", help="the peer's images and parameters in that layout")
+    parser.add_argument("--peer-layout", choices=LAYOUTS, default=LAYOUTS[0], help="of its images and parameters")
     parser.add_argument("--every", type=int, default=EVERY, help="which confidences the peer takes; 1: all")
     parser.add_argument("--settings", nargs="+", choices=("demo", "paper"), default=("demo", "paper"))
     parser.add_argument("--quick", action="store_true", help="one tiny setting: does everything run?")
@@ -256,16 +257,17 @@ def main() -> None:
     if options.worker:
         print(json.dumps(worker(*options.worker)))
         return
-    torch = find_torch(options)
+    torch = find_torch(argparse.Namespace(torch_python=options.torch_python, install_torch=False))
     if torch is None:
-        print("nothing is measured without PyTorch: give --torch-python PATH or --install-torch", file=sys.stderr)
+        print("nothing is measured without PyTorch: give --torch-python PATH", file=sys.stderr)
         return
     others = "import numpy, PIL, torch; print(f'torch {torch.__version__}, its numpy {numpy.__version__}')"
     theirs = subprocess.run([torch, "-c", others], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     settings = [QUICK] if options.quick else [{"demo": DEMO, "paper": PAPER}[name] for name in options.settings]
+    own = versions("mxnet", "numpy", "opencv-python", "Pillow")
     parts = [
-        f"{options.threads} threads of {machine()}; {versions('mxnet', 'numpy', 'opencv-python', 'Pillow')}, {theirs}; "
-        f"median of {options.repeats}; {time.strftime('%Y-%m-%d')}."
+        f"{options.threads} thread{'s'[: options.threads - 1]} of {machine()}; {own}; {theirs}, {options.peer_layout}, "
+        f"{options.peer_workers} reading processes; median of {options.repeats}; {time.strftime('%Y-%m-%d')}."
     ]
     for setting in settings:
         with tempfile.TemporaryDirectory() as folder:
