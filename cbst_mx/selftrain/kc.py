@@ -129,22 +129,27 @@ class ConfidencePool:
         if not np.isfinite(host).all():
             raise NotFiniteError("probability must be finite, got a map with NaN or infinity")
         classes = classes.astype(np.uint8)
-        unsure = classes == IGNORE
+        unsure, chosen = classes == IGNORE, None
         if self.fidelity == "released":
             classes[unsure] = 0
             # indices of one class after the other, in raster order within each
             kept = [np.flatnonzero(classes == index)[::RELEASED_STEP] for index in range(self.num_classes)]
             chosen = np.concatenate(kept)
-            host, classes = host[chosen], classes[chosen]
         elif unsure.any():
-            host, classes = host[~unsure], classes[~unsure]
+            chosen = np.flatnonzero(~unsure)
+        if chosen is not None:
+            host, classes = host[chosen], classes[chosen]
         self._images += 1
         if not classes.size:
             return
         self.counts += np.bincount(classes, minlength=self.num_classes)
         check_size(int(self.counts.sum()), context.device_type)
-        for array, parts in ((host, self._confidences), (classes, self._predicted)):
-            parts.append(mx.nd.array(array, ctx=context, dtype=array.dtype) if on_device else array)
+        if not on_device:
+            self._confidences.append(host)
+            self._predicted.append(classes)
+            return
+        self._confidences.append(values.reshape(-1) if chosen is None else mx.nd.array(host, ctx=context))
+        self._predicted.append(mx.nd.array(classes, ctx=context, dtype=np.uint8))
 
     def collect(self, name: str, view: _Sortable) -> None:
         """Add the pixels of one image of a set."""
