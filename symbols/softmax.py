@@ -102,13 +102,15 @@ class CrossEntropy(autograd.Function):
                 out *= valid
                 flat *= counts
         self._gradient = shared(values, logits.context)
+        del self._labels, self._valid  # MXNet leaves this object to Python's search for circles of references
         total = mx.nd.sum(mx.nd.sum(mx.nd.array(picked, ctx=logits.context), axis=(1, 2)))
         return -total / float(self._count)
 
     def backward(self, slope: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return the gradient, float32 (B, C, h, w)."""
         factor = float(slope.asscalar())
-        return self._gradient if factor == 1 else self._gradient * factor
+        gradient = self.__dict__.pop("_gradient")  # as above
+        return gradient if factor == 1 else gradient * factor
 
 
 def _likelihood(values: np.ndarray, classes: np.ndarray, slope: np.float32) -> np.ndarray:

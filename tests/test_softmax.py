@@ -97,3 +97,15 @@ def test_single_pixels_are_added_up_as_mxnet_does(pixels):
             found.append((loss.asscalar(), logits.grad.asnumpy()))
         assert found[0][0] == found[1][0]
         np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_what_a_loss_holds_goes_with_its_backward_pass():
+    # MXNet leaves a function to Python's search for circles: a training would hold hundreds of gradients until then
+    function = CrossEntropy(np.zeros((1, 4, 4), np.intp), np.ones((1, 4, 4), bool), 16)
+    logits = mx.nd.array(np.zeros((1, 5, 4, 4), np.float32))
+    logits.attach_grad()
+    with autograd.record():
+        loss = function(logits)
+    loss.backward()
+    assert logits.grad.asnumpy().any()
+    assert not [value for value in vars(function).values() if isinstance(value, (np.ndarray, mx.nd.NDArray))]
