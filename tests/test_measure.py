@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cbst_mx.planning import measure
-from cbst_mx.planning.measure import Peak, Series, Timing, between, repeated, sampled
+from cbst_mx.planning.measure import Peak, Series, Stamp, Timing, between, repeated, sampled
 from symbols.backend import mx
 
 MB = 1 << 20
@@ -75,7 +75,8 @@ def test_work_is_repeated_as_often_as_fits():
 
 
 def test_times_between_stamps():
-    assert between([(0.0, 5.0), (2.0, 6.0), (3.0, 6.5)]) == Timing([2.0, 1.0], [1.0, 0.5])
+    stamps = [Stamp(0.0, 5.0, None), Stamp(2.0, 6.0, None), Stamp(3.0, 6.5, None)]
+    assert between(stamps) == Timing([2.0, 1.0], [1.0, 0.5], None)
 
 
 PEAK = """
