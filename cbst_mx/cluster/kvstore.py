@@ -39,7 +39,7 @@ _SOON = 5.0  # seconds after which it is told that workers are waited for
 _FEWER = 60.0  # seconds to wait for a machine that was lost, before it is done without
 _PATIENCE = 120.0  # seconds for all to save what they have, when they are asked to stop
 _LEASE = 60.0  # seconds without a look after which a machine ends its processes: the command is gone
-_SERVE = "from cbst_mx.cluster.kvstore import attend; attend({0}); import symbols.backend"  # which serves, and returns
+_SERVE = "from cbst_mx.cluster.kvstore import attend; attend({0}); import symbols.backend"  # whose import serves
 _WORK = "from cbst_mx.cluster.kvstore import work; work({0})"
 
 

@@ -19,7 +19,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before the imports
 import argparse
 import contextlib
 import functools
-import json
 import statistics
 import tempfile
 import time
@@ -28,7 +27,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import cpu_seconds, in_a_process, machine, peak_bytes, put, table, versions
+from measuring import cpu_seconds, given, in_a_process, machine, peak_bytes, put, table, versions
 
 SIZE = (64, 128)
 SCENES = 24
@@ -159,10 +158,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=25_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        print(json.dumps(worker(*options.worker)))
+    options = given(parser, worker)
+    if options is None:
         return
     with contextlib.ExitStack() as stack:
         scenes = Path(stack.enter_context(tempfile.TemporaryDirectory()))

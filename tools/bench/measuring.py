@@ -5,6 +5,7 @@ Run by itself it does nothing.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
@@ -22,11 +23,13 @@ import numpy as np
 
 __all__ = [
     "cpu_seconds",
+    "given",
     "in_a_process",
     "interleaved",
     "machine",
     "peak_bytes",
     "photograph",
+    "printed",
     "put",
     "stage_seconds",
     "table",
@@ -57,9 +60,24 @@ def interleaved(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 def in_a_process(script: str, *arguments: object) -> dict[str, float]:
     """Return what a benchmark prints as JSON when it is run with ``--worker`` and a list of arguments."""
-    command = [sys.executable, "-W", "ignore", script, "--worker", json.dumps([str(one) for one in arguments])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return printed(sys.executable, script, "--worker", json.dumps([str(one) for one in arguments]))
+
+
+def printed(python: str, script: str | Path, *arguments: object, **environment: str) -> Any:
+    """Return what a script prints as JSON at its end, run by a Python with further variables of the environment."""
+    command = [python, "-W", "ignore", str(script), *map(str, arguments)]
+    done = subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def given(parser: argparse.ArgumentParser, worker: Callable[..., Any]) -> argparse.Namespace | None:
+    """Return the options of a benchmark; None in a process of :func:`in_a_process`, behind what `worker` does."""
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is None:
+        return options
+    print(json.dumps(worker(*options.worker)))
+    return None
 
 
 def stage_seconds(works: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 from growth import SIZE, evaluation, images_of, make_scenes, pseudo_labels, training_samples
-from measuring import cpu_seconds, in_a_process, peak_bytes, table
+from measuring import cpu_seconds, given, in_a_process, peak_bytes, table
 
 BASELINE = Path(__file__).with_name("regressions.json")
 IMAGES = 24
@@ -89,10 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--update", action="store_true", help="write what is measured as what to compare with")
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        print(json.dumps(measure(*options.worker)))
+    options = given(parser, measure)
+    if options is None:
         return
     with tempfile.TemporaryDirectory() as scenes:
         make_scenes(Path(scenes))

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import machine, put, stage_seconds, table, versions
+from measuring import given, machine, printed, put, stage_seconds, table, versions
 from networks import find_torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,24 +157,17 @@ def our_round(setting: Setting, start: str, data: Path, out: Path) -> dict[str, 
     )
 
 
-def in_process(python: str, threads: int, *command: object) -> dict[str, Any]:
-    """Return what a new process prints as JSON at its end."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    line = [python, "-W", "ignore", *map(str, command)]
-    done = subprocess.run(line, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(setting: Setting, folder: Path, options: argparse.Namespace, torch: str) -> dict[str, list[dict[str, Any]]]:
     """Return what the rounds of both sides took and found, by repeats."""
-    own = [__file__, "--worker"]
+    around = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
+    own = [sys.executable, __file__, "--worker"]
     title = f"{setting.title.split(':')[0]}"
-    given = in_process(sys.executable, options.threads, *own, json.dumps(["prepare", setting, str(folder)]))
+    made = printed(*own, json.dumps(["prepare", setting, str(folder)]), **around)
     import PIL.Image
 
     kind = PIL.Image.Resampling.BILINEAR if setting.resampling == "linear" else PIL.Image.Resampling.BICUBIC
     peer = {
-        **{key: value for key, value in given.items() if key != "start"},
+        **{key: value for key, value in made.items() if key != "start"},
         **{key: getattr(setting, key) for key in ("width", "dropout", "crop", "scale", "batch", "iterations")},
         **{"classes": CLASSES, "portion": PORTION, "every": options.every, "learning_rate": 0.001},
         **{"threads": options.threads, "workers": options.peer_workers, "resampling": int(kind)},
@@ -183,11 +176,11 @@ def measure(setting: Setting, folder: Path, options: argparse.Namespace, torch: 
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for repeat in range(options.repeats):
         out = folder / f"ours-{repeat}"
-        work = ["ours", setting, given["start"], str(folder / "data"), str(out)]
-        found["ours"].append(in_process(sys.executable, options.threads, *own, json.dumps(work)))
+        work = ["ours", setting, made["start"], str(folder / "data"), str(out)]
+        found["ours"].append(printed(*own, json.dumps(work), **around))
         spec = folder / f"peer-{repeat}.json"
         spec.write_text(json.dumps({**peer, "out": str(folder / f"peer-{repeat}")}))
-        found["peer"].append(in_process(torch, options.threads, Path(__file__).with_name("torch_round.py"), spec))
+        found["peer"].append(printed(torch, Path(__file__).with_name("torch_round.py"), spec, **around))
         for side, results in found.items():
             last = results[-1]
             seconds = ", ".join(f"{name} {last['wall'][name]:.2f} ({last['cpu'][name]:.2f} CPU)" for name in STAGES)
@@ -252,10 +245,8 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=("demo", "paper"), default=("demo", "paper"))
     parser.add_argument("--quick", action="store_true", help="one tiny setting: does everything run?")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        print(json.dumps(worker(*options.worker)))
+    options = given(parser, worker)
+    if options is None:
         return
     torch = find_torch(argparse.Namespace(torch_python=options.torch_python, install_torch=False))
     if torch is None:
