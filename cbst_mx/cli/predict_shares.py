@@ -10,7 +10,7 @@ from cbst_mx.cli.predict_pictures import Painter, VideoOutputs
 from cbst_mx.data import ImageSet
 from cbst_mx.data.photographs import Photographs, ReadOnce
 from cbst_mx.data.videos import Video
-from cbst_mx.errors import CheckpointError, DataError
+from cbst_mx.errors import DataError
 from cbst_mx.evaluation.prediction_folder import PredictionFolder, write_pictures
 from cbst_mx.files import file_digest
 from cbst_mx.messages import Counter, Share, Shares, silent
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cbst_mx.evaluation.predictor import Images, Predictor
 
 __all__ = ["Network", "Seen", "paint", "paint_video", "predict_shared", "videos_shared"]
-
-_loaded: dict[str, Predictor] = {}
 
 
 class Network(NamedTuple):
@@ -58,17 +56,12 @@ class Network(NamedTuple):
             If the file is not the one that was meant.
         """
         from cbst_mx import load_network
-        from cbst_mx.evaluation.shared import described
+        from cbst_mx.evaluation.shared import loaded_once
 
-        key = described(self)
-        if key not in _loaded:
-            if file_digest(self.parameters) != self.sha256:
-                raise CheckpointError(
-                    f"{self.parameters} is another file than the one of the command that asked for this"
-                )
-            _loaded.clear()
-            _loaded[key] = load_network(self.parameters, self.ctx, **self.options)
-        return _loaded[key]
+        def load() -> Predictor:
+            return load_network(self.parameters, self.ctx, **self.options)
+
+        return loaded_once(self, self.parameters, self.sha256, load)
 
 
 class Seen(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from cbst_mx.networks.devices import parse_context, set_precision
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.selftrain.network_maps import fitting_batch
 
-__all__ = ["Apart", "NetworkFile", "SharedNetwork", "cut", "described", "in_order"]
+__all__ = ["Apart", "NetworkFile", "SharedNetwork", "cut", "in_order", "loaded_once"]
+
+T = TypeVar("T")
 
 _MOST = 16  # images of a share
 
@@ -65,21 +67,36 @@ class NetworkFile(NamedTuple):
         CheckpointError
             If the file is not the one that was meant.
         """
-        key = described((*self[:4], self.form))
-        if key not in _loaded:
-            context = parse_context(self.ctx)
-            set_precision(self.amp, [context])
-            if file_digest(self.path) != self.sha256:
-                raise CheckpointError(f"{self.path} is another file than the one of the command that asked for this")
-            _loaded.clear()
-            network, spec, _ = load_network(self.path, context)
-            if self.form is not None:
-                network, _ = choose_form(network, spec, ctx=context, **self.form)
-            _loaded[key] = network, {"ctx": context}
-        return _loaded[key]
+        return loaded_once(self, self.path, self.sha256, self._load)
+
+    def _load(self) -> tuple[Any, dict[str, Any]]:
+        context = parse_context(self.ctx)
+        set_precision(self.amp, [context])
+        network, spec, _ = load_network(self.path, context)
+        if self.form is not None:
+            network, _ = choose_form(network, spec, ctx=context, **self.form)
+        return network, {"ctx": context}
 
 
-_loaded: dict[str, tuple[Any, dict[str, Any]]] = {}
+_loaded: dict[str, Any] = {}
+
+
+def loaded_once(what: Any, path: Path, sha256: str, load: Callable[[], T]) -> T:
+    """Return what `load` makes of a parameter file; what was made last is kept, and given again for the same `what`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is not the one that was meant.
+    """
+    key = described(what)
+    if key not in _loaded:
+        if file_digest(path) != sha256:
+            raise CheckpointError(f"{path} is another file than the one of the command that asked for this")
+        _loaded.clear()
+        _loaded[key] = load()
+    found: T = _loaded[key]
+    return found
 
 
 def described(value: Any) -> str:
