@@ -127,24 +127,14 @@ class FCN8s(gluon.HybridBlock):
             self.score_fr = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool4 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.score_pool3 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
-            self.upscore2 = self._upsampling(num_classes, 2, upsampling)
-            self.upscore_pool4 = self._upsampling(num_classes, 2, upsampling)
-            self.upscore8 = self._upsampling(num_classes, 8, upsampling)
+            self.upscore2 = _Upsampling(num_classes, 2, upsampling)
+            self.upscore_pool4 = _Upsampling(num_classes, 2, upsampling)
+            self.upscore8 = _Upsampling(num_classes, 8, upsampling)
 
-    @staticmethod
-    def _upsampling(num_classes: int, factor: int, upsampling: str) -> gluon.HybridBlock:
-        block = nn.Conv2DTranspose(
-            num_classes,
-            2 * factor,
-            strides=factor,
-            padding=factor // 2,
-            use_bias=False,
-            in_channels=num_classes,
-            weight_initializer=BilinearUpsampling(),
-        )
-        if upsampling == "frozen":
-            block.weight.grad_req = "null"
-        return block
+    def load_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Load a file as every block does; how the network upsamples is decided anew."""
+        super().load_parameters(*args, **kwargs)
+        self._clear_cached_op()
 
     def segments(self) -> list[gluon.HybridBlock]:
         """Return blocks whose composition is the network, for gradient checkpointing.
@@ -172,6 +162,48 @@ class FCN8s(gluon.HybridBlock):
         skip3 = self.score_pool3(pool3 * scale3)
         score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
         return F.slice_like(score, x, axes=(2, 3))
+
+
+class _Upsampling(nn.Conv2DTranspose):
+    """Upsampling by a transposed convolution; in a fraction of its time where that is bilinear and frozen.
+
+    Bilinear interpolation takes the classes one by one, and rows before columns. Which weights are there decides, not
+    the setting: a network for inference is frozen with the weights that a training learned.
+    """
+
+    def __init__(self, channels: int, factor: int, upsampling: str):
+        super().__init__(
+            channels,
+            2 * factor,
+            strides=factor,
+            padding=factor // 2,
+            use_bias=False,
+            in_channels=channels,
+            weight_initializer=BilinearUpsampling(),
+        )
+        self._channels, self._factor = channels, factor
+        if upsampling == "frozen":
+            self.weight.grad_req = "null"
+
+    def _is_bilinear(self) -> bool:
+        """Return whether nothing but bilinear interpolation can come from the weights, which may not be there yet."""
+        weight = self.weight
+        if weight.grad_req != "null" or weight._data is None:
+            return False
+        values = weight.data(weight.list_ctx()[0]).asnumpy()
+        return np.array_equal(values, bilinear_kernel(self._channels, self._factor))
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
+        if not self._is_bilinear():
+            return super().hybrid_forward(F, x, weight)
+        channels, factor = self._channels, self._factor
+        one = F.slice(weight, begin=(0, 0, 0, 0), end=(1, 1, 2 * factor, 2 * factor))
+        ramp = F.tile(F.sum(one, axis=3, keepdims=True) / factor, reps=(channels, 1, 1, 1))
+        each = {"num_filter": channels, "num_group": channels, "no_bias": True}
+        rows = {"kernel": (2 * factor, 1), "stride": (factor, 1), "pad": (factor // 2, 0)}
+        columns = {key: pair[::-1] for key, pair in rows.items()}
+        x = F.Deconvolution(x, ramp, **rows, **each)
+        return F.Deconvolution(x, F.reshape(ramp, shape=(channels, 1, 1, 2 * factor)), **columns, **each)
 
 
 class _Passing(gluon.HybridBlock):

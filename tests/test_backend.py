@@ -234,3 +234,15 @@ def test_mixed_precision_is_for_the_whole_process(monkeypatch):
         with pytest.raises(RuntimeError, match=f"computes in bfloat16 for good: start another one for {other}"):
             backend.enable_amp(other)
     assert chosen == ["bfloat16"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "65536"}, False)])
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(monkeypatch, environment, kept):
+    calls = {}
+    library = types.SimpleNamespace(mallopt=calls.__setitem__)
+    monkeypatch.setattr(backend.ctypes, "CDLL", lambda name: library)
+    backend.keep_freed_memory(environment)
+    assert calls == ({-3: 32 << 20, -1: 256 << 20} if kept else {})
+    monkeypatch.setattr(backend.ctypes, "CDLL", lambda name: types.SimpleNamespace())  # another C library
+    backend.keep_freed_memory({})

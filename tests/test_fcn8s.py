@@ -73,6 +73,44 @@ def test_bilinear_upsampling_reproduces_a_ramp():
     np.testing.assert_allclose(up[0, 1, 12, 4:-4], (np.arange(4, 20) + 0.5) / 4 - 0.5, rtol=1e-6)
 
 
+def outcome(network, x):
+    """Return logits and the gradients of the images and of fc6, and the operators that the network is made of."""
+    x.attach_grad()
+    with autograd.record():
+        logits = network(x)
+    logits.backward(mx.nd.array(np.random.default_rng(1).normal(size=logits.shape)))
+    operators = network(mx.sym.Variable("data")).tojson().count('"Deconvolution"')
+    return (logits.asnumpy(), x.grad.asnumpy(), network.fc6[0].weight.grad().asnumpy()), operators
+
+
+@pytest.mark.parametrize("size", [(64, 160), (37, 45)])
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_frozen_upsampling_is_that_of_the_transposed_convolution(size, hybrid, monkeypatch):
+    x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, *size)))
+    fast, passes = outcome(small(hybrid), x)
+    monkeypatch.setattr("symbols.fcn8s._Upsampling._is_bilinear", lambda self: False)
+    plain, layers = outcome(small(hybrid), x)
+    assert (passes, layers) == (6, 3)  # rows and columns one after the other
+    for one, other in zip(fast, plain):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())  # another order of sums
+
+
+def test_weights_that_a_training_learned_are_used_by_a_frozen_network(tmp_path):
+    x = mx.nd.random.normal(shape=(1, 3, 33, 40))
+    learned = small(upsampling="learned")
+    learned.upscore8.weight.set_data(learned.upscore8.weight.data() * 1.5)
+    expected = learned(x).asnumpy()
+    learned.save_parameters(str(tmp_path / "learned.params"))
+    small().save_parameters(str(tmp_path / "bilinear.params"))
+    network = small(hybrid=True)
+    before = network(x).asnumpy()  # compiled for bilinear weights
+    assert np.abs(before - expected).max() > 0.1 * np.abs(before).max()
+    network.load_parameters(str(tmp_path / "learned.params"))
+    np.testing.assert_allclose(network(x).asnumpy(), expected, rtol=1e-5, atol=1e-6)
+    network.load_parameters(str(tmp_path / "bilinear.params"))
+    np.testing.assert_array_equal(network(x).asnumpy(), before)
+
+
 @pytest.mark.parametrize("batch_norm", ["none", "batch", "frozen"])
 def test_imperative_equals_hybridised_and_every_parameter_gets_a_gradient(batch_norm):
     results = []

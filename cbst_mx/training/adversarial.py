@@ -33,6 +33,7 @@ from cbst_mx.training.checkpoints import (
     shapes_digest,
 )
 from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.optimiser import new_trainer
 from cbst_mx.training.phase import Phase, Schedule
 from cbst_mx.training.record import CHECK_EVERY
 from cbst_mx.training.sgd import adding_gradients, place, set_multipliers
@@ -332,7 +333,7 @@ class _Trained:
         cls, network: gluon.HybridBlock, discriminator: gluon.HybridBlock, sgd: dict[str, float], adam: dict[str, float]
     ) -> _Trained:
         """Return it with new optimisers of these options."""
-        trainer = gluon.Trainer(network.collect_params(), "sgd", sgd, kvstore=None)
+        trainer = new_trainer(network.collect_params(), sgd)
         judge = gluon.Trainer(discriminator.collect_params(), "adam", adam, kvstore=None)
         return cls(network, discriminator, trainer, judge, BatchLoss())
 

@@ -17,6 +17,7 @@ from typing import Callable, Mapping, Protocol, Sequence
 import numpy as np
 
 from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.training.optimiser import new_trainer
 from symbols.backend import gluon, mx
 
 __all__ = ["ALONE", "Alone", "Ranks", "Team"]
@@ -63,8 +64,8 @@ class Alone:
     def trainer(self, parameters: gluon.ParameterDict, options: dict[str, float]) -> gluon.Trainer:
         """Return a trainer that adds up the gradients of all contexts of the parameters."""
         if len(parameters.list_ctx()) == 1:
-            return gluon.Trainer(parameters, "sgd", options, kvstore=None)
-        trainer = gluon.Trainer(parameters, "sgd", options, kvstore="device", update_on_kvstore=False)
+            return new_trainer(parameters, options)
+        trainer = new_trainer(parameters, options, kvstore="device")
         # left to the first step, this would copy the first context's parameters over the others' when they have moving
         # statistics of their own already, while the backward pass may still be writing them
         trainer._init_kvstore()
@@ -131,7 +132,7 @@ class Ranks:
         keeps those of convolutions in a layout of its own, at which the server ends. And all of them now, not at the
         first step, whose gradients could overtake them.
         """
-        trainer = gluon.Trainer(parameters, "sgd", options, kvstore=self._store, update_on_kvstore=False)
+        trainer = new_trainer(parameters, options, kvstore=self._store)
         trainer._init_kvstore()
         for index, parameter in enumerate(trainer._params):
             fresh = mx.nd.array(parameter.list_data()[0].asnumpy())

@@ -109,12 +109,13 @@ def mxnet_training(spec: dict[str, Any]) -> Callable[[], None]:
     import numpy as np
 
     from cbst_mx.training.losses import BatchLoss
+    from cbst_mx.training.optimiser import new_trainer
     from cbst_mx.training.steps import plain_step
-    from symbols.backend import gluon, mx
+    from symbols.backend import mx
 
     network, loss_of, rng = mxnet_network(spec), BatchLoss(), np.random.default_rng(0)
     settings = {"learning_rate": 1e-4, "momentum": 0.9, "wd": 5e-4}
-    trainer = gluon.Trainer(network.collect_params(), "sgd", settings, kvstore=None)
+    trainer = new_trainer(network.collect_params(), settings)
     images = mx.nd.random.normal(shape=(1, 3, *spec["size"]))
     labels = rng.integers(0, CLASSES, (1, *spec["size"])).astype(np.float32)
     labels[:, :8] = IGNORE
