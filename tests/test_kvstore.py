@@ -420,14 +420,20 @@ class _Workers:
     wanted = 0
 
     def __init__(self, *addresses):
-        self.workers = lambda: list(addresses)
+        self.addresses = list(addresses)
+
+    def workers(self):
+        return self.addresses
 
 
 def test_a_machine_that_does_not_come_back_is_done_without(monkeypatch, caplog):
     monkeypatch.setattr(kvstore, "_FEWER", 0.0)
     monkeypatch.setattr(kvstore, "_SOON", 0.0)
-    store = KVStore(_Workers("tls://127.0.0.1:1"), 2)
-    assert store._machines(2, lambda event: None, patient=False) == ["tls://127.0.0.1:1"]
+    workers = _Workers("tls://127.0.0.1:1", "tls://127.0.0.1:2")
+    store = KVStore(workers, 2)
+    assert len(store._machines(2, lambda event: None)) == 2
+    workers.addresses.pop()  # also between two phases, while nobody trains
+    assert store._machines(2, lambda event: None) == ["tls://127.0.0.1:1"]
     assert "1 of 2 workers are there: each batch is spread over these, which changes last digits, and" in caplog.text
     assert "ps-lite" not in caplog.text
     asked = []
@@ -437,14 +443,14 @@ def test_a_machine_that_does_not_come_back_is_done_without(monkeypatch, caplog):
         raise StoppedError("training", 0, 1)
 
     with pytest.raises(StoppedError):  # at first it is waited for, as long as nobody asks for a stop
-        store._machines(2, hear, patient=True)
+        KVStore(workers, 2)._machines(2, hear)
     assert "training waits for 2 workers, 1 are there" in caplog.text
 
 
 def test_of_a_network_that_is_not_private_is_warned(caplog):
     store = KVStore(_Workers("tls://10.0.0.1:1", "tls://10.0.0.2:1"), 2)
     for _ in range(2):
-        store._machines(2, lambda event: None, patient=True)
+        store._machines(2, lambda event: None)
     assert caplog.text.count("ps-lite, which neither encrypts nor asks who connects, and whoever does can run pro") == 1
     with pytest.raises(ConfigError, match=r"workers that train must have IPv4 addresses, got tls://\[::1\]:1"):
-        KVStore(_Workers("tls://[::1]:1"), 1)._machines(1, lambda event: None, patient=True)
+        KVStore(_Workers("tls://[::1]:1"), 1)._machines(1, lambda event: None)

@@ -235,7 +235,7 @@ class KVStore:
             workers = counted(cluster.wanted, "worker")
             raise ConfigError(f"processes that train must be at most the {workers} of the cluster, got {size}")
         self.size = size
-        self._cluster, self._told = cluster, False
+        self._cluster, self._told, self._met = cluster, False, False
 
     def __call__(
         self, function: Callable[..., None], arguments: Sequence[Any], hear: Callable[[Any], None], *, name: str
@@ -243,7 +243,7 @@ class KVStore:
         """Call ``function(*arguments, seat)`` in all processes, until it has returned in each.
 
         If one is lost, all are ended and begin again, at most three times: the function goes on from what it has
-        saved. A machine that does not come back within a minute is done without.
+        saved. A machine that was lost, now or before, and does not come back within a minute is done without.
 
         Parameters
         ----------
@@ -272,7 +272,7 @@ class KVStore:
         order = of_more.dumps((function, tuple(arguments)))
         wanted, what = self.size, counted(self.size, "process", "processes")
         for attempt in range(1 + _AGAIN):
-            machines = self._machines(wanted, hear, patient=attempt == 0)
+            machines = self._machines(wanted, hear)
             wanted = len(machines)
             trouble = _Attempt(self._cluster.client, machines, hear, name).run(order)
             if not trouble:
@@ -282,17 +282,18 @@ class KVStore:
         times = counted(1 + _AGAIN, "time")
         raise RunError(f"training in {what}: {trouble}, {times}; what was saved is kept, and the same command goes on")
 
-    def _machines(self, wanted: int, hear: Callable[[Any], None], *, patient: bool) -> list[str]:
-        """Wait for so many workers, and return their addresses; later ones are not waited for without end."""
+    def _machines(self, wanted: int, hear: Callable[[Any], None]) -> list[str]:
+        """Wait for so many workers, and return their addresses; without end only until all have been there once."""
         begun, told = time.monotonic(), False
         while True:
             there = sorted(self._cluster.workers())
             if len(there) >= wanted:
+                self._met = True
                 break
             if not told and time.monotonic() - begun > _SOON:
                 logger.warning("training waits for %s, %d are there", counted(wanted, "worker"), len(there))
                 told = True
-            if not patient and there and time.monotonic() - begun > _FEWER:
+            if self._met and there and time.monotonic() - begun > _FEWER:
                 missing = f"{len(there)} of {wanted} workers are there"
                 changes = "last digits, and the masks of dropout and the statistics of batches"
                 logger.warning("%s: each batch is spread over these, which changes %s", missing, changes)
