@@ -121,6 +121,20 @@ def test_two_processes_train_what_two_contexts_train(two, data, tmp_path, undist
     assert "continuing with" not in caplog.text  # the threads of this process train nothing
 
 
+def test_the_end_is_told_once(tmp_path):
+    def processes(function, arguments, hear, name):
+        for event in (None, (1, 0.7, 0.1, 2), None, (2, 0.6, 0.1, 2), None, None):
+            hear(event)
+
+    checkpoint = tmp_path / "checkpoint.params"
+    order = together.Order(
+        *(experiment(), experiment().source_training, [0] * 10, 0, checkpoint, {}), folder=tmp_path, here=tmp_path
+    )
+    told = []
+    together.elsewhere(processes, order, lambda done, total: told.append((int(done), total)), 0)
+    assert told[1:] == [(1, 2), (1, 2), (2, 2)]  # whoever shows progress would begin anew
+
+
 @pytest.mark.slow
 def test_a_round_on_a_cluster_is_that_of_two_contexts(two, data, tmp_path):
     for out, ctx, cluster in (("contexts", "cpu:0,1", None), ("shared", "cpu", two)):

@@ -80,6 +80,8 @@ def elsewhere(together: Together, order: Order, progress: Counter, begun: int) -
         if event is not None:
             done, loss, rate, total = event
             latest[0] = Iteration(done, loss=loss, rate=rate), total
+        elif latest[0][0] == latest[0][1]:  # the end was told, and is being saved
+            return
         progress(*latest[0])
 
     try:
