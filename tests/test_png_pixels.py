@@ -94,8 +94,11 @@ def test_with_libspng_the_same_is_read_and_the_same_refused(tmp_path, monkeypatc
         path.write_bytes(crafted(rng, colour))
         ours = outcome(read, path)
         with monkeypatch.context() as patch:
+            patch.setattr(png_pixels, "_inflate", None)
+            packed = outcome(read, path)
             patch.setattr(png_pixels, "_spng", None)
             theirs = outcome(read, path)
+        assert np.array_equal(ours, packed)
         assert type(ours) is type(theirs), (ours, theirs, path.read_bytes())
         if isinstance(ours, str):
             assert ours == theirs
@@ -128,6 +131,37 @@ def test_what_libspng_does_not_decode_opencv_does(tmp_path, monkeypatch, error):
     monkeypatch.setattr(png_pixels, "_spng", refuses)
     image = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), image)
+
+
+@needs_spng
+@pytest.mark.parametrize("interlaced", [0, ADAM7])
+@pytest.mark.parametrize("size", [(1, 1), (15, 1456), (30, 1456), (31, 1456), (300, 999)])  # 15 rows are 65535 bytes
+def test_what_libdeflate_unpacks_libspng_reads_as_before(tmp_path, monkeypatch, size, interlaced):
+    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8) // 64
+    data = zlib.compress(rows(image, RNG.integers(0, 3, size[0])))
+    if interlaced:  # no data of that order are made here, it is enough that they are left to the decoders
+        data = zlib.compress(bytes(image.size + 8 * size[0]))
+    header = struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, interlaced)
+    parts = [chunk(b"IHDR", header), *(chunk(b"IDAT", data[at : at + 7000]) for at in range(0, len(data), 7000))]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IEND", b"")]))
+    given, spng = [], png_pixels._spng
+    monkeypatch.setattr(png_pixels, "_spng", lambda content: given.append(content) or spng(content))
+    pixels = read_rgb(tmp_path / "x.png")
+    if not interlaced:
+        np.testing.assert_array_equal(pixels, image)
+    monkeypatch.setattr(png_pixels, "_inflate", None)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), pixels)
+    assert isinstance(given[0], bytes) == bool(interlaced)
+    assert given[1] == (tmp_path / "x.png").read_bytes()
+
+
+@needs_spng
+def test_what_is_too_much_to_unpack_libspng_unpacks(tmp_path, monkeypatch):
+    image = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    monkeypatch.setattr(png_pixels, "_MOST_UNPACKED", 5 * (1 + 7 * 3) - 1)
+    monkeypatch.setattr(png_pixels, "_inflate", None.__class__)  # not called
     np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), image)
 
 
