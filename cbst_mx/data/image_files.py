@@ -49,7 +49,7 @@ from cbst_mx.data.image_headers import (
 )
 from cbst_mx.data.jpeg_parts import check_scans, check_tiff_parts
 from cbst_mx.data.png_parts import check_chunks, check_rows, pixels_alone
-from cbst_mx.data.png_pixels import by_opencv, decoded
+from cbst_mx.data.png_pixels import Rows, by_opencv, decoded, rows_alone
 from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.files import write_bytes
 from cbst_mx.label_space import LabelSpace
@@ -62,6 +62,7 @@ __all__ = [
     "read_label",
     "read_rgb",
     "read_rgb16",
+    "read_rows",
     "write_label_png",
     "write_palette_png",
     "write_rgb_png",
@@ -114,6 +115,30 @@ def read_rgb(path: PathLike) -> np.ndarray:
         If the file is missing, no image, damaged, larger than `MOST_PIXELS`, has more than 8 bits per channel, or
         colours that are not RGB, grey or a palette.
     """
+    return np.asarray(_read_rgb(path, decoded))
+
+
+def read_rows(path: PathLike) -> np.ndarray | Rows:
+    """Read an image as :func:`read_rgb` does, for a window of it: of PNGs no other rows have to be decoded.
+
+    All of the file is looked at, and the same files are refused.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8, or Rows
+
+    Raises
+    ------
+    DataError
+        As :func:`read_rgb`.
+    """
+    return _read_rgb(path, rows_alone)
+
+
+def _read_rgb(
+    path: PathLike, of_png: Callable[[bytes, tuple[int, int, int]], np.ndarray | Rows | None]
+) -> np.ndarray | Rows:
+    """Return an image; those PNGs that need no conversion as `of_png` gives them, where it does."""
     content, header = _read(path, "image")
     if header.bits > 8 or header.colour.startswith("float"):
         raise DataError(
@@ -128,7 +153,10 @@ def read_rgb(path: PathLike) -> np.ndarray:
         return _jpeg(content, path)
     if header.format == "PNG" and header.bits == 8 and header.colour in ("rgb", "rgba"):
         plain = pixels_alone(content)
-        pixels = None if plain is None else decoded(plain, (header.height, header.width, 3))
+        shape = (header.height, header.width, 3)
+        pixels = None if plain is None else of_png(plain, shape)
+        if pixels is None and plain is not None and of_png is not decoded:
+            pixels = decoded(plain, shape)
         if pixels is not None:
             return pixels
 

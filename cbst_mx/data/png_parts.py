@@ -10,7 +10,7 @@ import numpy as np
 
 from cbst_mx.data.image_headers import Header
 
-__all__ = ["check_chunks", "check_rows", "not_compressed", "pixels_alone"]
+__all__ = ["check_chunks", "check_rows", "filtered_rows", "pixels_alone", "stored"]
 
 _crc32: Callable[[Any], int] = zlib.crc32
 _adler32: Callable[[Any], int] = zlib.adler32
@@ -22,6 +22,7 @@ with contextlib.suppress(ImportError):  # also of a build of imagecodecs without
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = 33  # bytes of the signature and the first chunk
+_TRAILER = 20  # behind the rows: two checksums and the last chunk
 _STORED = 65535  # bytes of a block of zlib's that is not compressed, at most
 _PNG_CHANNELS = {"grey": 1, "palette": 1, "grey+alpha": 2, "rgb": 3, "rgba": 4}
 _COLOUR_BYTES = {0: 1, 2: 3, 6: 4}  # of a pixel: grey, RGB, RGBA
@@ -66,8 +67,8 @@ def pixels_alone(content: bytes, *, grey: bool = False) -> bytes | None:
     return None
 
 
-def not_compressed(plain: bytes, inflate: Callable[..., Any], most: int) -> np.ndarray:
-    """Return a PNG with the same rows, filtered as they are, but not compressed.
+def filtered_rows(plain: bytes, inflate: Callable[..., Any], most: int) -> np.ndarray:
+    """Return the rows of a PNG as they are filtered, each behind the number of its filter.
 
     Parameters
     ----------
@@ -81,6 +82,7 @@ def not_compressed(plain: bytes, inflate: Callable[..., Any], most: int) -> np.n
     Returns
     -------
     ndarray of shape (n,), uint8
+        The end of a larger array, which has room for :func:`stored`.
 
     Raises
     ------
@@ -98,27 +100,57 @@ def not_compressed(plain: bytes, inflate: Callable[..., Any], most: int) -> np.n
         if plain[place + 4 : place + 8] == b"IDAT":
             data.append(memoryview(plain)[place + 8 : place + 8 + length])
         place += 12 + length
-    blocks, last = divmod(size - 1, _STORED)
-    begin = _HEADER + 10  # behind the headers of the chunk and of zlib's data
-    end = begin + 5 * (blocks + 1) + size
-    made = np.empty(end + 8 + 12, np.uint8)
-    rows = made[end - size : end]
+    rows = np.empty(_stored_size(size), np.uint8)[-_TRAILER - size : -_TRAILER]
     if len(inflate(data[0] if len(data) == 1 else b"".join(data), out=rows)) != size:
         raise ValueError("its data end before the last row")
+    return rows
+
+
+def stored(plain: bytes, rows: np.ndarray, *, height: int, made: np.ndarray | None = None) -> np.ndarray:
+    """Return a PNG of rows that are filtered as they were, and not compressed.
+
+    Parameters
+    ----------
+    plain : bytes
+        The PNG they come from.
+    rows : ndarray of shape (n,), uint8
+        Its first rows, from :func:`filtered_rows`.
+    height : int
+        How many they are.
+    made : ndarray, optional
+        The array at the end of which all rows are; they are moved within it then, which saves one as large.
+
+    Returns
+    -------
+    ndarray of shape (m,), uint8
+    """
+    size = len(rows)
+    if made is None:
+        made = np.empty(_stored_size(size), np.uint8)
+    begin, end = _HEADER + 10, len(made) - _TRAILER  # behind the headers of the chunk and of zlib's data, and their end
+    blocks, last = divmod(size - 1, _STORED)
     check = _adler32(rows)
 
     def put(start: int, content: bytes) -> None:
         made[start : start + len(content)] = np.frombuffer(content, np.uint8)
 
-    put(0, plain[:_HEADER] + (end - begin + 6).to_bytes(4, "big") + b"IDAT\x78\x01")
-    for block in range(blocks):  # rows move forward to make room for the headers of blocks, the last ones stay in place
+    header = plain[12:20] + height.to_bytes(4, "big") + plain[24 : _HEADER - 4]
+    header = plain[:12] + header + _crc32(header).to_bytes(4, "big")
+    put(0, header + (end - begin + 6).to_bytes(4, "big") + b"IDAT\x78\x01")
+    for block in range(blocks):  # within one array rows move forward, and make room for the headers of later blocks
         start = begin + block * (5 + _STORED)
         put(start, b"\0\xff\xff\0\0")
         made[start + 5 : start + 5 + _STORED] = rows[block * _STORED : (block + 1) * _STORED]
     put(end - last - 6, b"\1" + (last + 1).to_bytes(2, "little") + (_STORED - last - 1).to_bytes(2, "little"))
+    made[end - last - 1 : end] = rows[blocks * _STORED :]
     put(end, check.to_bytes(4, "big"))
     put(end + 4, _crc32(made[_HEADER + 4 : end + 4]).to_bytes(4, "big") + plain[-12:])
     return made
+
+
+def _stored_size(size: int) -> int:
+    """Return the bytes of a PNG whose rows have so many."""
+    return _HEADER + 10 + 5 * (1 + (size - 1) // _STORED) + size + _TRAILER
 
 
 def check_rows(content: bytes, header: Header) -> None:

@@ -71,7 +71,8 @@ LOADER = (
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform
 
-samples = [functools.partial(images.pair, index) for index in range(len(images))]
+read = getattr(images, "sample", images.pair)  # how older versions do it
+samples = [functools.partial(read, index) for index in range(len(images))]
 transform = TrainTransform(crop=(504, 504), resampling="program")
 loader = BatchLoader(samples, transform, batch_size=1, seed=0, iterations=count + 1, workers=workers)
 measured(iter(loader))
