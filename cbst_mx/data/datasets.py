@@ -16,7 +16,7 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
-from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb, read_rows
+from cbst_mx.data.image_files import Draft, PathLike, read_draft, read_header, read_label, read_rgb, read_rows
 from cbst_mx.data.label_files import files_below
 from cbst_mx.data.png_pixels import Rows
 from cbst_mx.errors import ConfigError, DataError
@@ -107,6 +107,18 @@ class ImageSet:
         if type(self).image is not ImageSet.image:  # what a kind of set does with its images is not passed by
             return self.image(index)
         return read_rows(self.image_paths[index])
+
+    def draft(self, index: int, wanted: Callable[[int, int], tuple[int, int]]) -> np.ndarray | Draft:
+        """Read one image to be resized to the size `wanted` of its own, as :func:`.image_files.read_draft` does.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        if type(self).image is not ImageSet.image:
+            return self.image(index)
+        return read_draft(self.image_paths[index], wanted)
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Return the set of the chosen images, in the given order.

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cbst_mx.data.class_mining import ClassMining
+from cbst_mx.data.image_files import Draft
 from cbst_mx.data.png_pixels import Rows
 from cbst_mx.data.resampling import resized_window
 from cbst_mx.errors import ConfigError, DataError, check_choice
@@ -37,7 +38,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 #: How images are resized, see :func:`resize_image`.
-RESAMPLINGS = ("linear", "program")
+RESAMPLINGS = ("linear", "program", "draft")
 
 # Range of the Gaussian blur's standard deviation, in pixels of the crop.
 _BLUR_SIGMA = (0.3, 1.5)
@@ -78,18 +79,19 @@ def normalise(
     return out
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int], resampling: str = "linear") -> np.ndarray:
+def resize_image(image: np.ndarray | Draft, size: tuple[int, int], resampling: str = "linear") -> np.ndarray:
     """Resize an image with aligned pixel areas.
 
     Parameters
     ----------
-    image : ndarray of shape (H, W, 3), uint8
+    image : ndarray of shape (H, W, 3), uint8, or Draft
     size : tuple of int
         Height h and width w of the result.
-    resampling : {"linear", "program"}
+    resampling : {"linear", "program", "draft"}
         "linear": bilinear, of two pixels along each side whatever the factor. "program": as the authors' released
         program does with Pillow, Lanczos' kernel (three lobes, widened by the factor) to fewer pixels and Keys' cubic
-        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long for a whole image.
+        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long for a whole image. "draft": the
+        same, of a draft where the image is one.
 
     Returns
     -------
@@ -102,6 +104,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int], resampling: str = "li
     DataError
         If `image` is not uint8 RGB.
     """
+    if isinstance(image, Draft):
+        image = image.pixels
     _check_image(image)
     height, width = _size("size", size)
     check_choice("resampling", resampling, RESAMPLINGS)
@@ -210,8 +214,8 @@ class TrainTransform:
         Chooses pixels of rare classes to centre windows on, among those around which the window stays inside the
         scaled image. Along an axis on which all of the image is in the window anyway every pixel may be chosen, and
         the window is placed at random as without mining. By default no crop is mined.
-    resampling : {"linear", "program"}
-        How images are scaled, see :func:`resize_image`.
+    resampling : {"linear", "program", "draft"}
+        How images are scaled, see :func:`resize_image`; of a draft no crop is made.
 
     Raises
     ------
@@ -321,7 +325,7 @@ class TrainTransform:
         """Return a window of the image at the size (H, W)."""
         if size == image.shape[:2]:
             return image[rows, columns]
-        if self.resampling == "program":
+        if self.resampling != "linear":
             return resized_window(image, (size[0], size[1]), rows, columns)
         return resize_image(np.asarray(image), (size[0], size[1]), self.resampling)[rows, columns]
 
