@@ -60,9 +60,9 @@ REPORT = [
 EXPORT = (HERE / "cbst_mx" / "networks" / "export.py").read_text("utf-8")
 ONNX = ast.literal_eval(re.search(r"^ONNX = (.+)$", EXPORT, re.M).group(1))
 
-# libspng for PNG images, in 0.6 of the time of OpenCV. imagecodecs is large (25 MB), but decodes outside Python's lock;
-# pyspng (0.3 MB) holds it, so that the threads of a loader wait for each other. 2026.3 needs numpy 2; 2023.3.16 is
-# the last for Python 3.8.
+# libspng and libdeflate for PNGs, in half of the time of OpenCV. imagecodecs is large (25 MB), but decodes outside
+# Python's lock; pyspng (0.3 MB) holds it, so that the threads of a loader wait for each other. 2026.3 needs numpy 2;
+# 2023.3.16 is the last for Python 3.8.
 SPEED = ["imagecodecs>=2023.3.16,<2026.3"]
 # For --cluster, cluster and sweep: Dask, which needs no numpy. The newest for Python 3.8 is 2023.5.0, for 3.9 2024.8.0,
 # for 3.10 and later 2026.8.0, on all of which labels were compared with those of one process; 2021.10 closed the last

@@ -232,6 +232,8 @@ class Images:
     def image(self, index):
         return pair(10 + index, 60)[0]
 
+    rows = image
+
 
 def loaders(iterations, crop=(32, 64)):
     transform = TrainTransform(crop=crop, scale=(1, 1))

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from cbst_mx.cli import statistics as commands
 from cbst_mx.cli.base import OneSentence
 from cbst_mx.data.image_files import write_label_png
-from cbst_mx.data.label_counts import count_labels
+from cbst_mx.data.label_counts import count_labels, count_values
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.files import write_json
 from cbst_mx.label_space import NTHU_13, numbered
@@ -427,3 +427,15 @@ def test_the_label_maps_of_a_folder_are_counted_on_a_cluster(tmp_path):
     counts = count_labels(tmp_path / "labels", 3, cluster=Cluster(), progress=lambda *now: done.append(now))
     np.testing.assert_array_equal(counts, total)
     assert done[-1] == (150, 150)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("shape", [(1, 1), (37, 41), (3000, 1500)])  # the last one in two parts
+def test_values_are_counted_whatever_their_type(dtype, shape):
+    label = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)[:, ::-1]
+    counts = count_values(label)
+    np.testing.assert_array_equal(counts, np.bincount(label.ravel(), minlength=256))
+    assert counts.dtype == np.int64
+    if dtype != np.uint8:
+        label[0, 0] = 300
+        assert len(count_values(label)) == 301

@@ -92,6 +92,7 @@ def test_images_are_resized_as_by_the_program_unless_a_run_began_before_there_wa
     assert "resampling: program\n" in default.to_yaml()
     assert default.identity["resampling"] == "program"
     assert "resampling" not in linear.identity  # as in the manifests of before
+    assert load_experiment(own, ("resampling=draft",)).identity["resampling"] == "draft"
     begun = tmp_path / "experiment.yaml"
     assert default.as_begun(begun) is default
     begun.write_text(linear.to_yaml().replace("resampling: linear\n", ""))

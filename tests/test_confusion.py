@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.errors import CBSTError, DataError
+from cbst_mx.evaluation import confusion as confusion_module
 from cbst_mx.evaluation.confusion import (
     class_accuracy,
     confusion_matrix,
@@ -206,12 +207,48 @@ def test_bytes_are_counted_as_wider_integers_are(classes, shape):
     assert confusion.sum() == np.count_nonzero(truth != 255)
 
 
-def test_bytes_take_one_pass(monkeypatch):
+def runs(rng, pixels, length, classes):
+    """Return classes in runs of about a length, some of them without truth."""
+    values = rng.integers(0, classes, pixels // length + 1, dtype=np.uint8)
+    values[rng.random(values.size) < 0.1] = 255
+    return np.repeat(values, rng.integers(1, 2 * length, values.size))[:pixels]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 40, 1000])
+@pytest.mark.parametrize("pixels", [1, 7, 8, 9, 63, 4099, 70001, (1 << 22) + 21])
+def test_runs_are_counted_as_pixels_are(length, pixels):
+    rng = np.random.default_rng([length, pixels])
+    truth = np.resize(runs(rng, pixels, length, 19), pixels)
+    prediction = np.where(truth == 255, 3, truth)
+    moved = np.where(rng.random(pixels) < 0.3 / length, rng.integers(0, 19, pixels, dtype=np.uint8), prediction)
+    for guess in (prediction, moved, np.roll(prediction, 3), np.resize(runs(rng, pixels, 50, 19), pixels) % 19):
+        expected = np.bincount(truth.astype(np.int64) * 19 + guess, minlength=256 * 19).reshape(256, 19)[:19]
+        np.testing.assert_array_equal(confusion_matrix(truth, guess.astype(np.uint8), 19), expected)
+
+
+def test_arrays_are_counted_wherever_they_lie_in_memory():
+    rng = np.random.default_rng(5)
+    truth = np.resize(runs(rng, 240 * 320, 30, 19), (240, 320))
+    prediction = np.roll(np.where(truth == 255, 0, truth), 5, axis=1)
+    for view in (np.transpose, lambda x: x[::-1, ::-1], lambda x: x[3:, 1::2], lambda x: x.reshape(-1)[5:]):
+        one, other = view(truth), view(prediction)
+        expected = confusion_matrix(one.astype(np.int32), other.astype(np.int32), 19)
+        np.testing.assert_array_equal(confusion_matrix(one, other, 19), expected)
+    truth.flags.writeable = prediction.flags.writeable = False
+    assert confusion_matrix(truth, prediction, 19).sum() == np.count_nonzero(truth != 255)
+
+
+@pytest.mark.parametrize(("mixed", "pixels"), [(0.0, 4), (1.0, 1 << 20)])
+def test_pixels_are_counted_one_by_one_where_words_are_mixed_alone(monkeypatch, mixed, pixels):
     counted = []
-    bincount = np.bincount
-    monkeypatch.setattr(np, "bincount", lambda values, **more: counted.append(values.dtype) or bincount(values, **more))
-    confusion_matrix(TRUTH, PREDICTION, 3)
-    assert counted == [np.uint16]
+    by_pixel = confusion_module._by_pixel
+    monkeypatch.setattr(confusion_module, "_by_pixel", lambda a, b: counted.append(a.size) or by_pixel(a, b))
+    rng = np.random.default_rng(0)
+    truth = np.zeros(1 << 20, np.uint8)
+    if mixed:
+        truth = rng.integers(0, 19, truth.size, dtype=np.uint8)
+    assert confusion_matrix(truth, truth, 19).sum() == truth.size
+    assert sum(counted) <= 2 * pixels
 
 
 @pytest.mark.parametrize(

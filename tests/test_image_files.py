@@ -13,6 +13,7 @@ from PIL import Image
 
 from cbst_mx.data.image_files import (
     Header,
+    read_draft,
     read_header,
     read_label,
     read_rgb,
@@ -72,6 +73,45 @@ def test_jpeg_images_are_read(tmp_path):
     Image.new("RGB", (16, 8), (200, 100, 50)).save(path, quality=95)
     # A flat colour survives JPEG up to rounding between colour systems.
     assert np.abs(read_rgb(path).astype(int) - (200, 100, 50)).max() <= 2
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("wanted", "part"), [((101, 61), 1), ((51, 31), 2), ((50, 32), 1), ((26, 16), 4), ((13, 8), 8), ((1, 1), 8)]
+)
+def test_drafts_of_jpegs_are_as_large_as_wanted_or_larger(tmp_path, mode, progressive, wanted, part):
+    picture = Image.effect_noise((61, 101), 40).resize((61, 101)).convert(mode)
+    picture.save(tmp_path / "x.jpg", quality=95, progressive=progressive)
+    whole, sizes = read_rgb(tmp_path / "x.jpg"), []
+    draft = read_draft(tmp_path / "x.jpg", lambda *size: sizes.append(size) or wanted)
+    assert sizes == [(101, 61)]
+    if part == 1:
+        np.testing.assert_array_equal(draft, whole)
+        return
+    assert draft.shape == whole.shape
+    assert draft.pixels.shape == (-(-101 // part), -(-61 // part), 3)
+    assert draft.pixels.dtype == np.uint8
+    assert abs(draft.pixels.mean() - whole.mean()) < 3  # grey levels, of noise of 40
+
+
+def test_drafts_of_other_files_are_whole_images(tmp_path):
+    image = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    write_rgb_png(tmp_path / "x.png", image)
+    np.testing.assert_array_equal(read_draft(tmp_path / "x.png", lambda *_: (4, 5)), image)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
+def test_drafts_of_damaged_jpegs_are_refused_as_the_images_are(tmp_path, kept, progressive):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(RNG.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(path, progressive=progressive)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(DataError) as whole:
+        read_rgb(path)
+    with pytest.raises(DataError) as draft:
+        read_draft(path, lambda *_: (8, 10))
+    assert str(draft.value) == str(whole.value)
 
 
 def test_images_of_16_bits_are_refused(tmp_path):

@@ -6,9 +6,10 @@ import threading
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from cbst_mx.data import ImageSet
-from cbst_mx.data.image_files import write_rgb_png
+from cbst_mx.data.image_files import Draft, write_rgb_png
 from cbst_mx.data.transforms import normalise
 from cbst_mx.errors import DataError, NotFiniteError
 from cbst_mx.networks.build import build_network
@@ -176,6 +177,41 @@ class Seen(ImageSet):
         if index == self.bad:
             raise DataError(f"image {index} is damaged")
         return self.arrays[index]
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
+def test_drafts_are_shrunk_to_the_input_and_maps_have_the_images_size(tmp_path, scales):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (2, 8, 12, 3)).astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    paths = [tmp_path / "0.jpg", tmp_path / "1.jpg"]
+    for path, block in zip(paths, blocks):
+        path.write_bytes(simplejpeg.encode_jpeg(block, quality=95))
+    options = {"ctx": mx.cpu(), "scales": scales, "long_side": 45, **LOOKS}
+    pictures, network = ImageSet(["0", "1"], paths), ChannelLogits(stride=2)
+    found = list(confidences(network, pictures, resampling="draft", **options))
+    parts = [simplejpeg.decode_jpeg(path.read_bytes(), min_height=32, min_width=48) for path in paths]
+    assert parts[0].shape == (32, 48, 3)
+    drafts = [Draft(part, (64, 96, 3)) for part in parts]
+    for draft, (_, sure, predicted) in zip(drafts, found):
+        maps = probabilities(network, [draft], resampling="program", **options)[0].asnumpy()
+        assert predicted.shape == (64, 96)
+        np.testing.assert_array_equal(sure, maps.max(axis=0))
+        np.testing.assert_array_equal(predicted, maps.argmax(axis=0))
+    whole = list(confidences(network, pictures, resampling="program", **options))
+    assert any((one[1] != other[1]).any() for one, other in zip(found, whole))
+    # a set that does not read files has no drafts
+    for one, other in zip(confidences(network, Seen(list(blocks)), resampling="draft", **options), whole):
+        assert one[1].shape == other[1].shape
+
+
+def test_an_input_larger_than_half_the_image_is_of_the_whole_one(tmp_path):
+    block = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    (tmp_path / "0.jpg").write_bytes(simplejpeg.encode_jpeg(block))
+    pictures, options = ImageSet(["0"], [tmp_path / "0.jpg"]), {"ctx": mx.cpu(), "long_side": 49, **LOOKS}
+    one, other = (
+        next(confidences(ChannelLogits(), pictures, resampling=kind, **options))[1] for kind in ("draft", "program")
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 SEVERAL = ((8, 12), (8, 12), (8, 12), (6, 10), (8, 12), (8, 12))

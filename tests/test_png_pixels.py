@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cbst_mx.data import png_pixels
-from cbst_mx.data.image_files import read_label, read_rgb, write_palette_png
+from cbst_mx.data.image_files import read_label, read_rgb, read_rows, write_palette_png
 from cbst_mx.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -94,8 +94,13 @@ def test_with_libspng_the_same_is_read_and_the_same_refused(tmp_path, monkeypatc
         path.write_bytes(crafted(rng, colour))
         ours = outcome(read, path)
         with monkeypatch.context() as patch:
+            patch.setattr(png_pixels, "_inflate", None)
+            packed = outcome(read, path)
             patch.setattr(png_pixels, "_spng", None)
             theirs = outcome(read, path)
+        assert np.array_equal(ours, packed)
+        if read is read_rgb:
+            assert np.array_equal(ours, outcome(lambda path: np.asarray(read_rows(path)), path))
         assert type(ours) is type(theirs), (ours, theirs, path.read_bytes())
         if isinstance(ours, str):
             assert ours == theirs
@@ -129,6 +134,70 @@ def test_what_libspng_does_not_decode_opencv_does(tmp_path, monkeypatch, error):
     image = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "x.png")
     np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), image)
+
+
+@needs_spng
+@pytest.mark.parametrize("interlaced", [0, ADAM7])
+@pytest.mark.parametrize("size", [(1, 1), (15, 1456), (30, 1456), (31, 1456), (300, 999)])  # 15 rows are 65535 bytes
+def test_what_libdeflate_unpacks_libspng_reads_as_before(tmp_path, monkeypatch, size, interlaced):
+    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8) // 64
+    data = zlib.compress(rows(image, RNG.integers(0, 3, size[0])))
+    if interlaced:  # no data of that order are made here, it is enough that they are left to the decoders
+        data = zlib.compress(bytes(image.size + 8 * size[0]))
+    header = struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, interlaced)
+    parts = [chunk(b"IHDR", header), *(chunk(b"IDAT", data[at : at + 7000]) for at in range(0, len(data), 7000))]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IEND", b"")]))
+    given, spng = [], png_pixels._spng
+    monkeypatch.setattr(png_pixels, "_spng", lambda content: given.append(content) or spng(content))
+    pixels = read_rgb(tmp_path / "x.png")
+    if not interlaced:
+        np.testing.assert_array_equal(pixels, image)
+    monkeypatch.setattr(png_pixels, "_inflate", None)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), pixels)
+    assert isinstance(given[0], bytes) == bool(interlaced)
+    assert given[1] == (tmp_path / "x.png").read_bytes()
+
+
+@needs_spng
+def test_what_is_too_much_to_unpack_libspng_unpacks(tmp_path, monkeypatch):
+    image = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    monkeypatch.setattr(png_pixels, "_MOST_UNPACKED", 5 * (1 + 7 * 3) - 1)
+    monkeypatch.setattr(png_pixels, "_inflate", None.__class__)  # not called
+    np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), image)
+
+
+@needs_spng
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_windows_of_rows_are_those_of_the_image(tmp_path, monkeypatch, mode):
+    picture = Image.fromarray(RNG.integers(0, 256, (150, 301, 4), dtype=np.uint8) // 32).convert(mode)
+    picture.save(tmp_path / "x.png")
+    image, found = read_rgb(tmp_path / "x.png"), read_rows(tmp_path / "x.png")
+    assert isinstance(found, png_pixels.Rows)
+    assert (found.shape, found.size, found.nbytes) == (image.shape, image.size, image.nbytes)
+    heights, spng = [], png_pixels._spng
+    monkeypatch.setattr(png_pixels, "_spng", lambda content: heights.append(spng(content)) or heights[-1])
+    for bottom in (0, 1, 80, 150):
+        np.testing.assert_array_equal(
+            found[max(0, bottom - 7) : bottom, 20:301], image[max(0, bottom - 7) : bottom, 20:]
+        )
+    assert [len(pixels) for pixels in heights] == [1, 1, 80, 150]
+    np.testing.assert_array_equal(np.asarray(found), image)
+    monkeypatch.setattr(png_pixels, "_spng", lambda content: int("no memory"))
+    np.testing.assert_array_equal(found[3:9, 5:11], image[3:9, 5:11])
+
+
+@needs_spng
+def test_a_filter_that_there_is_not_is_seen_below_a_window(tmp_path):
+    image = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    data = rows(image, np.zeros(9, int))
+    data = data[: -len(data) // 9] + b"\7" + data[1 - len(data) // 9 :]  # of the last row
+    header = struct.pack(">IIBBBBB", 7, 9, 8, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    said = outcome(read_rgb, tmp_path / "x.png")
+    assert isinstance(said, str)
+    assert outcome(read_rows, tmp_path / "x.png") == said
 
 
 def test_pixels_of_another_shape_are_not_taken(monkeypatch):

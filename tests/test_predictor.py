@@ -145,7 +145,7 @@ def test_what_is_no_image_is_refused_in_one_sentence(parameters, images, sentenc
         ({"scales": [1, 0]}, r"scales must hold at least one factor, each above 0, got \[1, 0\]"),
         ({"combine": "sum"}, "combine must be mean or max, got 'sum'"),
         ({"upsampling": "cubic"}, "upsampling must be one of bilinear, bicubic, pillow, got 'cubic'"),
-        ({"resampling": "area"}, "resampling must be one of linear, program, got 'area'"),
+        ({"resampling": "area"}, "resampling must be one of linear, program, draft, got 'area'"),
         ({"long_side": 0}, "long_side must be a whole number of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
         ({"inference": "fp8"}, "inference must be one of plain, fused, int8, got 'fp8'"),

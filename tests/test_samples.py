@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.image_files import write_label_png, write_rgb_png
+from cbst_mx.data.loader import BatchLoader
+from cbst_mx.data.transforms import TrainTransform
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.label_space import CITYSCAPES_19
 from cbst_mx.training.samples import labelled_samples, pseudo_labelled_samples, unlabelled_samples
@@ -45,6 +49,30 @@ def test_labelled_and_pseudo_labelled_samples_read_the_pair_of_their_name(tmp_pa
     labelled = LabelledImageSet(NAMES, images, labels, CITYSCAPES_19, "trainId")
     assert_reads(labelled_samples(labelled), pictures)
     assert_reads(pseudo_labelled_samples(ImageSet(NAMES, images), tmp_path / "labels", CITYSCAPES_19), pictures)
+
+
+@pytest.mark.parametrize("resampling", ["linear", "program"])
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"cache": 10**7}, {"cache": 300}])
+def test_batches_of_rows_are_those_of_whole_images(tmp_path, pictures, resampling, options):
+    images, labels = paths(tmp_path, "images"), paths(tmp_path, "labels")
+    labelled = LabelledImageSet(NAMES, images, labels, CITYSCAPES_19, "trainId")
+    whole = [functools.partial(labelled.pair, index) for index in range(len(NAMES))]
+    transform = TrainTransform(crop=(4, 7), scale=(0.5, 2.0), resampling=resampling)
+    made = [
+        list(BatchLoader(samples, transform, batch_size=2, seed=1, iterations=20, **more))
+        for samples, more in ((whole, {}), (labelled_samples(labelled), options))
+    ]
+    for one, other in zip(*made):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_a_set_that_changes_its_images_changes_its_rows(tmp_path, pictures):
+    class Dark(ImageSet):
+        def image(self, index):
+            return super().image(index) // 2
+
+    np.testing.assert_array_equal(Dark(NAMES, paths(tmp_path, "images")).rows(1), pictures["b"][0] // 2)
 
 
 def test_unlabelled_samples_have_no_labels(tmp_path, pictures):

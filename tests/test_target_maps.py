@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from cbst_mx.data import ImageSet
 from cbst_mx.data.image_files import write_rgb_png
@@ -58,6 +59,22 @@ def labels_of(maps, policy="class-balanced", **options):
     collector = maps.collector("paper", **options)
     found = label_set(maps, collector, policy=policy, portion=0.3, write=labels.__setitem__, statistics=statistics)
     return found.thresholds.values, statistics.total(), labels
+
+
+@pytest.mark.parametrize("keep", ["memory", "recompute"])
+def test_target_maps_are_of_drafts_as_predictions_are(images, tmp_path, keep):
+    paths = [tmp_path / f"{name}.jpg" for name in images.names]
+    for index, path in enumerate(paths):
+        path.write_bytes(simplejpeg.encode_jpeg(images.image(index), quality=95))
+    pictures, options = ImageSet(images.names, paths), {"resampling": "draft", "long_side": 30}
+    found = list(predictions(network_of("fcn8s"), pictures, ctx=mx.cpu(), **LOOKS, **options))
+    maps = make(pictures, tmp_path, "fcn8s", keep=keep, **options)
+    for _ in range(2):
+        seen = [view for _, view in maps]
+        assert len(seen) == len(found)
+        for view, (_, predicted) in zip(seen, found):
+            assert view.confidence[1].shape == predicted.shape
+            np.testing.assert_array_equal(view.confidence[1], predicted)
 
 
 def assert_same(mine, theirs):

@@ -73,9 +73,10 @@ class Experiment(StrictModel):
     augmentation: Augmentation = Augmentation()
     """How training crops are made. Origin: released."""
     # run folders that do not say it were made before there was a choice, with "linear"
-    resampling: Literal["linear", "program"] = "program"
-    """How images are resized, in training and for the network's input: `program` by Lanczos to fewer pixels and cubic
-    to more, as the released program; `linear` is faster and softer. Origin: released.
+    resampling: Literal["linear", "program", "draft"] = "program"
+    """How images are resized, in training and as the network's input: `program` by Lanczos to fewer pixels and cubic
+    to more; `linear` is faster and softer; `draft` is `program`, but decodes JPEGs at 1/2, 1/4 or 1/8 where the input
+    is as small. Origin: released.
     """
     source_training: Optional[SourceTraining] = None
     """The training on source labels; exactly one of `source_training` and `initial_parameters` is given. Origin:

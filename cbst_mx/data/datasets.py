@@ -16,8 +16,9 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
-from cbst_mx.data.image_files import PathLike, read_header, read_label, read_rgb
+from cbst_mx.data.image_files import Draft, PathLike, read_draft, read_header, read_label, read_rgb, read_rows
 from cbst_mx.data.label_files import files_below
+from cbst_mx.data.png_pixels import Rows
 from cbst_mx.errors import ConfigError, DataError
 from cbst_mx.label_space import CITYSCAPES_19, LabelSpace
 from cbst_mx.messages import counted
@@ -94,6 +95,30 @@ class ImageSet:
             If the file cannot be read.
         """
         return read_rgb(self.image_paths[index])
+
+    def rows(self, index: int) -> np.ndarray | Rows:
+        """Read one image for a window of it, as :func:`.image_files.read_rows` does.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        if type(self).image is not ImageSet.image:  # what a kind of set does with its images is not passed by
+            return self.image(index)
+        return read_rows(self.image_paths[index])
+
+    def draft(self, index: int, wanted: Callable[[int, int], tuple[int, int]]) -> np.ndarray | Draft:
+        """Read one image to be resized to the size `wanted` of its own, as :func:`.image_files.read_draft` does.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        if type(self).image is not ImageSet.image:
+            return self.image(index)
+        return read_draft(self.image_paths[index], wanted)
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Return the set of the chosen images, in the given order.
@@ -210,7 +235,23 @@ class LabelledImageSet(ImageSet):
         DataError
             If a file cannot be used or the sizes differ.
         """
-        image, label = self.image(index), self.label(index)
+        image = self.image(index)
+        return image, self._label_of(image, index)
+
+    def sample(self, index: int) -> tuple[np.ndarray | Rows, np.ndarray]:
+        """Read an image and its label map for a window of both: as :meth:`pair`, the image as :meth:`rows` gives it.
+
+        Raises
+        ------
+        DataError
+            If a file cannot be used or the sizes differ.
+        """
+        image = self.rows(index)
+        return image, self._label_of(image, index)
+
+    def _label_of(self, image: np.ndarray | Rows, index: int) -> np.ndarray:
+        """Return the label map of an image, refused if it has another size."""
+        label = self.label(index)
         if image.shape[:2] != label.shape:
             exchanged = image.shape[1::-1] == label.shape and read_header(self.image_paths[index]).turn in range(5, 9)
             raise DataError(
@@ -223,7 +264,7 @@ class LabelledImageSet(ImageSet):
                     else ""
                 )
             )
-        return image, label
+        return label
 
     def subset(self, indices: Iterable[int]) -> LabelledImageSet:
         """Return the set of the chosen images with their labels, in the given order.

@@ -30,7 +30,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable, NamedTuple
 
 import cv2
 import numpy as np
@@ -49,19 +49,22 @@ from cbst_mx.data.image_headers import (
 )
 from cbst_mx.data.jpeg_parts import check_scans, check_tiff_parts
 from cbst_mx.data.png_parts import check_chunks, check_rows, pixels_alone
-from cbst_mx.data.png_pixels import by_opencv, decoded
+from cbst_mx.data.png_pixels import Rows, by_opencv, decoded, rows_alone
 from cbst_mx.errors import DamagedError, DataError
 from cbst_mx.files import write_bytes
 from cbst_mx.label_space import LabelSpace
 
 __all__ = [
     "MOST_PIXELS",
+    "Draft",
     "Header",
     "PathLike",
+    "read_draft",
     "read_header",
     "read_label",
     "read_rgb",
     "read_rgb16",
+    "read_rows",
     "write_label_png",
     "write_palette_png",
     "write_rgb_png",
@@ -114,6 +117,68 @@ def read_rgb(path: PathLike) -> np.ndarray:
         If the file is missing, no image, damaged, larger than `MOST_PIXELS`, has more than 8 bits per channel, or
         colours that are not RGB, grey or a palette.
     """
+    return np.asarray(_read_rgb(path, decoded))
+
+
+def read_rows(path: PathLike) -> np.ndarray | Rows:
+    """Read an image as :func:`read_rgb` does, for a window of it: of PNGs no other rows have to be decoded.
+
+    All of the file is looked at, and the same files are refused.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8, or Rows
+
+    Raises
+    ------
+    DataError
+        As :func:`read_rgb`.
+    """
+    return _read_rgb(path, rows_alone)
+
+
+class Draft(NamedTuple):
+    """An image that was decoded at a part of its size: `pixels`, uint8 (h, w, 3) RGB, and the `shape` of the whole."""
+
+    pixels: np.ndarray
+    shape: tuple[int, int, int]
+
+
+def read_draft(path: PathLike, wanted: Callable[[int, int], tuple[int, int]]) -> np.ndarray | Draft:
+    """Read an image as :func:`read_rgb` does; a JPEG at a half, a quarter or an eighth where that is large enough.
+
+    All of the file is decoded, and the same files are refused.
+
+    Parameters
+    ----------
+    path : path
+    wanted : callable
+        Returns the height and width that the image will be resized to, given its own.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8, or Draft
+
+    Raises
+    ------
+    DataError
+        As :func:`read_rgb`.
+    """
+    return _read_rgb(path, decoded, wanted)
+
+
+def _part_of(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest size that libjpeg's inverse transform gives and that is not below the one wanted."""
+    sizes = [(-(-size[0] // part), -(-size[1] // part)) for part in (8, 4, 2)]
+    return next((made for made in sizes if made[0] >= wanted[0] and made[1] >= wanted[1]), size)
+
+
+def _read_rgb(
+    path: PathLike,
+    of_png: Callable[[bytes, tuple[int, int, int]], np.ndarray | Rows | None],
+    wanted: Callable[[int, int], tuple[int, int]] = lambda height, width: (height, width),
+) -> Any:
+    """Return an image; those PNGs that need no conversion as `of_png` gives them, JPEGs as `read_draft` says."""
     content, header = _read(path, "image")
     if header.bits > 8 or header.colour.startswith("float"):
         raise DataError(
@@ -125,10 +190,15 @@ def read_rgb(path: PathLike) -> np.ndarray:
             f"image {path} must be RGB, grey or of a palette, got {header.format} {header.colour}: convert it"
         )
     if header.format == "JPEG":
-        return _jpeg(content, path)
+        size = (header.height, header.width)
+        part = _part_of(size, wanted(*size))
+        return _jpeg(content, path) if part == size else Draft(_jpeg(content, path, part), (*size, 3))
     if header.format == "PNG" and header.bits == 8 and header.colour in ("rgb", "rgba"):
         plain = pixels_alone(content)
-        pixels = None if plain is None else decoded(plain, (header.height, header.width, 3))
+        shape = (header.height, header.width, 3)
+        pixels = None if plain is None else of_png(plain, shape)
+        if pixels is None and plain is not None and of_png is not decoded:
+            pixels = decoded(plain, shape)
         if pixels is not None:
             return pixels
 
@@ -319,12 +389,13 @@ def _read(path: PathLike, what: str) -> tuple[bytes, Header]:
     return content, header
 
 
-def _jpeg(content: bytes, path: PathLike) -> np.ndarray:
-    """Return the pixels of a JPEG, (H, W, 3) uint8 RGB, if libjpeg-turbo has no word against them."""
+def _jpeg(content: bytes, path: PathLike, part: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Return the pixels of a JPEG, (H, W, 3) uint8 RGB, or `part` of so many, if libjpeg-turbo says nothing of them."""
     try:
         check_scans(content)
         # fast variants would give other values than libjpeg's own
-        return simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=False, fastupsample=False)
+        exact = {"fastdct": False, "fastupsample": False}
+        return simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=part[0], min_width=part[1], **exact)
     except ValueError as error:
         if "unsupported" in str(error).lower():  # lossless, hierarchical: a kind of JPEG, no damage
             raise DataError(f"image {path} is a JPEG that cannot be decoded ({error}): convert it") from error

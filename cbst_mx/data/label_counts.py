@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
+import cv2
 import numpy as np
 
 from cbst_mx.data.image_files import read_label
@@ -12,9 +13,33 @@ from cbst_mx.errors import DataError
 from cbst_mx.label_space import IGNORE
 from cbst_mx.messages import Counter, Share, Shares, silent
 
-__all__ = ["count_labels"]
+__all__ = ["count_labels", "count_values"]
 
 _BLOCK = 64  # label maps of a share
+_PART = 1 << 22  # pixels at a time, whose float32 counts of OpenCV are exact
+
+
+def count_values(label: np.ndarray) -> np.ndarray:
+    """Count the pixels of every value of a label map.
+
+    Parameters
+    ----------
+    label : ndarray of any shape, integer, not negative
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Of the values 0 to n - 1; n is 256, or more where a value is larger.
+    """
+    flat = np.ascontiguousarray(label).reshape(-1)
+    if flat.dtype != np.uint8:
+        return np.bincount(flat, minlength=IGNORE + 1)
+    counts = np.zeros(IGNORE + 1, dtype=np.int64)
+    for start in range(0, flat.size, _PART):
+        # a third of the time of np.bincount, which makes wide integers of them first
+        found = cv2.calcHist([flat[start : start + _PART]], [0], None, [IGNORE + 1], [0, IGNORE + 1])
+        counts += found.reshape(-1).astype(np.int64)
+    return counts
 
 
 def count_labels(
@@ -67,7 +92,7 @@ def _count(paths: Sequence[Path], num_classes: int) -> np.ndarray:
     """Return the pixels of every class in some label maps; on a worker, too."""
     total = np.zeros(num_classes, np.int64)
     for path in paths:
-        found = np.bincount(read_label(path).reshape(-1), minlength=IGNORE + 1)
+        found = count_values(read_label(path))
         beyond = found[num_classes:].nonzero()[0] + num_classes
         unknown = [int(value) for value in beyond if value != IGNORE]
         if unknown:

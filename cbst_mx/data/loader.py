@@ -13,20 +13,22 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Generator, Iterator, Sequence, Tuple
+from typing import Callable, Generator, Iterator, Sequence, Tuple, Union
 
 import numpy as np
 
 from cbst_mx import seeding
+from cbst_mx.data.png_pixels import Rows
 from cbst_mx.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from cbst_mx.errors import CBSTError, ConfigError, DataError
 
 __all__ = ["BatchLoader", "Reader", "Transform"]
 
-#: Reads one training sample: image uint8 (H, W, 3) RGB and label uint8 (H, W) trainId. Called from several threads.
-Reader = Callable[[], Tuple[np.ndarray, np.ndarray]]
+#: Reads one training sample: image uint8 (H, W, 3) RGB, or the rows of one, and label uint8 (H, W) trainId. Called from
+#: several threads.
+Reader = Callable[[], Tuple[Union[np.ndarray, Rows], np.ndarray]]
 #: Changes one sample with a generator, as `TrainTransform` does; every result must have the same size.
-Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
+Transform = Callable[[Union[np.ndarray, Rows], np.ndarray, np.random.Generator], Tuple[np.ndarray, np.ndarray]]
 
 
 class BatchLoader:
@@ -187,7 +189,7 @@ class BatchLoader:
             # Not a fault of the data, so not a CBSTError: the traceback must stay visible.
             raise RuntimeError(f"{self._name(index)} failed with {type(error).__name__}: {error}") from error
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, index: int) -> tuple[np.ndarray | Rows, np.ndarray]:
         """Return a sample, from the cache where it is there; what is kept cannot be written to."""
         if index in self._kept:
             return self._kept[index]
@@ -195,7 +197,7 @@ class BatchLoader:
         size = image.nbytes + label.nbytes
         if size > self._room:
             return image, label
-        image, label = image.view(), label.view()
+        image, label = np.asarray(image).view(), label.view()
         image.flags.writeable = label.flags.writeable = False
         with self._lock:
             if size <= self._room and index not in self._kept:  # another thread may have read it too

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from scipy import sparse
 
+from cbst_mx.data.png_pixels import Rows
+
 __all__ = ["resized_window"]
 
 _BITS = 22  # of a weight's fraction
@@ -75,7 +77,7 @@ def _along_first(weights: sparse.csr_matrix, pixels: np.ndarray) -> np.ndarray:
     return np.clip(sums, 0, 255, out=sums).astype(np.uint8).reshape(-1, *pixels.shape[1:])
 
 
-def resized_window(image: np.ndarray, size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+def resized_window(image: np.ndarray | Rows, size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
     """Return a window of an image resized as ``transforms.resize_image`` does with "program".
 
     Rows come first, as in the Pillow of the released program. Pillow 13 begins with the columns where an image shrinks
@@ -83,7 +85,7 @@ def resized_window(image: np.ndarray, size: tuple[int, int], rows: slice, column
 
     Parameters
     ----------
-    image : ndarray of shape (H, W, 3), uint8
+    image : ndarray of shape (H, W, 3), uint8, or Rows
     size : tuple of int
         Height h and width w of the whole resized image.
     rows, columns : slice

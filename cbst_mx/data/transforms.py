@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from cbst_mx.data.class_mining import ClassMining
+from cbst_mx.data.image_files import Draft
+from cbst_mx.data.png_pixels import Rows
 from cbst_mx.data.resampling import resized_window
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import IGNORE
@@ -36,7 +38,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 #: How images are resized, see :func:`resize_image`.
-RESAMPLINGS = ("linear", "program")
+RESAMPLINGS = ("linear", "program", "draft")
 
 # Range of the Gaussian blur's standard deviation, in pixels of the crop.
 _BLUR_SIGMA = (0.3, 1.5)
@@ -77,18 +79,19 @@ def normalise(
     return out
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int], resampling: str = "linear") -> np.ndarray:
+def resize_image(image: np.ndarray | Draft, size: tuple[int, int], resampling: str = "linear") -> np.ndarray:
     """Resize an image with aligned pixel areas.
 
     Parameters
     ----------
-    image : ndarray of shape (H, W, 3), uint8
+    image : ndarray of shape (H, W, 3), uint8, or Draft
     size : tuple of int
         Height h and width w of the result.
-    resampling : {"linear", "program"}
+    resampling : {"linear", "program", "draft"}
         "linear": bilinear, of two pixels along each side whatever the factor. "program": as the authors' released
         program does with Pillow, Lanczos' kernel (three lobes, widened by the factor) to fewer pixels and Keys' cubic
-        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long for a whole image.
+        one (a = -0.5) to more; it keeps edges sharper and takes about ten times as long for a whole image. "draft": the
+        same, of a draft where the image is one.
 
     Returns
     -------
@@ -101,6 +104,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int], resampling: str = "li
     DataError
         If `image` is not uint8 RGB.
     """
+    if isinstance(image, Draft):
+        image = image.pixels
     _check_image(image)
     height, width = _size("size", size)
     check_choice("resampling", resampling, RESAMPLINGS)
@@ -209,8 +214,8 @@ class TrainTransform:
         Chooses pixels of rare classes to centre windows on, among those around which the window stays inside the
         scaled image. Along an axis on which all of the image is in the window anyway every pixel may be chosen, and
         the window is placed at random as without mining. By default no crop is mined.
-    resampling : {"linear", "program"}
-        How images are scaled, see :func:`resize_image`.
+    resampling : {"linear", "program", "draft"}
+        How images are scaled, see :func:`resize_image`; of a draft no crop is made.
 
     Raises
     ------
@@ -248,12 +253,14 @@ class TrainTransform:
         check_choice("resampling", resampling, RESAMPLINGS)
         self.resampling = resampling
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray | Rows, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return a changed copy of one sample.
 
         Parameters
         ----------
-        image : ndarray of shape (H, W, 3), uint8
+        image : ndarray of shape (H, W, 3), uint8, or Rows
         label : ndarray of shape (H, W), uint8
             trainIds, 255 = ignore.
         rng : numpy.random.Generator
@@ -277,16 +284,18 @@ class TrainTransform:
             )
         factor = rng.uniform(*self.scale)
         size = (max(1, round(label.shape[0] * factor)), max(1, round(label.shape[1] * factor)))
-        image, label = self._cropped(image, label if size == label.shape else resize_label(label, size), rng)
+        window, label = self._cropped(image, label if size == label.shape else resize_label(label, size), rng)
         if self.flip and rng.random() < 0.5:
-            image, label = image[:, ::-1], label[:, ::-1]
-        image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
-        image = self._recoloured(image, rng)
+            window, label = window[:, ::-1], label[:, ::-1]
+        window, label = np.ascontiguousarray(window), np.ascontiguousarray(label)
+        window = self._recoloured(window, rng)
         if self.blur and rng.random() < self.blur:
-            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR_SIGMA))
-        return image, label
+            window = cv2.GaussianBlur(window, (0, 0), rng.uniform(*_BLUR_SIGMA))
+        return window, label
 
-    def _cropped(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _cropped(
+        self, image: np.ndarray | Rows, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return a window of the sample; the label has been scaled, the image is scaled where the window is."""
         # Offset of the window from the image's corner; negative when the window is the larger one.
         top, left = (
@@ -298,10 +307,10 @@ class TrainTransform:
         height, width = self.crop
         rows = slice(max(top, 0), min(top + height, label.shape[0]))
         columns = slice(max(left, 0), min(left + width, label.shape[1]))
-        image, label = self._window(image, label.shape, rows, columns), label[rows, columns]
+        window, label = self._window(image, label.shape, rows, columns), label[rows, columns]
         if label.shape == self.crop:
             # A copy: the caller's arrays must not change with the result.
-            return image.copy(), label.copy()
+            return window.copy(), label.copy()
         new_image = np.empty((height, width, 3), np.uint8)
         new_image[:] = self.fill
         new_label = np.full((height, width), IGNORE, np.uint8)
@@ -309,16 +318,16 @@ class TrainTransform:
             slice(max(-top, 0), max(-top, 0) + label.shape[0]),
             slice(max(-left, 0), max(-left, 0) + label.shape[1]),
         )
-        new_image[inner], new_label[inner] = image, label
+        new_image[inner], new_label[inner] = window, label
         return new_image, new_label
 
-    def _window(self, image: np.ndarray, size: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
+    def _window(self, image: np.ndarray | Rows, size: tuple[int, ...], rows: slice, columns: slice) -> np.ndarray:
         """Return a window of the image at the size (H, W)."""
         if size == image.shape[:2]:
             return image[rows, columns]
-        if self.resampling == "program":
+        if self.resampling != "linear":
             return resized_window(image, (size[0], size[1]), rows, columns)
-        return resize_image(image, (size[0], size[1]), self.resampling)[rows, columns]
+        return resize_image(np.asarray(image), (size[0], size[1]), self.resampling)[rows, columns]
 
     def _mined(self, label: np.ndarray, corner: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """Return the corner of the window around a pixel of a rare class, or `corner` where mining finds none."""
@@ -355,8 +364,8 @@ def _text(shape: tuple[int, ...]) -> str:
     return " x ".join(str(n) for n in shape)
 
 
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+def _check_image(image: np.ndarray | Rows) -> None:
+    if not isinstance(image, (np.ndarray, Rows)) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"image must be a uint8 array of shape (H, W, 3), got {_kind(image)}")
     if image.size == 0:
         raise DataError(f"image must hold at least one pixel, got {_text(image.shape[:2])}")

@@ -196,8 +196,9 @@ def load_network(
         Longer side of the network's input at scale 1, in pixels; by default that of the image.
     upsampling : {"bilinear", "bicubic", "pillow"}
         How the network's output becomes the image's size; "pillow" as in the authors' released program.
-    resampling : {"linear", "program"}
-        How images are resized for the network; "program" as in the authors' released program.
+    resampling : {"linear", "program", "draft"}
+        How images are resized for the network; "program" as in the authors' released program; "draft" the same, but
+        JPEGs of an image set are decoded at a part of their size where the input is that small.
     batch_size : int, optional
         Images of equal size per forward pass at most; by default at most 8, and as many as have together no more pixels
         than one of 1024 x 2048, and one on a GPU.

@@ -10,6 +10,7 @@ import numpy as np
 
 from cbst_mx.config import Experiment
 from cbst_mx.data.image_files import read_label
+from cbst_mx.data.label_counts import count_values
 from cbst_mx.errors import CBSTError
 from cbst_mx.evaluation.run_experiment import load_run_experiment
 from cbst_mx.files import file_digest, read_json
@@ -97,7 +98,7 @@ def _is_unfit(folder: RunDir, step: Step) -> bool:
         if step.kind == LABELS and not stage.training.is_file():
             kept = np.zeros(256, np.int64)
             for path in stage.pseudo_labels.glob("*.png"):
-                kept += np.bincount(read_label(path).ravel(), minlength=256)[:256]
+                kept += count_values(read_label(path))[:256]
             record = read_json(step.last)["kept"]
             return list(kept[: len(record)]) != record
         return not isinstance(read_json(step.last), dict) if step.kind in (LABELS, EVALUATION) else False

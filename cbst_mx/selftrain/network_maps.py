@@ -6,12 +6,14 @@ kept, the network computes a batch while the results of the one before are looke
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, Sequence, Union
+import functools
+from typing import Any, Callable, Iterable, Iterator, Sequence, Union
 
 import numpy as np
 
 from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.data.datasets import ImageSet
+from cbst_mx.data.image_files import Draft
 from cbst_mx.data.transforms import normalise, resize_image, scale_for_long_side
 from cbst_mx.selftrain import on_device
 from cbst_mx.selftrain.class_maps import ClassMaps
@@ -67,7 +69,7 @@ def fitting_batch(
 
 def probabilities(
     network: gluon.HybridBlock,
-    images: Sequence[np.ndarray],
+    images: Sequence[np.ndarray | Draft],
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -101,7 +103,7 @@ def probabilities(
         The longer side of the network's input at scale 1, in pixels; by default that of the images.
     interpolation : {"bilinear", "bicubic", "pillow"}
         How the network's output becomes the image's size, see :func:`at_image_size`.
-    resampling : {"linear", "program"}
+    resampling : {"linear", "program", "draft"}
         How the image becomes the network's input, see :func:`.transforms.resize_image`.
 
     Returns
@@ -131,7 +133,7 @@ def probabilities(
 
 def stride_probabilities(
     network: gluon.HybridBlock,
-    images: Sequence[np.ndarray],
+    images: Sequence[np.ndarray | Draft],
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -161,9 +163,7 @@ def stride_probabilities(
     size : tuple of int
         Rows and columns of the network's input that are the image: it covers size / s cells.
     """
-    height, width = images[0].shape[:2]
-    base = scale * (scale_for_long_side(height, width, long_side) if long_side else 1.0)
-    rows, columns = max(1, round(height * base)), max(1, round(width * base))
+    rows, columns = input_size(images[0].shape[0], images[0].shape[1], scale=scale, long_side=long_side)
     batch = np.stack([normalise(resize_image(image, (rows, columns), resampling), mean, std) for image in images])
     below, beside = (
         -max(size, network.smallest) % network.stride + max(size, network.smallest) - size for size in (rows, columns)
@@ -185,6 +185,28 @@ def stride_probabilities(
         found += softmax(network(mx.nd.array(batch[..., ::-1], ctx=ctx)))[..., ::-1]
         found /= 2
     return shared(found, ctx), (rows, columns)
+
+
+def input_size(height: int, width: int, *, scale: float = 1.0, long_side: int | None = None) -> tuple[int, int]:
+    """Return rows and columns of a network's input that are the image, of an image of a size in pixels."""
+    base = scale * (scale_for_long_side(height, width, long_side) if long_side else 1.0)
+    return max(1, round(height * base)), max(1, round(width * base))
+
+
+def reader(
+    images: ImageSet, *, resampling: str = "linear", scales: Sequence[float] = (1.0,), long_side: int | None = None
+) -> Callable[[int], np.ndarray | Draft]:
+    """Return the function that reads an image of a set, by its index, for :func:`probabilities`.
+
+    Parameters
+    ----------
+    images : ImageSet
+    resampling, scales, long_side
+        As for :func:`probabilities`; with "draft", JPEGs are read as large as the largest scale needs them.
+    """
+    if resampling != "draft":
+        return images.image
+    return functools.partial(images.draft, wanted=functools.partial(input_size, scale=max(scales), long_side=long_side))
 
 
 def at_image_size(
@@ -340,12 +362,16 @@ def _batches(
     ctx: mx.Context,
     scales: Sequence[float] = (1.0,),
     long_side: int | None = None,
+    resampling: str = "linear",
     **_: Any,
-) -> Iterator[tuple[int, list[np.ndarray]]]:
+) -> Iterator[tuple[int, list[np.ndarray | Draft]]]:
     """Yield the index of the first and the pixels of neighbours of equal size; what else is done with them is given."""
-    batch: list[np.ndarray] = []
+    batch: list[np.ndarray | Draft] = []
     start, most = 0, batch_size or 1
-    pixels = map(images.image, range(len(images))) if isinstance(images, ImageSet) else images
+    pixels: Iterable[np.ndarray | Draft] = images  # type: ignore[assignment]
+    if isinstance(images, ImageSet):
+        read = reader(images, resampling=resampling, scales=scales, long_side=long_side)
+        pixels = map(read, range(len(images)))
     for index, image in enumerate(read_ahead(pixels, batch_size or _MOST)):
         if batch and batch[0].shape != image.shape:
             yield start, batch

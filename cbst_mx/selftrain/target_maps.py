@@ -17,6 +17,7 @@ import numpy as np
 
 from cbst_mx.data.ahead import one_step_later, read_ahead
 from cbst_mx.data.datasets import ImageSet
+from cbst_mx.data.image_files import Draft
 from cbst_mx.errors import RunError, check_choice
 from cbst_mx.files import reading, remove_folder, save_npy
 from cbst_mx.selftrain import on_device, spatial_prior
@@ -25,7 +26,7 @@ from cbst_mx.selftrain.compact_maps import PIXEL_BYTES, CompactMap, CompactView
 from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.interpolation import check_interpolation
 from cbst_mx.selftrain.kc import ConfidencePool
-from cbst_mx.selftrain.network_maps import probabilities, stride_probabilities
+from cbst_mx.selftrain.network_maps import probabilities, reader, stride_probabilities
 from cbst_mx.selftrain.selection import Collector
 from cbst_mx.selftrain.thresholds import Thresholds
 from cbst_mx.selftrain.views import HostMap, View
@@ -186,6 +187,8 @@ class TargetMaps:
         self._network, self._images, self._ctx, self._prior = network, images, ctx, prior
         self._num_classes = num_classes
         self._scales, self._options = tuple(scales), options
+        size = {key: options[key] for key in ("resampling", "long_side") if key in options}
+        self._read = reader(images, scales=self._scales, **size)
         check_interpolation(interpolation)
         self._interpolation = interpolation
         self._on_device = ctx.device_type == "gpu" if on_device is None else on_device
@@ -213,7 +216,7 @@ class TargetMaps:
         """Yield name and map of every image."""
         names = self._images.names
         new = [index for index in range(len(names)) if index not in self._kept]
-        images = zip(new, read_ahead(map(self._images.image, new), _AHEAD))
+        images = zip(new, read_ahead(map(self._read, new), _AHEAD))
         if len(self._scales) > 1:
             for index, image in images:
                 yield names[index], self._of_several_scales(index, image)
@@ -271,7 +274,7 @@ class TargetMaps:
 
     # -- one image -------------------------------------------------------------------------------------------------
 
-    def _compute(self, pair: tuple[int, np.ndarray]) -> _Output:
+    def _compute(self, pair: tuple[int, np.ndarray | Draft]) -> _Output:
         _, image = pair
         maps, part = stride_probabilities(self._network, [image], ctx=self._ctx, scale=self._scales[0], **self._options)
         return _Output(maps[0], part, (image.shape[0], image.shape[1]))
@@ -296,7 +299,7 @@ class TargetMaps:
         self._kept[index] = output
 
     def _again(self, index: int) -> View:
-        return self._map(index, self._waited_for(self._compute((index, self._images.image(index)))))
+        return self._map(index, self._waited_for(self._compute((index, self._read(index)))))
 
     def _map(self, index: int, output: _Output) -> View:
         maps, name = output.maps, self._images.names[index]
@@ -316,7 +319,7 @@ class TargetMaps:
         view = ClassMaps(maps, output.size, interpolation=self._interpolation, extent=extent, stride=stride)
         return HostMap(view, self._prior_of(output.size, ClassMaps), name)
 
-    def _of_several_scales(self, index: int, image: np.ndarray) -> DeviceMap:
+    def _of_several_scales(self, index: int, image: np.ndarray | Draft) -> DeviceMap:
         maps = probabilities(
             self._network,
             [image],

@@ -11,6 +11,7 @@ import numpy as np
 
 from cbst_mx.data.datasets import ImageSet, LabelledImageSet
 from cbst_mx.data.image_files import read_label
+from cbst_mx.data.png_pixels import Rows
 from cbst_mx.errors import DataError, RunError
 from cbst_mx.label_space import IGNORE, LabelSpace
 
@@ -26,26 +27,27 @@ class Sample:
     name : str
         Name of the image, for messages.
     read : callable
-        Returns the image, uint8 (H, W, 3) RGB, and the label, uint8 (H, W), trainIds with 255 = ignore.
+        Returns the image, uint8 (H, W, 3) RGB, or the rows of one, and the label, uint8 (H, W), trainIds with 255 =
+        ignore.
     """
 
     name: str
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+    read: Callable[[], tuple[np.ndarray | Rows, np.ndarray]]
 
-    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self) -> tuple[np.ndarray | Rows, np.ndarray]:
         return self.read()
 
 
 Samples = List[Sample]
 
 
-def _samples(images: ImageSet, read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Samples:
+def _samples(images: ImageSet, read: Callable[[int], tuple[np.ndarray | Rows, np.ndarray]]) -> Samples:
     return [Sample(name, functools.partial(read, index)) for index, name in enumerate(images.names)]
 
 
 def labelled_samples(images: LabelledImageSet) -> Samples:
     """Return one sample per image of a labelled set."""
-    return _samples(images, images.pair)
+    return _samples(images, images.sample)
 
 
 def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSpace) -> Samples:
@@ -78,8 +80,8 @@ def pseudo_labelled_samples(images: ImageSet, folder: Path, label_space: LabelSp
 
 def _pseudo_labelled(
     images: ImageSet, paths: Sequence[Path], label_space: LabelSpace, index: int
-) -> tuple[np.ndarray, np.ndarray]:
-    image = images.image(index)
+) -> tuple[np.ndarray | Rows, np.ndarray]:
+    image = images.rows(index)
     label = label_space.encode(read_label(paths[index]), "trainId", str(paths[index]))
     if image.shape[:2] != label.shape:
         raise DataError(f"pseudo-label {paths[index]} has not the size of image {images.image_paths[index]}")
@@ -89,8 +91,8 @@ def _pseudo_labelled(
 def unlabelled_samples(images: ImageSet) -> Samples:
     """Return one sample per image of a set without labels: all its pixels are labelled 255."""
 
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = images.image(index)
+    def read(index: int) -> tuple[np.ndarray | Rows, np.ndarray]:
+        image = images.rows(index)
         return image, np.full(image.shape[:2], IGNORE, np.uint8)
 
     return _samples(images, read)

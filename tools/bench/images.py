@@ -1,20 +1,24 @@
 """Images per second: the readers of this package against plain Pillow, the loader and inference against their peers.
 
-python tools/bench/images.py [--repeats 5] [--against CHECKOUT] [--torch-python PATH] [--out docs/performance.md]
+python tools/bench/images.py [--repeats 5] [--against CHECKOUT] [--torch-python PATH]
+    [--cityscapes-compiled FOLDER] [--out docs/performance.md]
 
 Pictures of 1024 x 2048 pixels whose files are as large as those of photographs, as JPEG and PNG, and label maps as
 palette PNGs. The readers' peer decodes with Pillow and converts to RGB; it neither looks at the header nor notices
 JPEGs and PNGs whose data end early. The loader makes training samples of 504 x 504 from PNGs, scaled by 0.7 to 1.3 as
 the paper's experiments scale them; its peer is PyTorch's DataLoader with torchvision's functions for the same steps,
 reading with Pillow or with torchvision itself. Evaluation and the labels of a video are those of a network that costs
-next to nothing, a ResNet-38 at 1/32 width, so that what is around it shows. `--against` runs the loader and inference
-of another checkout of this repository as well. All take turns, each run is a process of its own on one thread; rates
-are per second of the processor where the table does not say the clock.
+next to nothing, a ResNet-38 at 1/32 width, so that what is around it shows. Confusion matrices are of a generated scene
+and what a network of stride 8 could predict there, of pixels changed one by one, and of noise. `--against` runs the
+loader and inference of another checkout of this repository as well. All take turns, each run is a process of its own on
+one thread; rates are per second of the processor where the table does not say the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
 import os
 import statistics
@@ -27,7 +31,7 @@ from typing import Callable
 
 import cv2
 import numpy as np
-from measuring import machine, photograph, put, table, versions
+from measuring import interleaved, machine, photograph, put, table, versions
 from PIL import Image
 
 from cbst_mx.data import png_pixels
@@ -51,6 +55,7 @@ import functools, sys, time
 root, count, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 from cbst_mx.data import open_labelled
 from cbst_mx.label_space import CITYSCAPES_19
+import symbols.backend  # as in a training: it sets how memory is kept
 
 images = open_labelled("folder", root, label_space=CITYSCAPES_19, split="all", description=root + "/d.yaml")
 
@@ -67,7 +72,8 @@ LOADER = (
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.data.transforms import TrainTransform
 
-samples = [functools.partial(images.pair, index) for index in range(len(images))]
+read = getattr(images, "sample", images.pair)  # how older versions do it
+samples = [functools.partial(read, index) for index in range(len(images))]
 transform = TrainTransform(crop=(504, 504), resampling="program")
 loader = BatchLoader(samples, transform, batch_size=1, seed=0, iterations=count + 1, workers=workers)
 measured(iter(loader))
@@ -244,27 +250,74 @@ def readers(folder: Path, repeats: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def counted(repeats: int) -> list[tuple[str, ...]]:
+def predicted(label: np.ndarray) -> np.ndarray:
+    """Return classes as a network of stride 8 gives them: smooth borders near the true ones, some false regions."""
+    small = label[4::8, 4::8]
+    rng = np.random.default_rng(0)
+    best, classes = np.full(SIZE, -np.inf, np.float32), np.zeros(SIZE, np.uint8)
+    for index in range(CLASSES):
+        noise = cv2.GaussianBlur(rng.normal(0, 0.8, small.shape).astype(np.float32), (0, 0), 1.5)
+        logits = cv2.GaussianBlur((small == index).astype(np.float32), (0, 0), 1.0) + noise
+        logits = cv2.resize(logits, SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+        classes[logits > best] = index
+        best = np.maximum(best, logits)
+    return classes
+
+
+def run_length(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Return how many pixels in a row have the same pair of classes, on average."""
+    same = (truth[:, 1:] == truth[:, :-1]) & (prediction[:, 1:] == prediction[:, :-1])
+    return float(truth.size / (truth.size - np.count_nonzero(same)))
+
+
+def counted(repeats: int, compiled: Path | None) -> list[tuple[str, ...]]:
     """Return rows of confusion matrices beside other ways to count them."""
     label = render_scene(0, 0, domain="target", size=(512, 1024))[1].repeat(2, axis=0).repeat(2, axis=1)
     rng = np.random.default_rng(0)
-    predicted = np.where(rng.random(SIZE) < 0.1, rng.integers(0, CLASSES, SIZE, dtype=np.uint8), label).astype(np.uint8)
-    label = np.where(rng.random(SIZE) < 0.05, 255, label).astype(np.uint8)
+    noise = rng.integers(0, CLASSES, (2, *SIZE), dtype=np.uint8)
+    speckled = np.where(rng.random(SIZE) < 0.1, noise[0], label), np.where(rng.random(SIZE) < 0.05, 255, label)
+    pictures = {
+        "a prediction": (label, predicted(label)),
+        "10 % of all pixels wrong, 5 % without truth": (speckled[1].astype(np.uint8), speckled[0]),
+        "noise": (noise[0], noise[1]),
+    }
 
-    def by_pairs() -> None:  # as cityscapesScripts 2.3 does in Python; its archives have no source of a compiled way
-        encoded = label.astype(np.int32) * 256 + predicted
-        np.unique(encoded, return_counts=True)
+    def by_pairs(truth: np.ndarray, prediction: np.ndarray) -> None:  # as cityscapesScripts 2.3 does in Python
+        matrix = np.zeros((256, 256), np.uint64)
+        encoded = truth.astype(np.int32) * 256 + prediction
+        for value, count in zip(*np.unique(encoded, return_counts=True)):
+            matrix[value // 256, value % 256] += np.uint64(count)
 
-    def masked() -> None:
-        kept = label != 255
-        np.bincount(CLASSES * label[kept].astype(np.int64) + predicted[kept], minlength=CLASSES**2)
+    def masked(truth: np.ndarray, prediction: np.ndarray) -> None:
+        kept = truth != 255
+        np.bincount(CLASSES * truth[kept].astype(np.int64) + prediction[kept], minlength=CLASSES**2)
 
-    ours = [seconds(lambda _: confusion_matrix(label, predicted, CLASSES), Path()) for _ in range(4 * repeats)]
+    peers: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
+        "np.unique of pairs, as cityscapesScripts": by_pairs,
+        "masked bincount": masked,
+    }
+    if compiled is not None:
+        sys.path.insert(0, str(compiled))
+        pair = importlib.import_module("addToConfusionMatrix").cEvaluatePair
+
+        def compiled_way(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+            return pair(prediction, truth, np.zeros((256, 256), np.uint64), None)
+
+        peers["cityscapesScripts, compiled"] = compiled_way
     rows = []
-    for name, work in (("np.unique of pairs, as cityscapesScripts", by_pairs), ("masked bincount", masked)):
-        theirs = statistics.median(seconds(lambda _, work=work: work(), Path()) for _ in range(repeats))
-        mine = statistics.median(ours)
-        rows.append(("confusion matrix", f"{1 / mine:.0f}", f"{name} {1 / theirs:.1f}", f"{theirs / mine:.1f}"))
+    for name, (truth, prediction) in pictures.items():
+        length = run_length(truth, prediction)
+        title = f"confusion matrix, {name} (runs of {length:.{0 if length > 10 else 1}f} pixels)"
+        for peer, work in peers.items():
+            found = interleaved(
+                {
+                    "ours": functools.partial(confusion_matrix, truth, prediction, CLASSES),
+                    "peer": functools.partial(work, truth, prediction),
+                },
+                4 * repeats if peer != "np.unique of pairs, as cityscapesScripts" else repeats,
+            )
+            mine, theirs = found["ours"], found["peer"]
+            rows.append((title, f"{1 / mine:.0f}", f"{peer} {1 / theirs:.1f}", f"{theirs / mine:.2f}"))
     return rows
 
 
@@ -275,6 +328,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=24, help="training samples of a run")
     parser.add_argument("--against", type=Path, help="another checkout, whose loader and inference run too")
     parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch and torchvision")
+    compiled = "a folder with addToConfusionMatrix of cityscapesScripts, compiled for this Python"
+    parser.add_argument("--cityscapes-compiled", type=Path, metavar="FOLDER", help=compiled)
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -287,7 +342,7 @@ def main() -> None:
         data = Path(folder) / "data"
         make_files(data)
         rows += readers(data, options.repeats)
-        rows += counted(options.repeats)
+        rows += counted(options.repeats, options.cityscapes_compiled)
         works: dict[str, Callable[[], tuple[float, float]]] = {}
 
         def work(name: str, script: str, *arguments: object, python: str = sys.executable, root: Path = ROOT) -> None:
