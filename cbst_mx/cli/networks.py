@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "network_options", "read_factors", "say_agreement", "scale_options"]
 
 
+_NEAR = 0.99  # of the positions; nearer than that, mIoU moved by less than 0.2 on the demo (docs/performance.md)
+
+
 def network_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how a network computes."""
     for option in (
@@ -88,6 +91,11 @@ def say_agreement(near: Agreement | None) -> None:
             f"int8 against float32, images calibrated on ({near.images}): same class at {100 * near.same_class:.2f} % "
             f"of the positions, relative error of the logits {100 * near.relative_error:.2f} %"
         )
+        if near.same_class < _NEAR:
+            echo(
+                "warning: int8 gives other classes than float32 at more than 1 % of the positions: compare both on "
+                "images with labels (evaluate --inference plain) before its results are used"
+            )
 
 
 @click.command()
