@@ -57,8 +57,8 @@ def network_of(name: str, width: float) -> Any:
     return network
 
 
-def run_speed(root: str, work: str, name: str, width: str, count: str) -> dict[str, float]:
-    """Evaluate images or label a video in this process, behind one image that does not count.
+def run_speed(root: str, work: str, name: str, width: str, count: str, cold: str) -> dict[str, float]:
+    """Evaluate images or label a video in this process, unless `cold` behind one image that does not count.
 
     Works in older checkouts too, hence the two ways to label a video.
     """
@@ -91,7 +91,8 @@ def run_speed(root: str, work: str, name: str, width: str, count: str) -> dict[s
         parts = [video] if in_memory is None else (in_memory([frame]) for frame in video)
         assert sum(1 for part in parts for _ in made.labels(part)) == int(count)
 
-    evaluate(images.subset([0]), flip=False)
+    if not cold:
+        evaluate(images.subset([0]), flip=False)
     begin = time.perf_counter()
     cpu = cpu_seconds({"evaluate": lambda: evaluate(images), "video": label}[work])
     return {"cpu": cpu / int(count), "wall": (time.perf_counter() - begin) / int(count), "peak": peak_bytes()}
@@ -114,8 +115,8 @@ def run_buffers(name: str, width: str, buffers: str, sizes: str, count: str) -> 
     return {"cpu": statistics.median(spent), "peak": peak_bytes(), "found": found.hexdigest()}
 
 
-def run_precision(parameters: str, root: str, precision: str) -> dict[str, float]:
-    """Evaluate a parameter file on the demo's target validation images."""
+def run_precision(root: str, precision: str, *parameters: str) -> dict[str, list[float]]:
+    """Evaluate parameter files on the demo's target validation images."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -126,9 +127,11 @@ def run_precision(parameters: str, root: str, precision: str) -> dict[str, float
     from cbst_mx.evaluation.evaluate import evaluate_parameters
 
     data = {"format": "cityscapes", "root": root, "split": "val"}
-    done = evaluate_parameters(Path(parameters), data, inference=inference, resampling="linear")
-    near = done.agreement.same_class if done.agreement else 1.0
-    return {"miou": 100 * done.result["miou"], "same": 100 * near}
+    done = [evaluate_parameters(Path(one), data, inference=inference, resampling="linear") for one in parameters]
+    return {
+        "miou": [100 * one.result["miou"] for one in done],
+        "same": [100 * one.agreement.same_class if one.agreement else 100.0 for one in done],
+    }
 
 
 def worker(what: str, *arguments: str) -> dict[str, Any]:
@@ -159,13 +162,15 @@ def speed(options: argparse.Namespace, name: str) -> str:
         git = ["git", "-C", str(options.against), "rev-parse", "--short", "HEAD"]
         before = subprocess.run(git, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         trees = {before: options.against.resolve(), **trees}
-    works = {"evaluate": "evaluate, mirrored as well", "video": "labels of a video"}
+    titles = {"evaluate": "evaluate, mirrored as well", "video": "labels of a video"}
+    works = {work: titles[work] for work in options.works}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         make_files(data, options.images)
 
         def once(work: str, tree: Path) -> dict[str, Any]:
-            asked = json.dumps(["speed", str(data), work, name, str(options.width), str(options.images)])
+            cold = "cold" if options.cold else ""
+            asked = json.dumps(["speed", str(data), work, name, str(options.width), str(options.images), cold])
             return printed(sys.executable, __file__, "--worker", asked, PYTHONPATH=str(tree))
 
         found = in_turns(
@@ -187,9 +192,8 @@ def speed(options: argparse.Namespace, name: str) -> str:
     head += [f"{tree}, of the {clock}" for clock in ("processor", "clock") for tree in trees]
     head += ["now / before, processor"] if options.against else []
     head += [f"{tree}, peak GB" for tree in trees]
-    what = (
-        f"width {options.width:g}, {options.images} images behind one that does not count, median of {options.repeats}"
-    )
+    behind = "in a new process" if options.cold else "behind one that does not count"
+    what = f"width {options.width:g}, images: {options.images} {behind}, median of {options.repeats}"
     return f"{first_line(what)}\n\n{table(head, rows)}"
 
 
@@ -227,21 +231,29 @@ def precision(options: argparse.Namespace, name: str) -> str:
         else:
             root, start, rounds = Path(folder) / "data", trained(Path(folder)), []
         networks = {"source network": start}
-        networks.update(
-            {f"CBST, round {len(rounds)}": options.demo / f"cbst/round-{len(rounds)}" / start.name} if rounds else {}
+        for index in range(1, len(rounds) + 1):
+            networks[f"round {index}"] = options.demo / "cbst" / f"round-{index}" / start.name
+        found: dict[str, Any] = {
+            form: in_a_process(__file__, "precision", root / "cityscapes", form, *networks.values())
+            for form in PRECISIONS
+        }
+    base = found["float32"]["miou"]
+    moves = {form: [one - other for one, other in zip(found[form]["miou"], base)] for form in PRECISIONS}
+    rows = [
+        (
+            title,
+            f"{base[index]:.2f}",
+            *(f"{moves[form][index]:+.2f}" for form in PRECISIONS if form != "float32"),
+            f"{found['int8']['same'][index]:.2f}",
         )
-        rows = []
-        for title, parameters in networks.items():
-            found = {
-                form: in_a_process(__file__, "precision", parameters, root / "cityscapes", form) for form in PRECISIONS
-            }
-            for form, one in found.items():
-                moved = one["miou"] - found["float32"]["miou"]
-                near = f"{one['same']:.2f}" if form == "int8" else ""
-                below = "yes" if abs(moved) < MOVES else "no"
-                rows.append((f"{title}, {form}", f"{one['miou']:.2f}", f"{moved:+.2f}", below, near))
-    head = ("the demo's target validation images", "mIoU, %", "moves by", f"below {MOVES}", "same class, %")
-    return f"{first_line('mirrored as well')}\n\n{table(head, rows)}"
+        for index, title in enumerate(networks)
+    ]
+    most = {form: max(map(abs, moved)) for form, moved in moves.items() if form != "float32"}
+    below = ", ".join(
+        f"{form} {most[form]:.2f} ({'below' if most[form] < MOVES else 'not below'} {MOVES})" for form in most
+    )
+    head = ("the demo, mIoU in %", "float32", *most, "int8: same class, %")
+    return f"{first_line('mirrored as well')}\n\n{table(head, rows)}\n\nMoved at most: {below}."
 
 
 def trained(folder: Path) -> Path:
@@ -267,6 +279,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=tuple(TITLES), default=tuple(TITLES))
     parser.add_argument("--against", type=Path, help="another checkout of this repository, whose inference runs too")
     parser.add_argument("--images", type=int, default=2, help="images and frames of the speed")
+    parser.add_argument("--works", nargs="+", choices=("evaluate", "video"), default=("evaluate", "video"))
+    parser.add_argument("--cold", action="store_true", help="count the first image of a process: it fits buffers too")
     parser.add_argument("--width", type=float, default=1.0, help="of the networks of the speed")
     parser.add_argument("--repeats", type=int, default=1, help="processes of each measurement, in turns")
     parser.add_argument("--demo", type=Path, help="a seed's folder of make demo, runs/demo/seed-0")
