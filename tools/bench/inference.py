@@ -38,7 +38,11 @@ from measuring import cpu_seconds, given, in_a_process, machine, peak_bytes, pri
 PARTS = ("speed", "buffers", "precision")
 TITLES = {"fcn8s": "FCN8s", "resnet38": "ResNet-38"}
 CLASSES = 19
-BUFFERS = {"neither": (False, False), "static_alloc": (True, False), "and static_shape, as here": (True, True)}
+BUFFERS = {
+    "neither": (False, False),
+    "static_alloc, as in evaluate": (True, False),
+    "and static_shape, as in rounds": (True, True),
+}
 SIZE = (256, 512)
 WIDTHS = {"narrow": 1 / 8, "full": 1.0}
 PRECISIONS = {"float32": ("plain", "none"), "float32, fused": ("fused", "none"), "bfloat16": ("plain", "bfloat16"),
@@ -49,12 +53,13 @@ MOVES = 0.2  # mIoU that a form may move and still be called as good
 def network_of(name: str, width: float) -> Any:
     """Return a network with random parameters, as the program makes it for inference."""
     from cbst_mx.networks.build import build_network
+    from cbst_mx.networks.forms import exact_form
     from cbst_mx.networks.spec import NetworkSpec
     from symbols.backend import mx
 
     network = build_network(NetworkSpec(name, CLASSES, {"width": width}), mx.cpu(), seed=0)
     network.collect_params().setattr("grad_req", "null")
-    return network
+    return exact_form(network, ctx=mx.cpu())
 
 
 def run_speed(root: str, work: str, name: str, width: str, count: str, cold: str) -> dict[str, float]:
