@@ -188,6 +188,16 @@ print(peak() - before)
     assert peaks[0] < 0.75 * peaks[1]
 
 
+def test_the_plain_form_gives_the_bits_of_static_shape_without_its_memory(network):
+    images = mx.nd.random.normal(shape=(1, 3, 64, 96))
+    network.hybridize(static_alloc=True, static_shape=True)
+    expected = network(images).asnumpy()
+    form = exact_form(network, ctx=mx.cpu())
+    assert form is network
+    assert ("static_shape", True) not in network._flags
+    np.testing.assert_array_equal(form(images).asnumpy(), expected)
+
+
 # --------------------------------------------------------------------------------------------------------- int8
 
 
@@ -326,6 +336,7 @@ def test_predict_says_how_near_int8_is(trained, tmp_path):
     result = predict(trained, tmp_path / "out", "--inference", "int8", "--calibration-images", "1")
     assert result.exit_code == 0, result.output
     assert "int8 against float32, images calibrated on (1): same class at" in result.output
+    assert "warning: int8 is approximate" in result.output
     assert (tmp_path / "out" / "1_label.png").is_file()
 
 

@@ -1,6 +1,6 @@
 """How time and memory grow with the number of images, and how long a large data set takes to open.
 
-python tools/bench/growth.py [--images 100 300 1000 3000] [--files 25000] [--repeats 3] [--out docs/performance.md]
+python tools/bench/growth.py [--images 100 300 1000 3000] [--files 25000] [--repeats 5] [--out docs/performance.md]
 
 Generated scenes of 64 x 128 pixels (24 of them under many names) and a narrow ResNet-38, so that what a program does
 for every image beside the network shows. Each pass is a process of its own: the processor seconds of the pass, without
@@ -8,6 +8,11 @@ imports and the making of the network, and the largest memory that the process h
 confidences, as sets of more than 16 million pixels do, and keeps the network's output on the disk; training is what the
 loader does. Opening is processor time from the start of Python on: all paths paired, then every header read, which is
 what a run does before its first iteration.
+
+A line a + b N is put through the times of N images so that the squares of the relative errors are least. a is what a
+pass costs once: the network's first call builds its operators for a batch, and another for a smaller batch at the end.
+Processes of all numbers take turns, and each measures a fixed piece of NumPy as well (kernels), so that the machine's
+speed can be told from the program's.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import cpu_seconds, given, in_a_process, machine, peak_bytes, put, table, versions
+from measuring import cpu_seconds, given, in_a_process, kernel, machine, peak_bytes, put, table, versions
 
 SIZE = (64, 128)
 SCENES = 24
@@ -62,8 +67,18 @@ def run_pass(scenes: Path, what: str, count: int) -> dict[str, float]:
     images = images_of(scenes, count)
     with tempfile.TemporaryDirectory(dir=str(scenes)) as folder:
         work = {"pseudo-labelling": pseudo_labels, "evaluation": evaluation, "training samples": training_samples}
-        seconds = cpu_seconds(work[what](images, Path(folder)))
-    return {"seconds": seconds, "peak": peak_bytes()}
+        begun = work[what](images, Path(folder))
+        fixed = [cpu_seconds(kernel) for _ in range(5)]
+        seconds = cpu_seconds(begun)
+        fixed += [cpu_seconds(kernel) for _ in range(5)]
+    return {"seconds": seconds, "kernel": statistics.median(fixed), "peak": peak_bytes()}
+
+
+def line(seconds: dict[int, float]) -> tuple[float, float]:
+    """Return a and b of the line a + b N whose squared relative errors are least."""
+    rows = [(1 / spent, count / spent) for count, spent in seconds.items()]
+    once, each = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
+    return float(once), float(each)
 
 
 def small_network() -> Any:
@@ -156,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 300, 1000, 3000])
     parser.add_argument("--files", type=int, default=25_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
     options = given(parser, worker)
     if options is None:
@@ -165,39 +180,51 @@ def main() -> None:
         scenes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_scenes(scenes)
         found: dict[tuple[str, int], list[dict[str, float]]] = {}
-        for _ in range(options.repeats):
-            for count in options.images:
+        for repeat in range(options.repeats):
+            for count in options.images[:: 1 - 2 * (repeat % 2)]:
                 for what in PASSES:
                     found.setdefault((what, count), []).append(in_a_process(__file__, scenes, what, count))
-        rows = []
+        rows, lines = [], []
         for what in PASSES:
-            each = {
-                count: statistics.median(one["seconds"] for one in found[what, count]) / count
-                for count in options.images
-            }
-            peak = {count: statistics.median(one["peak"] for one in found[what, count]) for count in options.images}
-            most = each[options.images[-1]]
-            rows += [
-                (
-                    f"{what}, {count:,}",
-                    f"{count * each[count]:.3g}",
-                    f"{1000 * each[count]:.3g}",
-                    f"{100 * (each[count] / most - 1):+.0f}",
-                    f"{peak[count] / 1e6:.0f}",
+            at = {count: {key: statistics.median(one[key] for one in found[what, count]) for key in ("seconds", "peak")}
+                  for count in options.images}  # fmt: skip
+            once, each = line({count: one["seconds"] for count, one in at.items()})
+            lines.append(f"{what} {once:.2f} s + {1000 * each:.3g} ms an image")
+            for count, one in at.items():
+                spread = sorted(run["seconds"] for run in found[what, count])
+                kernels = statistics.median(run["seconds"] / run["kernel"] for run in found[what, count])
+                rows.append(
+                    (
+                        f"{what}, {count:,}",
+                        f"{one['seconds']:.3g}",
+                        f"{spread[0]:.3g} to {spread[-1]:.3g}",
+                        f"{1000 * one['seconds'] / count:.3g}",
+                        f"{kernels / count:.3g}",
+                        f"{100 * (one['seconds'] / (once + each * count) - 1):+.1f}",
+                        f"{one['peak'] / 1e6:.0f}",
+                    )
                 )
-                for count in options.images
-            ]
         root = scenes / "gta5"
         link_files(scenes, root, options.files)
         opened = [in_a_process(__file__, scenes, "open", options.files, root) for _ in range(options.repeats)]
     first, second, peak = (np.median([one[key] for one in opened]) for key in ("opened", "looked at", "peak"))
-    head = ("pass, images", "CPU s", "CPU ms an image", f"against {options.images[-1]:,}, %", "peak memory, MB")
+    head = (
+        "pass, images",
+        "CPU s",
+        "least to most",
+        "CPU ms an image",
+        "kernels an image",
+        "off the line, %",
+        "peak memory, MB",
+    )
     text = "\n".join(
         (
             f"One thread of {machine()}; {versions('mxnet', 'numpy')}; median of {options.repeats} processes; "
             f"{time.strftime('%Y-%m-%d')}.",
             "",
             table(head, rows),
+            "",
+            f"Lines: {'; '.join(lines)}.",
             "",
             f"{options.files:,} images with {options.files:,} labels: {first:.1f} CPU s from the start of Python until "
             f"they are opened, {second:.1f} CPU s until every header has been read; {peak / 1e6:.0f} MB.",

@@ -212,7 +212,7 @@ def rate(python: str, checkout: Path, script: str, *arguments: object) -> tuple[
     return cpu, wall
 
 
-def make_files(data: Path) -> None:
+def make_files(data: Path, count: int = PHOTOGRAPHS) -> None:
     """Write photographs with labels, and a video of them."""
     for name in ("images", "labels"):
         (data / name).mkdir(parents=True)
@@ -220,7 +220,7 @@ def make_files(data: Path) -> None:
     picture = photograph(SIZE)
     label = render_scene(0, 0, domain="target", size=(512, 1024))[1].repeat(2, axis=0).repeat(2, axis=1)
     video = cv2.VideoWriter(str(data / "video.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, SIZE[::-1])
-    for number in range(PHOTOGRAPHS):
+    for number in range(count):
         image = np.roll(picture, 97 * number, axis=1)
         Image.fromarray(image).save(data / "images" / f"{number}.png")
         write_label_png(data / "labels" / f"{number}.png", np.roll(label, 97 * number, axis=1), CITYSCAPES_19)

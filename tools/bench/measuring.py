@@ -25,7 +25,9 @@ __all__ = [
     "cpu_seconds",
     "given",
     "in_a_process",
+    "instructions",
     "interleaved",
+    "kernel",
     "machine",
     "peak_bytes",
     "photograph",
@@ -99,13 +101,21 @@ def stage_seconds(works: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, A
     return result
 
 
+def kernel() -> None:
+    """Do the fixed work whose time says how fast the machine is just now."""
+    values = np.sin(np.arange(1 << 19, dtype=np.float32))
+    np.sort(values)
+    (values * np.cos(values)).sum()
+    np.bincount((values * 100 + 100).astype(np.uint8), minlength=256)
+
+
 def peak_bytes() -> int:
     """Return the largest resident size that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def machine() -> str:
-    """Describe the processor in words."""
+def instructions() -> str:
+    """Name the kinds of vector instructions that decide how fast networks are on this processor."""
     text = Path("/proc/cpuinfo").read_text()
     flags = next((line.split(":")[1].split() for line in text.splitlines() if line.startswith("flags")), [])
     kinds = [
@@ -113,7 +123,12 @@ def machine() -> str:
         for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "bf16"), ("amx_tile", "AMX"))
         if flag in flags
     ]
-    return f"{len(os.sched_getaffinity(0))} cores, {', '.join(kinds) or platform.machine()}"
+    return ", ".join(kinds) or platform.machine()
+
+
+def machine() -> str:
+    """Describe the processor in words."""
+    return f"{len(os.sched_getaffinity(0))} cores, {instructions()}"
 
 
 def versions(*names: str) -> str:
