@@ -57,7 +57,7 @@ def _shift(values: np.ndarray) -> None:
 
 
 def _sum(values: np.ndarray) -> np.ndarray:
-    """Return the sum over the first axis in its order, whatever the number of pixels: NumPy adds single ones in pairs."""
+    """Return the sum over the first axis in its order, however many pixels: NumPy adds single ones in pairs."""
     total: np.ndarray = values[0].copy()
     for one in values[1:]:
         total += one

@@ -40,6 +40,7 @@ from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.network_maps import stride_probabilities
 from cbst_mx.selftrain.pseudo_labels import confidence, select
 from cbst_mx.training.losses import BatchLoss
+from cbst_mx.training.optimiser import new_trainer
 from cbst_mx.training.steps import plain_step
 from symbols import get_network
 from symbols.backend import gluon, mx
@@ -183,7 +184,7 @@ def stages(setting: Setting, folder: Path, repeats: int) -> dict[str, list[Stage
     # what the program calls, without what stands in a line of its own
     forward = cpu_seconds(lambda: look(False), 1 if large else repeats) - spent["normalise"]
     both_ways = cpu_seconds(lambda: look(True), 1 if large else repeats) - spent["normalise"] - spent["mirrored"]
-    trainer = gluon.Trainer(network.collect_params(), "sgd", {"learning_rate": 1e-4, "momentum": 0.9}, kvstore=None)
+    trainer = new_trainer(network.collect_params(), {"learning_rate": 1e-4, "momentum": 0.9})
     batch = 1 if large else 8
     crop = mx.nd.random.normal(shape=(batch, 3, *setting.crop))
     truth = np.zeros((batch, *setting.crop), np.float32)

@@ -39,15 +39,16 @@ MORE = 0.25  # what is told
 def training_steps(images: Any, folder: Path) -> Callable[[], None]:
     """Return some steps of SGD on a narrow FCN8s."""
     from cbst_mx.training.losses import BatchLoss
+    from cbst_mx.training.optimiser import new_trainer
     from cbst_mx.training.steps import plain_step
     from symbols import get_network
-    from symbols.backend import gluon, mx
+    from symbols.backend import mx
 
     network = get_network("fcn8s", 19, width=1 / 16)
     network.initialize(mx.init.Xavier())
     network(mx.nd.zeros((1, 3, *SIZE)))
     network.hybridize(static_alloc=True, static_shape=True)
-    trainer = gluon.Trainer(network.collect_params(), "sgd", {"learning_rate": 1e-4}, kvstore=None)
+    trainer = new_trainer(network.collect_params(), {"learning_rate": 1e-4})
     batch, labels = mx.nd.ones((2, 3, *SIZE)), np.zeros((2, *SIZE), np.float32)
     rng, loss_of = np.random.default_rng(0), BatchLoss()
 
