@@ -164,7 +164,7 @@ class FCN8s(gluon.HybridBlock):
         return F.slice_like(score, x, axes=(2, 3))
 
 
-class _Upsampling(nn.Conv2DTranspose):
+class _Upsampling(gluon.nn.Conv2DTranspose):
     """Upsampling by a transposed convolution; in a fraction of its time where that is bilinear and frozen.
 
     Bilinear interpolation takes the classes one by one, and rows before columns. Which weights are there decides, not
