@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # a shell starts what it does not wait for with Ctrl-C ignored, and processes started by tests would be so as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    # thousands of tests stay in memory: every look for garbage at all of them took longer than the tiny runs themselves
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):
