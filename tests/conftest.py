@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,41 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # a shell starts what it does not wait for with Ctrl-C ignored, and processes started by tests would be so as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Files that take longest: xdist begins with those of many tests, and a long one at the end leaves cores idle.
+LONGEST = (
+    *("test_experiments", "test_documented_commands", "test_cluster", "test_faults", "test_rounds", "test_kvstore"),
+    *("test_health", "test_torn_files", "test_shared", "test_continuation", "test_checkpoints", "test_devices"),
+    *("test_demo", "test_gpu_paths", "test_browser"),
+)
+
+
+def put_first(queue, names=LONGEST):
+    """Move the test files of these names to the front of a queue of files, in their order."""
+    for name in reversed(names):
+        if (file := f"tests/{name}.py") in queue:
+            queue.move_to_end(file, last=False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def schedule(self):
+            super().schedule()
+            put_first(self.workqueue)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish():
+    # thousands of tests stay in memory: every look for garbage at all of them took longer than the tiny runs themselves
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+dask = pytest.importorskip("dask")
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
+
+from dask.utils import parse_timedelta  # noqa: E402
 
 from cbst_mx.cluster import Where, nodes, open_cluster  # noqa: E402
 from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
@@ -55,6 +58,19 @@ def contents(folder):
 
 def pids(cluster):
     return list(cluster.client.run(os.getpid).values())
+
+
+def test_workers_are_started_with_what_keeps_memory(local):
+    found = local.client.run(lambda: dict(os.environ))
+    assert len(found) == 2
+    for variables in found.values():
+        assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
+        assert variables["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_worker_that_is_slow_to_start_again_is_not_given_up(local):
+    # dask's own 15 seconds are less than a busy machine takes
+    assert parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")) >= 3600
 
 
 # ------------------------------------------------------------------------------------------------------------ labels
@@ -153,25 +169,16 @@ def test_a_file_that_a_worker_does_not_see_is_named(local, tmp_path):
 # --------------------------------------------------------------------------------------------------------- processes
 
 
-def test_workers_are_started_with_what_keeps_memory(local):
-    local.client.wait_for_workers(2, timeout=60)  # some have been killed
-    found = local.client.run(lambda: dict(os.environ))
-    assert len(found) == 2
-    for variables in found.values():
-        assert {name: variables.get(name) for name in nodes.MALLOC} == nodes.MALLOC
-        assert variables["OMP_NUM_THREADS"] == "1"
-
-
-def threads_of_opencv():
+def threads_and_memory():
     import cv2
 
-    return cv2.getNumThreads()
+    return cv2.getNumThreads(), *(os.environ.get(name) for name in nodes.MALLOC)
 
 
-def test_opencv_uses_one_thread_in_a_restarted_worker_too(local):
+def test_a_restarted_worker_has_one_thread_of_opencv_and_what_keeps_memory(local):
     os.kill(pids(local)[0], signal.SIGKILL)
     shares = [Share((), [str(index)]) for index in range(20)]
-    assert {result for _, result in local.each(threads_of_opencv, shares)} == {1}
+    assert {result for _, result in local.each(threads_and_memory, shares)} == {(1, *nodes.MALLOC.values())}
 
 
 def test_other_versions_are_refused(local, monkeypatch):

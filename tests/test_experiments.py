@@ -25,6 +25,10 @@ FOLDER = Path(__file__).parents[1] / "experiments"
 ROWS = paper_tables.experiments()
 VARIANTS = ("source", "st", "cbst", "cbst-sp", "cbst-mining")  # of the ablation
 RELEASED = sorted(path.stem for path in FOLDER.glob("*-released.yaml"))
+# as those of Rio, but for the city and the published numbers
+CITIES = [name for name in ROWS if name.startswith(("nthu-rome-", "nthu-taipei-", "nthu-tokyo-"))]
+# what takes long for each is slow for those, see test_experiments_of_other_cities_are_as_those_of_rio
+LONG = [pytest.param(name, marks=[pytest.mark.slow] * (name in CITIES)) for name in (*ROWS, *RELEASED)]
 # A network and phases that take a second, of another width than a smoke test's.
 SMALL = (
     "network.options={width: 0.0625, batch_norm: frozen}",
@@ -231,7 +235,7 @@ def steps_of(name):
     return [*before, *steps, ("check-paper", f"runs/{name}")]
 
 
-@pytest.mark.parametrize("name", [*ROWS, *RELEASED])
+@pytest.mark.parametrize("name", LONG)
 def test_make_reads_rounds_folds_and_start_as_the_program_does(name):
     steps = make_steps(name)
     assert [(step[0], step[step.index("--out") + 1] if "--out" in step else step[1]) for step in steps] == steps_of(
@@ -453,10 +457,6 @@ def call(data, *arguments, code=0):
     return result.output
 
 
-# as those of Rio, but for the city and the published numbers
-CITIES = [name for name in ROWS if name.startswith(("nthu-rome-", "nthu-taipei-", "nthu-tokyo-"))]
-
-
 def test_experiments_of_other_cities_are_as_those_of_rio():
     for name in CITIES:
         city, method = name.split("-")[1:]
@@ -465,9 +465,7 @@ def test_experiments_of_other_cities_are_as_those_of_rio():
         assert json.loads(json.dumps(own).replace(city, "rio").replace(city.title(), "Rio")) == rio
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in CITIES)) for one in (*ROWS, *RELEASED)]
-)
+@pytest.mark.parametrize("name", LONG)
 def test_the_chain_runs_from_source_to_verdict(name, data, tmp_path):
     file = FOLDER / f"{name}.yaml"
     options = ["--smoke", "--set", "seed=1"]

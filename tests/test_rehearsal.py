@@ -24,8 +24,9 @@ def rehearse(*arguments, **environment):
 def test_cases_have_names_of_their_own():
     names = rehearse("--list").stdout.splitlines()
     assert len(names) == len(set(names)) > 40
-    for named in ("run of cbst-sp", "evaluate", "predict", "plan of gta5-cbst, 12 GB", "out of memory"):
+    for named in ("run of cbst-sp", "evaluate", "predict", "plan of gta5-cbst, 12 GB", "out of memory", "demo"):
         assert named in names
+    assert len([name for name in names if name.endswith(", 8 GB")]) == 4
 
 
 def test_without_a_compiler_one_sentence_says_so_and_nothing_is_made(tmp_path):

@@ -98,6 +98,8 @@ def settings(threads: int = 1, *, encrypted: bool = True) -> dict[str, Any]:
         "distributed.worker.memory.terminate": False,
         "distributed.worker.profile.enabled": False,
         "distributed.scheduler.worker-saturation": 1.0,
+        # dask's own 15 s give up for ever a worker that a busy machine has not started again by then
+        "distributed.deploy.lost-worker-timeout": "1 day",
         "distributed.scheduler.allowed-failures": 1,  # of shares among others; see Cluster.each
         "distributed.scheduler.http.routes": [],  # the port is there, its pages are not
         "distributed.worker.http.routes": [],

@@ -1,23 +1,33 @@
-"""Processor time of labelling on a cluster of this machine against one process, with glibc's variables and without.
+"""What a cluster of this machine costs and gains: labelling, and with --training the demo's source training.
 
     python tools/bench/cluster.py --images 24 --classes 19 --size 1024 2048
+    python tools/bench/cluster.py --training --iterations 200
 
-Both label the same generated maps, in turn, and the files must be the same. What counts is user and system time of all
-processes together, not the time on the clock, which a busy machine stretches. Dask's own setting
-(MALLOC_TRIM_THRESHOLD_=65536) is the third row.
+Labelling: one process and two, in turn, with the same generated maps, and the files must be the same. What counts is
+user and system time of all processes together, not the time on the clock, which a busy machine stretches. Dask's own
+setting (MALLOC_TRIM_THRESHOLD_=65536) is the third row.
+
+Training: a step of one process with one thread and with two, and of two processes of one thread each (--train-workers),
+in turn. Two processes can gain on the clock only, so that stands beside the processor's seconds: of all processes, and
+of the busiest one, below which the clock cannot come where each has one thread. The least of the repeats counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+from measuring import given as options_of
+from measuring import machine, printed, table, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "from cbst_mx.cli import main; main(prog_name='cbst-mx')"
@@ -51,13 +61,86 @@ def labels(folder):
     return {path.name: path.read_bytes() for path in (folder / "pseudo_labels").glob("*.png")}
 
 
+# Threads of each process, and how many processes train; none: the command itself.
+WAYS = {
+    "one process, one thread": (1, 0),
+    "one process, two threads": (2, 0),
+    "two processes, one thread each": (1, 2),
+}
+FIRST = 20  # step from which on is measured
+
+
+def spent():
+    """Return processor seconds by process: of this one and all below it, threads as well."""
+    import psutil
+
+    found = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            found[process.pid] = times.user + times.system
+    return found
+
+
+def train(threads, trainers, iterations, data, out):
+    """Train the demo's source network; return the seconds of a step: on the clock, of all, of the busiest process."""
+    from cbst_mx.cli.cluster import opened
+    from cbst_mx.cluster import Where
+    from cbst_mx.config import load_experiment
+    from cbst_mx.rounds import Run
+
+    iterations, trainers, marks = int(iterations), int(trainers), []
+
+    def progress(what, done, total):
+        # not the last step: the processes have ended when it is told
+        if what.endswith("training") and FIRST <= done < total and (not marks or time.monotonic() - marks[-1][1] > 2):
+            marks.append((done, time.monotonic(), spent()))
+
+    experiment = load_experiment(
+        ROOT / "experiments" / "demo.yaml",
+        ("validation={}", f"source_training.iterations={iterations}", "source_training.checkpoint_minutes=60"),
+    )
+    where = Where.parse(f"local:{trainers}") if trainers else None
+    with opened(where, threads=int(threads), trainers=trainers) as cluster:
+        Run(experiment, out, data_root=Path(data), cluster=cluster, progress=progress).train_source()
+    (first, begun, before), (last, ended, after) = marks[0], marks[-1]
+    own = [seconds - before.get(process, 0.0) for process, seconds in after.items()]
+    return [one / (last - first) for one in (ended - begun, sum(own), max(own))]
+
+
+def training(repeats, iterations):
+    """Print a table of the ways to train."""
+    from cbst_mx.data.street_scenes import Shift, write_demo_data
+
+    found = {name: [] for name in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        counts = {"source_count": 60, "source_val_count": 1, "target_count": 4, "target_val_count": 1}
+        write_demo_data(Path(folder) / "data", **counts, size=(64, 160), seed=0, shift=Shift())
+        for repeat in range(repeats):
+            for number, (name, (threads, trainers)) in enumerate(WAYS.items()):
+                out = f"{folder}/{repeat}-{number}"
+                order = [str(one) for one in (threads, trainers, iterations, f"{folder}/data", out)]
+                environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+                found[name].append(printed(sys.executable, __file__, "--worker", json.dumps(order), **environment))
+    print(f"{machine()}; {versions('mxnet', 'distributed')}; load {os.getloadavg()[0]:.1f}; seconds of a step")
+    rows = [[name, *(f"{min(column):.3f}" for column in zip(*times))] for name, times in found.items()]
+    print(table(["", "clock", "processor, all", "processor, busiest process"], rows))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
     parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
+    parser.add_argument("--training", action="store_true", help="measure training in place of labelling")
+    parser.add_argument("--iterations", type=int, default=200)
+    given = options_of(parser, train)
+    if given is None:
+        return
+    if given.training:
+        training(given.repeats, given.iterations)
+        return
     ways = {
         "one process": (COMMAND, []),
         "local:2": (COMMAND, ["--cluster", "local:2"]),

@@ -43,6 +43,14 @@ _SMALL = (
 _FROZEN = ("network.options.batch_norm=frozen", "network.options.dropout=0.5")
 _RESNET = ("network.name=resnet38", "network.options={width: 0.0625, batch_norm: frozen}")
 _DONE = r"took .*; results in .*summary\.json"
+_FULL = "the GPU has not enough memory: lower images_per_pass"
+# What leaves of an experiment of the paper its network, crops, batches and sizes, on the larger scenes.
+_PAPER = (
+    *("source.root=large/gta5", "target.root=large/cityscapes", "validation.target.root=large/cityscapes"),
+    *("pretrained=null", "self_training.rounds=1"),
+    *("source_training.epochs=null", "source_training.iterations=2"),
+    *("self_training.retraining.epochs=null", "self_training.retraining.iterations=2"),
+)
 
 
 class Case(NamedTuple):
@@ -59,8 +67,15 @@ class Case(NamedTuple):
     on_gpu: bool = True  # kernels must have been started
 
 
-def _run(name: str, *changes: str, ctx: str = "gpu:0", experiment: str = "demo", more: str = "") -> str:
-    plain = " ".join(f"--set {shlex.quote(change)}" for change in (*_SMALL, *changes))
+def _run(
+    name: str,
+    *changes: str,
+    ctx: str = "gpu:0",
+    experiment: str = "demo",
+    small: tuple[str, ...] = _SMALL,
+    more: str = "",
+) -> str:
+    plain = " ".join(f"--set {shlex.quote(change)}" for change in (*small, *changes))
     sets = plain.replace("{", "{{").replace("}", "}}")
     return f"run experiments/{experiment}.yaml --out {{folder}}/{name} --ctx {ctx} --quiet {sets} {more}"
 
@@ -90,6 +105,25 @@ def _runs() -> Iterator[Case]:
     yield Case("run with bicubic maps of another size", _run("sides", *sides), (_DONE,))
     yield Case("the same run again", _run("cbst", "self_training.method=cbst"), (_DONE,), on_gpu=False)
     yield Case("a run without labels", _run("bare", "validation={}"), (_DONE,))
+
+
+def _demos() -> Iterator[Case]:
+    demo = "demo --experiment tools/rehearsal/demo.yaml --out {folder}/demo --ctx gpu:0"
+    says = ("CBST-SP", "seed 0, mIoU", r"took .*; results in .*results\.json", r"picture: .*comparison\.png")
+    yield Case("demo", demo, says, {"memory": 8192})
+
+
+def _small_cards() -> Iterator[Case]:
+    """Yield the paper's crop, batch and sizes on a card of 8 GB: what `plan` chooses runs, more does not fit."""
+    card = {"memory": 8192}
+    chosen = ("4 crops at once do not fit into the GPU's memory, 2 do: --set images_per_pass=2", "GPU memory: about 5")
+    yield Case("plan of gta5-cbst, 8 GB", "plan experiments/gta5-cbst.yaml --ctx gpu:0 --seconds 30", chosen, card)
+    fits = _run("paper", "images_per_pass=2", experiment="gta5-cbst", small=_PAPER)
+    yield Case("run of gta5-cbst as planned, 8 GB", fits, (_DONE, r"at most [4-7]\d\d\d MiB"), card)
+    for name, changes in (("16", ()), ("4", ("images_per_pass=4",))):
+        larger = _run(f"paper-{name}", *changes, experiment="gta5-cbst", small=_PAPER)
+        title = f"run of gta5-cbst with {name} crops at once, 8 GB"
+        yield Case(title, larger, (f"Error: {_FULL}",), card, code=1, on_gpu=False)
 
 
 def _others() -> Iterator[Case]:
@@ -135,7 +169,7 @@ def _errors() -> Iterator[Case]:
     yield refused("no driver", absent, driver=False)
     held = r"ctx gpu:0 has 0\.0 of its 2\.1 GB of memory free"
     yield refused("memory held by others", held, card={"memory": 2048, "taken": 1597})
-    yield fails("out of memory", "the GPU has not enough memory: lower images_per_pass", card={"memory": 490})
+    yield fails("out of memory", _FULL, card={"memory": 490})
     yield fails("no kernel image", "mxnet-cu112 1.9.1 has no code for this GPU", card={"launch": 209})
     mixed = "ctx gpu:0 cannot be used: the parts of cuDNN that were loaded are of different versions"
     yield refused("parts of another cuDNN", mixed, card={"cudnn": 14})
@@ -147,7 +181,7 @@ def _errors() -> Iterator[Case]:
     yield fails("fusion with a driver before 520", ptx, card={"load": 222}, environment={"MXNET_USE_FUSION": "1"})
 
 
-CASES = (*_runs(), *_others(), *_errors())
+CASES = (*_runs(), *_demos(), *_others(), *_small_cards(), *_errors())
 
 
 def start(
