@@ -188,16 +188,6 @@ print(peak() - before)
     assert peaks[0] < 0.75 * peaks[1]
 
 
-def test_the_plain_form_gives_the_bits_of_static_shape_without_its_memory(network):
-    images = mx.nd.random.normal(shape=(1, 3, 64, 96))
-    network.hybridize(static_alloc=True, static_shape=True)
-    expected = network(images).asnumpy()
-    form = exact_form(network, ctx=mx.cpu())
-    assert form is network
-    assert ("static_shape", True) not in network._flags
-    np.testing.assert_array_equal(form(images).asnumpy(), expected)
-
-
 # --------------------------------------------------------------------------------------------------------- int8
 
 

@@ -142,8 +142,6 @@ def exact_form(
     if band_rows is not None:
         return BandedNetwork(network, band_rows, fused=form == "fused")
     if form == "plain":
-        if ctx.device_type == "cpu":  # with static_shape ResNet-38 takes twice the memory, and hardly less time
-            network.hybridize(static_alloc=True)
         return network
     block = to_block(network_graph(network, mixed=True), network.collect_params())
     block.hybridize(backend=_ONEDNN, static_alloc=True, static_shape=True)
