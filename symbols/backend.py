@@ -81,13 +81,15 @@ def set_threads(environment: MutableMapping[str, str]) -> None:
 
 
 def keep_freed_memory(environment: Mapping[str, str]) -> None:
-    """Let this process keep up to 256 MB of what it frees, unless the user set one of glibc's own variables.
+    """Let this process keep what it frees, of its heap up to 256 MB, unless the user set one of glibc's own variables.
 
-    A training step frees and asks for the same maps again. glibc gives the last of its memory back and gets it anew
-    page by page: up to 12,000 page faults in a step of the demo's network. It maps blocks of more than 32 MB by
-    themselves all the same. Other C libraries are left alone.
+    Threads have heaps of their own, of up to 64 MB, which keep what they have. A training step frees and asks for the
+    same maps again. glibc gives the last of its memory back and gets it anew page by page: up to 12,000 page faults in
+    a step of the demo's network. It maps blocks of more than 32 MB by themselves all the same. Other C libraries are
+    left alone.
     """
-    if any(name.startswith("MALLOC_") for name in environment) or not sys.platform.startswith("linux"):
+    said = any(name.startswith("MALLOC_") for name in environment)
+    if said or "glibc.malloc." in environment.get("GLIBC_TUNABLES", "") or not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -130,11 +130,19 @@ class FCN8s(gluon.HybridBlock):
             self.upscore2 = _Upsampling(num_classes, 2, upsampling)
             self.upscore_pool4 = _Upsampling(num_classes, 2, upsampling)
             self.upscore8 = _Upsampling(num_classes, 8, upsampling)
+        self._forms: list[bool] = []  # of the upsampling, when it was hybridised
 
-    def load_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """Load a file as every block does; how the network upsamples is decided anew."""
-        super().load_parameters(*args, **kwargs)
-        self._clear_cached_op()
+    def forward(self, x: Any, *args: Any) -> Any:
+        """Compute as every block does; a network that was hybridised for other weights of its upsampling is anew.
+
+        A block that contains this one, or its segments, must be hybridised again itself where such weights change.
+        """
+        if isinstance(x, mx.nd.NDArray):
+            forms = [block.is_bilinear() for block in (self.upscore2, self.upscore_pool4, self.upscore8)]
+            if forms != self._forms:
+                self._forms = forms
+                self._clear_cached_op()
+        return super().forward(x, *args)
 
     def segments(self) -> list[gluon.HybridBlock]:
         """Return blocks whose composition is the network, for gradient checkpointing.
@@ -165,10 +173,11 @@ class FCN8s(gluon.HybridBlock):
 
 
 class _Upsampling(gluon.nn.Conv2DTranspose):
-    """Upsampling by a transposed convolution; in a fraction of its time where that is bilinear and frozen.
+    """Upsampling by a transposed convolution; on processors in a fraction of its time where it is bilinear and frozen.
 
     Bilinear interpolation takes the classes one by one, and rows before columns. Which weights are there decides, not
-    the setting: a network for inference is frozen with the weights that a training learned.
+    the setting: a network for inference is frozen with the weights that a training learned. GPUs, on which this was
+    not measured, keep the transposed convolution.
     """
 
     def __init__(self, channels: int, factor: int, upsampling: str):
@@ -185,16 +194,18 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
         if upsampling == "frozen":
             self.weight.grad_req = "null"
 
-    def _is_bilinear(self) -> bool:
-        """Return whether nothing but bilinear interpolation can come from the weights, which may not be there yet."""
+    def is_bilinear(self) -> bool:
+        """Return whether the weights that are there can give nothing but bilinear interpolation, on a processor."""
         weight = self.weight
         if weight.grad_req != "null" or weight._data is None:
+            return False
+        if any(context.device_type != "cpu" for context in weight.list_ctx()):
             return False
         values = weight.data(weight.list_ctx()[0]).asnumpy()
         return np.array_equal(values, bilinear_kernel(self._channels, self._factor))
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
-        if not self._is_bilinear():
+        if not self.is_bilinear():
             return super().hybrid_forward(F, x, weight)
         channels, factor = self._channels, self._factor
         one = F.slice(weight, begin=(0, 0, 0, 0), end=(1, 1, 2 * factor, 2 * factor))

@@ -77,7 +77,7 @@ class CrossEntropy(autograd.Function):
     Parameters
     ----------
     labels : ndarray of shape (B, h, w), integer
-        Classes; where `valid` is false, any.
+        Classes; where `valid` is false, any class.
     valid : ndarray of shape (B, h, w), bool
         Pixels that count.
     count : float

@@ -237,7 +237,14 @@ def test_mixed_precision_is_for_the_whole_process(monkeypatch):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
-@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "65536"}, False)])
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ({}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "65536"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}, False),
+    ],
+)
 def test_freed_memory_is_kept_unless_the_user_says_otherwise(monkeypatch, environment, kept):
     calls = {}
     library = types.SimpleNamespace(mallopt=calls.__setitem__)

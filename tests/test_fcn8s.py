@@ -88,7 +88,7 @@ def outcome(network, x):
 def test_frozen_upsampling_is_that_of_the_transposed_convolution(size, hybrid, monkeypatch):
     x = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, *size)))
     fast, passes = outcome(small(hybrid), x)
-    monkeypatch.setattr("symbols.fcn8s._Upsampling._is_bilinear", lambda self: False)
+    monkeypatch.setattr("symbols.fcn8s._Upsampling.is_bilinear", lambda self: False)
     plain, layers = outcome(small(hybrid), x)
     assert (passes, layers) == (6, 3)  # rows and columns one after the other
     for one, other in zip(fast, plain):
@@ -96,19 +96,46 @@ def test_frozen_upsampling_is_that_of_the_transposed_convolution(size, hybrid, m
 
 
 def test_weights_that_a_training_learned_are_used_by_a_frozen_network(tmp_path):
-    x = mx.nd.random.normal(shape=(1, 3, 33, 40))
+    x = mx.nd.array(np.random.default_rng(2).normal(size=(1, 3, 33, 40)))
     learned = small(upsampling="learned")
-    learned.upscore8.weight.set_data(learned.upscore8.weight.data() * 1.5)
+    weights = learned.upscore8.weight.data() * 1.5
+    learned.upscore8.weight.set_data(weights)
     expected = learned(x).asnumpy()
     learned.save_parameters(str(tmp_path / "learned.params"))
     small().save_parameters(str(tmp_path / "bilinear.params"))
     network = small(hybrid=True)
     before = network(x).asnumpy()  # compiled for bilinear weights
     assert np.abs(before - expected).max() > 0.1 * np.abs(before).max()
-    network.load_parameters(str(tmp_path / "learned.params"))
-    np.testing.assert_allclose(network(x).asnumpy(), expected, rtol=1e-5, atol=1e-6)
-    network.load_parameters(str(tmp_path / "bilinear.params"))
-    np.testing.assert_array_equal(network(x).asnumpy(), before)
+    for change in (
+        lambda: network.load_parameters(str(tmp_path / "learned.params")),
+        lambda: network.upscore8.weight.set_data(weights),
+    ):
+        change()
+        np.testing.assert_allclose(network(x).asnumpy(), expected, rtol=1e-5, atol=1e-6)
+        network.load_parameters(str(tmp_path / "bilinear.params"))
+        np.testing.assert_array_equal(network(x).asnumpy(), before)
+
+
+def test_upsampling_that_is_trained_from_now_on_gets_its_whole_gradient():
+    x, gradients = mx.nd.array(np.random.default_rng(3).normal(size=(1, 3, 32, 32))), []
+    for first in (False, True):
+        network = small(hybrid=True)
+        if first:
+            network(x)
+        network.upscore8.weight.grad_req = "write"
+        with autograd.record():
+            logits = network(x)
+        logits.backward()
+        gradients.append(network.upscore8.weight.grad().asnumpy())
+    assert np.count_nonzero(gradients[0]) > 1000
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_gpus_keep_the_transposed_convolution(monkeypatch):
+    block = small().upscore8
+    assert block.is_bilinear()
+    monkeypatch.setattr(block.weight, "list_ctx", lambda: [mx.cpu(0), mx.gpu(0)])
+    assert not block.is_bilinear()
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "batch", "frozen"])

@@ -72,7 +72,8 @@ def test_options_that_only_change_training_may_differ(saved):
     other = build_network(NetworkSpec("fcn8s", 19, same), mx.cpu())
     parameters.load_parameters(other, path, NetworkSpec("fcn8s", 19, same), CITYSCAPES_19)
     x = mx.nd.ones((1, 3, 32, 32))
-    np.testing.assert_array_equal(other(x).asnumpy(), network(x).asnumpy())
+    expected = network(x).asnumpy()  # whose upsampling is frozen, and interpolates in another order of sums
+    np.testing.assert_allclose(other(x).asnumpy(), expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
     for key, value in (("skip_scale", [0.5, 1.0]), ("batch_norm", "frozen")):
         assert "holds parameters of another network" in refused(path, NetworkSpec("fcn8s", 19, {**same, key: value}))
 

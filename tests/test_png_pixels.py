@@ -43,7 +43,7 @@ def crafted(rng: np.random.Generator, colour: int) -> bytes:
     height, width = (int(n) for n in rng.integers(1, 9, size=2))
     values = rng.integers(0, 256, (height, width, CHANNELS[colour]), dtype=np.uint8)
     data = rows(values, rng.integers(0, 3, height))
-    fault = int(rng.integers(0, 10))
+    fault = int(rng.integers(0, 13))
     if fault == 1:
         data = bytes([int(rng.integers(3, 256))]) + data[1:]  # another filter, or none that there is
     elif fault == 2:
@@ -61,9 +61,14 @@ def crafted(rng: np.random.Generator, colour: int) -> bytes:
         packed += rng.integers(0, 256, int(rng.integers(1, 20)), dtype=np.uint8).tobytes()
     if fault == 8:
         width = max(1, width + int(rng.integers(-1, 2)))
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, ADAM7 if fault == 9 else 0)
+    methods = [0, 0, ADAM7 if fault == 9 else 0]
+    if fault in (10, 11):  # a way to compress, or to filter, that does not exist
+        methods[fault - 10] = 1
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, *methods)
     cut = int(rng.integers(0, len(packed) + 1))
     parts = [chunk(b"IHDR", header), chunk(b"gAMA", struct.pack(">I", 45455))]
+    if fault == 12:
+        parts.append(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height + 1, 8, colour, 0, 0, 0)))
     if colour == 3:
         parts.append(chunk(b"PLTE", bytes(range(256)) * 3))
     parts += [chunk(b"IDAT", bytes(packed[:cut])), chunk(b"IDAT", bytes(packed[cut:])), chunk(b"IEND", b"")]

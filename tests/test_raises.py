@@ -38,6 +38,7 @@ EXPLAINED = {
     ("cbst_mx/data/image_headers.py", "*"): WRAPPED,
     ("cbst_mx/data/jpeg_parts.py", "*"): WRAPPED,
     ("cbst_mx/data/png_parts.py", "*"): WRAPPED,
+    ("cbst_mx/data/png_pixels.py", "Rows._down_to"): "the data were right when they were unpacked: memory is short",
     ("cbst_mx/files/reading.py", "_whole_number"): WRAPPED,
     ("cbst_mx/files/reading.py", "_finite_number"): WRAPPED,
     ("cbst_mx/files/reading.py", "check_archive"): WRAPPED,

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import time
+from typing import get_args, get_type_hints
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from cbst_mx.cli.networks import evaluate
+from cbst_mx.config.experiment import Experiment
+from cbst_mx.data.image_files import read_draft
 from cbst_mx.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -469,3 +473,25 @@ def test_scale_for_long_side_refuses():
         scale_for_long_side(10, 20, 0)
     with pytest.raises(ConfigError, match=r"^height must be above 0 pixels, got -1$"):
         scale_for_long_side(-1, 20, 10)
+
+
+@pytest.mark.parametrize(("size", "part"), [((101, 1001), 8), ((526, 957), 4), ((505, 1001), 2), ((64, 128), 8)])
+def test_what_a_draft_shows_lies_where_the_image_has_it(tmp_path, size, part):
+    height, width = size
+    for step in (0.3, 0.95):  # an edge is where half of the grey is reached
+        edge = round(step * width)
+        image = np.full((height, width, 3), 40, np.uint8)
+        image[:, edge:] = 200
+        Image.fromarray(image).save(tmp_path / "x.jpg", quality=95, subsampling=0)
+        wanted = (height // part, width // part)
+        draft = read_draft(tmp_path / "x.jpg", lambda *whole, wanted=wanted: wanted)
+        assert draft.part == part
+        found = resize_image(draft, wanted, "draft").astype(float)[wanted[0] // 2, :, 0]
+        place = np.interp(120, np.maximum.accumulate(found), np.arange(wanted[1])) + 0.5
+        assert abs(place - edge * wanted[1] / width) < 0.3  # pixels of the result; the kernels' own error
+
+
+def test_every_list_of_resamplings_is_the_same():
+    (option,) = [one for one in evaluate.params if one.name == "resampling"]
+    assert tuple(option.type.choices) == RESAMPLINGS
+    assert get_args(get_type_hints(Experiment)["resampling"]) == RESAMPLINGS

@@ -138,10 +138,21 @@ def read_rows(path: PathLike) -> np.ndarray | Rows:
 
 
 class Draft(NamedTuple):
-    """An image that was decoded at a part of its size: `pixels`, uint8 (h, w, 3) RGB, and the `shape` of the whole."""
+    """An image that was decoded at a part of its size.
+
+    Attributes
+    ----------
+    pixels : ndarray of shape (h, w, 3), uint8
+        RGB; the last row and column may reach beyond the image.
+    shape : tuple of int
+        (H, W, 3) of the whole image.
+    part : int
+        Rows and columns of the whole image in one of `pixels`.
+    """
 
     pixels: np.ndarray
     shape: tuple[int, int, int]
+    part: int
 
 
 def read_draft(path: PathLike, wanted: Callable[[int, int], tuple[int, int]]) -> np.ndarray | Draft:
@@ -167,10 +178,10 @@ def read_draft(path: PathLike, wanted: Callable[[int, int], tuple[int, int]]) ->
     return _read_rgb(path, decoded, wanted)
 
 
-def _part_of(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest size that libjpeg's inverse transform gives and that is not below the one wanted."""
-    sizes = [(-(-size[0] // part), -(-size[1] // part)) for part in (8, 4, 2)]
-    return next((made for made in sizes if made[0] >= wanted[0] and made[1] >= wanted[1]), size)
+def _part_of(size: tuple[int, int], wanted: tuple[int, int]) -> int:
+    """Return the most pixels of a side that libjpeg's inverse transform can make one of, with as many as are wanted."""
+    fits = (part for part in (8, 4, 2) if all(-(-side // part) >= least for side, least in zip(size, wanted)))
+    return next(fits, 1)
 
 
 def _read_rgb(
@@ -192,7 +203,8 @@ def _read_rgb(
     if header.format == "JPEG":
         size = (header.height, header.width)
         part = _part_of(size, wanted(*size))
-        return _jpeg(content, path) if part == size else Draft(_jpeg(content, path, part), (*size, 3))
+        least = (-(-size[0] // part), -(-size[1] // part))
+        return _jpeg(content, path) if part == 1 else Draft(_jpeg(content, path, least), (*size, 3), part)
     if header.format == "PNG" and header.bits == 8 and header.colour in ("rgb", "rgba"):
         plain = pixels_alone(content)
         shape = (header.height, header.width, 3)
@@ -389,13 +401,13 @@ def _read(path: PathLike, what: str) -> tuple[bytes, Header]:
     return content, header
 
 
-def _jpeg(content: bytes, path: PathLike, part: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Return the pixels of a JPEG, (H, W, 3) uint8 RGB, or `part` of so many, if libjpeg-turbo says nothing of them."""
+def _jpeg(content: bytes, path: PathLike, least: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Return the pixels of a JPEG, uint8 RGB, at the smallest size from `least` on, if libjpeg-turbo likes them all."""
     try:
         check_scans(content)
         # fast variants would give other values than libjpeg's own
         exact = {"fastdct": False, "fastupsample": False}
-        return simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=part[0], min_width=part[1], **exact)
+        return simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=least[0], min_width=least[1], **exact)
     except ValueError as error:
         if "unsupported" in str(error).lower():  # lossless, hierarchical: a kind of JPEG, no damage
             raise DataError(f"image {path} is a JPEG that cannot be decoded ({error}): convert it") from error

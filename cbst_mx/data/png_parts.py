@@ -87,17 +87,21 @@ def filtered_rows(plain: bytes, inflate: Callable[..., Any], most: int) -> np.nd
     Raises
     ------
     ValueError
-        If the rows are interlaced, more than `most` or fewer than the header says. `inflate` may raise others.
+        If the rows are interlaced, more than `most` or fewer than the header says, or the header is odd. `inflate` may
+        raise others.
     """
     width, height = int.from_bytes(plain[16:20], "big"), int.from_bytes(plain[20:24], "big")
-    depth, colour, interlaced = plain[24:26] + plain[28:29] if len(plain) > _HEADER else (0, 0, 0)
+    depth, colour, *others = plain[24:29] if len(plain) > _HEADER else (0, 0)
     size = height * (1 + width * _COLOUR_BYTES.get(colour, 0))
-    if depth != 8 or colour not in _COLOUR_BYTES or interlaced or not 0 < size <= most:
+    # others: ways to compress and to filter that do not exist, and interlacing
+    if depth != 8 or colour not in _COLOUR_BYTES or any(others) or not 0 < size <= most:
         raise ValueError("its rows are not unpacked here")
     place, data = _HEADER, []
     while place < len(plain):
-        length = int.from_bytes(plain[place : place + 4], "big")
-        if plain[place + 4 : place + 8] == b"IDAT":
+        length, kind = int.from_bytes(plain[place : place + 4], "big"), plain[place + 4 : place + 8]
+        if kind == b"IHDR":
+            raise ValueError("it has two headers")
+        if kind == b"IDAT":
             data.append(memoryview(plain)[place + 8 : place + 8 + length])
         place += 12 + length
     rows = np.empty(_stored_size(size), np.uint8)[-_TRAILER - size : -_TRAILER]

@@ -94,15 +94,15 @@ class Rows:
         self._filtered = filtered
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = window
-        return self._down_to(rows.indices(self.shape[0])[1])[rows, columns]
+        start, stop, step = window[0].indices(self.shape[0])
+        return self._down_to(max(start + 1, stop))[start : None if stop < 0 else stop : step, window[1]]
 
     def __array__(self, dtype: Any = None) -> np.ndarray:
         return self._down_to(self.shape[0]).astype(dtype or np.uint8, copy=False)
 
     def _down_to(self, height: int) -> np.ndarray:
         """Return the first rows."""
-        height = max(1, height)
+        height = min(max(1, height), self.shape[0])
         first = self._filtered[: height * (len(self._filtered) // self.shape[0])]
         assert _spng is not None
         with contextlib.suppress(*_REFUSED):

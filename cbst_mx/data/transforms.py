@@ -104,18 +104,19 @@ def resize_image(image: np.ndarray | Draft, size: tuple[int, int], resampling: s
     DataError
         If `image` is not uint8 RGB.
     """
-    if isinstance(image, Draft):
-        image = image.pixels
-    _check_image(image)
+    pixels = image.pixels if isinstance(image, Draft) else image
+    _check_image(pixels)
+    rows, columns = map(float, pixels.shape[:2])
+    if isinstance(image, Draft):  # whose last pixels may lie in part beyond the image
+        rows, columns = image.shape[0] / image.part, image.shape[1] / image.part
     height, width = _size("size", size)
     check_choice("resampling", resampling, RESAMPLINGS)
     if resampling == "linear":
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    if (height, width) == image.shape[:2]:
-        return image.copy()
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    kernel = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
-    return np.array(Image.fromarray(image).resize((width, height), kernel))
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    if (height, width) == (rows, columns):
+        return pixels.copy()
+    kernel = Image.Resampling.LANCZOS if height * width < rows * columns else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(pixels).resize((width, height), kernel, box=(0, 0, columns, rows)))
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:

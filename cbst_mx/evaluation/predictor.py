@@ -22,7 +22,7 @@ from cbst_mx.networks.onnx_files import load_onnx
 from cbst_mx.networks.parameters import load_network as load_plain
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.selftrain.interpolation import INTERPOLATIONS
-from cbst_mx.selftrain.network_maps import Images, confidences, predictions, probabilities, probability_maps
+from cbst_mx.selftrain.network_maps import Images, confidences, predictions, probabilities, probability_maps, reader
 from symbols.backend import gluon, mx
 
 __all__ = ["Predictor", "check_resizing", "choose_form", "load_network"]
@@ -317,8 +317,9 @@ def choose_form(
     if inference != "int8":
         return exact_form(network, ctx=ctx, form=inference, band_rows=tile), None
 
-    def run(net: Any, image: np.ndarray) -> Any:
+    def run(net: Any, image: Any) -> Any:
         return probabilities(net, [image], mean=spec.mean, std=spec.std, ctx=ctx, **options)
 
-    images = [calibration.image(index) for index in range(len(calibration))]
+    how = {key: options[key] for key in ("resampling", "scales", "long_side") if key in options}
+    images = [*map(reader(calibration, **how), range(len(calibration)))]
     return quantised(network, images, mean=spec.mean, std=spec.std, ctx=ctx, run=run)

@@ -213,7 +213,7 @@ def _float32(value: mx.nd.NDArray) -> mx.nd.NDArray:
 
 def quantised(
     network: gluon.HybridBlock,
-    images: Sequence[np.ndarray],
+    images: Sequence[Any],
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -230,7 +230,7 @@ def quantised(
     network : HybridBlock
         With its parameters on a CPU.
     images : sequence of ndarray of shape (H, W, 3), uint8
-        At least one, of any sizes.
+        At least one, of any sizes; with `run`, what that takes.
     mean, std : sequence of 3 float
         Normalisation, RGB in [0, 1].
     ctx : mx.Context
@@ -255,7 +255,7 @@ def quantised(
     if not images:
         raise ConfigError("inference int8 needs at least one image to calibrate on, got none")
 
-    def run_whole(net: Any, image: np.ndarray) -> None:
+    def run_whole(net: Any, image: Any) -> None:
         net(mx.nd.array(normalise(image, mean, std)[np.newaxis], ctx=ctx))
 
     def run_all(call: Callable[[mx.nd.NDArray], mx.nd.NDArray]) -> None:

@@ -48,7 +48,7 @@ def training_steps(images: Any, folder: Path) -> Callable[[], None]:
     network.initialize(mx.init.Xavier())
     network(mx.nd.zeros((1, 3, *SIZE)))
     network.hybridize(static_alloc=True, static_shape=True)
-    trainer = new_trainer(network.collect_params(), {"learning_rate": 1e-4})
+    trainer = new_trainer(network.collect_params(), {"learning_rate": 1e-4, "momentum": 0.9, "wd": 5e-4})
     batch, labels = mx.nd.ones((2, 3, *SIZE)), np.zeros((2, *SIZE), np.float32)
     rng, loss_of = np.random.default_rng(0), BatchLoss()
 
