@@ -31,6 +31,7 @@ nn = gluon.nn
 __all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel"]
 
 UPSAMPLING = ("frozen", "learned")
+_LAST = 8  # factor of the last upsampling
 
 
 def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
@@ -129,19 +130,26 @@ class FCN8s(gluon.HybridBlock):
             self.score_pool3 = nn.Conv2D(num_classes, 1, weight_initializer=mx.init.Normal(0.01))
             self.upscore2 = _Upsampling(num_classes, 2, upsampling)
             self.upscore_pool4 = _Upsampling(num_classes, 2, upsampling)
-            self.upscore8 = _Upsampling(num_classes, 8, upsampling)
-        self._forms: list[bool] = []  # of the upsampling, when it was hybridised
+            self.upscore8 = _Upsampling(num_classes, _LAST, upsampling)
+        self._forms: list[bool] = []  # of the upsampling, when the network was hybridised
+        self._fits = True  # whether all images so far were multiples of the last upsampling: its result needs no cut
 
     def forward(self, x: Any, *args: Any) -> Any:
-        """Compute as every block does; a network that was hybridised for other weights of its upsampling is anew.
+        """Compute as every block does; what was hybridised for other weights of the upsampling, or sizes, is made anew.
 
         A block that contains this one, or its segments, must be hybridised again itself where such weights change.
         """
-        if isinstance(x, mx.nd.NDArray):
-            forms = [block.is_bilinear() for block in (self.upscore2, self.upscore_pool4, self.upscore8)]
-            if forms != self._forms:
-                self._forms = forms
-                self._clear_cached_op()
+        if not isinstance(x, mx.nd.NDArray):  # a symbol is for images of any size
+            before, self._fits = self._fits, False
+            try:
+                return super().forward(x, *args)
+            finally:
+                self._fits = before
+        fits = self._fits and all(side % _LAST == 0 for side in x.shape[2:])
+        forms = [block.is_bilinear() for block in (self.upscore2, self.upscore_pool4, self.upscore8)]
+        if (forms, fits) != (self._forms, self._fits):
+            self._forms, self._fits = forms, fits
+            self._clear_cached_op()
         return super().forward(x, *args)
 
     def segments(self) -> list[gluon.HybridBlock]:
@@ -160,16 +168,16 @@ class FCN8s(gluon.HybridBlock):
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         pool3, pool4, pool5 = self.trunk(x)
         score = self.score_fr(self.drop(self.fc7(self.drop(self.fc6(pool5)))))
-        return self._add_skips(F, x, pool3, pool4, score)
+        return self._add_skips(F, x, pool3, pool4, score, fits=self._fits)
 
-    def _add_skips(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any) -> Any:
+    def _add_skips(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any, *, fits: bool = False) -> Any:
         scale3, scale4 = self.skip_scale
         score = self.upscore2(score)  # (B, C, >= h/16, >= w/16)
         skip4 = self.score_pool4(pool4 * scale4)
         score = self.upscore_pool4(F.slice_like(score, skip4, axes=(2, 3)) + skip4)  # (B, C, >= h/8, >= w/8)
         skip3 = self.score_pool3(pool3 * scale3)
         score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
-        return F.slice_like(score, x, axes=(2, 3))
+        return score if fits else F.slice_like(score, x, axes=(2, 3))
 
 
 class _Upsampling(gluon.nn.Conv2DTranspose):
@@ -191,6 +199,7 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
             weight_initializer=BilinearUpsampling(),
         )
         self._channels, self._factor = channels, factor
+        self._bilinear = bilinear_kernel(channels, factor)
         if upsampling == "frozen":
             self.weight.grad_req = "null"
 
@@ -202,7 +211,7 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
         if any(context.device_type != "cpu" for context in weight.list_ctx()):
             return False
         values = weight.data(weight.list_ctx()[0]).asnumpy()
-        return np.array_equal(values, bilinear_kernel(self._channels, self._factor))
+        return np.array_equal(values, self._bilinear)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
         if not self.is_bilinear():

@@ -131,6 +131,16 @@ def test_upsampling_that_is_trained_from_now_on_gets_its_whole_gradient():
     np.testing.assert_array_equal(*gradients)
 
 
+def test_images_that_need_no_cut_and_others_take_turns():
+    network, plain = small(hybrid=True), small()
+    for size in ((64, 96), (37, 45), (64, 96), (40, 33), (64, 96)):
+        x = mx.nd.array(np.random.default_rng(size[1]).normal(size=(1, 3, *size)))
+        expected = plain(x).asnumpy()
+        np.testing.assert_allclose(network(x).asnumpy(), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+        assert expected.shape[2:] == size
+        assert network(mx.sym.Variable("data")).infer_shape(data=(1, 3, 37, 45))[1] == [(1, 5, 37, 45)]
+
+
 def test_gpus_keep_the_transposed_convolution(monkeypatch):
     block = small().upscore8
     assert block.is_bilinear()
