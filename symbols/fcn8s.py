@@ -218,12 +218,15 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
             return super().hybrid_forward(F, x, weight)
         channels, factor = self._channels, self._factor
         one = F.slice(weight, begin=(0, 0, 0, 0), end=(1, 1, 2 * factor, 2 * factor))
-        ramp = F.tile(F.sum(one, axis=3, keepdims=True) / factor, reps=(channels, 1, 1, 1))
+        # a weight of its own for each pass: one reshaped to the other shares its memory, and now and then oneDNN took it in
+        # the layout of the other
+        rows, columns = (
+            F.tile(F.sum(one, axis=axis, keepdims=True) / factor, reps=(channels, 1, 1, 1)) for axis in (3, 2)
+        )
         each = {"num_filter": channels, "num_group": channels, "no_bias": True}
-        rows = {"kernel": (2 * factor, 1), "stride": (factor, 1), "pad": (factor // 2, 0)}
-        columns = {key: pair[::-1] for key, pair in rows.items()}
-        x = F.Deconvolution(x, ramp, **rows, **each)
-        return F.Deconvolution(x, F.reshape(ramp, shape=(channels, 1, 1, 2 * factor)), **columns, **each)
+        down = {"kernel": (2 * factor, 1), "stride": (factor, 1), "pad": (factor // 2, 0)}
+        across = {key: pair[::-1] for key, pair in down.items()}
+        return F.Deconvolution(F.Deconvolution(x, rows, **down, **each), columns, **across, **each)
 
 
 class _Passing(gluon.HybridBlock):

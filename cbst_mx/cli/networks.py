@@ -48,7 +48,7 @@ def network_options(function: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             type=choice(["linear", "program", "draft"]),
             help="How images are resized for the network; program: Lanczos and cubic, as the authors' program does; "
-            "draft: the same, of JPEGs decoded at 1/2, 1/4 or 1/8 where that is enough.",
+            "draft: the same, of JPEGs decoded at 1/2, 1/4 or 1/8 where that is enough, in evaluate alone.",
         ),
         click.option(
             "--upsampling",
