@@ -218,7 +218,7 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
             return super().hybrid_forward(F, x, weight)
         channels, factor = self._channels, self._factor
         one = F.slice(weight, begin=(0, 0, 0, 0), end=(1, 1, 2 * factor, 2 * factor))
-        # a weight of its own for each pass: with one that was the other reshaped, and shared its memory, one training in
+        # a weight of its own for each pass: with one that was the other reshaped, and shared its memory, one run in
         # ten ended in oneDNN's error that a reorder primitive cannot be made
         rows, columns = (
             F.tile(F.sum(one, axis=axis, keepdims=True) / factor, reps=(channels, 1, 1, 1)) for axis in (3, 2)
