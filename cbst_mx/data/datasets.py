@@ -104,9 +104,7 @@ class ImageSet:
         DataError
             If the file cannot be read.
         """
-        if type(self).image is not ImageSet.image:  # what a kind of set does with its images is not passed by
-            return self.image(index)
-        return read_rows(self.image_paths[index])
+        return read_rows(self.image_paths[index]) if self._has_plain_files else self.image(index)
 
     def draft(self, index: int, wanted: Callable[[int, int], tuple[int, int]]) -> np.ndarray | Draft:
         """Read one image to be resized to the size `wanted` of its own, as :func:`.image_files.read_draft` does.
@@ -116,9 +114,12 @@ class ImageSet:
         DataError
             If the file cannot be read.
         """
-        if type(self).image is not ImageSet.image:
-            return self.image(index)
-        return read_draft(self.image_paths[index], wanted)
+        return read_draft(self.image_paths[index], wanted) if self._has_plain_files else self.image(index)
+
+    @property
+    def _has_plain_files(self) -> bool:
+        """Whether an image is its file alone; what a kind of set does with its images beside is not passed by."""
+        return type(self).image is ImageSet.image
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Return the set of the chosen images, in the given order.

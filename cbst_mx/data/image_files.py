@@ -209,8 +209,6 @@ def _read_rgb(
         plain = pixels_alone(content)
         shape = (header.height, header.width, 3)
         pixels = None if plain is None else of_png(plain, shape)
-        if pixels is None and plain is not None and of_png is not decoded:
-            pixels = decoded(plain, shape)
         if pixels is not None:
             return pixels
 

@@ -113,8 +113,8 @@ class Rows:
         return pixels[:height]
 
 
-def rows_alone(plain: bytes, shape: tuple[int, ...]) -> Rows | None:
-    """Return the rows of a PNG for windows of it, None where they are not to be had one by one, or wrong.
+def rows_alone(plain: bytes, shape: tuple[int, ...]) -> Rows | np.ndarray | None:
+    """Return the rows of a PNG for windows of it; what :func:`decoded` gives where they are not to be had one by one.
 
     Parameters
     ----------
@@ -123,14 +123,12 @@ def rows_alone(plain: bytes, shape: tuple[int, ...]) -> Rows | None:
     shape : tuple of int
         (H, W, 3).
     """
-    if _spng is None or _inflate is None:
-        return None
-    try:
-        filtered = filtered_rows(plain, _inflate, _MOST_UNPACKED)
-    except _REFUSED:
-        return None
-    filters = filtered.reshape(shape[0], -1)[:, 0]
-    return Rows(plain, shape, filtered) if filters.max() <= _LAST_FILTER else None
+    if _spng is not None and _inflate is not None:
+        with contextlib.suppress(*_REFUSED):
+            filtered = filtered_rows(plain, _inflate, _MOST_UNPACKED)
+            if filtered.reshape(shape[0], -1)[:, 0].max() <= _LAST_FILTER:
+                return Rows(plain, shape, filtered)
+    return decoded(plain, shape)
 
 
 def _by_spng(plain: bytes, colours: bool) -> np.ndarray | None:
