@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 
 import pytest
 
@@ -22,6 +24,17 @@ def collected():
     """Let what clusters leave open be told of here, where it is expected, and not in another test."""
     yield
     gc.collect()
+
+
+def die_at_a_label():
+    """Let this process, a worker, be killed between the content of the next PNG that it writes and the file's name."""
+
+    def die(source, target, replace=os.replace):
+        if str(target).endswith(".png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = die
 
 
 @pytest.fixture(scope="module")

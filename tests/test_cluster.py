@@ -24,7 +24,7 @@ from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noq
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
 from cbst_mx.messages import Share  # noqa: E402
-from tests.clusters import MARKS  # noqa: E402
+from tests.clusters import MARKS, die_at_a_label  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +112,16 @@ def test_a_worker_that_is_killed_changes_nothing(local, maps, alone, tmp_path, m
     assert killed
     assert contents(tmp_path / "out") == alone
     assert "is gone: what it was doing is done again by another" in caplog.text
+
+
+def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_behind(local, maps, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling_workers, "_BLOCK", 1)
+    one = local.workers()[0]
+    killed = local.client.run(os.getpid, workers=[one])[one]
+    local.client.run(die_at_a_label, workers=[one])
+    label(maps, tmp_path / "out", cluster=local)
+    assert killed not in pids(local)
+    assert contents(tmp_path / "out") == alone
 
 
 def die_of(name, poison):

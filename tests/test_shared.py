@@ -25,7 +25,7 @@ from cbst_mx.rounds import Run  # noqa: E402
 from cbst_mx.selftrain import network_maps  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
-from tests.clusters import MARKS  # noqa: E402
+from tests.clusters import MARKS, die_at_a_label  # noqa: E402
 from tests.faults import contents  # noqa: E402
 
 pytestmark = MARKS
@@ -64,6 +64,20 @@ def test_a_worker_that_is_killed_while_it_labels_changes_nothing(local, data, tm
     assert killed
     alone, shared = contents(tmp_path / "alone"), contents(tmp_path / "shared")
     assert [name for name in alone if alone[name] != shared.get(name)] == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_behind(local, data, tmp_path):
+    experiment = small_runs.experiment("st")
+    Run(experiment, tmp_path / "alone", data_root=data).run()
+    one = local.workers()[0]
+    killed = local.client.run(os.getpid, workers=[one])[one]
+    local.client.run(die_at_a_label, workers=[one])
+    Run(experiment, tmp_path / "shared", data_root=data, cluster=local).run()
+    assert killed not in local.client.run(os.getpid).values()
+    alone, shared = contents(tmp_path / "alone"), contents(tmp_path / "shared")
+    assert sorted(alone) == sorted(shared)
+    assert [name for name in alone if alone[name] != shared[name]] == []
 
 
 @pytest.fixture(scope="module")

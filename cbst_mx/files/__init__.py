@@ -251,7 +251,7 @@ def link_file(source: Path, target: Path) -> None:
             shutil.copy2(source, target)
 
 
-def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = False) -> None:
+def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = False, below: bool = False) -> None:
     """Remove the temporary files and folders of :func:`part_path` and `atomic_folder` whose writers were killed.
 
     Those of processes that still run on this computer stay. What bears the number of this process and is older than it
@@ -260,24 +260,25 @@ def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = Fal
     Parameters
     ----------
     folder : Path
-        Folder of the files that were being written; sub-folders are not looked into.
+        Folder of the files that were being written.
     name : str, optional
         Only what was being written to this name, the first file that goes into the folder: whatever bears the number of
         this process is then of an earlier one.
     owned : bool
         No other process writes into the folder, since it is locked: their files are left over, whatever process has
         the number today.
+    below : bool
+        Look into the folders in it as well.
     """
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
+        for path in [*folder.glob("**/*" if below else "*")]:
             found = re.fullmatch(r"\.(.+)\.([0-9]{1,10})\.part(?:\.[A-Za-z0-9]+)?", path.name, re.DOTALL)
             if not found or name not in (None, found[1]):
                 continue
             with contextlib.suppress(OSError):
+                left = owned or not _is_running(int(found[2]))
                 if int(found[2]) == os.getpid():
                     left = name is not None or path.stat().st_mtime < _BEGAN
-                else:
-                    left = owned or not _is_running(int(found[2]))
                 if left:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else os.unlink(path)
 
@@ -285,10 +286,8 @@ def remove_leftovers(folder: Path, name: str | None = None, *, owned: bool = Fal
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # of another user
-        return True
+    except (OSError, OverflowError) as error:
+        return not isinstance(error, ProcessLookupError)  # else it is of another user
     return True
 
 
@@ -325,6 +324,7 @@ def atomic_folder(path: Path, *, durable: bool = False, new: bool = False) -> It
             _make_folder(whole.parent)
             os.mkdir(temporary)
             yield temporary
+            remove_leftovers(temporary, owned=True, below=True)  # of workers that were killed while they wrote into it
             if durable:
                 _sync_tree(temporary)
             if not new and whole.is_dir() and not whole.is_symlink():

@@ -316,6 +316,7 @@ def run(
         state.statistics.save(out / "image_statistics.npz")
         thresholds = [state.counts.thresholds(policy, value) for value in wanted]
         total = _select(folder, thresholds, labels, pool, progress, reuse=reuse)
+        remove_leftovers(out, owned=lock.works, below=True)  # of workers that were killed while they wrote
 
     names = folder.label_space.names
     result: dict[str, Any] = {"sweep": []}
@@ -443,8 +444,7 @@ def _open(out: Path, identity: Mapping[str, Any]) -> Lock:
             raise RunError(
                 f"output folder {out} belongs to another job (other {', '.join(changed)}): give a new folder"
             )
-        for folder in [*out.glob("**/")]:
-            remove_leftovers(folder, owned=lock.works)
+        remove_leftovers(out, owned=lock.works, below=True)
     else:
         write_json(path, identity, sealed=True)
     return lock

@@ -193,8 +193,7 @@ class RunDir:
                     f"output folder {run.path} belongs to another run (experiment {stored.get('name')!r}, "
                     f"{stored.get('created')}): give an empty folder, or that experiment unchanged to continue it"
                 )
-            for folder in [*run.path.glob("**/")]:
-                remove_leftovers(folder, owned=run._lock.works)
+            remove_leftovers(run.path, owned=run._lock.works, below=True)
         facts = dict(inputs)
         if stored is not None:
             known = stored.get("inputs")
