@@ -111,7 +111,7 @@ class Unit(gluon.HybridBlock):
             channels_before = channels
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        active = F.relu(self.entry(x))
+        active = F.Activation(self.entry(x), act_type="relu")  # oneDNN has no F.relu, which copies maps for itself
         return self.branch(active) + (x if self.shortcut is None else self.shortcut(active))
 
 

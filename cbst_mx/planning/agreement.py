@@ -118,7 +118,8 @@ def _operators(devices: list[mx.Context], processor: mx.Context) -> tuple[bool, 
             variable.attach_grad()
         with autograd.record():
             y = mx.nd.Convolution(x, weight, kernel=(3, 3), pad=(2, 2), dilate=(2, 2), num_filter=16, no_bias=True)
-            y = mx.nd.BatchNorm(y, *norm, use_global_stats=True, fix_gamma=False).relu()
+            y = mx.nd.BatchNorm(y, *norm, use_global_stats=True, fix_gamma=False)
+            y = mx.nd.Activation(y, act_type="relu")
             y = mx.nd.Pooling(y, kernel=(2, 2), stride=(2, 2), pool_type="max", pooling_convention="full")
             y = mx.nd.Deconvolution(y, up, kernel=(4, 4), stride=(2, 2), pad=(1, 1), num_filter=16, num_group=16)
         y.backward()
