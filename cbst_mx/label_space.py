@@ -176,7 +176,7 @@ class LabelSpace:
             # Compared as int64, then clipped onto the table's first and last entry: both unknown unless -1 is listed.
             wide = raw.astype(np.int64)
             train_ids = table[np.where(wide < -1, len(table) - 2, np.minimum(wide, len(table) - 2)) + 1]
-        if (train_ids == _UNKNOWN).any():
+        if np.any(train_ids == _UNKNOWN):
             unknown = [int(value) for value in np.unique(raw[train_ids == _UNKNOWN])]
             limits = np.iinfo(raw.dtype)
             known = ranges(value for value in self.raw_ids[convention] if limits.min <= value <= limits.max)

@@ -37,7 +37,9 @@ def count_values(label: np.ndarray) -> np.ndarray:
     counts = np.zeros(IGNORE + 1, dtype=np.int64)
     for start in range(0, flat.size, _PART):
         # a third of the time of np.bincount, which makes wide integers of them first
-        found = cv2.calcHist([flat[start : start + _PART]], [0], None, [IGNORE + 1], [0, IGNORE + 1])
+        part = flat[start : start + _PART]
+        # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
+        found = cv2.calcHist([part], [0], None, [IGNORE + 1], [0, IGNORE + 1])  # type: ignore[list-item]
         counts += found.reshape(-1).astype(np.int64)
     return counts
 

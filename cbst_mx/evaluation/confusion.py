@@ -122,7 +122,8 @@ def _is_mixed(rows: np.ndarray, columns: np.ndarray) -> bool:
 
 
 def _by_pixel(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    return cv2.calcHist([rows, columns], [0, 1], None, [256, 256], [0, 256, 0, 256])
+    # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
+    return cv2.calcHist([rows, columns], [0, 1], None, [256, 256], [0, 256, 0, 256])  # type: ignore[list-item]
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:

@@ -190,7 +190,9 @@ def load(spec: dict[str, Any]) -> Any:
     network = torch_fcn8s(torch, spec["width"])
     with np.load(spec["weights"]) as stored, torch.no_grad():
         given = [stored[f"arr_{index}"] for index in range(len(stored.files))]
-        for value, array in zip(network.state_dict().values(), given, strict=True):
+        values = network.state_dict().values()
+        assert len(values) == len(given)
+        for value, array in zip(values, given):
             value.copy_(torch.from_numpy(array))
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
