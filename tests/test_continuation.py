@@ -110,15 +110,15 @@ def test_the_way_out_of_a_divergence_can_be_taken(tmp_path, phase, key):
     given = ["run", tiny.DEMO, *tiny.options(*changes)]
     result = invoke(*given, "--set", f"{key}.learning_rate=1e6", "--out", tmp_path / "run")
     assert result.exit_code == 1
-    assert "diverged" in result.stderr
-    assert "where the learning rate was 1e+06" in result.stderr
+    assert "diverged" in result.output
+    assert "where the learning rate was 1e+06" in result.output
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "ERROR" in log
     assert "diverged" in log
     if phase == "round":  # the command of the sentence, word by word, and the one that it prints
         begin = re.escape(f"branch {tmp_path / 'run'} --from round-1/retraining --set {key}.learning_rate=500000")
         advice = re.search(
-            rf"lower the learning rate \(1e\+06\): cbst-mx ({begin} --out NEW) makes a folder", result.stderr
+            rf"lower the learning rate \(1e\+06\): cbst-mx ({begin} --out NEW) makes a folder", result.output
         )
         assert advice
         # half of 1e6 is no better; the key is what is tried
@@ -130,7 +130,7 @@ def test_the_way_out_of_a_divergence_can_be_taken(tmp_path, phase, key):
         for name in ("source/parameters.params", "round-1/thresholds.json"):
             assert (tmp_path / "new" / name).samefile(tmp_path / "run" / name)  # not done again
         return
-    assert f"(1e+06): --set {key}.learning_rate=500000 and a new folder for --out" in result.stderr
+    assert f"(1e+06): --set {key}.learning_rate=500000 and a new folder for --out" in result.output
     result = invoke(*given, "--set", f"{key}.learning_rate=0.01", "--out", tmp_path / "new")
     assert result.exit_code == 0, result.output
 

@@ -28,6 +28,9 @@ TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest log
 _OUTPUT = "logits"
 # What the extra onnx installs: setup.py reads this line. From 1.19 on onnx lacks a module that mxnet 1.9.1 imports.
 ONNX = ["onnx>=1.14,<1.19", "onnxruntime>=1.15"]
+# Versions of the format and of the operators in a file: those of which mxnet 1.9.1 writes nodes. It states the newest
+# that the installed onnx knows, which a runtime that is a little older refuses.
+_FORMAT, _OPERATORS = 7, 13
 _INSTALL = f"pip install 'cbst_mx[onnx]' (or {' '.join(map(repr, ONNX))})"
 
 
@@ -202,6 +205,8 @@ def _write_onnx(path: str, shape: tuple[int, ...], free: bool, description: dict
     texts = {"classes": ",".join(description["classes"]), "values": description["input"]["values"]}
     texts.update({key: ",".join(map(str, description["input"][key])) for key in ("mean", "std")})
     onnx.helper.set_model_props(model, texts)
+    model.ir_version = _FORMAT
+    model.opset_import[0].version = _OPERATORS
     onnx.checker.check_model(model)
     onnx.save(model, f"{path}.onnx")
 
