@@ -108,7 +108,7 @@ class BuildPy(build_py):
     def run(self):
         """Build, and copy the file; an editable installation finds it where it is."""
         super().run()
-        if not self.editable_mode:
+        if not getattr(self, "editable_mode", False):  # setuptools before 64 has none
             self.copy_file(str(HERE / DEMO), str(Path(self.build_lib) / "cbst_mx" / "demo.yaml"))
 
     def get_source_files(self):

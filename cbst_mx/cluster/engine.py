@@ -132,7 +132,9 @@ class Cluster:
                     left.append(suspects.popleft())
                 while left and len(waiting) < (1 if alone else ahead * self.size):
                     index = left.popleft()
-                    waiting[executor.submit(nodes.call, function, shares[index].arguments, shares[index].needs)] = index
+                    # as one object: a tuple whose first element can be called is a task of its own to Dask of 2023
+                    work = functools.partial(function, *shares[index].arguments)
+                    waiting[executor.submit(nodes.call, work, shares[index].needs)] = index
                 done, _ = concurrent.futures.wait(
                     waiting, timeout=_LOOK, return_when=concurrent.futures.FIRST_COMPLETED
                 )

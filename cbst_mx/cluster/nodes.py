@@ -115,7 +115,7 @@ def dask_setup(worker: Any) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def call(function: Callable[..., Any], arguments: tuple[Any, ...], needs: Path | None) -> Any:
+def call(work: Callable[[], Any], needs: Path | None) -> Any:
     """Do a share of work; on a worker.
 
     Raises
@@ -129,7 +129,7 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...], needs: Path |
             f"{needs} is not there on {socket.gethostname()}: every worker must see the files of the work under the "
             "same path"
         )
-    return function(*arguments)
+    return work()
 
 
 @functools.lru_cache(maxsize=1)
