@@ -5,8 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, "-c", "from cbst_mx.cli import main; main(prog_name='cbst-mx')"]
 
 #: The `pytestmark` of a module whose tests start clusters.
 MARKS = [
@@ -44,3 +52,84 @@ def local(request):
 
     with open_cluster(Where.parse("local:2"), threads=getattr(request.module, "THREADS", 1)) as cluster:
         yield cluster
+
+
+def start(*arguments, **options):
+    """Start a command of the program."""
+    return _start([*COMMAND, *map(str, arguments)], **options)
+
+
+def begin_at(host, *arguments, **options):
+    """Start a command of the program in a network namespace."""
+    return _start(["ip", "netns", "exec", host, *COMMAND, *map(str, arguments)], **options)
+
+
+def _start(command, env=os.environ, **options):
+    given = {**env, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def end_all(started):
+    """End the programs of a cluster, a scheduler and its workers."""
+    for one in reversed(started):  # each at once: workers that lose their scheduler first look for it for seconds
+        one.terminate()
+        try:
+            one.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            one.kill()
+            one.communicate()
+
+
+def free_port():
+    """Return a port of this machine at which nobody listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(address):
+    """Wait until a scheduler listens, which takes long on a busy machine."""
+    host, _, port = address.partition("://")[2].rpartition(":")
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
+def ip(*arguments, check=True):
+    """Run the program ip."""
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts():
+    """Names of two network namespaces, joined by a cable, with the addresses 10.213.77.1 and 10.213.77.2."""
+    names = [f"cbst-{os.getpid()}-{number}" for number in (1, 2)]
+    try:
+        made = [ip("netns", "add", name, check=False).returncode for name in names]
+    except FileNotFoundError:
+        pytest.skip("no network namespaces here: there is no ip")
+    try:
+        if any(made):
+            pytest.skip("no network namespaces here: they need root")
+        cables = [f"cbst{os.getpid() % 10**6}{end}" for end in "ab"]
+        if ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1], check=False).returncode:
+            pytest.skip("no network namespaces here: the kernel has no veth")
+        for number, (name, cable) in enumerate(zip(names, cables), 1):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "addr", "add", f"10.213.77.{number}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
+def heard(host):
+    """Return the addresses that anything in a namespace listens on."""
+    lines = ip("netns", "exec", host, "ss", "-Hltn").stdout.splitlines()
+    return {line.split()[3].rpartition(":")[0] for line in lines}

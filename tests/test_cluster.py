@@ -24,11 +24,8 @@ from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noq
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
 from cbst_mx.messages import Share  # noqa: E402
-from tests.clusters import MARKS, die_at_a_label  # noqa: E402
+from tests.clusters import MARKS, ROOT, die_at_a_label, end_all, free_port, start, wait_for  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
-COMMAND = [sys.executable, "-c", "from cbst_mx.cli import main; main(prog_name='cbst-mx')"]
 
 pytestmark = MARKS
 
@@ -220,12 +217,6 @@ def test_a_local_cluster_listens_on_this_machine_only(local):
     assert local.client.scheduler.address.startswith("tls://127.0.0.1:")
 
 
-def start(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    given = [*COMMAND, *map(str, arguments)]
-    return subprocess.Popen(given, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
-
-
 def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
     maps = write_maps(tmp_path / "maps", random_maps(0, (40, 19, 16, 32)))
     given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2]
@@ -252,28 +243,6 @@ def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
 # ------------------------------------------------------------------------------------------------------ certificates
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def wait_for(address):
-    """Wait until a scheduler listens, which takes long on a busy machine."""
-    import socket
-
-    host, _, port = address.partition("://")[2].rpartition(":")
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection((host, int(port)), 1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     from cbst_mx.cluster.certificates import make_certificates
@@ -293,13 +262,7 @@ def programs(certificates):
     started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
     wait_for(address)
     yield address, [psutil.Process(one.pid) for one in started]
-    for one in reversed(started):  # each at once: workers that lose their scheduler first look for it for seconds
-        one.terminate()
-        try:
-            one.wait(20)
-        except subprocess.TimeoutExpired:
-            one.kill()
-            one.wait()
+    end_all(started)
 
 
 def connected(address, certificates):
@@ -497,71 +460,3 @@ def test_without_the_extra_one_sentence_says_what_to_install(maps, tmp_path, mis
     expected = f"Error: --cluster needs the package {missing}, which is not installed: pip install 'cbst_mx[scale]'"
     assert expected in done.stderr
     assert not (tmp_path / "out" / "job.json").exists()
-
-
-# -------------------------------------------------------------------------------------------------- several hosts
-
-
-def ip(*arguments, check=True):
-    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
-
-
-@pytest.fixture
-def hosts():
-    """Names of two network namespaces, joined by a cable, with the addresses 10.213.77.1 and 10.213.77.2."""
-    names = [f"cbst-{os.getpid()}-{number}" for number in (1, 2)]
-    try:
-        made = [ip("netns", "add", name, check=False).returncode for name in names]
-    except FileNotFoundError:
-        pytest.skip("no network namespaces here: there is no ip")
-    try:
-        if any(made):
-            pytest.skip("no network namespaces here: they need root")
-        cables = [f"cbst{os.getpid() % 10**6}{end}" for end in "ab"]
-        if ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1], check=False).returncode:
-            pytest.skip("no network namespaces here: the kernel has no veth")
-        for number, (name, cable) in enumerate(zip(names, cables), 1):
-            ip("link", "set", cable, "netns", name)
-            ip("-n", name, "addr", "add", f"10.213.77.{number}/24", "dev", cable)
-            ip("-n", name, "link", "set", cable, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield names
-    finally:
-        for name in names:
-            ip("netns", "del", name, check=False)
-
-
-def heard(host):
-    """Return the addresses that anything in a namespace listens on."""
-    lines = ip("netns", "exec", host, "ss", "-Hltn").stdout.splitlines()
-    return {line.split()[3].rpartition(":")[0] for line in lines}
-
-
-@pytest.mark.slow
-def test_two_hosts_share_the_work_and_listen_on_their_network_only(hosts, certificates, maps, alone, tmp_path):
-    given = ("tls://10.213.77.1:8786", "--tls", str(certificates / "ours"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-    def begin(host, *arguments):
-        command = ["ip", "netns", "exec", host, *COMMAND, *map(str, arguments)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    started = [begin(hosts[0], "cluster", "scheduler", *given)]
-    started += [begin(host, "cluster", "worker", *given, "--threads", 1) for host in hosts]
-    try:
-        label_maps = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--out", tmp_path / "out"]
-        client = begin(hosts[0], *label_maps, "--cluster", *given)
-        output = client.communicate(timeout=300)[0]
-        assert client.returncode == 0, output
-        assert contents(tmp_path / "out") == alone
-        assert heard(hosts[0]) == {"10.213.77.1", "127.0.0.1"}
-        assert heard(hosts[1]) == {"10.213.77.2", "127.0.0.1"}
-    finally:
-        for one in started:
-            one.terminate()
-        for one in started:
-            try:
-                one.communicate(timeout=20)
-            except subprocess.TimeoutExpired:
-                one.kill()
-                one.communicate()

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between looks for a stop, and at the workers
 _AHEAD = 2  # shares that are on their way for each worker: results wait in memory
 _GONE = 30.0  # seconds without a scheduler after which it is taken to be gone
+_ANSWER = 5.0  # seconds that it may take to say which workers are there
 _CONNECT = 30.0  # seconds to find one
 
 
@@ -171,25 +172,27 @@ class Cluster:
 
     def _check(self) -> None:
         """Tell of workers that have gone; refuse to wait for a scheduler that is gone."""
-        if self._client.status == "running":
+        if self._client.status == "running" and self._look_at_workers():
             self._lost = 0.0
-            self._look_at_workers()
             return
         self._lost = self._lost or time.monotonic()
         if self._client.status in ("closed", "closing") or time.monotonic() - self._lost > _GONE:
             raise RunError(self._scheduler_gone())
 
-    def _look_at_workers(self) -> None:
-        try:
-            now = set(self._client.nthreads())
-        except (OSError, asyncio.TimeoutError, TimeoutError):  # the scheduler; _check looks at that
-            return
+    def _look_at_workers(self) -> bool:
+        """Tell of workers that have gone; return whether the scheduler answers."""
+        client = self._client
+        try:  # Client.nthreads, but not without end
+            now = set(client.sync(client.scheduler.ncores, workers=None, callback_timeout=_ANSWER))
+        except (OSError, asyncio.TimeoutError, TimeoutError):
+            return False
         for address in sorted(self._workers - now):
             logger.warning("worker %s is gone: what it was doing is done again by another", address)
         if not now and not self._told:
             logger.warning("cluster %s has no worker yet: waiting for one", self._name)
             self._told = True
         self._workers = now
+        return True
 
     def check_versions(self) -> None:
         """Refuse workers of other versions; warn of those whose memory costs processor time.
@@ -200,7 +203,7 @@ class Cluster:
             If a worker has another version of this program, of `distributed` or of Python.
         """
         ours = nodes.describe()
-        for address, theirs in self._client.run(nodes.describe).items():
+        for address, theirs in self._client.run(nodes.describe, on_error="ignore").items():  # of those that live
             for what in ("cbst_mx", "distributed", "Python"):
                 if theirs[what] != ours[what]:
                     raise ConfigError(

@@ -9,6 +9,7 @@ with whoever started it. ps-lite encrypts nothing and asks nobody who he is.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -38,6 +39,7 @@ _LOOK = 0.5  # seconds between looks at the machines
 _SOON = 5.0  # seconds after which it is told that workers are waited for
 _FEWER = 60.0  # seconds to wait for a machine that was lost, before it is done without
 _PATIENCE = 120.0  # seconds for all to save what they have, when they are asked to stop
+_SILENT = 10.0  # seconds to wait for a machine's answer where all is to end anyway
 _LEASE = 60.0  # seconds without a look after which a machine ends its processes: the command is gone
 _SERVE = "from cbst_mx.cluster.kvstore import attend; attend({0}); import symbols.backend"  # whose import serves
 _WORK = "from cbst_mx.cluster.kvstore import work; work({0})"
@@ -274,7 +276,7 @@ class KVStore:
         for attempt in range(1 + _AGAIN):
             machines = self._machines(wanted, hear)
             wanted = len(machines)
-            trouble = _Attempt(self._cluster.client, machines, hear, name).run(order)
+            trouble = _Attempt(self._cluster, machines, hear, name).run(order)
             if not trouble:
                 return
             if attempt < _AGAIN:
@@ -318,54 +320,77 @@ class _LostError(Exception):
 class _Attempt:
     """All processes of a training, from their start to the end of the first or the last of them."""
 
-    def __init__(self, client: Any, machines: Sequence[str], hear: Callable[[Any], None], name: str):
-        self._client, self._machines, self._hear, self._name = client, list(machines), hear, name
+    def __init__(self, cluster: Cluster, machines: Sequence[str], hear: Callable[[Any], None], name: str):
+        self._cluster, self._machines, self._hear, self._name = cluster, list(machines), hear, name
         self._stopped: StoppedError | None = None
         self._deadline = float("inf")
+        self._over = False
 
     def run(self, order: bytes) -> str:
         """Return what went wrong, nothing where all have done their work."""
         try:
-            self._ask(end, self._name)  # on all workers: of an earlier command
-            root = _host(self._machines[0])
-            (port,) = self._ask(free_port, root, workers=self._machines[:1]).values()
-            shared = {
-                "DMLC_PS_ROOT_URI": root,
-                "DMLC_PS_ROOT_PORT": str(port),
-                "DMLC_NUM_WORKER": str(len(self._machines)),
-                "DMLC_NUM_SERVER": str(len(self._machines)),
-            }
-            for place, address in enumerate(self._machines):
-                own = {**shared, "DMLC_NODE_HOST": _host(address)}
-                if is_loopback(own["DMLC_NODE_HOST"]):
-                    own["DMLC_INTERFACE"] = "lo"
-                roles = dict.fromkeys(["server", "worker"] if place else ["scheduler", "server", "worker"], own)
-                self._ask(start, self._name, order, roles, workers=[address])
+            self._ask(end, self._name, on_error="return")  # on all workers: of an earlier command
+            self._start(order)
             return self._watch()
         except _LostError as error:
+            if self._stopped is not None:
+                logger.warning("%s: what was done since the last checkpoint is lost", error)
+                raise self._stopped from error
             return str(error)
         finally:
-            with contextlib.suppress(_LostError):  # whoever cannot be reached ends by itself
+            self._over = True
+            with contextlib.suppress(_LostError, RunError):  # whoever cannot be reached ends by itself
                 self._on_all(end)
 
+    def _start(self, order: bytes) -> None:
+        root = _host(self._machines[0])
+        (port,) = self._ask(free_port, root, workers=self._machines[:1]).values()
+        shared = {
+            "DMLC_PS_ROOT_URI": root,
+            "DMLC_PS_ROOT_PORT": str(port),
+            "DMLC_NUM_WORKER": str(len(self._machines)),
+            "DMLC_NUM_SERVER": str(len(self._machines)),
+        }
+        for place, address in enumerate(self._machines):
+            own = {**shared, "DMLC_NODE_HOST": _host(address)}
+            if is_loopback(own["DMLC_NODE_HOST"]):
+                own["DMLC_INTERFACE"] = "lo"
+            roles = dict.fromkeys(["server", "worker"] if place else ["scheduler", "server", "worker"], own)
+            self._ask(start, self._name, order, roles, workers=[address])
+
     def _ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Call a function on workers, by default on all; return its results by address."""
+        """Call a function on workers, by default on all; return its results by address.
+
+        A machine that says nothing is waited for until the scheduler gives it up; only shortly where all is to end.
+        """
+        client, begun = self._cluster.client, time.monotonic()
+        asked = asyncio.run_coroutine_threadsafe(
+            client.run(function, *arguments, asynchronous=True, **options), client.loop.asyncio_loop
+        )
+        while not concurrent.futures.wait([asked], timeout=_LOOK).done:
+            if (self._over or self._stopped is not None) and time.monotonic() - begun > _SILENT:
+                asked.cancel()
+                raise _LostError("a worker does not answer")
+            if not self._over:
+                self._cluster.workers()  # an error if the scheduler is gone
+                self._take(None)
         try:
-            return self._client.run(function, *arguments, **options)
+            return asked.result()
         except (OSError, asyncio.TimeoutError, TimeoutError, KeyError, ValueError) as error:
             raise _LostError(f"a worker or the scheduler does not answer ({type(error).__name__})") from error
 
     def _on_all(self, function: Callable[[str], Any]) -> dict[str, Any]:
         """Call a function on all machines that are there; one that cannot answer gives an exception."""
-        try:
-            there = set(self._client.nthreads())
-        except (OSError, asyncio.TimeoutError, TimeoutError) as error:
-            raise _LostError(f"the scheduler does not answer ({type(error).__name__})") from error
+        there = self._cluster.workers()
         present = [address for address in self._machines if address in there]
         return self._ask(function, self._name, workers=present, on_error="return") if present else {}
 
     def _watch(self) -> str:
+        asked = False
         while True:
+            if self._stopped is not None and not asked:
+                self._on_all(ask_to_stop)
+                asked = True
             time.sleep(_LOOK)
             reports = self._on_all(report)
             trouble = self._read(reports)
@@ -409,7 +434,6 @@ class _Attempt:
             self._hear(event)
         except StoppedError as error:
             self._stopped, self._deadline = error, time.monotonic() + _PATIENCE
-            self._on_all(ask_to_stop)
 
 
 def _host(address: str) -> str:

@@ -12,6 +12,8 @@ import os
 import platform
 import signal
 import socket
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
@@ -46,6 +48,9 @@ MALLOC = {
 WORKER_MODULE = "cbst_mx.cluster.worker"  # what a batch system starts in place of dask's own command
 _INSTALL = "pip install 'cbst_mx[scale]'"
 HERE = "127.0.0.1:0"  # where the web pages of a node are: for this machine, at any free port
+_SILENT = 30  # seconds after which a worker that says nothing is given up; see `settings`
+_LOOK = 5.0  # seconds between a scheduler's looks for such workers
+_BLINK = 0.5  # seconds between a worker's looks at the clock
 _ASKED_TO_STOP = ("SIGINT", "SIGHUP", "SIGUSR1")  # a terminal and a batch system send them to whole groups
 
 
@@ -92,6 +97,11 @@ def settings(threads: int = 1, *, encrypted: bool = True) -> dict[str, Any]:
         "distributed.nanny.pre-spawn-environ": worker_environment(threads),
         "distributed.comm.require-encryption": encrypted,
         "distributed.worker.preload": [__name__],
+        "distributed.scheduler.preload": [__name__],
+        # two heartbeats a second (of 1,000 workers one in 6 s) come from a thread that no work of ours holds up for
+        # longer than a second; whose machine is gone, and not only silent, is missed after the time of the next line
+        "distributed.scheduler.worker-ttl": f"{_SILENT}s",
+        "distributed.comm.timeouts.tcp": "30s",
         "distributed.worker.memory.spill": False,  # results are small, and fetched at once
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.pause": False,
@@ -108,11 +118,31 @@ def settings(threads: int = 1, *, encrypted: bool = True) -> dict[str, Any]:
     }
 
 
-def dask_setup(worker: Any) -> None:
-    """Let a worker be deaf to what asks the command to stop; called by dask when one starts, as its preload."""
+def dask_setup(node: Any) -> None:
+    """Let a worker be deaf to what asks the command to stop, and a scheduler look for silent workers often enough.
+
+    Called by dask when one starts, as its preload. A scheduler itself would look once in the time that is allowed, and
+    give up a worker after up to twice of it.
+    """
+    if (look := getattr(node, "periodic_callbacks", {}).get("worker-ttl")) is not None:
+        look.callback_time = 1000 * _LOOK
+        return
     for name in _ASKED_TO_STOP:
         with contextlib.suppress(AttributeError, ValueError):  # not of this system; not in the main thread
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_behind_a_pause, daemon=True).start()
+
+
+def _end_behind_a_pause() -> None:
+    """End this process, a worker, once it finds that it has stood still until its work was given to another.
+
+    What it would write now could meet what those write who have the work.
+    """
+    while True:
+        before = time.monotonic()
+        time.sleep(_BLINK)
+        if time.monotonic() - before > _SILENT:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def call(work: Callable[[], Any], needs: Path | None) -> Any:
