@@ -386,6 +386,20 @@ def test_jobs_of_a_batch_system_share_the_work(tmp_path, maps, alone, monkeypatc
     assert contents(tmp_path / "out") == alone
 
 
+def test_jobs_that_the_batch_system_refuses_are_one_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nosuch' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    jobs = tmp_path / "jobs.yaml"
+    jobs.write_text("jobqueue: {slurm: {cores: 1, memory: 1GB, queue: nosuch, interface: lo}}\nworkers: 2\n")
+    match = r"cluster .*jobs\.yaml cannot be started: .*invalid partition specified: nosuch"
+    with pytest.raises(RunError, match=match), open_cluster(Where.parse(str(jobs))):
+        pass
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -17,7 +17,7 @@ from cbst_mx.config import load_experiment
 from cbst_mx.data import ImageSet
 from cbst_mx.errors import ConfigError
 from cbst_mx.networks.build import build_network
-from cbst_mx.planning import measure, work
+from cbst_mx.planning import Sharing, measure, work
 from cbst_mx.planning.measure import Series, Timing, between, now
 from cbst_mx.report.tables import plan_table
 from cbst_mx.rounds.workload import Images
@@ -146,6 +146,49 @@ def test_the_last_look_runs_the_network_once(constant):
     # as labelling does where maps are kept; it runs it twice where they are not
     last = planning.make_plan(load("gta5-cbst", "self_training.keep_maps=recompute")).stages[-1]
     assert last.labelling == 1.5 * 3 * 500
+
+
+def test_what_a_cluster_divides_by_hand(constant, monkeypatch):
+    steps = {}
+
+    def training(experiment, network, contexts, batches, share, peak):
+        series = Series(peaks=[10**9])
+        series.seconds_at, series.bytes_at, series.stretch = (lambda crops: 0.5 * crops), (lambda _: 1), (lambda _: 1.0)
+        steps.update(dict.fromkeys(batches))
+        return series
+
+    monkeypatch.setattr(work, "training", training)
+    experiment = load("gta5-cbst", "self_training.retraining.batch_size=3")
+    alone, shared = (planning.make_plan(experiment, sharing=Sharing(n)) for n in (1, 2))
+    assert sorted(steps) == [2, 3, 8, 16]  # 16 crops and 3, and the larger half of both
+    for one, two in zip(alone.stages, shared.stages):
+        assert two.training == one.training * (8 / 16 if one.name == "source" else 2 / 3)
+        assert (two.labelling, two.evaluation) == (one.labelling / 2, one.evaluation / 2)
+    network = build_network(experiment.network_spec(), mx.cpu(), seed=0)
+    trained = sum(one.data().size for one in network.collect_params().values() if one.grad_req != "null")
+    # of two machines each sends half of its gradient, and the sum of the other half
+    assert (
+        f"in every step each machine sends and receives {4e-6 * trained:,.1f} MB, which is not co" in shared.notes[-2]
+    )
+    slow = planning.make_plan(experiment, sharing=Sharing(2, mbit=100.0))
+    for one, two in zip(shared.stages, slow.stages):
+        assert two.training - one.training == pytest.approx(one.iterations * 4 * 8 * trained / 100e6)
+    eight = Sharing(8, mbit=1e4)
+    assert eight.exchanged(network) == pytest.approx(4 * trained * 2 * 7 / 8)
+    assert Sharing(8).exchange(network) == 0
+
+
+def test_what_no_cluster_can_do_is_refused(constant):
+    for sharing, sentence in (
+        (Sharing(0), "processes must be at least 1, got 0"),
+        (Sharing(1, 10.0), "a network is of two processes or more and has a speed above 0, got 10 Mbit/s"),
+        (Sharing(3), "batch_size must be at least the number of devices in ctx cpu of 3 processes, got 2"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            planning.make_plan(load("gta5-cbst"), sharing=sharing)
+    result = CliRunner().invoke(main, ["plan", str(FOLDER / "gta5-cbst.yaml"), "--network-mbit", "10"])
+    assert result.exit_code == 2
+    assert "--network-mbit needs --train-workers of 2 or more" in result.output
 
 
 def test_a_fold_of_nthu(constant):

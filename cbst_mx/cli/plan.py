@@ -20,8 +20,22 @@ __all__ = ["COMMANDS"]
 @click.command()
 @experiment_options
 @seconds_option("About how long to measure.")
+@click.option(
+    "--train-workers",
+    "trainers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Plan a run with --train-workers on a --cluster of as many workers, each on a machine like this one.",
+)
+@click.option(
+    "--network-mbit",
+    "mbit",
+    type=click.FloatRange(0, min_open=True),
+    help="Speed of the network between them in Mbit/s; without it the exchange of gradients is not counted.",
+)
 @click.option("--out", type=FILE, help="Write the plan as JSON here as well.")
-def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
+def plan(experiment: Experiment, seconds: float, trainers: int, mbit: float | None, out: Path | None) -> None:
     """Say what EXPERIMENT costs before it starts: images, iterations, time, memory and disk.
 
     Measures the network with random parameters on the chosen device. Reads the experiment file and looks at the image
@@ -29,11 +43,13 @@ def plan(experiment: Experiment, seconds: float, out: Path | None) -> None:
     nothing, or with --out the plan.
     """
     from cbst_mx.files import write_json
-    from cbst_mx.planning import make_plan  # imports mxnet
+    from cbst_mx.planning import Sharing, make_plan  # imports mxnet
     from cbst_mx.report.tables import duration, plan_table, planned_time
 
+    if mbit and trainers == 1:
+        raise click.UsageError("--network-mbit needs --train-workers of 2 or more")
     with Bars(Terminal()) as bars:
-        made = make_plan(experiment, seconds=seconds, progress=bars)
+        made = make_plan(experiment, seconds=seconds, sharing=Sharing(trainers, mbit or 0.0), progress=bars)
     for sentence in made.warnings:
         echo(f"warning: {sentence}", err=True)
     print_table(plan_table(made.stages))

@@ -275,7 +275,10 @@ def _start(where: Where, known: Any, threads: int, stack: contextlib.ExitStack) 
         name, wanted = str(where.file), queue.workers
         make = _in_batch_system(where.file, queue, known, stack)
     try:
-        return name, wanted, stack.enter_context(make())
+        made = stack.enter_context(make())
+        if where.file is not None:
+            made.sync(_ask_for, made, wanted)
+        return name, wanted, made
     except Exception as error:  # of many kinds: no such key, no batch system, no port
         raise RunError(f"cluster {name} cannot be started: {_reason(error)}") from error
 
@@ -327,10 +330,23 @@ def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.
     merged = {**known_keys, **defaults, **section, "scheduler-options": options}
     stack.enter_context(dask.config.set(nodes.settings()))
     stack.enter_context(dask.config.set({f"jobqueue.{queue.system}": merged}))
-    processes = merged.get("processes") or 1
     module = importlib.import_module(f"dask_jobqueue.{queue.system}")
     kind = getattr(module, BATCH_SYSTEMS[queue.system])
-    return functools.partial(kind, n_workers=processes * -(-queue.workers // processes), security=known)
+    return functools.partial(kind, security=known)
+
+
+async def _ask_for(cluster: Any, workers: int) -> None:
+    """Ask a batch system for workers, in whole jobs; by itself dask would tell nobody that it refuses them."""
+    from distributed.core import Status
+
+    cluster.scale(workers)
+    try:
+        await cluster._correct_state()
+    except Exception:
+        for job in cluster.workers.values():
+            if job.status is Status.created:  # with which the cluster could not be closed
+                job.status = Status.failed
+        raise
 
 
 def _reason(error: BaseException) -> str:

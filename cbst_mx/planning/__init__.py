@@ -22,6 +22,7 @@ from cbst_mx.networks.build import build_network
 from cbst_mx.networks.devices import Memory, free_memory, parse_contexts, set_precision
 from cbst_mx.planning import work
 from cbst_mx.planning.measure import Peak, Series
+from cbst_mx.planning.sharing import ALONE, Sharing
 from cbst_mx.rounds.phases import follow_start, start_path
 from cbst_mx.rounds.workload import (
     ImageSets,
@@ -35,7 +36,7 @@ from cbst_mx.rounds.workload import (
 from cbst_mx.training.steps import has_batch_statistics
 from symbols.backend import gluon, mx
 
-__all__ = ["Plan", "Stage", "make_plan"]
+__all__ = ["Plan", "Sharing", "Stage", "make_plan"]
 
 _GUESS = 4.0  # from so many times what was measured on, a time is hardly more than a guess
 _CONTEXT = 1 << 30  # bytes; CUDA's own context takes less of a GPU
@@ -110,6 +111,7 @@ def make_plan(
     experiment: Experiment,
     *,
     seconds: float = 60.0,
+    sharing: Sharing = ALONE,
     progress: Progress = silent,
 ) -> Plan:
     """Measure on the experiment's device and work out what its run costs.
@@ -121,6 +123,8 @@ def make_plan(
         in for missing ones.
     seconds : float
         About how long to measure; on a slow device the smallest measurements can take longer.
+    sharing : Sharing
+        Of a run on a cluster.
     progress : callable, optional
         Called with (what, done, in all).
 
@@ -137,6 +141,7 @@ def make_plan(
         raise ConfigError(f"seconds must be above 0, got {seconds}")
     with contextlib.suppress(ConfigError):  # where there is no data root
         experiment, _ = follow_start(experiment)
+    sharing.check(experiment)
     contexts = parse_contexts(experiment.ctx)
     set_precision(experiment.amp, contexts)
     sets = find_image_sets(experiment)
@@ -149,9 +154,10 @@ def make_plan(
     plan.warnings += _find_others(contexts[0], memory)
     network = build_network(experiment.network_spec(), contexts[0], seed=experiment.seed)
     peak = Peak(contexts[0], network)
-    times = _measure(experiment, network, contexts, sets, seconds, peak, plan, progress)
+    times = _measure(experiment, network, contexts, sets, seconds, peak, plan, sharing, progress)
 
-    plan.stages += _stages(experiment, sets, times, network.stride)
+    plan.stages += _stages(experiment, sets, times, network.stride, sharing)
+    plan.notes += sharing.notes(network)
     if experiment.self_training.rounds:
         plan.notes.append(
             "the labels of the last round include a last look of its network at the target, counted as that part of "
@@ -212,7 +218,7 @@ def _find_mistakes(experiment: Experiment, sets: ImageSets) -> Iterator[str]:
 class _Times(NamedTuple):
     """Measured seconds."""
 
-    steps: dict[int, float]  # of a training step, by batch size
+    steps: dict[int, float]  # of a training step, by batch size; of the process with the largest part of it
     start: float  # of a training phase, before its first step
     reading: float | None  # of reading a source image; None where there is none to read
     labelling: float  # of pseudo-labelling an image
@@ -227,6 +233,7 @@ def _measure(
     seconds: float,
     peak: Peak,
     plan: Plan,
+    sharing: Sharing,
     progress: Progress,
 ) -> _Times:
     """Measure every kind of work in about `seconds`, and note in `plan` how."""
@@ -251,7 +258,7 @@ def _measure(
     if settings.rounds:
         progress("measuring", next(done), kinds)
         size = sets.target.size
-        series = work.labelling(experiment, network, contexts[0], sets.target, share, peak)
+        series = work.labelling(experiment, network, contexts[0], sets.target, share, peak, sharing.processes > 1)
         labelling = found.add(series, f"pseudo-labelling of an image of {size[0]} x {size[1]}", 1)
         found.tell_shortage(series, "images", "", "self_training.long_side")
     steps: dict[int, float] = {}
@@ -259,13 +266,14 @@ def _measure(
     if batches:
         progress("measuring", next(done), kinds)
         crop = "{} x {}".format(*experiment.augmentation.crop)
-        series = work.training(experiment, network, contexts, batches, share, peak)
+        parts = {batch: sharing.part(batch) for batch in batches}
+        series = work.training(experiment, network, contexts, sorted({*parts.values()}), share, peak)
         start = series.start
         divides = "batch_size" if has_batch_statistics(network) else "images_per_pass"
         found.tell_shortage(series, "crops", divides, "augmentation.crop", least=len(contexts))
-        steps = {
-            batch: found.add(series, f"training step of {counted(batch, 'crop')} of {crop}", batch) for batch in batches
-        }
+        exchange = sharing.exchange(network)
+        for batch, part in parts.items():
+            steps[batch] = exchange + found.add(series, f"training step of {counted(part, 'crop')} of {crop}", part)
     reading = None if sets.source.published else work.reading_seconds(experiment)
     if reading is None:
         plan.notes.append("the time to read images is not counted in training: there are none to read here")
@@ -330,25 +338,26 @@ class _Findings:
         plan.busy = self._busy
 
 
-def _stages(experiment: Experiment, sets: ImageSets, times: _Times, stride: int) -> Iterator[Stage]:
+def _stages(experiment: Experiment, sets: ImageSets, times: _Times, stride: int, sharing: Sharing) -> Iterator[Stage]:
     """Yield the cost of the source network and of every round."""
 
     def trained(optimiser: Optimiser, images: int) -> tuple[int, float]:
         iterations = count_iterations(optimiser, images)
         step = times.steps[optimiser.batch_size]
         if times.reading is not None:
-            step = work.with_reading(step, times.reading * optimiser.batch_size, experiment)
+            step = work.with_reading(step, times.reading * sharing.part(optimiser.batch_size), experiment)
         return iterations, times.start + iterations * step
 
     training, settings = experiment.source_training, experiment.self_training
     source, target = sets.source.number, sets.target.number
+    labelling, evaluation = times.labelling / sharing.processes, times.evaluation / sharing.processes
     iterations, spent = (0, 0.0) if training is None else trained(training, source)
-    yield Stage("source", source if training else 0, iterations, 0.0, spent, times.evaluation)
+    yield Stage("source", source if training else 0, iterations, 0.0, spent, evaluation)
     for index in range(1, settings.rounds + 1):
         images = len(source_indices(experiment, index, source)) + target
         iterations, spent = trained(settings.retraining, images)
         passes = 1.0
         if index == settings.rounds:  # its own network looks at the target as well, once and without labels
-            keep, _ = kept_maps(experiment, target, sets.target.size, stride=stride)
+            keep, _ = kept_maps(experiment, target, sets.target.size, stride=stride, shared=sharing.processes > 1)
             passes += 0.5 if keep == "recompute" else 1.0
-        yield Stage(f"round {index}", images, iterations, passes * target * times.labelling, spent, times.evaluation)
+        yield Stage(f"round {index}", images, iterations, passes * target * labelling, spent, evaluation)

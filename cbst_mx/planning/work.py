@@ -163,13 +163,14 @@ def labelling(
     target: Images,
     budget: float,
     peak: Peak,
+    shared: bool = False,
 ) -> Series:
-    """Measure the pseudo-labelling of a target image: all looks at it, selection and writing."""
+    """Measure the pseudo-labelling of a target image: all looks at it, selection and writing; `shared` by a cluster."""
     settings = experiment.self_training
     space: LabelSpace = experiment.classes()
     pixels = target.number * target.size[0] * target.size[1]
     # as all of them will be: the output for one image would stay in memory, and the network run once
-    keep, _ = kept_maps(experiment, target.number, target.size, stride=network.stride)
+    keep, _ = kept_maps(experiment, target.number, target.size, stride=network.stride, shared=shared)
     keep = "memory" if keep == "compact" else keep  # random parameters make every class likely, which is not compact
     as_all = experiment.model_copy(update={"self_training": settings.model_copy(update={"keep_maps": keep})})
 

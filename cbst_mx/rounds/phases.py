@@ -18,7 +18,7 @@ from cbst_mx.data import ImageSet, LabelledImageSet
 from cbst_mx.data.class_mining import ClassMining
 from cbst_mx.data.loader import BatchLoader
 from cbst_mx.errors import ConfigError, check_choice
-from cbst_mx.messages import Counter, Shares
+from cbst_mx.messages import Counter
 from cbst_mx.networks.build import build_network, output_size
 from cbst_mx.networks.devices import parse_contexts
 from cbst_mx.networks.parameters import load_parameters
@@ -161,15 +161,14 @@ def without_start(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"initial_parameters": None, "pretrained": None})
 
 
-def check_batches(experiment: Experiment, cluster: Shares | None = None) -> None:
-    """Refuse batches of fewer images than there are devices: of this process, or of those of a cluster that train.
+def check_batches(experiment: Experiment, processes: int = 1) -> None:
+    """Refuse batches of fewer images than there are devices in all `processes` that train.
 
     Raises
     ------
     ConfigError
         If a phase has such batches, or passes of one.
     """
-    processes = cluster.together.size if cluster is not None and cluster.together is not None else 1
     devices = processes * len(parse_contexts(experiment.ctx))
     where = f"in ctx {experiment.ctx}" + (f" of {processes} processes" if processes > 1 else "")
     training = experiment.self_training

@@ -84,7 +84,8 @@ class Run:
         cluster: Shares | None = None,
     ):
         self._cluster = cluster
-        check_batches(experiment, cluster)
+        together = None if cluster is None else cluster.together
+        check_batches(experiment, 1 if together is None else together.size)
         opened = open_run(experiment, out, progress=progress, data_root=data_root)
         self._opened, self.experiment, self.needs = opened, opened.experiment, opened.needs
         self.source, self.target, self.validation = opened.source, opened.target, opened.validation

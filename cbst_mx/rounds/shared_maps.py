@@ -83,9 +83,7 @@ class SharedMaps:
         training, spec = experiment.self_training, experiment.network_spec()
         height, width = images.image(0).shape[:2]
         stride = network.stride
-        self.keep, self.bytes = kept_maps(experiment, len(images), (height, width), stride=stride)
-        if self.keep in ("memory", "compact"):  # of which process?
-            self.keep = "disk" if stride > 1 else "recompute"
+        self.keep, self.bytes = kept_maps(experiment, len(images), (height, width), stride=stride, shared=True)
         self._network, self._images, self._folder = network, images, folder.absolute()
         self._num_classes = spec.num_classes
         kept = training.model_copy(update={"keep_maps": self.keep})

@@ -224,7 +224,9 @@ def estimate_needs(
     return Needs(disk + (maps if keep == "disk" else 0), memory + (maps if keep in ("memory", "compact") else 0))
 
 
-def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, stride: int) -> tuple[str, int]:
+def kept_maps(
+    experiment: Experiment, images: int, size: tuple[int, int], *, stride: int, shared: bool = False
+) -> tuple[str, int]:
     """Return where the network's output for the target images stays between looks at them, and how much it is.
 
     Parameters
@@ -237,6 +239,8 @@ def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, str
         H and W.
     stride : int
         Of the network.
+    shared : bool
+        Whether the workers of a cluster look at them, none of which has what another keeps in its memory.
 
     Returns
     -------
@@ -245,7 +249,7 @@ def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, str
         As for :func:`.maps_needed`.
     """
     training = experiment.self_training
-    return maps_needed(
+    keep, needed = maps_needed(
         images,
         size,
         num_classes=experiment.classes().num_classes,
@@ -255,6 +259,9 @@ def kept_maps(experiment: Experiment, images: int, size: tuple[int, int], *, str
         long_side=training.long_side,
         whole=training.uses_prior or experiment.ctx.startswith("gpu"),
     )
+    if shared and keep in ("memory", "compact"):
+        keep = "disk" if stride > 1 else "recompute"
+    return keep, needed
 
 
 def target_maps(
