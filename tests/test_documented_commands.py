@@ -229,7 +229,7 @@ def test_scaling_runs(checkout, scenes, monkeypatch):
     write_maps(checkout / "maps", random_maps(0, (4, 19, 8, 16)))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the runs of a sweep, which are processes of their own
     outputs = run_page("scaling", checkout, monkeypatch, places=[("data", str(scenes))])
-    assert len(outputs) == 10
+    assert len(outputs) == 11
     assert '"processes": 2' in (checkout / "runs/machines/source/training.json").read_text()
     assert len(list((checkout / "labels/pseudo_labels").glob("*.png"))) == 4
     assert (checkout / "runs/sweep/report.html").is_file()
