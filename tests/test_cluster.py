@@ -196,7 +196,7 @@ def test_other_versions_are_refused(local, monkeypatch):
 
 def test_a_worker_without_the_variables_is_warned_of(local, monkeypatch, caplog):
     described = {**nodes.describe(), "MALLOC_TRIM_THRESHOLD_": "65536"}
-    monkeypatch.setattr(local._client, "run", lambda _: {"tls://there": described})
+    monkeypatch.setattr(local._client, "run", lambda _, **options: {"tls://there": described})
     with caplog.at_level(logging.WARNING, "cbst_mx"):
         local.check_versions()
     assert "was started without MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432" in caplog.text
