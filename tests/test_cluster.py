@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -126,6 +127,35 @@ def die_of(name, poison):
     if name == poison:
         os.kill(os.getpid(), signal.SIGKILL)
     return name
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, caplog, failures):
+    import distributed
+
+    starts = []
+
+    class Fails(distributed.LocalCluster):
+        def __init__(self, **options):
+            starts.append(options)
+            if len(starts) <= failures:
+                options["preload"] = ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+            super().__init__(**options)
+
+    monkeypatch.setattr(distributed, "LocalCluster", Fails)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with contextlib.ExitStack() as stack:
+        if failures == 2:
+            with pytest.raises(RunError, match=r"^cluster local:2 cannot be started: .*[Nn]anny"):
+                stack.enter_context(open_cluster(Where.parse("local:2")))
+        else:
+            cluster = stack.enter_context(open_cluster(Where.parse("local:2")))
+            assert len(cluster.workers()) == 2
+            children = {child.pid for child in psutil.Process().children(recursive=True)} - before
+            assert children.issuperset(pids(cluster))
+            assert len(children) <= 3  # two workers, and Python's tracker of resources
+    assert len(starts) == 2
+    assert "local:2 did not start" in caplog.text
 
 
 def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(local):

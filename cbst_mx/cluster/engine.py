@@ -274,13 +274,17 @@ def _start(where: Where, known: Any, threads: int, stack: contextlib.ExitStack) 
         queue = read_job_queue(where.file)
         name, wanted = str(where.file), queue.workers
         make = _in_batch_system(where.file, queue, known, stack)
-    try:
-        made = stack.enter_context(make())
-        if where.file is not None:
-            made.sync(_ask_for, made, wanted)
-        return name, wanted, made
-    except Exception as error:  # of many kinds: no such key, no batch system, no port
-        raise RunError(f"cluster {name} cannot be started: {_reason(error)}") from error
+    for again in (where.file is None, False):  # a worker of this machine may have been killed while it started
+        try:
+            made = stack.enter_context(make())
+            if where.file is not None:
+                made.sync(_ask_for, made, wanted)
+            break
+        except Exception as error:  # of many kinds: no such key, no batch system, no port
+            if not again:
+                raise RunError(f"cluster {name} cannot be started: {_reason(error)}") from error
+            logger.warning("cluster %s did not start: once more (%s)", name, _reason(error))
+    return name, wanted, made
 
 
 def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.ExitStack) -> Callable[[], Any]:
