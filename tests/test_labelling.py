@@ -891,8 +891,10 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, signal_name):
     write_maps(tmp_path / "maps", probabilities(9, count=60, size=(60, 80)))
     script = tmp_path / "job.py"
     script.write_text(
-        "import time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
+        "import signal, time\nfrom pathlib import Path\nfrom cbst_mx.labelling import MapFolder, job\n"
         "if __name__ == '__main__':\n"
+        f"    if {signal_name!r} == 'SIGHUP':\n"  # which nohup lets all its children ignore
+        "        signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"    folder = MapFolder.open(Path({str(tmp_path / 'maps')!r}))\n"
         "    def told(what, done, total):\n"
         "        print(done, flush=True)\n"
