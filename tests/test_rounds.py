@@ -151,6 +151,7 @@ def test_a_collapse_is_noticed_without_labels(finished, tmp_path):
     # of which kind is told last follows from the last digits, and so from how many threads there are
     assert re.search("warning: after round 2, on (validation set target|the target's images), ", result.output)
     summary = json.loads(again.dir.summary.read_text())
+    assert re.search("warning: after round 2, (.*)", result.output)[1] in summary["stages"][2]["warnings"]
     assert summary["stages"][0]["warnings"] == []
     assert any(text.startswith(sentence) for text in summary["stages"][1]["warnings"])
 
