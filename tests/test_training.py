@@ -16,7 +16,7 @@ from cbst_mx.networks.parameters import load_arrays
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.training.losses import SegmentationLoss
 from cbst_mx.training.sgd import Schedule, train
-from cbst_mx.training.watch import LAG, gradient_norm
+from cbst_mx.training.watch import LAG, all_finite, gradient_norm
 from symbols.backend import autograd, mx
 
 SPEC = NetworkSpec("fcn8s", 3, {"width": 0.03125, "batch_norm": "batch", "dropout": 0.5})
@@ -204,6 +204,20 @@ def test_a_last_step_that_is_not_finite_is_refused():
     # the loss of the last iteration is finite, the step that follows it is not
     with pytest.raises(TrainingError, match="training diverged: parameters are not finite after iteration 1 of 1"):
         run_training(1, learning_rate=1e38, weight_decay=1e9)
+
+
+@pytest.mark.parametrize(
+    "value, finite",
+    [(0.0, True), (1e30, True), (-1e30, True), (np.nan, False), (np.inf, False), (-np.inf, False)],  # 1e30 has no square
+)
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_value_of_one_parameter_decides_whether_all_are_finite(value, finite, place):
+    network = build_network(SPEC, mx.cpu(), seed=3)
+    parameter = list(network.collect_params().values())[place]
+    array = parameter.data().asnumpy()
+    array.reshape(-1)[place] = value
+    parameter.set_data(mx.nd.array(array))
+    assert all_finite(network) is finite
 
 
 def test_losses_and_gradient_norms_of_a_record():
