@@ -123,12 +123,15 @@ docs: $(DEV) ## the documentation as a site, site/index.html; every link is chec
 
 # not by themselves: what the others share, and what needs run folders
 BENCHES := $(filter-out %/measuring.py %/torch_round.py %/label_free_score.py,$(wildcard tools/bench/*.py))
-bench: $(DEV) ## run every benchmark in tools/bench (WRITE=1: put their tables into docs/performance.md and benchmarks.md)
-	@for script in $(BENCHES); do \
-		page=docs/performance.md; case $$script in */networks.py) page=docs/benchmarks.md;; esac; \
-		out=; if [ -n "$(WRITE)" ] && grep -q '"--out", type' $$script; then out="--out $$page"; fi; \
-		echo $$script $$out; $(BIN)/python $$script $$out || exit 1; \
-	done
+# PyTorch, the peer of some, is installed into an environment of its own, unless TORCH names a Python that has it. A benchmark
+# that fails stops no other. BENCH has further options, ONLY the names of those that shall run.
+bench: $(DEV) ## run the benchmarks in tools/bench (WRITE=1: into docs; ONLY="rounds images"; TORCH=PYTHON with torch)
+	@failed=; for script in $(if $(ONLY),$(ONLY:%=tools/bench/%.py),$(BENCHES)); do \
+		page=docs/performance.md; case $$script in */networks.py) page=docs/benchmarks.md;; esac; options=; \
+		if grep -q '    add_torch(' $$script; then options="$(if $(TORCH),--torch-python $(TORCH),--install-torch)"; fi; \
+		if [ -n "$(WRITE)" ] && grep -q '"--out", type' $$script; then options="$$options --out $$page"; fi; \
+		echo $$script $$options $(BENCH); $(BIN)/python $$script $$options $(BENCH) || failed="$$failed $$script"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 bench-ci: $(DEV) ## time and memory of a small round against tools/bench/regressions.json: a report that fails nothing
 	-@$(BIN)/python tools/bench/regressions.py

@@ -1,6 +1,6 @@
 """Images per second: the readers of this package against plain Pillow, the loader and inference against their peers.
 
-python tools/bench/images.py [--repeats 5] [--against CHECKOUT] [--torch-python PATH]
+python tools/bench/images.py [--repeats 5] [--against CHECKOUT] [--torch-python PATH | --install-torch]
     [--cityscapes-compiled FOLDER] [--out docs/performance.md]
 
 Pictures of 1024 x 2048 pixels whose files are as large as those of photographs, as JPEG and PNG, and label maps as
@@ -27,11 +27,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import cv2
 import numpy as np
-from measuring import interleaved, machine, photograph, put, table, versions
+from measuring import add_torch, find_torch, interleaved, machine, packages, photograph, put, table, versions
 from PIL import Image
 
 from cbst_mx.data import png_pixels
@@ -132,12 +132,9 @@ measured(labels(Video(__import__("pathlib").Path(root + "/video.mp4"))))
 )
 # Run by a Python that has torch and torchvision.
 PEER = """
-import random, sys, time, types
-import numpy as np, torch
+import random, sys, time
+import numpy as np, torch, torchvision
 from pathlib import Path
-# it describes operators that are not used here, and fails where torch and torchvision are of different builds
-sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
-import torchvision
 from PIL import Image
 from torchvision.transforms import InterpolationMode, functional as F
 
@@ -321,102 +318,95 @@ def counted(repeats: int, compiled: Path | None) -> list[tuple[str, ...]]:
     return rows
 
 
+def measured(data: Path, options: argparse.Namespace, torch: str | None) -> dict[str, tuple[float, float]]:
+    """Return the seconds of the processor and of the clock that loaders and inference take for an image."""
+    works: dict[str, Callable[[], tuple[float, float]]] = {}
+
+    def work(name: str, script: str, *arguments: object, python: str = sys.executable, root: Path = ROOT) -> None:
+        works[name] = lambda: rate(python, root, script, data, *arguments)
+
+    for name, script, count in (("sample", LOADER, options.images), ("evaluation", EVALUATION, 0), ("video", VIDEO, 0)):
+        work(name, script, count, 0)
+        if options.against:
+            work(f"{name}, before", script, count, 0, root=options.against.resolve())
+    for workers in (1, 2):
+        work(f"{workers} threads", LOADER, options.images, workers)
+    if torch:
+        for reader in ("Pillow", "torchvision"):
+            work(f"torch {reader}", PEER, options.images, 0, reader, python=torch)
+        work("torch processes", PEER, options.images, 2, "Pillow", python=torch)
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for _ in range(options.repeats):
+        for name, measure in works.items():
+            spent[name].append(measure())
+    cpu, wall = ({name: statistics.median(one[k] for one in found) for name, found in spent.items()} for k in (0, 1))
+    print(json.dumps({"cpu": cpu, "wall": wall}), file=sys.stderr)
+    return {name: (cpu[name], wall[name]) for name in works}
+
+
+def rates(
+    taken: dict[str, tuple[float, float]], pairs: Sequence[tuple[str, str, int, str, str]]
+) -> list[tuple[str, ...]]:
+    """Return rows: a title, the name of ours, its clock (0: processor), the name of the peer, and the peer's title."""
+    rows = []
+    for title, ours, clock, other, peer in pairs:
+        if other in taken:
+            mine, theirs = taken[ours][clock], taken[other][clock]
+            rows.append((title, f"{1 / mine:.1f}", f"{peer} {1 / theirs:.1f}", f"{theirs / mine:.2f}"))
+    return rows
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=24, help="training samples of a run")
     parser.add_argument("--against", type=Path, help="another checkout, whose loader and inference run too")
-    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch and torchvision")
+    add_torch(parser)
     compiled = "a folder with addToConfusionMatrix of cityscapesScripts, compiled for this Python"
     parser.add_argument("--cityscapes-compiled", type=Path, metavar="FOLDER", help=compiled)
-    parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
+    parser.add_argument("--out", type=Path, help="put the tables that have their peers into this page too")
     options = parser.parse_args()
+    torch = find_torch(options)
     cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        make_files(data)
+        read = readers(data, options.repeats)
+        confusion = counted(options.repeats, options.cityscapes_compiled)
+        taken = measured(data, options, torch)
+    sample, loader = "training sample, a second of one core", "loader on 2 threads, a second of the clock"
+    beside = (
+        (sample, "sample", 0, "torch Pillow", "PyTorch, Pillow"),
+        (sample, "sample", 0, "torch torchvision", "PyTorch, torchvision's reader"),
+        (loader, "2 threads", 1, "1 threads", "1 thread"),
+        (loader, "2 threads", 1, "torch processes", "PyTorch, 2 processes"),
+    )
     commit = ""
     if options.against:
         git = ["git", "-C", str(options.against), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(git, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    rows: list[tuple[str, ...]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data"
-        make_files(data)
-        rows += readers(data, options.repeats)
-        rows += counted(options.repeats, options.cityscapes_compiled)
-        works: dict[str, Callable[[], tuple[float, float]]] = {}
-
-        def work(name: str, script: str, *arguments: object, python: str = sys.executable, root: Path = ROOT) -> None:
-            works[name] = lambda: rate(python, root, script, data, *arguments)
-
-        for name, script, count in (
-            ("sample", LOADER, options.images),
-            ("evaluation", EVALUATION, 0),
-            ("video", VIDEO, 0),
-        ):
-            work(name, script, count, 0)
-            if options.against:
-                work(f"{name}, before", script, count, 0, root=options.against.resolve())
-        for workers in (1, 2):
-            work(f"{workers} threads", LOADER, options.images, workers)
-        if options.torch_python:
-            for reader in ("Pillow", "torchvision"):
-                work(f"torch {reader}", PEER, options.images, 0, reader, python=options.torch_python)
-            work("torch processes", PEER, options.images, 2, "Pillow", python=options.torch_python)
-        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-        for _ in range(options.repeats):
-            for name, measure in works.items():
-                try:
-                    spent[name].append(measure())
-                except subprocess.CalledProcessError:
-                    if not name.startswith("torch"):
-                        raise
-                    print(f"{name} is not measured: it fails", file=sys.stderr)
-    spent = {name: found for name, found in spent.items() if found}
-    cpu = {name: statistics.median(one[0] for one in found) for name, found in spent.items()}
-    wall = {name: statistics.median(one[1] for one in found) for name, found in spent.items()}
-    peers = [
-        ("sample", "torch Pillow", "PyTorch, Pillow"),
-        ("sample", "torch torchvision", "PyTorch, torchvision's reader"),
-    ]
-    for name in ("sample", "evaluation", "video"):
-        peers.append((name, f"{name}, before", commit))
-    titles = {
-        "sample": "training sample, a second of one core",
-        "evaluation": "evaluation",
-        "video": "labels of a video",
-    }
-    for name, other, title in peers:
-        if other in cpu:
-            clock = cpu if name == "sample" else wall
-            rows.append(
-                (titles[name] + ("" if name == "sample" else ", a second of the clock"), f"{1 / clock[name]:.1f}",
-                 f"{title} {1 / clock[other]:.1f}", f"{clock[other] / clock[name]:.2f}")
-            )  # fmt: skip
-    rows.append(
-        (
-            "loader on 2 threads, a second of the clock",
-            f"{1 / wall['2 threads']:.1f}",
-            f"1 thread {1 / wall['1 threads']:.1f}",
-            f"{wall['1 threads'] / wall['2 threads']:.2f}",
-        )
+    before = (
+        (sample, "sample", 0, "sample, before", commit),
+        ("evaluation, a second of the processor", "evaluation", 0, "evaluation, before", commit),
+        ("evaluation, a second of the clock", "evaluation", 1, "evaluation, before", commit),
+        ("labels of a video, a second of the processor", "video", 0, "video, before", commit),
+        ("labels of a video, a second of the clock", "video", 1, "video, before", commit),
     )
-    if "torch processes" in wall:
-        rows.append(
-            (
-                "loader on 2 threads, a second of the clock",
-                f"{1 / wall['2 threads']:.1f}",
-                f"PyTorch, 2 processes {1 / wall['torch processes']:.1f}",
-                f"{wall['torch processes'] / wall['2 threads']:.2f}",
-            )
-        )
     head = f"{machine()}; {versions('mxnet', 'numpy', 'opencv-python', 'imagecodecs', 'Pillow', 'simplejpeg')}"
-    text = f"{head}; median of {options.repeats}; {time.strftime('%Y-%m-%d')}.\n\n" + table(
-        ("1024 x 2048, images a second", "ours", "peer", "ours / peer"), rows
-    )
-    print(text)
-    print(json.dumps({"cpu": cpu, "wall": wall}), file=sys.stderr)
-    if options.out:
-        put(options.out, "images", text)
+    if torch:
+        head += f"; of PyTorch: {packages(torch, 'torch', 'torchvision', 'numpy', 'Pillow')}"
+    last = f"median of {options.repeats}; {time.strftime('%Y-%m-%d')}."
+    for name, peer, rows in (
+        ("images", torch, read + rates(taken, beside)),
+        ("confusion", options.cityscapes_compiled, confusion),
+        ("before", options.against, rates(taken, before)),
+    ):
+        text = f"{head}; {last}\n\n{table(('1024 x 2048, images a second', 'ours', 'peer', 'ours / peer'), rows)}"
+        if rows:
+            print(f"{text}\n")
+        if options.out and peer:
+            put(options.out, f"images {name}", text)
 
 
 if __name__ == "__main__":

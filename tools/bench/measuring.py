@@ -22,13 +22,16 @@ from typing import Any, Callable, Iterable, Sequence
 import numpy as np
 
 __all__ = [
+    "add_torch",
     "cpu_seconds",
+    "find_torch",
     "given",
     "in_a_process",
     "instructions",
     "interleaved",
     "kernel",
     "machine",
+    "packages",
     "peak_bytes",
     "photograph",
     "printed",
@@ -39,6 +42,8 @@ __all__ = [
 ]
 
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+TORCH = {"torch": "2.14.1", "torchvision": "0.29.1"}  # the peers, one made for the other
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # without CUDA a tenth of the size; where it is not there, PyPI's
 
 
 def cpu_seconds(work: Callable[[], Any], repeats: int = 1) -> float:
@@ -80,6 +85,58 @@ def given(parser: argparse.ArgumentParser, worker: Callable[..., Any]) -> argpar
         return options
     print(json.dumps(worker(*options.worker)))
     return None
+
+
+def add_torch(parser: argparse.ArgumentParser) -> None:
+    """Add the options for :func:`find_torch`."""
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch, torchvision, numpy and Pillow")
+    pinned = " and ".join(f"{name} {version}" for name, version in TORCH.items())
+    parser.add_argument("--install-torch", action="store_true", help=f"make an environment with {pinned}, once")
+
+
+def find_torch(options: argparse.Namespace) -> str | None:
+    """Return the Python of the peers that the options of :func:`add_torch` say, None where they say none.
+
+    Raises
+    ------
+    SystemExit
+        If it has no torch, or cannot be made.
+    """
+    if options.torch_python:
+        python = options.torch_python
+    elif options.install_torch:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cbst_mx"
+        folder = cache / f"torch-{TORCH['torch']}-python-{platform.python_version()}"
+        python = str(folder / "bin" / "python")
+        if not (folder / "made").exists():
+            pins = [f"{name}=={version}" for name, version in TORCH.items()]
+            pip = [python, "-m", "pip", "install", "-q", "--retries", "1", "--extra-index-url", CPU_WHEELS]
+            try:
+                subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+                subprocess.run([*pip, *pins, "numpy", "Pillow"], check=True)
+            except subprocess.CalledProcessError as error:
+                raise SystemExit(f"{' and '.join(pins)} cannot be installed: give --torch-python PATH") from error
+            (folder / "made").touch()
+    else:
+        print("PyTorch is not measured: give --torch-python PATH or --install-torch", file=sys.stderr)
+        return None
+    print(f"{packages(python, 'torch')} in {python}", file=sys.stderr)
+    return python
+
+
+def packages(python: str, *names: str) -> str:
+    """Return what :func:`versions` says in another Python, without its own.
+
+    Raises
+    ------
+    SystemExit
+        If it has not got one.
+    """
+    code = "import sys; from importlib.metadata import version; print(*(f'{n} {version(n)}' for n in sys.argv[1:]), "
+    done = subprocess.run([python, "-c", code + "sep=', ')", *names], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{python} must have {', '.join(names)}")
+    return done.stdout.strip()
 
 
 def stage_seconds(works: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:

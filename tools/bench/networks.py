@@ -3,7 +3,7 @@
 Inference, a training step and large images; MXNet and PyTorch are measured in the same run and alternate.
 
     python tools/bench/networks.py --torch-python PATH        # a Python that has torch
-    python tools/bench/networks.py --install-torch            # makes a virtual environment with torch 2.13.0 first
+    python tools/bench/networks.py --install-torch            # makes a virtual environment with torch first
     python tools/bench/networks.py --quick                    # small widths and sizes: does everything run?
 
 Every measurement is a process of its own: first a step that is not counted (memory is allocated, kernels are chosen),
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,15 +25,14 @@ import sys
 import tempfile
 import time
 from array import array
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable
 
+from measuring import add_torch, find_torch, given, machine, packages, put, versions
+
 ROOT = Path(__file__).resolve().parents[2]
-TORCH = "2.13.0"
 CLASSES = 19
 IGNORE = 255
-BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 
 # Forms of one task: (framework, form). Speed is compared among the forms of one precision.
 INFERENCE = (
@@ -310,8 +308,8 @@ def torch_difference(spec: dict[str, Any]) -> dict[str, Any]:
     own = [v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")]
     if [value.numel() for value in own] != spec["sizes"][:-2]:
         return {"difference": float("inf")}
-    for value, given in zip(own, arrays):
-        value.copy_(given.reshape(value.shape))
+    for value, flat in zip(own, arrays):
+        value.copy_(flat.reshape(value.shape))
     with torch.inference_mode():
         logits = network.eval()(arrays[-2].reshape(1, 3, *spec["size"])).flatten()
     return {"difference": float((logits - arrays[-1]).abs().max() / arrays[-1].abs().max())}
@@ -347,7 +345,8 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
 
 def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any] | None:
     """Do what `spec` says in a new process of its framework's Python; None when that process fails."""
-    command = [pythons[spec["framework"]], "-W", "ignore", str(Path(__file__).resolve()), "--worker", json.dumps(spec)]
+    script, work = str(Path(__file__).resolve()), json.dumps([spec])
+    command = [pythons[spec["framework"]], "-W", "ignore", script, "--worker", work]
     environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
     done = subprocess.run(command, cwd=str(ROOT), env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -357,37 +356,6 @@ def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 # -------------------------------------------------------------------------------------------------------- the table
-
-
-def find_torch(options: argparse.Namespace) -> str | None:
-    """Return a Python that has torch, or None."""
-    if options.torch_python:
-        python = options.torch_python
-    elif options.install_torch:
-        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cbst_mx" / f"torch-{TORCH}"
-        python = str(folder / "bin" / "python")
-        if not Path(python).exists():
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            index = ["--index-url", options.torch_index] if options.torch_index else []
-            subprocess.run([python, "-m", "pip", "install", "-q", *index, f"torch=={TORCH}"], check=True)
-    else:
-        return None
-    found = subprocess.run([python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True)
-    if found.returncode:
-        print(f"PyTorch is not measured: {python} has no torch", file=sys.stderr)
-        return None
-    print(f"PyTorch {found.stdout.strip()} in {python}", file=sys.stderr)
-    return python
-
-
-def machine() -> str:
-    """Describe the processor in words."""
-    text = Path("/proc/cpuinfo").read_text()
-    flags = next((line.split(":")[1].split() for line in text.splitlines() if line.startswith("flags")), [])
-    kinds = [
-        name for flag, name in (("avx512f", "AVX-512"), ("avx512_bf16", "bf16"), ("amx_tile", "AMX")) if flag in flags
-    ]
-    return f"{len(os.sched_getaffinity(0))} cores, {', '.join(kinds) or platform.machine()}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -419,9 +387,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch")
-    parser.add_argument("--install-torch", action="store_true", help=f"make an environment with torch {TORCH}")
-    parser.add_argument("--torch-index", metavar="URL", help="package index to take it from")
+    add_torch(parser)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS, help="what to measure")
     parser.add_argument("--networks", nargs="+", default=["fcn8s", "resnet38"], choices=["fcn8s", "resnet38"])
     parser.add_argument("--width", type=float, default=1.0)
@@ -432,23 +398,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="counted steps per process")
     parser.add_argument("--quick", action="store_true", help="width 0.125, small sizes, one step")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this file too")
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        sys.path.insert(0, str(ROOT))
-        print(json.dumps(worker(options.worker)))
+    sys.path.insert(0, str(ROOT))
+    options = given(parser, worker)
+    if options is None:
         return
     if options.quick:
         options.width, options.repeats, options.steps = 0.125, 1, 1
         options.inference_size, options.training_size, options.large_size = [128, 256], [104, 104], [256, 512]
-    if options.out and not {BEGIN, END} <= set(options.out.read_text(encoding="utf-8").splitlines()):
-        parser.error(f"{options.out} lacks the lines {BEGIN} and {END}")
     pythons = {"mxnet": sys.executable}
     torch_python = find_torch(options)
     if torch_python:
         pythons["torch"] = torch_python
-    elif not options.torch_python:
-        print("PyTorch is not measured: give --torch-python PATH or --install-torch", file=sys.stderr)
 
     differences = []
     if "torch" in pythons:
@@ -490,9 +450,9 @@ def main() -> None:
                 row["median"] = statistics.median(row["seconds"] or [float("nan")])
             rows += chosen
         parts.append(f"### {task.capitalize()}, one image of {size[0]} x {size[1]}\n\n{table(rows)}\n")
-    versions = f"mxnet {metadata.version('mxnet')}" + (f", torch {TORCH}" if "torch" in pythons else "")
+    peer = f"; {packages(torch_python, 'torch')}" if torch_python else ""
     head = (
-        f"Width {options.width:g}, {CLASSES} classes, {machine()}, Python {platform.python_version()}, {versions}; "
+        f"Width {options.width:g}, {CLASSES} classes, {machine()}, {versions('mxnet')}{peer}; "
         f"median of {options.repeats} x {options.steps} steps ({options.repeats} x 1 for the large image), "
         f"{time.strftime('%Y-%m-%d')}."
     )
@@ -501,9 +461,7 @@ def main() -> None:
     text = "\n".join([head, "", *parts])
     print(text)
     if options.out:
-        before, _, rest = options.out.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        options.out.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        put(options.out, "networks", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A whole round of self-training beside the same round in plain PyTorch: pseudo-labels, retraining, evaluation.
 
-python tools/bench/rounds.py --torch-python PATH [--repeats 3] [--quick] [--out docs/performance.md]
+python tools/bench/rounds.py --torch-python PATH | --install-torch [--repeats 3] [--quick] [--out docs/performance.md]
 
 The peer, torch_round.py, goes the way of the PyTorch programs that came after CBST. Both have the same network
 (FCN8s, float32) with the same parameters, trained on the source before anything is measured; the same generated scenes,
@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import given, machine, printed, put, stage_seconds, table, versions
-from networks import find_torch
+from measuring import add_torch, find_torch, given, machine, packages, printed, put, stage_seconds, table, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
@@ -235,9 +232,9 @@ def worker(what: str, setting: list[Any], *arguments: str) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch, numpy and Pillow")
+    add_torch(parser)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of each side, in turns")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both networks")
+    parser.add_argument("--threads", type=int, default=1, help="of both networks; two wait for each other")
     parser.add_argument("--peer-workers", type=int, default=2, help="reading processes of the peer; we have 2 threads")
     parser.add_argument("--peer-batch", type=int, default=1, help="images that pass its network together in inference")
     parser.add_argument("--peer-layout", choices=LAYOUTS, default=LAYOUTS[0], help="of its images and parameters")
@@ -248,12 +245,10 @@ def main() -> None:
     options = given(parser, worker)
     if options is None:
         return
-    torch = find_torch(argparse.Namespace(torch_python=options.torch_python, install_torch=False))
+    torch = find_torch(options)
     if torch is None:
-        print("nothing is measured without PyTorch: give --torch-python PATH", file=sys.stderr)
         return
-    others = "import numpy, PIL, torch; print(f'torch {torch.__version__}, its numpy {numpy.__version__}')"
-    theirs = subprocess.run([torch, "-c", others], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    theirs = packages(torch, "torch", "numpy", "Pillow")
     settings = [QUICK] if options.quick else [{"demo": DEMO, "paper": PAPER}[name] for name in options.settings]
     own = versions("mxnet", "numpy", "opencv-python", "Pillow")
     parts = [

@@ -2,11 +2,10 @@
 
 python tools/bench/torch_round.py SPEC, by a Python with torch, numpy and Pillow; SPEC is JSON that rounds.py makes.
 
-It goes the way of the PyTorch programs that came after CBST: a map of probabilities per image on the disk, confidences
-in an array per class and image, every n-th of them, sorted by class; hard pseudo-labels as PNGs; a DataLoader with
-Pillow and NumPy; `bincount` for the confusion matrix. Where such programs are slower without need (Python lists of
-numbers, a loop over ids, an upsampling to the size that a map has already, new processes for every epoch) this one is
-not.
+It goes the way of the PyTorch programs that came after CBST: a map of probabilities per image on the disk, every n-th
+confidence of a class in a list, which is sorted; hard pseudo-labels as PNGs; a DataLoader with Pillow and NumPy;
+`bincount` for the confusion matrix. Where such programs are slower without need (a loop over ids, an upsampling to the
+size that a map has already, new processes for every epoch) this one is not.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ def predicted(network: Any, spec: dict[str, Any], paths: list[str]) -> Iterator[
 def label(network: Any, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write the pseudo-labels of the target images; return thresholds and the portion kept."""
     network.eval()
-    confidences: list[list[np.ndarray]] = [[] for _ in range(spec["classes"])]
+    confidences: list[list[np.float32]] = [[] for _ in range(spec["classes"])]
     counts = np.zeros(spec["classes"], np.int64)
     for name, maps in predicted(network, spec, spec["target"]):
         classes, sure = np.argmax(maps, axis=2), np.amax(maps, axis=2)
@@ -115,10 +114,10 @@ def label(network: Any, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
         for index in range(spec["classes"]):
             own = sure[classes == index]
             counts[index] += len(own)
-            confidences[index].append(own[:: spec["every"]])
+            confidences[index].extend(own[:: spec["every"]])
     thresholds = np.ones(spec["classes"], np.float32)
-    for index, parts in enumerate(confidences):
-        values = np.sort(np.concatenate(parts))[::-1]
+    for index, values in enumerate(confidences):
+        values.sort(reverse=True)
         rank = round(spec["portion"] * len(values))
         if rank:
             thresholds[index] = values[rank - 1]
