@@ -207,8 +207,8 @@ def test_a_last_step_that_is_not_finite_is_refused():
 
 
 @pytest.mark.parametrize(
-    "value, finite",
-    [(0.0, True), (1e30, True), (-1e30, True), (np.nan, False), (np.inf, False), (-np.inf, False)],  # 1e30 has no square
+    ("value", "finite"),  # 1e30 has no square
+    [(0.0, True), (1e30, True), (-1e30, True), (np.nan, False), (np.inf, False), (-np.inf, False)],
 )
 @pytest.mark.parametrize("place", [0, -1])
 def test_one_value_of_one_parameter_decides_whether_all_are_finite(value, finite, place):

@@ -71,6 +71,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
 _PART = 1 << 22  # pixels at a time: memory does not grow with the image, and OpenCV's float32 counts stay exact
 _WORD = 8  # pixels looked at together
 _SAMPLES, _MOST_MIXED = 16, 0.3  # with a larger part of mixed words in the samples, pixel by pixel is faster
+_MOST_ENDS = 0.5  # with a larger part of pixels that end a run, pixels need not be taken apart
 
 
 def _pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -80,8 +81,8 @@ def _pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     are counted by how many lie between two others, and pixels one by one in the others alone.
     """
     truth, prediction = np.ascontiguousarray(truth).reshape(-1), np.ascontiguousarray(prediction).reshape(-1)
-    counts = np.zeros((256, 256), dtype=np.int64)
-    for start in range(0, truth.size, _PART):
+    counts = _pairs_of_part(truth[:_PART], prediction[:_PART]).astype(np.int64)
+    for start in range(_PART, truth.size, _PART):
         part = slice(start, start + _PART)
         counts += _pairs_of_part(truth[part], prediction[part]).astype(np.int64)
     return counts
@@ -90,10 +91,16 @@ def _pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def _pairs_of_part(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return the pairs of at most `_PART` pixels, float32 (256, 256)."""
     whole = rows.size // _WORD * _WORD
-    if whole == 0 or _is_mixed(rows, columns):
+    if whole == 0:
+        return _by_pixel(rows, columns)
+    mixed_words, run_ends = _sampled(rows, columns)
+    if mixed_words > _MOST_MIXED and run_ends > _MOST_ENDS:
         return _by_pixel(rows, columns)
     rest = rows[whole:], columns[whole:]
     rows, columns = rows[:whole], columns[:whole]
+    if mixed_words > _MOST_MIXED:
+        # a count waits for the one before, where both are of one pair: pixels of different eighths take turns
+        return _by_pixel(*(cv2.transpose(each.reshape(_WORD, -1)) for each in (rows, columns))) + _by_pixel(*rest)
     ends = np.empty(whole, dtype=bool)  # a pixel behind which the pair is another one, and the last one
     np.not_equal(rows[1:], rows[:-1], out=ends[:-1])
     ends[:-1] |= columns[1:] != columns[:-1]
@@ -101,8 +108,7 @@ def _pairs_of_part(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     mixed = np.flatnonzero(ends.view(np.uint64) != 0)
     rows, columns = (each.view(np.uint64).take(mixed).view(np.uint8) for each in (rows, columns))
     counts = _by_pixel(rows, columns)
-    if rest[0].size:
-        counts += _by_pixel(*rest)
+    counts += _by_pixel(*rest)
     # the words before a mixed one, back to the mixed one before, are of the pair that it begins with
     begin = rows[::_WORD].astype(np.uint16) << 8 | columns[::_WORD]
     words = np.bincount(begin, weights=np.diff(mixed, prepend=-1) - 1)
@@ -110,18 +116,20 @@ def _pairs_of_part(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _is_mixed(rows: np.ndarray, columns: np.ndarray) -> bool:
-    """Return whether too many words of a part hold several pairs, as far as a few samples of it tell."""
+def _sampled(rows: np.ndarray, columns: np.ndarray) -> tuple[float, float]:
+    """Return what part of the words holds several pairs, and of the pixels ends a run, as a few samples tell."""
     length = rows.size // _SAMPLES
     if length <= 1024:
-        return False
+        return 0, 0
     rows, columns = (each[: _SAMPLES * length].reshape(_SAMPLES, length)[:, :1025] for each in (rows, columns))
     ends = (rows[:, 1:] != rows[:, :-1]) | (columns[:, 1:] != columns[:, :-1])
     words = ends.view(np.uint64)
-    return np.count_nonzero(words) > _MOST_MIXED * words.size
+    return np.count_nonzero(words) / words.size, np.count_nonzero(ends) / ends.size
 
 
 def _by_pixel(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    if rows.size == 0:
+        return np.zeros((256, 256), np.float32)
     # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
     return cv2.calcHist([rows, columns], [0, 1], None, [256, 256], [0, 256, 0, 256])  # type: ignore[list-item]
 
