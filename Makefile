@@ -22,6 +22,10 @@ SMOKE ?=
 REHEARSE ?=
 TARGET ?=
 ROUNDS ?=
+WRITE ?=
+ONLY ?=
+TORCH ?=
+BENCH ?=
 
 # One target for each experiment file; *-data.yaml describe data sets, and the demo has a target of its own.
 EXPERIMENTS := $(filter-out demo %-data,$(basename $(notdir $(wildcard experiments/*.yaml))))
@@ -122,7 +126,7 @@ docs: $(DEV) ## the documentation as a site, site/index.html; every link is chec
 	$(BIN)/python -m mkdocs build --quiet --strict
 
 # not by themselves: what the others share, and what needs run folders
-BENCHES := $(filter-out %/measuring.py %/torch_round.py %/label_free_score.py,$(wildcard tools/bench/*.py))
+BENCHES := $(sort $(filter-out %/measuring.py %/torch_round.py %/label_free_score.py,$(wildcard tools/bench/*.py)))
 # PyTorch, the peer of some, is installed into an environment of its own, unless TORCH names a Python that has it. A benchmark
 # that fails stops no other. BENCH has further options, ONLY the names of those that shall run.
 bench: $(DEV) ## run the benchmarks in tools/bench (WRITE=1: into docs; ONLY="rounds images"; TORCH=PYTHON with torch)
