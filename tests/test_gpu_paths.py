@@ -501,6 +501,7 @@ def test_a_plan_goes_down_to_the_largest_amount_that_fits():
 
 
 FEWER = "crops at once do not fit into the GPU's memory, "
+LINE = "by the line through what was measured"
 SMALLER = "crops do not fit into the GPU's memory even one at a time, "
 
 
@@ -517,11 +518,34 @@ def test_a_plan_says_what_fits(amounts, key, least, said):
     plan = planning.Plan("gpu:0")
     series = Series(amounts, [0.1] * len(amounts), [10**9] * len(amounts), too_large=8.0)
     found = planning._Findings(plan)
-    found.tell_shortage(series, "crops", key, "augmentation.crop", least=least)
+    found.tell_fitting(series, 16, "crops", key, "augmentation.crop", least=least)
     assert len(plan.warnings) == 1
     assert plan.warnings[0] == said
     found.add(series, "a step", 16)
     assert plan.memory == 10**9  # of what fits, not of what does not
+
+
+@pytest.mark.parametrize(
+    ("amount", "amounts", "gigabytes", "limit", "said"),
+    [
+        (4, [1.0, 4.0], [3, 9], 12, f"4 crops at once, not for 8, {LINE}"),
+        (4, [1.0, 4.0], [3, 9], 48, f"16 crops at once, not for 32, {LINE}"),
+        (4, [0.25, 1.0], [2, 3], 22, f"8 crops at once, not for 16, {LINE}"),  # 4 by the line
+        (1, [0.25, 1.0], [2, 2.6], 80, "at least 64 crops at once"),
+        (3, [1.0, 3.0], [2, 2.6], 80, "at least 48 crops at once"),
+        (96, [1.0, 96.0], [2, 40], 80, "at least 96 crops at once"),
+        (4, [1.0, 4.0], [3, 3], 12, "at least 4 crops at once"),  # no line
+        (1, [1.0], [3], 12, "at least 1 crop at once"),
+        (0, [0.25, 1.0], [2, 3], 23, None),
+        (4, [1.0, 4.0], [3, 9], None, None),  # of a processor
+    ],
+)
+def test_a_plan_says_what_fits_where_everything_does(amount, amounts, gigabytes, limit, said):
+    plan = planning.Plan("gpu:0")
+    series = Series(amounts, [0.1] * len(amounts), [int(10**9 * one) for one in gigabytes])
+    found = planning._Findings(plan, limit and limit * 10**9)
+    found.tell_fitting(series, amount, "crops", "batch_size", "augmentation.crop")
+    assert (plan.notes, plan.warnings) == ([f"the GPU has memory for {said}"] if said else [], [])
 
 
 def test_a_plan_does_not_try_what_cannot_fit(monkeypatch):
