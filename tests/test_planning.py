@@ -95,7 +95,7 @@ def test_as_many_images_are_measured_as_will_be_evaluated_at_once(constant, name
 
 
 def test_on_a_gpu_images_are_evaluated_one_by_one():
-    small, size = load("gta5-cbst", "evaluation.long_side=null"), (128, 256)
+    small, size = load("gta5-cbst", "inference_batch=null", "evaluation.long_side=null"), (128, 256)
     assert work.evaluated_at_once(small, mx.cpu(), size) == 8
     assert work.evaluated_at_once(small, mx.gpu(0), size) == 1
     assert work.evaluated_at_once(small.model_copy(update={"inference_batch": 2}), mx.gpu(0), size) == 2

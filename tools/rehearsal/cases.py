@@ -130,7 +130,7 @@ def _stages() -> Iterator[Case]:
     """Yield the eight evaluated stages of the paper on a card of 12 GB, behind which no more may stay than at first."""
     rounds = _run("stages", "images_per_pass=4", "self_training.rounds=7", experiment="gta5-cbst", small=_PAPER)
     # a network that stays takes 473 MiB
-    says = (_DONE, r"8 stages, behind the last -?\d?\d MiB more than \d+ behind the first", r"at most [89]\d\d\d MiB")
+    says = (_DONE, r"8 stages, behind the last -?\d?\d MiB more than \d+ behind the first")
     yield Case("run of gta5-cbst with seven rounds, 12 GB", rounds, says, {"memory": 12288})
 
 
