@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import sys
 from typing import Any
@@ -109,6 +110,7 @@ def _watch_stages(card: Card) -> dict[int, float]:
         return found
 
     Run.evaluate = evaluate
+    gc.disable()  # Python looks for circles when it pleases, which hides networks that stay
     return taken
 
 
