@@ -105,6 +105,7 @@ def _watch_stages(card: Card) -> dict[int, float]:
         found = real(self, index)
         if index not in taken:  # at the end all are looked at again
             mx.nd.waitall()
+            mx.nd.zeros((1,), ctx=mx.gpu(0)).wait_to_read()  # MXNet refuses to empty what has never been used
             mx.gpu(0).empty_cache()
             taken[index] = card.used()
         return found
