@@ -4,8 +4,7 @@ Kernels do nothing, so what comes back from the card is what happened to be in i
 it, something takes its place that a network could have given: every fraction is 0.5 and every whole number 0. All
 operators run before that, and their errors are seen.
 
-The last line that is written to standard error says how many kernels were started, and the largest memory of each card;
-one before it, of a run of several stages, how much more memory is taken behind its last stage than behind its first.
+The last line that is written to standard error says how many kernels were started, and the largest memory of each card.
 """
 
 from __future__ import annotations
@@ -95,40 +94,16 @@ def _stand_in_for_counts() -> None:
     on_device._histogram = histogram
 
 
-def _watch_stages(card: Card) -> dict[int, float]:
-    """Return the memory that is taken behind each evaluated stage of a run, in MiB, without what MXNet's pool keeps."""
-    from cbst_mx.rounds import Run
-
-    real, taken = Run.evaluate, {}
-
-    def evaluate(self: Run, index: int) -> dict[str, Any]:
-        found = real(self, index)
-        if index not in taken:  # at the end all are looked at again
-            mx.nd.waitall()
-            mx.nd.zeros((1,), ctx=mx.gpu(0)).wait_to_read()  # MXNet refuses to empty what has never been used
-            mx.gpu(0).empty_cache()
-            taken[index] = card.used()
-        return found
-
-    Run.evaluate = evaluate
-    gc.disable()  # Python looks for circles when it pleases, which hides networks that stay
-    return taken
-
-
 def main() -> None:
     """Run the command line."""
     from cbst_mx.cli import main as command
 
     stand_in()
-    card = Card()
-    taken = _watch_stages(card) if "run" in sys.argv[1:2] else {}
+    gc.disable()  # Python looks for circles when it pleases, which hides networks that stay
     try:
         command(sys.argv[1:], prog_name="cbst-mx")
     finally:
-        if len(taken) > 1:
-            first, *_, last = taken.values()
-            more = f"{last - first:.0f} MiB more than {first:.0f} behind the first"
-            print(f"rehearsal: {len(taken)} stages, behind the last {more}", file=sys.stderr)
+        card = Card()
         peaks = ", ".join(f"{card.peak(device):.0f}" for device in range(mx.context.num_gpus()))
         print(f"rehearsal: {card.launches()} kernels, at most {peaks} MiB", file=sys.stderr)
 
