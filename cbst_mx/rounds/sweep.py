@@ -18,6 +18,7 @@ from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import digest_of, read_json, write_json
 from cbst_mx.messages import Progress, Share, Shares, listed, silent
 from cbst_mx.run_dir import RunDir
+from cbst_mx.strict_yaml import read_yaml
 
 __all__ = ["Alone", "Planned", "Row", "SweepResult", "plan", "sweep"]
 
@@ -87,7 +88,7 @@ def plan(
     Parameters
     ----------
     files : sequence of Path
-        Experiment files.
+        Experiment files; descriptions of data, which ``experiments/*.yaml`` finds too, are left out.
     seeds : sequence of int
         Each is a whole repetition.
     out : Path
@@ -106,7 +107,7 @@ def plan(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds must be whole numbers, each once, got {listed(seeds) or 'none'}")
     known: dict[str, Path] = {}
-    for file in files:
+    for file in [file for file in files if "splits" not in read_yaml(file)] or files:
         name = load_experiment(file, tuple(changes)).name
         if known.setdefault(name, file) != file:
             raise ConfigError(f"experiments must have names of their own, got {name!r} in {known[name]} and {file}")
