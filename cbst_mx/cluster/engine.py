@@ -357,7 +357,7 @@ async def _ask_for(cluster: Any, workers: int) -> None:
     try:
         await cluster._correct_state()
     except Exception:
-        for job in cluster.workers.values():
+        for job in cluster._created:  # the dask of Python 3.8 has not put them among its workers by now
             if job.status is Status.created:  # with which the cluster could not be closed
                 job.status = Status.failed
         raise
