@@ -291,22 +291,32 @@ def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.E
     """Return what starts workers here; they listen on 127.0.0.1 only."""
     import dask
     import distributed
+    from distributed.core import Status
 
     threads = threads or max(1, cores() // workers)
     stack.enter_context(dask.config.set(nodes.settings(threads)))
     # what is in the environment already would win over the settings
     stack.enter_context(nodes.environment(nodes.worker_environment(threads)))
-    return functools.partial(
-        distributed.LocalCluster,
-        n_workers=workers,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address=nodes.HERE,
-        worker_dashboard_address=nodes.HERE,
-        memory_limit=0,
-        security=known,
-        silence_logs=logging.CRITICAL,
-    )
+
+    def start() -> Any:
+        made = distributed.LocalCluster(
+            worker_class=nodes.nanny(),
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=nodes.HERE,
+            worker_dashboard_address=nodes.HERE,
+            memory_limit=0,
+            security=known,
+            silence_logs=logging.CRITICAL,
+        )
+        # the dask of Python 3.8 says nothing of those that did not start
+        if any(nanny.status is not Status.running for nanny in made.workers.values()):
+            made.close()
+            raise RunError("a worker ended while it started")
+        return made
+
+    return start
 
 
 def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.ExitStack) -> Callable[[], Any]:
@@ -347,7 +357,7 @@ async def _ask_for(cluster: Any, workers: int) -> None:
     try:
         await cluster._correct_state()
     except Exception:
-        for job in cluster.workers.values():
+        for job in cluster._created:  # the dask of Python 3.8 has not put them among its workers by now
             if job.status is Status.created:  # with which the cluster could not be closed
                 job.status = Status.failed
         raise

@@ -31,6 +31,7 @@ __all__ = [
     "dask_setup",
     "describe",
     "environment",
+    "nanny",
     "need_distributed",
     "serve_scheduler",
     "serve_worker",
@@ -196,6 +197,22 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def nanny() -> type:
+    """Return dask's class of what starts a worker and starts it again, without the second where one ends as it starts.
+
+    The dask of Python 3.8 and 3.9 would start such a worker again without end, and nobody would hear of it.
+    """
+    import distributed
+    from distributed.core import Status
+
+    class Nanny(distributed.Nanny):
+        async def _on_worker_exit(self, exitcode: int) -> None:
+            if self.status is not Status.init:  # then the start fails, with an error
+                await super()._on_worker_exit(exitcode)
+
+    return Nanny
 
 
 def serve_worker(
