@@ -119,6 +119,7 @@ class _Machine:
     def __init__(self, order: bytes, roles: Mapping[str, Mapping[str, str]]):
         self._processes: dict[str, _Process] = {}
         self._looked = time.monotonic()
+        self._ending = threading.Lock()
         for role, variables in roles.items():
             self._processes[role] = self._start(order, role, variables)
         threading.Thread(target=self._end_without_looks, daemon=True).start()
@@ -174,12 +175,13 @@ class _Machine:
             one.connection.send(True)
 
     def end(self) -> None:
-        for one in self._processes.values():
-            one.process.kill()
-        for one in self._processes.values():
-            one.process.wait()
-            one.connection.close()
-            one.said.close()
+        with self._ending:  # the command may ask for it just when nobody has looked for too long
+            for one in self._processes.values():
+                one.process.kill()
+            for one in self._processes.values():
+                one.process.wait()
+                one.connection.close()
+                one.said.close()
 
 
 _MACHINES: dict[str, _Machine] = {}  # of this worker, by the name of what they do
