@@ -280,16 +280,20 @@ def _exchange(seat):
         "copies": {name: [copy.asnumpy().tobytes() for copy in found] for name, found in copies.items()},
         "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
         "weights": weights,
-        "port": os.environ.get("PORT"),
+        "others": [name for name in _OTHERS if name in os.environ],
     })  # fmt: skip
     while not seat.asked_to_stop:
         time.sleep(0.05)
 
 
-def _set_port(value):
-    os.environ.pop("PORT", None)
-    if value is not None:
-        os.environ["PORT"] = value
+# What ps-lite would obey in the environment: every process took the port, and the scheduler listened everywhere.
+_OTHERS = {"PORT": "1", "DMLC_USE_KUBERNETES": "1"}
+
+
+def _set(variables):
+    for name in _OTHERS:
+        os.environ.pop(name, None)
+    os.environ.update(variables)
 
 
 def listening():
@@ -310,15 +314,15 @@ def test_numbers_travel_bit_for_bit_on_this_machine_only(local):
             found.update(listening())
             raise StoppedError("exchange", 0, 1)
 
-    local.client.run(_set_port, "1")  # ps-lite would take it for the port of every process
+    local.client.run(_set, _OTHERS)
     try:
         with pytest.raises(StoppedError):
             KVStore(local, 2)(_exchange, (), hear, name="exchange")
     finally:
-        local.client.run(_set_port, None)
+        local.client.run(_set, {})
     assert found == {(role, "127.0.0.1") for role in ("scheduler", "server", "worker")}
     first, second = sorted(told, key=lambda one: one["rank"])
-    assert {one["port"] for one in told} == {None}
+    assert [one["others"] for one in told] == [[], []]
     assert len({*first["weights"], *second["weights"]}) == 1  # those of the first process
     odd = np.array([-0.0, 0.0, np.nan, np.inf, 1e-45, 1 / 3, -1 / 3], np.float32)
     for one in told:
