@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +24,7 @@ psutil = pytest.importorskip("psutil")
 
 from dask.utils import parse_timedelta  # noqa: E402
 
-from cbst_mx.cluster import Where, nodes, open_cluster  # noqa: E402
+from cbst_mx.cluster import KVStore, Where, kvstore, nodes, open_cluster  # noqa: E402
 from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
@@ -201,6 +205,30 @@ def test_what_is_wrong_with_a_map_is_the_sentence_of_one_process(local, maps, tm
 def test_a_file_that_a_worker_does_not_see_is_named(local, tmp_path):
     with pytest.raises(RunError, match="missing.npy is not there on .*: every worker must see the files"):
         list(local.each(die_of, [Share(("a", "b"), ["a"], tmp_path / "missing.npy")]))
+
+
+def fail_of(number, *_):
+    """Fail as the system does on a worker: of a timeout of NFS Python makes a TimeoutError."""
+    raise OSError(number, os.strerror(number), "/there/labels.png")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ETIMEDOUT, errno.ECONNRESET])
+def test_what_the_system_says_to_a_worker_is_told_with_its_machine(local, number):
+    found = f"/there/labels.png cannot be used on {socket.gethostname()}: {os.strerror(number)}"
+    with pytest.raises(RunError, match=f"^{re.escape(found)}$"):
+        list(local.each(fail_of, [Share((number,), ["a"])]))
+
+
+def test_what_the_system_says_to_the_command_is_not_taken_for_a_scheduler_that_is_gone(local):
+    with pytest.raises(OSError, match="No space left on device"):
+        list(local.each(time.sleep, [Share((1,), ["a"])], waiting_for=lambda: fail_of(errno.ENOSPC)))
+
+
+def test_processes_that_the_system_of_a_worker_does_not_start_are_told_with_its_machine(local, monkeypatch):
+    monkeypatch.setattr(kvstore, "free_port", functools.partial(fail_of, errno.ENOSPC))
+    match = rf"^/there/labels\.png cannot be used on {socket.gethostname()}: No space left on device$"
+    with pytest.raises(RunError, match=match):
+        KVStore(local, 1)(fail_of, [], lambda _: None, name="nothing")
 
 
 # --------------------------------------------------------------------------------------------------------- processes

@@ -117,6 +117,7 @@ class Cluster:
         CBSTError
             What the function raised.
         """
+        from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
         executor = self._client.get_executor(pure=False)
@@ -152,7 +153,7 @@ class Cluster:
                         suspects.append(index)
                         continue
                     yield index, result
-        except (concurrent.futures.CancelledError, asyncio.CancelledError, OSError) as error:
+        except (concurrent.futures.CancelledError, asyncio.CancelledError, CommClosedError) as error:
             raise RunError(self._scheduler_gone()) from error
         finally:
             for future in waiting:

@@ -32,6 +32,7 @@ __all__ = [
     "describe",
     "environment",
     "nanny",
+    "naming_machine",
     "need_distributed",
     "serve_scheduler",
     "serve_worker",
@@ -152,7 +153,7 @@ def call(work: Callable[[], Any], needs: Path | None) -> Any:
     Raises
     ------
     RunError
-        If the file it needs is not there.
+        If the file it needs is not there; as :func:`naming_machine`.
     """
     _prepare()
     if needs is not None and not needs.exists():
@@ -160,7 +161,25 @@ def call(work: Callable[[], Any], needs: Path | None) -> Any:
             f"{needs} is not there on {socket.gethostname()}: every worker must see the files of the work under the "
             "same path"
         )
-    return work()
+    return naming_machine(work)
+
+
+def naming_machine(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function on a worker, and say on which machine what the system does not let it do.
+
+    The command that gets an OSError could not tell it from one of its connections: they are of one kind, and NFS has
+    timeouts, too.
+
+    Raises
+    ------
+    RunError
+        In place of its OSError.
+    """
+    try:
+        return function(*arguments)
+    except OSError as error:
+        host, what = socket.gethostname(), error.filename or "a file"
+        raise RunError(f"{what} cannot be used on {host}: {error.strerror or error}") from error
 
 
 @functools.lru_cache(maxsize=1)
