@@ -398,6 +398,14 @@ def test_a_scheduler_that_is_killed_is_one_sentence(certificates, maps, tmp_path
         scheduler.wait()
 
 
+def test_a_scheduler_that_is_gone_between_two_works_is_one_sentence(programs, certificates):
+    address, _ = programs
+    with connected(address, certificates / "ours") as cluster:
+        cluster.client.close()  # as it does itself when it has looked for the scheduler in vain
+        with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):
+            list(cluster.each(die_of, [Share(("a", "b"), ["a"])]))
+
+
 def test_certificates_are_for_their_owner_and_for_a_time(certificates, tmp_path, monkeypatch):
     from cbst_mx.cluster.certificates import check_certificates, make_certificates
 

@@ -132,6 +132,7 @@ class Cluster:
                 if not left and not waiting:
                     alone = True
                     left.append(suspects.popleft())
+                self._check_open()
                 while left and len(waiting) < (1 if alone else ahead * self.size):
                     index = left.popleft()
                     # as one object: a tuple whose first element can be called is a task of its own to Dask of 2023
@@ -177,7 +178,12 @@ class Cluster:
             self._lost = 0.0
             return
         self._lost = self._lost or time.monotonic()
-        if self._client.status in ("closed", "closing") or time.monotonic() - self._lost > _GONE:
+        self._check_open()
+        if time.monotonic() - self._lost > _GONE:
+            raise RunError(self._scheduler_gone())
+
+    def _check_open(self) -> None:
+        if self._client.status in ("closed", "closing"):
             raise RunError(self._scheduler_gone())
 
     def _look_at_workers(self) -> bool:
