@@ -275,6 +275,21 @@ def test_a_local_cluster_listens_on_this_machine_only(local):
     assert local.client.scheduler.address.startswith("tls://127.0.0.1:")
 
 
+def check_no_web_port(cluster):
+    """Knock at the ports at which dask would serve the pages of a scheduler and of two workers, unencrypted."""
+    found = cluster.client.scheduler_info()
+    ports = [one["services"]["dashboard"] for one in (found, *found["workers"].values())]
+    assert len(set(ports)) == 3
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+
+
+def test_a_local_cluster_has_no_web_ports(local):
+    local.client.wait_for_workers(2, timeout=180)
+    check_no_web_port(local)
+
+
 def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
     maps = write_maps(tmp_path / "maps", random_maps(0, (40, 19, 16, 32)))
     given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2]
@@ -316,8 +331,9 @@ def programs(certificates):
     """Address of a scheduler with two workers, each a program of its own; and their processes."""
     address = f"tls://127.0.0.1:{free_port()}"
     given = (address, "--tls", certificates / "ours")
-    started = [start("cluster", "scheduler", *given)]
-    started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
+    env = {**os.environ, "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "False"}  # the user's own settings of dask
+    started = [start("cluster", "scheduler", *given, env=env)]
+    started += [start("cluster", "worker", *given, "--threads", 1, env=env) for _ in range(2)]
     wait_for(address)
     yield address, [psutil.Process(one.pid) for one in started]
     end_all(started)
@@ -344,6 +360,28 @@ def test_programs_that_share_certificates_give_the_same_labels(programs, certifi
         assert contents(tmp_path / "again") == alone
         cluster.client.wait_for_workers(2, timeout=180)
         assert pids(cluster) != before
+
+
+def test_programs_have_no_web_ports(programs, certificates):
+    with connected(programs[0], certificates / "ours") as cluster:
+        cluster.client.wait_for_workers(2, timeout=180)
+        check_no_web_port(cluster)
+
+
+async def speak_plainly(address, role, dask_worker=None):
+    """Connect without encryption; called in a scheduler or a worker, by which dask calls it."""
+    from distributed.comm import connect
+
+    await connect(address, timeout=2, **dask_worker.security.get_connection_args(role))
+
+
+def test_programs_refuse_what_is_not_encrypted_whatever_the_settings_of_dask_say(programs, certificates):
+    nobody = f"tcp://127.0.0.1:{free_port()}"
+    with connected(programs[0], certificates / "ours") as cluster:
+        cluster.client.wait_for_workers(2, timeout=180)
+        for role, ask in (("worker", cluster.client.run), ("scheduler", cluster.client.run_on_scheduler)):
+            with pytest.raises(RuntimeError, match="encryption required by Dask configuration, refusing"):
+                ask(speak_plainly, nobody, role)
 
 
 @pytest.mark.parametrize("how", ["others", "none"])
