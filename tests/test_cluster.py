@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import functools
@@ -28,7 +29,7 @@ from cbst_mx.cluster import KVStore, Where, kvstore, nodes, open_cluster  # noqa
 from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
-from cbst_mx.messages import Share  # noqa: E402
+from cbst_mx.messages import Share, shares_of  # noqa: E402
 from tests.clusters import MARKS, ROOT, die_at_a_label, end_all, free_port, start, wait_for  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 
@@ -162,13 +163,110 @@ def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, ca
     assert "local:2 did not start" in caplog.text
 
 
-def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(local):
-    shares = [Share((name, "c"), [name]) for name in "abcdefgh"]
+def die_of_any(names, *poisons):
+    """End the process where the names hold something poisonous; called on a worker."""
+    for poison in poisons:
+        die_of(names, names if poison in names else None)
+    return names
+
+
+def poisoned(parts, *poisons):
+    """Return shares of letters for :func:`die_of_any`."""
+    return shares_of(lambda part: Share((part, *poisons), list(part)), parts)
+
+
+def test_images_that_end_their_workers_are_named_when_all_others_are_done(local):
     done = []
-    results = local.each(die_of, shares)
-    with pytest.raises(RunError, match="the workers that were given c were stopped from outside or ended, again"):
+    results = local.each(die_of_any, poisoned(["ab", "cde", "f", "g", "h"], "d"))
+    with pytest.raises(RunError, match="the workers that were given d were stopped from outside or ended, again"):
         done.extend(results)
-    assert sorted(done) == [(index, name) for index, name in enumerate("abcdefgh") if name != "c"]
+    assert sorted(done) == [(0, "ab"), (2, "f"), (3, "g"), (4, "h"), (5, "c"), (7, "e")]
+
+
+@pytest.fixture
+def deadly(local, monkeypatch):
+    """The cluster, where nobody dies, but Dask says so; with the names that were given, in turn."""
+    from distributed.scheduler import KilledWorker
+
+    class Killed(KilledWorker):
+        def __init__(self):
+            Exception.__init__(self)
+
+    class Executor:
+        def submit(self, call, work, needs):
+            names, *poisons = work.args
+            given.append(names)
+            future = concurrent.futures.Future()
+            if any(poison in names for poison in poisons):
+                future.set_exception(Killed())
+            else:
+                future.set_result(names)
+            return future
+
+    given = []
+    monkeypatch.setattr(local._client, "get_executor", lambda pure: Executor())
+    return local, given
+
+
+@pytest.mark.parametrize(
+    ("poisons", "blamed", "rest"),
+    [
+        ("bf", "b, f", "everything else is done and saved"),
+        (["ab"], "a, b", "everything else is done and saved"),  # each of them passes
+        (["ab", "c", "h"], "a, b, c, h", "everything else is done and saved"),
+        ("abcdefgh", "a, b, c, d, e", "what was done is saved"),
+    ],
+)
+def test_no_image_is_given_more_often_than_twice_together_and_once_alone(deadly, poisons, blamed, rest):
+    cluster, given = deadly
+    shares, done = poisoned(["abcd", "e", "fgh"], *poisons), []
+    with pytest.raises(RunError, match=f"the workers that were given {blamed} were stopped .*; {rest}$"):
+        done.extend(result for _, result in cluster.each(die_of_any, shares))
+    assert all(given.count(names) <= 2 for names in given)
+    assert all(sum(letter in names for names in given) <= 3 for letter in "abcdefgh")
+    if rest.startswith("everything"):
+        assert sorted("".join(done)) == sorted(set("abcdefgh") - {poison for poison in poisons if len(poison) == 1})
+
+
+def test_a_label_that_ends_its_workers_is_named_and_the_same_command_goes_on(tmp_path):
+    maps = write_maps(tmp_path / "maps", random_maps(0, (12, 19, 8, 16)))
+    program = tmp_path / "poisonous.py"  # workers import it, as what started them
+    program.write_text(_POISONOUS)
+    given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--cluster", "local:2"]
+    command = [sys.executable, str(program), *map(str, given), "--out", str(tmp_path / "out")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env={**env, "POISON": "image-5"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert said == (
+        "Error: the workers that were given image-5 were stopped from outside or ended, again and again, perhaps for "
+        "lack of memory; everything else is done and saved"
+    )
+    state = State.load(tmp_path / "out" / "state.npz")
+    assert sorted(state.counts.names) == sorted(f"image-{number}" for number in range(12) if number != 5)
+    again = subprocess.run(command, env={**env, "POISON": ""}, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    label(maps, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+_POISONOUS = """
+import os, signal
+from cbst_mx.cli import main
+from cbst_mx.labelling import MapFolder
+
+view = MapFolder.view
+
+def die(folder, index):
+    if folder.names[index] == os.environ["POISON"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return view(folder, index)
+
+if __name__ == "__main__":
+    main(prog_name="cbst-mx")
+else:
+    MapFolder.view = die
+"""
 
 
 def test_a_stop_that_is_asked_for_is_kept_to_and_the_same_call_goes_on(local, maps, alone, tmp_path, monkeypatch):
