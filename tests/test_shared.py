@@ -29,7 +29,7 @@ from cbst_mx.rounds import Run  # noqa: E402
 from cbst_mx.selftrain import network_maps  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
-from tests.clusters import MARKS, die_at_a_label  # noqa: E402
+from tests.clusters import MARKS, Apart, die_at_a_label  # noqa: E402
 from tests.faults import contents  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 
@@ -40,6 +40,14 @@ THREADS = count_threads() or cores()  # of this process, on which the last bits 
 @pytest.fixture(scope="module")
 def data(small_data):
     return small_data
+
+
+def test_shares_that_are_taken_apart_leave_the_files_of_a_run_alone(data, tmp_path):
+    experiment, cluster = small_runs.experiment("st"), Apart(whole=True)
+    for out, where in (("alone", None), ("shared", cluster)):
+        Run(experiment, tmp_path / out, data_root=data, cluster=where).run()
+    assert cluster.singly > 0
+    assert contents(tmp_path / "alone") == contents(tmp_path / "shared")
 
 
 # with a prior and a validation set, without either, and with several rounds
@@ -207,6 +215,16 @@ def test_predictions_on_a_cluster_are_those_of_one_process(data, trained, tmp_pa
         assert f"the others are done: video {broken} cannot be read" in output
     assert "segmented" in predict(tmp_path / "shared", *given, code=1)  # done, and not made again
     assert contents(tmp_path / "shared") == shared
+
+
+def test_predictions_of_shares_that_are_taken_apart_are_those_of_one_process(data, trained, tmp_path, monkeypatch):
+    cluster = Apart()
+    monkeypatch.setattr("cbst_mx.cluster.open_cluster", lambda *_, **__: contextlib.nullcontext(cluster))
+    given = ["--parameters", trained, data / small_runs.experiment("cbst").source.root]
+    predict(tmp_path / "alone", *given)
+    predict(tmp_path / "shared", *given, "--cluster", "local:2")
+    assert cluster.singly > 0
+    assert contents(tmp_path / "alone") == contents(tmp_path / "shared")
 
 
 def test_workers_that_are_killed_leave_their_video_to_another(local, trained, tmp_path, monkeypatch):

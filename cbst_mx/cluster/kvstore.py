@@ -25,6 +25,7 @@ import traceback
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Callable, Mapping, NamedTuple, Sequence
 
+from cbst_mx.cluster import nodes
 from cbst_mx.cluster.engine import Cluster
 from cbst_mx.cluster.where import is_loopback
 from cbst_mx.errors import CBSTError, ConfigError, RunError, StoppedError, explain_device
@@ -366,7 +367,8 @@ class _Attempt:
         """
         client, begun = self._cluster.client, time.monotonic()
         asked = asyncio.run_coroutine_threadsafe(
-            client.run(function, *arguments, asynchronous=True, **options), client.loop.asyncio_loop
+            client.run(nodes.naming_machine, function, *arguments, asynchronous=True, **options),
+            client.loop.asyncio_loop,
         )
         while not concurrent.futures.wait([asked], timeout=_LOOK).done:
             if (self._over or self._stopped is not None) and time.monotonic() - begun > _SILENT:
