@@ -131,7 +131,8 @@ BENCHES := $(sort $(filter-out %/measuring.py %/torch_round.py %/label_free_scor
 # that fails stops no other. BENCH has further options, ONLY the names of those that shall run.
 bench: $(DEV) ## run the benchmarks in tools/bench (WRITE=1: into docs; ONLY="rounds images"; TORCH=PYTHON with torch)
 	@failed=; for script in $(if $(ONLY),$(ONLY:%=tools/bench/%.py),$(BENCHES)); do \
-		page=docs/performance.md; case $$script in */networks.py) page=docs/benchmarks.md;; esac; options=; \
+		page=docs/performance.md; case $$script in */networks.py) page=docs/benchmarks.md;; \
+			*/selection.py) page=docs/benchmarks-selection.md;; esac; options=; \
 		if grep -q '    add_torch(' $$script; then options="$(if $(TORCH),--torch-python $(TORCH),--install-torch)"; fi; \
 		if [ -n "$(WRITE)" ] && grep -q '"--out", type' $$script; then options="$$options --out $$page"; fi; \
 		echo $$script $$options $(BENCH); $(BIN)/python $$script $$options $(BENCH) || failed="$$failed $$script"; \

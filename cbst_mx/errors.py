@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any, Collection
 
 __all__ = [
+    "LESS_ON_GPU",
     "CBSTError",
     "CheckpointError",
     "ConfigError",
@@ -42,15 +43,20 @@ _NO_MEMORY = (
     *("bad_alloc", "Cannot allocate memory", "AlignedMallocPitch", "Failed to allocate", "out of memory"),
     *("can't start new thread", "Resource temporarily unavailable"),
 )
+#: How the work of a run fits into a GPU's memory.
+LESS_ON_GPU = (
+    "lower images_per_pass or inference_batch, or use several GPUs (--ctx gpu:0,1), with which a run goes on; a "
+    "smaller crop, gradient_checkpointing or --amp float16 make another run"
+)
 # What MXNet says of a GPU where it is known what its user can do. Its search for an algorithm takes memory by itself.
-_LESS = "lower images_per_pass, inference_batch or crop, use --amp float16 or several GPUs (--ctx gpu:0,1)"
+_FULL = "the GPU has not enough memory"
 _DEVICE = {
-    "cudaMalloc": f"the GPU has not enough memory: {_LESS}",
+    "cudaMalloc": _FULL,
     # a request that failed stays the runtime's last error; a kernel tells it where MXNet found memory after all
-    "ErrStr:out of memory": f"the GPU has not enough memory: {_LESS}",
-    "CUDNN_STATUS_ALLOC_FAILED": f"the GPU has not enough memory: {_LESS}",
-    "CUBLAS_STATUS_ALLOC_FAILED": f"the GPU has not enough memory: {_LESS}",
-    "convolution algorithm": f"the GPU has not enough memory for a convolution: {_LESS}",
+    "ErrStr:out of memory": _FULL,
+    "CUDNN_STATUS_ALLOC_FAILED": _FULL,
+    "CUBLAS_STATUS_ALLOC_FAILED": _FULL,
+    "convolution algorithm": f"{_FULL} for a convolution",
     "no kernel image is available": (
         "mxnet-cu112 1.9.1 has no code for this GPU, only for compute capabilities 5.0 to 8.9: use another one, or cpu"
     ),
@@ -151,8 +157,15 @@ class StoppedError(CBSTError):
         return f"{self.what}: stopped at {self.done} of {self.total}; {after[self.kept]}"
 
 
-def explain_device(error: BaseException | None) -> str | None:
+def explain_device(error: BaseException | None, less: str = LESS_ON_GPU) -> str | None:
     """Return what is wrong with a GPU and what its user can do, in one sentence; None where MXNet says nothing known.
+
+    Parameters
+    ----------
+    error : BaseException or None
+        What was raised; its causes are looked at too.
+    less : str
+        What to do where the GPU's memory is full.
 
     Examples
     --------
@@ -164,7 +177,7 @@ def explain_device(error: BaseException | None) -> str | None:
         if isinstance(error, RuntimeError):
             found = [sentence for text, sentence in _DEVICE.items() if text in str(error)]
             if found:
-                return found[0]
+                return f"{found[0]}: {less}" if found[0].startswith(_FULL) else found[0]
         error = error.__cause__ or error.__context__
     return None
 

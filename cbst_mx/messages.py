@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import unicodedata
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence, TypeVar
 
 __all__ = [
     "DETAIL",
@@ -22,10 +23,12 @@ __all__ = [
     "listed",
     "printable",
     "ranges",
+    "shares_of",
     "silent",
     "stage_title",
 ]
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
 Counter = Callable[[int, int], None]  # (done, in all); `done` of a training phase is an `Iteration`
 
@@ -79,6 +82,26 @@ class Share(NamedTuple):
     arguments: tuple[Any, ...]  # of the function; files go as paths
     names: Sequence[str]  # of the images it is on, for sentences
     needs: Path | None = None  # a file of it, which must be there wherever it is done
+    apart: Callable[[], Sequence[Share]] | None = None  # the same work, image by image
+
+
+def shares_of(make: Callable[[Sequence[T]], Share], parts: Iterable[Sequence[T]]) -> list[Share]:
+    """Return the share that `make` makes of every part; those of several items can be taken apart.
+
+    Examples
+    --------
+    >>> (share,) = shares_of(lambda part: Share((sum(part),), [str(item) for item in part]), [[1, 2]])
+    >>> share.arguments, [(one.arguments, one.names) for one in share.apart()]
+    ((3,), [((1,), ['1']), ((2,), ['2'])])
+    """
+    return [
+        make(part)._replace(apart=functools.partial(_one_by_one, make, part) if len(part) > 1 else None)
+        for part in parts
+    ]
+
+
+def _one_by_one(make: Callable[[Sequence[T]], Share], part: Sequence[T]) -> list[Share]:
+    return [make(part[at : at + 1]) for at in range(len(part))]
 
 
 class Together(Protocol):
@@ -116,15 +139,16 @@ class Shares(Protocol):
     def each(
         self,
         function: Callable[..., Any],
-        shares: Sequence[Share],
+        shares: list[Share],
         *,
         waiting_for: Callable[[], None] = silent,
         ahead: int = 2,
     ) -> Iterator[tuple[int, Any]]:
         """Call a function with the arguments of every share; yield the index of a share and its result, in any order.
 
-        `waiting_for` is called twice a second while nothing comes; it may raise to end the work. `ahead` shares are on
-        their way for each process.
+        Where a share can be taken apart, and ends the processes that do it, its parts are added at the end of `shares`
+        and done as well, before an error says which of them are to blame. `waiting_for` is called twice a second while
+        nothing comes; it may raise to end the work. `ahead` shares are on their way for each process.
         """
 
 

@@ -54,6 +54,35 @@ def local(request):
         yield cluster
 
 
+class Apart:
+    """A cluster that is this process, and takes every share apart: what its images give alone comes last.
+
+    Parameters
+    ----------
+    whole : bool
+        Whether it is the share that gives a result, not its images, of which none may then fail.
+    """
+
+    size, together = 2, None
+
+    def __init__(self, whole=False):
+        self.whole, self.singly = whole, 0
+
+    def each(self, function, shares, *, waiting_for=None, ahead=2):
+        for index, share in enumerate(shares):  # which grows
+            singly = [] if share.apart is None else share.apart()
+            self.singly += len(singly)
+            if singly:
+                assert [name for one in singly for name in one.names] == list(share.names)
+            if self.whole:
+                for one in singly:
+                    function(*one.arguments)
+            elif singly:
+                shares.extend(singly)
+                continue
+            yield index, function(*share.arguments)
+
+
 def start(*arguments, **options):
     """Start a command of the program."""
     return _start([*COMMAND, *map(str, arguments)], **options)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ pytest_plugins = ["tests.clusters", "tests.doctor_fixtures", "tests.processes"]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 # threads that wait for each other leave the cores to the tests beside them; no number depends on it
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# all that these tests start inherits it, also from who has died since; other tests on this machine have others
+os.environ["CBST_TESTS"] = uuid.uuid4().hex
 
 # a shell starts what it does not wait for with Ctrl-C ignored, and processes started by tests would be so as well
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -30,3 +30,11 @@ def test_more_is_a_regression_only_beside_the_same_kind_of_processor(bench):
     assert compared(found, found, "AVX2").endswith("no part takes over 25 % more than before, AVX2")
     unknown = compared(found, None, "AVX2, AVX-512")
     assert unknown.endswith("has no processor with AVX2, AVX-512; --update adds this one")
+
+
+def test_a_cluster_that_costs_too_much_is_an_error(bench):
+    check = bench("cluster").check
+    check(1.3)
+    for ratio in (1.31, float("nan")):
+        with pytest.raises(SystemExit, match=rf"at most 1\.3 times the .* of one process, took {ratio}"):
+            check(ratio)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import errno
+import functools
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,12 +25,13 @@ psutil = pytest.importorskip("psutil")
 
 from dask.utils import parse_timedelta  # noqa: E402
 
-from cbst_mx.cluster import Where, nodes, open_cluster  # noqa: E402
+from cbst_mx.cluster import KVStore, Where, kvstore, nodes, open_cluster  # noqa: E402
+from cbst_mx.data.label_counts import count_labels  # noqa: E402
 from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
-from cbst_mx.messages import Share  # noqa: E402
-from tests.clusters import MARKS, ROOT, die_at_a_label, end_all, free_port, start, wait_for  # noqa: E402
+from cbst_mx.messages import Share, shares_of  # noqa: E402
+from tests.clusters import MARKS, ROOT, Apart, die_at_a_label, end_all, free_port, start, wait_for  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 
 pytestmark = MARKS
@@ -122,11 +128,8 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_nothing_behind(local, ma
     assert contents(tmp_path / "out") == alone
 
 
-def die_of(name, poison):
-    """End the process where a share is the poisonous one; called on a worker."""
-    if name == poison:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return name
+def nothing(*_):
+    """Do nothing; on a worker."""
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -146,7 +149,7 @@ def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, ca
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with contextlib.ExitStack() as stack:
         if failures == 2:
-            with pytest.raises(RunError, match=r"^cluster local:2 cannot be started: .*[Nn]anny"):
+            with pytest.raises(RunError, match="^cluster local:2 cannot be started: (Nanny failed|a worker ended)"):
                 stack.enter_context(open_cluster(Where.parse("local:2")))
         else:
             cluster = stack.enter_context(open_cluster(Where.parse("local:2")))
@@ -158,13 +161,102 @@ def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, ca
     assert "local:2 did not start" in caplog.text
 
 
-def test_a_share_that_ends_its_workers_is_named_when_all_others_are_done(local):
-    shares = [Share((name, "c"), [name]) for name in "abcdefgh"]
-    done = []
-    results = local.each(die_of, shares)
-    with pytest.raises(RunError, match="the workers that were given c were stopped from outside or ended, again"):
-        done.extend(results)
-    assert sorted(done) == [(index, name) for index, name in enumerate("abcdefgh") if name != "c"]
+def poisoned(parts, *poisons):
+    """Return shares of letters."""
+    return shares_of(lambda part: Share((part, *poisons), list(part)), parts)
+
+
+@pytest.fixture
+def deadly(local, monkeypatch):
+    """The cluster, where nobody dies, but Dask says so; with the names that were given, in turn."""
+    from distributed.scheduler import KilledWorker
+
+    class Killed(KilledWorker):
+        def __init__(self):
+            Exception.__init__(self)
+
+    class Executor:
+        def submit(self, call, work, needs):
+            names, *poisons = work.args
+            given.append(names)
+            future = concurrent.futures.Future()
+            if any(poison in names for poison in poisons):
+                future.set_exception(Killed())
+            else:
+                future.set_result(names)
+            return future
+
+    given = []
+    monkeypatch.setattr(local._client, "get_executor", lambda pure: Executor())
+    return local, given
+
+
+@pytest.mark.parametrize(
+    ("poisons", "blamed", "rest"),  # in any order
+    [
+        ("bf", "[bf], [bf]", "everything else is done and saved"),
+        (["ab"], "a, b, c, d", "everything else is done and saved"),  # each of them passes
+        (["ab", "h"], "(h, )?a, b, c, d(, h)?", "everything else is done and saved"),
+        ("abcdefgh", "[a-h](, [a-h]){4}", "what was done is saved"),
+    ],
+)
+def test_no_image_is_given_more_often_than_twice_together_and_once_alone(deadly, poisons, blamed, rest):
+    cluster, given = deadly
+    shares, done = poisoned(["abcd", "e", "fgh"], *poisons), []
+    with pytest.raises(RunError, match=f"the workers that were given {blamed} were stopped .*; {rest}$"):
+        done.extend(result for _, result in cluster.each(nothing, shares))
+    assert all(given.count(names) <= 2 for names in given)
+    assert all(sum(letter in names for names in given) <= 3 for letter in "abcdefgh")
+    if rest.startswith("everything"):
+        assert sorted("".join(done)) == sorted(set("abcdefgh") - {poison for poison in poisons if len(poison) == 1})
+
+
+def test_images_whose_shares_are_taken_apart_give_the_same(maps, alone, tmp_path):
+    cluster = Apart()
+    label(maps, tmp_path / "out", cluster=cluster)
+    assert contents(tmp_path / "out") == alone
+    assert cluster.singly == 36  # in both counts and the selection
+    found = [count_labels(tmp_path / "out", 19, cluster=one).tolist() for one in (None, Apart())]
+    assert found[0] == found[1]
+
+
+def test_a_label_that_ends_its_workers_is_named_and_the_same_command_goes_on(maps, alone, tmp_path):
+    program = tmp_path / "poisonous.py"  # workers import it, as what started them
+    program.write_text(_POISONOUS)
+    given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2, "--cluster", "local:2"]
+    command = [sys.executable, str(program), *map(str, given), "--out", str(tmp_path / "out")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env={**env, "POISON": "image-5"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert said == (
+        "Error: the workers that were given image-5 were stopped from outside or ended, again and again, perhaps for "
+        "lack of memory; everything else is done and saved"
+    )
+    state = State.load(tmp_path / "out" / "state.npz")
+    assert sorted(state.counts.names) == sorted(f"image-{number}" for number in range(12) if number != 5)
+    again = subprocess.run(command, env={**env, "POISON": ""}, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert contents(tmp_path / "out") == alone
+
+
+_POISONOUS = """
+import os, signal
+from cbst_mx.cli import main
+from cbst_mx.labelling import MapFolder
+
+view = MapFolder.view
+
+def die(folder, index):
+    if folder.names[index] == os.environ["POISON"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return view(folder, index)
+
+if __name__ == "__main__":
+    main(prog_name="cbst-mx")
+else:
+    MapFolder.view = die
+"""
 
 
 def test_a_stop_that_is_asked_for_is_kept_to_and_the_same_call_goes_on(local, maps, alone, tmp_path, monkeypatch):
@@ -200,7 +292,31 @@ def test_what_is_wrong_with_a_map_is_the_sentence_of_one_process(local, maps, tm
 
 def test_a_file_that_a_worker_does_not_see_is_named(local, tmp_path):
     with pytest.raises(RunError, match="missing.npy is not there on .*: every worker must see the files"):
-        list(local.each(die_of, [Share(("a", "b"), ["a"], tmp_path / "missing.npy")]))
+        list(local.each(nothing, [Share(("a", "b"), ["a"], tmp_path / "missing.npy")]))
+
+
+def fail_of(number, *_):
+    """Fail as the system does on a worker: of a timeout of NFS Python makes a TimeoutError."""
+    raise OSError(number, os.strerror(number), "/there/labels.png")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ETIMEDOUT, errno.ECONNRESET])
+def test_what_the_system_says_to_a_worker_is_told_with_its_machine(local, number):
+    found = f"/there/labels.png cannot be used on {socket.gethostname()}: {os.strerror(number)}"
+    with pytest.raises(RunError, match=f"^{re.escape(found)}$"):
+        list(local.each(fail_of, [Share((number,), ["a"])]))
+
+
+def test_what_the_system_says_to_the_command_is_not_taken_for_a_scheduler_that_is_gone(local):
+    with pytest.raises(OSError, match="No space left on device"):
+        list(local.each(time.sleep, [Share((1,), ["a"])], waiting_for=lambda: fail_of(errno.ENOSPC)))
+
+
+def test_processes_that_the_system_of_a_worker_does_not_start_are_told_with_its_machine(local, monkeypatch):
+    monkeypatch.setattr(kvstore, "free_port", functools.partial(fail_of, errno.ENOSPC))
+    match = rf"^/there/labels\.png cannot be used on {socket.gethostname()}: No space left on device$"
+    with pytest.raises(RunError, match=match):
+        KVStore(local, 1)(fail_of, [], lambda _: None, name="nothing")
 
 
 # --------------------------------------------------------------------------------------------------------- processes
@@ -247,6 +363,21 @@ def test_a_local_cluster_listens_on_this_machine_only(local):
     assert local.client.scheduler.address.startswith("tls://127.0.0.1:")
 
 
+def check_no_web_port(cluster):
+    """Knock at the ports at which dask would serve the pages of a scheduler and of two workers, unencrypted."""
+    found = cluster.client.scheduler_info()
+    ports = [one["services"]["dashboard"] for one in (found, *found["workers"].values())]
+    assert len(set(ports)) == 3
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+
+
+def test_a_local_cluster_has_no_web_ports(local):
+    local.client.wait_for_workers(2, timeout=180)
+    check_no_web_port(local)
+
+
 def test_a_client_that_is_killed_takes_its_workers_along_and_goes_on(tmp_path):
     maps = write_maps(tmp_path / "maps", random_maps(0, (40, 19, 16, 32)))
     given = ["label", "--probabilities", maps, "--upsample", 8, "--portion", 0.2]
@@ -288,8 +419,9 @@ def programs(certificates):
     """Address of a scheduler with two workers, each a program of its own; and their processes."""
     address = f"tls://127.0.0.1:{free_port()}"
     given = (address, "--tls", certificates / "ours")
-    started = [start("cluster", "scheduler", *given)]
-    started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(2)]
+    env = {**os.environ, "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "False"}  # the user's own settings of dask
+    started = [start("cluster", "scheduler", *given, env=env)]
+    started += [start("cluster", "worker", *given, "--threads", 1, env=env) for _ in range(2)]
     wait_for(address)
     yield address, [psutil.Process(one.pid) for one in started]
     end_all(started)
@@ -316,6 +448,28 @@ def test_programs_that_share_certificates_give_the_same_labels(programs, certifi
         assert contents(tmp_path / "again") == alone
         cluster.client.wait_for_workers(2, timeout=180)
         assert pids(cluster) != before
+
+
+def test_programs_have_no_web_ports(programs, certificates):
+    with connected(programs[0], certificates / "ours") as cluster:
+        cluster.client.wait_for_workers(2, timeout=180)
+        check_no_web_port(cluster)
+
+
+async def speak_plainly(address, role, dask_worker=None):
+    """Connect without encryption; called in a scheduler or a worker, by which dask calls it."""
+    from distributed.comm import connect
+
+    await connect(address, timeout=2, **dask_worker.security.get_connection_args(role))
+
+
+def test_programs_refuse_what_is_not_encrypted_whatever_the_settings_of_dask_say(programs, certificates):
+    nobody = f"tcp://127.0.0.1:{free_port()}"
+    with connected(programs[0], certificates / "ours") as cluster:
+        cluster.client.wait_for_workers(2, timeout=180)
+        for role, ask in (("worker", cluster.client.run), ("scheduler", cluster.client.run_on_scheduler)):
+            with pytest.raises(RuntimeError, match="encryption required by Dask configuration, refusing"):
+                ask(speak_plainly, nobody, role)
 
 
 @pytest.mark.parametrize("how", ["others", "none"])
@@ -364,10 +518,18 @@ def test_a_scheduler_that_is_killed_is_one_sentence(certificates, maps, tmp_path
                 scheduler.kill()
 
             with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):
-                list(cluster.each(die_of, [Share(("a", "b"), ["a"])], waiting_for=kill))
+                list(cluster.each(nothing, [Share(("a", "b"), ["a"])], waiting_for=kill))
     finally:
         scheduler.kill()
         scheduler.wait()
+
+
+def test_a_scheduler_that_is_gone_between_two_works_is_one_sentence(programs, certificates):
+    address, _ = programs
+    with connected(address, certificates / "ours") as cluster:
+        cluster.client.close()  # as it does itself when it has looked for the scheduler in vain
+        with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):
+            list(cluster.each(nothing, [Share(("a", "b"), ["a"])]))
 
 
 def test_certificates_are_for_their_owner_and_for_a_time(certificates, tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ def test_cudnns_parts_are_loaded_by_path_before_their_shim():
 # ------------------------------------------------------------------------------------------------------------- errors
 
 TEXTS = {
-    "cudaMalloc retry failed: out of memory": "the GPU has not enough memory: lower images_per_pass",
+    "cudaMalloc retry failed: out of memory": "the GPU has not enough memory: use another one",
     "Failed to find any forward convolution algorithm.  with workspace size of 1073741824": "memory for a convolution",
     "Failed to get any backprop-data convolution algorithm": "memory for a convolution",
     "Check failed: e == CUDNN_STATUS_SUCCESS : cuDNN: CUDNN_STATUS_ALLOC_FAILED": "the GPU has not enough memory",

@@ -6,15 +6,22 @@ parameters that arrive behind the first gradients, oneDNN's layout, updates on t
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import io
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -25,12 +32,14 @@ from cbst_mx.cluster import KVStore, Where, kvstore, open_cluster  # noqa: E402
 from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
 from cbst_mx.rounds import Run, stage_networks, together  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
-from cbst_mx.training.ranks import Ranks  # noqa: E402
+from cbst_mx.training.ranks import Alone, Ranks  # noqa: E402
 from cbst_mx.training.sgd import dropout_generator  # noqa: E402
 from symbols.backend import mx  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.clusters import MARKS  # noqa: E402
 from tests.faults import contents  # noqa: E402
+from tests.test_architecture import ROOT  # noqa: E402
+from tests.test_training import run_training  # noqa: E402
 
 pytestmark = MARKS
 
@@ -91,16 +100,13 @@ def undisturbed(data, tmp_path_factory):
 
 
 def children():
-    """Return the processes below this one that are at work for a kvstore."""
+    """Return the processes that are at work for a kvstore of these tests, and their roles; whoever started them."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if b"cbst_mx.cluster.kvstore" in command and state != "Z":
-            found.append((int(folder.name), command))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            variables = process.environ()  # of one that has ended, but was not waited for: none
+            if variables.get("CBST_TESTS") == os.environ["CBST_TESTS"] and "DMLC_ROLE" in variables:
+                found.append((process, variables["DMLC_ROLE"]))
     return found
 
 
@@ -166,20 +172,90 @@ def test_so_they_do_with_other_settings(two, data, tmp_path, changes):
     assert found["contexts"] == found["shared"]
 
 
+def digest(arrays):
+    """Return the SHA-256 of parameters by name."""
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+
+
+def _train_and_tell(order, seat):
+    """Do one process's part of a phase, and send its parameters' digest to the command's log."""
+    train_phase = together.train_phase
+
+    def observed(experiment, network, *given, team, **options):
+        record = train_phase(experiment, network, *given, team=team, **options)
+        arrays = {name: own.data().asnumpy() for name, own in network._collect_params_with_prefix().items()}
+        logging.getLogger("cbst_mx.tests").warning("process %d has %s", team.rank, digest(arrays))
+        return record
+
+    together.train_phase = observed
+    together._train(order, seat)
+
+
 @pytest.mark.slow
-def test_three_processes_train_nearly_what_three_contexts_train(local, data, tmp_path, monkeypatch):
+def test_three_processes_train_nearly_what_three_contexts_train(local, data, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(local, "together", KVStore(local, 3))
+    monkeypatch.setattr(together, "_train", _train_and_tell)
     few = ("network.options.batch_norm=none", "source_training.iterations=6", "source_training.learning_rate=0.001")
     alone = trained(experiment("ctx=cpu:0,1,2", *few), tmp_path / "contexts", data)
     shared = trained(experiment(*few), tmp_path / "shared", data, cluster=local)
     for name, array in alone.items():  # the server adds up in the order of arrival: last digits of float32
         np.testing.assert_allclose(shared[name], array, rtol=1e-5, atol=1e-6)
+    told = sorted(record.getMessage() for record in caplog.records if record.name == "cbst_mx.tests")
+    assert told == [f"process {rank} has {digest(shared)}" for rank in range(3)]  # each the same, to the last bit
 
 
-def test_each_process_draws_its_own_masks():
+class _Place(Alone):
+    """One of several processes, as far as it alone can be it: the others are not there."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+
+def test_each_process_draws_its_own_masks(tmp_path):
     first, again, second = (dropout_generator(0, 1, 2, rank).integers(1 << 31) for rank in (0, 0, 1))
     assert first == again
     assert first != second
+    common = tmp_path / "checkpoint.params"  # that all begin from
+    run_training(2, common, every=1, stop=1)
+    first, again, second = (run_training(2, common, team=_Place(rank))[1] for rank in (0, 0, 1))  # and trains with them
+    assert equal(first, again)
+    assert not equal(first, second)
+
+
+class _Seat:
+    """A seat of one who listens to nobody."""
+
+    asked_to_stop = False
+
+    def __init__(self):
+        self.told = []
+
+    def tell(self, event):
+        self.told.append(event)
+
+
+def test_the_first_process_alone_writes_and_tells(two, data, tmp_path, monkeypatch):
+    # what a process of a training changes in these
+    monkeypatch.setattr(logging.getLogger("cbst_mx"), "handlers", [*logging.getLogger("cbst_mx").handlers])
+    monkeypatch.setattr(logging.getLogger("cbst_mx.training.checkpoints"), "disabled", False)
+    found = {}
+
+    def processes(function, arguments, hear, name):
+        for rank in (1, 0):
+            monkeypatch.setattr(together, "Ranks", lambda *_, rank=rank: _Place(rank))
+            seat, before = _Seat(), contents(tmp_path)
+            function(*arguments, seat)
+            after = contents(tmp_path)
+            found[rank] = {name for name in after if after[name] != before.get(name)}, len(seat.told)
+
+    processes.size = 2
+    monkeypatch.setattr(two, "together", processes)
+    trained(experiment("source_training.snapshots=2"), tmp_path / "run", data, cluster=two)
+    assert found[1] == (set(), 0)
+    written, told = found[0]
+    assert "run/source/checkpoint.params" in written
+    assert any(name.startswith("run/source/snapshots/") for name in written)
+    assert told == _ITERATIONS
 
 
 # ------------------------------------------------------------------------------------------------------ what travels
@@ -204,25 +280,49 @@ def _exchange(seat):
         "copies": {name: [copy.asnumpy().tobytes() for copy in found] for name, found in copies.items()},
         "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
         "weights": weights,
-        "port": os.environ.get("PORT"),
+        "others": [name for name in _OTHERS if name in os.environ],
     })  # fmt: skip
+    while not seat.asked_to_stop:
+        time.sleep(0.05)
 
 
-def _set_port(value):
-    os.environ.pop("PORT", None)
-    if value is not None:
-        os.environ["PORT"] = value
+# What ps-lite would obey in the environment: every process took the port, and the scheduler listened everywhere.
+_OTHERS = {"PORT": "1", "DMLC_USE_KUBERNETES": "1"}
 
 
-def test_numbers_travel_bit_for_bit(local):
-    told = []
-    local.client.run(_set_port, "1")  # ps-lite would take it for the port of every process
+def _set(variables):
+    for name in _OTHERS:
+        os.environ.pop(name, None)
+    os.environ.update(variables)
+
+
+def listening():
+    """Return the roles of the processes that are at work, each with the addresses that it listens on."""
+    found = set()
+    for process, role in children():
+        connections = getattr(process, "net_connections", None) or process.connections
+        found.update((role, one.laddr.ip) for one in connections("inet") if one.status == psutil.CONN_LISTEN)
+    return found
+
+
+def test_numbers_travel_bit_for_bit_on_this_machine_only(local):
+    told, found = [], set()
+
+    def hear(event):
+        told.extend([event] if event else [])
+        if len(told) == 2:
+            found.update(listening())
+            raise StoppedError("exchange", 0, 1)
+
+    local.client.run(_set, _OTHERS)
     try:
-        KVStore(local, 2)(_exchange, (), lambda event: told.append(event) if event else None, name="exchange")
+        with pytest.raises(StoppedError):
+            KVStore(local, 2)(_exchange, (), hear, name="exchange")
     finally:
-        local.client.run(_set_port, None)
+        local.client.run(_set, {})
+    assert found == {(role, "127.0.0.1") for role in ("scheduler", "server", "worker")}
     first, second = sorted(told, key=lambda one: one["rank"])
-    assert {one["port"] for one in told} == {None}
+    assert [one["others"] for one in told] == [[], []]
     assert len({*first["weights"], *second["weights"]}) == 1  # those of the first process
     odd = np.array([-0.0, 0.0, np.nan, np.inf, 1e-45, 1 / 3, -1 / 3], np.float32)
     for one in told:
@@ -231,6 +331,19 @@ def test_numbers_travel_bit_for_bit(local):
         assert one["any"] == [True, False]
         for found in one["copies"].values():
             assert found == [(odd * (1 + place)).tobytes() for place in range(4)]
+
+
+def test_nothing_uses_what_the_kvstore_does_badly():
+    """Asynchronous training, whose server ends without an updater, and the launcher of the wheel, which ends itself."""
+    kinds, launchers = set(), []
+    for folder in ("cbst_mx", "symbols", "tools", "experiments", "docs"):
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix in (".py", ".yaml", ".md"):
+                text = path.read_text()
+                kinds.update(re.findall(r"\bdist_\w*sync\b", text))
+                launchers += [path for _ in re.findall(r"dmlc_tracker|mxnet\.tools|tools/launch\.py", text)]
+    assert kinds == {"dist_sync", "dist_device_sync"}
+    assert launchers == []
 
 
 def test_it_takes_a_place_among_others():
@@ -253,16 +366,16 @@ def _at(iteration, act):
     return progress
 
 
-def kill_one(sign):
-    number = next(number for number, command in children() if sign in command)
-    os.kill(number, signal.SIGKILL)
+def kill_one(role):
+    next(process for process, its in children() if its == role).kill()
 
 
 @pytest.mark.parametrize(
     "who",
     [
-        pytest.param("a server", marks=pytest.mark.slow),
-        pytest.param("one that computes", marks=pytest.mark.slow),
+        pytest.param("scheduler", marks=pytest.mark.slow),
+        "server",
+        pytest.param("worker", marks=pytest.mark.slow),
         "a worker of the cluster",
     ],
 )
@@ -271,10 +384,11 @@ def test_who_dies_changes_nothing(two, data, tmp_path, undisturbed, who, caplog)
         if who == "a worker of the cluster":
             os.kill(two.client.run(os.getpid)[two.workers()[1]], signal.SIGKILL)
         else:
-            kill_one(b"symbols.backend" if who == "a server" else b"work(")
+            kill_one(who)
 
     assert equal(trained(experiment(), tmp_path / "run", data, cluster=two, progress=_at(6, kill)), undisturbed)
-    assert "all begin again where they saved last" in caplog.text
+    lost = r"worker \S+ is gone" if who == "a worker of the cluster" else rf"the {who} at \S+ ended by signal 9"
+    assert re.search(f"training in 2 processes: {lost}.*; all begin again where they saved last", caplog.text)
     assert gone()
 
 
@@ -282,7 +396,7 @@ def test_who_dies_changes_nothing(two, data, tmp_path, undisturbed, who, caplog)
 def test_a_death_changes_no_mask(two, data, tmp_path):
     some = experiment("network.options.dropout=0.5")
     quiet = trained(some, tmp_path / "quiet", data, cluster=two)
-    assert equal(trained(some, tmp_path / "run", data, cluster=two, progress=_at(6, lambda: kill_one(b"work("))), quiet)
+    assert equal(trained(some, tmp_path / "run", data, cluster=two, progress=_at(6, lambda: kill_one("worker"))), quiet)
 
 
 @pytest.mark.slow
@@ -388,6 +502,36 @@ def test_processes_end_with_the_command(tmp_path):
         process.wait()
         process.stdout.close()
     assert gone()
+
+
+def test_processes_are_ended_once():
+    """The command may ask for it while a machine ends them by itself: a pipe closed twice may be another's by then."""
+    closing, at_once = [], []
+
+    class Ended:
+        def kill(self):
+            pass
+
+        def wait(self):
+            pass
+
+        def poll(self):
+            return 0
+
+    class Pipe:
+        def close(self):
+            closing.append(self)
+            at_once.append(len(closing))
+            time.sleep(0.1)
+            closing.remove(self)
+
+    machine = kvstore._Machine(b"", {})
+    machine._processes = {"worker": kvstore._Process(Ended(), Pipe(), io.BytesIO())}
+    threads = [threading.Thread(target=machine.end) for _ in range(2)]
+    for act in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            act(thread)
+    assert at_once == [1, 1]
 
 
 def test_processes_end_when_nobody_looks(monkeypatch):

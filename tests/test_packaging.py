@@ -216,7 +216,8 @@ def test_help_lists_every_target(checkout):
 def test_benchmarks_get_their_peer_and_their_page_and_one_that_fails_stops_no_other(checkout):
     (checkout / "tools" / "bench").mkdir()
     text = 'def main():\n    add_torch(parser)\n    parser.add_argument("--out", type=Path)\n'
-    for name, content in {"bad": "", "measuring": "", "networks": text, "rounds": text, "selection": ""}.items():
+    out = text[text.index("    parser") :]
+    for name, content in {"bad": "", "measuring": "", "networks": text, "rounds": text, "selection": out}.items():
         (checkout / "tools" / "bench" / f"{name}.py").write_text(content)
     (checkout / ".venv" / "bin").mkdir(parents=True)
     for name in ("installed-cpu", "with-dev"):
@@ -229,7 +230,7 @@ def test_benchmarks_get_their_peer_and_their_page_and_one_that_fails_stops_no_ot
         ["tools/bench/bad.py", "--repeats", "2"],
         ["tools/bench/networks.py", "--install-torch", "--out", "docs/benchmarks.md", "--repeats", "2"],
         ["tools/bench/rounds.py", "--install-torch", "--out", "docs/performance.md", "--repeats", "2"],
-        ["tools/bench/selection.py", "--repeats", "2"],
+        ["tools/bench/selection.py", "--out", "docs/benchmarks-selection.md", "--repeats", "2"],
         ["failed:", "tools/bench/bad.py"],
     ]
     assert done.returncode != 0

@@ -204,7 +204,7 @@ def permute(folder):
     for path in (folder / "round-1" / "pseudo_labels").iterdir():
         with Image.open(path) as image:
             label, palette = np.asarray(image), image.getpalette()
-        changed = Image.fromarray(np.where(label == 255, 255, (label + 1) % 19).astype(np.uint8), "P")
+        changed = Image.fromarray(np.where(label == 255, 255, (label + 1) % 19).astype(np.uint8))
         changed.putpalette(palette)
         changed.save(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import signal
@@ -17,17 +18,21 @@ from click.testing import CliRunner
 pytest.importorskip("distributed")
 
 from cbst_mx.cli import main  # noqa: E402
+from cbst_mx.data import ImageSet  # noqa: E402
 from cbst_mx.data.videos import VideoFile  # noqa: E402
 from cbst_mx.errors import CheckpointError  # noqa: E402
 from cbst_mx.evaluation.evaluate import evaluate_parameters  # noqa: E402
 from cbst_mx.evaluation.shared import NetworkFile, SharedNetwork, cut, in_order  # noqa: E402
+from cbst_mx.labelling import MapFolder  # noqa: E402
+from cbst_mx.labelling.workers import Workers  # noqa: E402
 from cbst_mx.messages import cores  # noqa: E402
 from cbst_mx.rounds import Run  # noqa: E402
 from cbst_mx.selftrain import network_maps  # noqa: E402
 from cbst_mx.training.checkpoints import count_threads  # noqa: E402
 from tests import small_runs  # noqa: E402
-from tests.clusters import MARKS, die_at_a_label  # noqa: E402
+from tests.clusters import MARKS, Apart, die_at_a_label  # noqa: E402
 from tests.faults import contents  # noqa: E402
+from tests.maps import random_maps, write_maps  # noqa: E402
 
 pytestmark = MARKS
 THREADS = count_threads() or cores()  # of this process, on which the last bits depend
@@ -36,6 +41,14 @@ THREADS = count_threads() or cores()  # of this process, on which the last bits 
 @pytest.fixture(scope="module")
 def data(small_data):
     return small_data
+
+
+def test_shares_that_are_taken_apart_leave_the_files_of_a_run_alone(data, tmp_path):
+    experiment, cluster = small_runs.experiment("st"), Apart(whole=True)
+    for out, where in (("alone", None), ("shared", cluster)):
+        Run(experiment, tmp_path / out, data_root=data, cluster=where).run()
+    assert cluster.singly > 0
+    assert contents(tmp_path / "alone") == contents(tmp_path / "shared")
 
 
 # with a prior and a validation set, without either, and with several rounds
@@ -143,6 +156,38 @@ def test_workers_with_gpus_share_images_one_by_one(data, ctx, parts):
     assert [part for part, _ in network.run(len, images, None, {})] == asked == parts
 
 
+class _Scale:
+    """A cluster that does nothing, and weighs what it is given."""
+
+    size = 2
+
+    def each(self, function, shares, *, waiting_for):
+        self.bytes = [len(pickle.dumps((function, share.arguments))) for share in shares]
+        return iter(())
+
+
+def _share_maps(scale, folder, data, names):
+    one = MapFolder.open(write_maps(folder / str(len(names)), random_maps(0, (1, 4, 8, 16))), stride=8)
+    many = {field: getattr(one, field) * len(names) for field in ("paths", "shapes", "sizes", "versions")}
+    every = dataclasses.replace(one, names=names, all_names=names, left_out=names, **many)
+    list(Workers(1, scale).blocks(len, every, names))
+
+
+def _share_images(scale, folder, data, names):
+    path = small_runs.experiment("cbst").open_source(data).image_paths[0]
+    network = NetworkFile(folder / "parameters.params", "0" * 64, "cpu")
+    list(SharedNetwork(network, scale, stride=8).run(len, ImageSet(names, [path] * len(names)), 1, {}))
+
+
+@pytest.mark.parametrize("share", [_share_maps, _share_images])
+def test_a_share_does_not_grow_with_the_number_of_images(data, tmp_path, share):
+    largest, scale = [], _Scale()
+    for count in (100, 3000):
+        share(scale, tmp_path, data, tuple(f"berlin_{index:06d}_000019_leftImg8bit" for index in range(count)))
+        largest.append(max(scale.bytes))
+    assert largest[1] < largest[0] + 200  # indices from 256 on take a byte more each, and the number of images does
+
+
 def test_results_come_in_order():
     rng = np.random.default_rng(0)
     numbers = [(int(index), f"of {index}") for index in rng.permutation(20)]
@@ -184,6 +229,16 @@ def test_predictions_on_a_cluster_are_those_of_one_process(data, trained, tmp_pa
         assert f"the others are done: video {broken} cannot be read" in output
     assert "segmented" in predict(tmp_path / "shared", *given, code=1)  # done, and not made again
     assert contents(tmp_path / "shared") == shared
+
+
+def test_predictions_of_shares_that_are_taken_apart_are_those_of_one_process(data, trained, tmp_path, monkeypatch):
+    cluster = Apart()
+    monkeypatch.setattr("cbst_mx.cluster.open_cluster", lambda *_, **__: contextlib.nullcontext(cluster))
+    given = ["--parameters", trained, data / small_runs.experiment("cbst").source.root]
+    predict(tmp_path / "alone", *given)
+    predict(tmp_path / "shared", *given, "--cluster", "local:2")
+    assert cluster.singly > 0
+    assert contents(tmp_path / "alone") == contents(tmp_path / "shared")
 
 
 def test_workers_that_are_killed_leave_their_video_to_another(local, trained, tmp_path, monkeypatch):

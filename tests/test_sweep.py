@@ -56,6 +56,16 @@ def test_the_plan_of_the_papers_rows_has_every_row_and_seed_behind_what_it_start
     assert len({run.folder for run in runs}) == len(runs)
 
 
+def test_every_file_beside_an_experiment_is_one_or_a_description_of_data_which_is_left_out(tmp_path):
+    paths = sorted(EXPERIMENTS.glob("*.yaml"))
+    described = [path for path in paths if path.stem.endswith("-data")]
+    assert described
+    names = {run.name for run in plan(paths, [0], tmp_path)}
+    assert names == {path.stem for path in paths} - {path.stem for path in described}
+    with pytest.raises(ConfigError, match="camvid-data.yaml has 7 problems"):
+        plan(described, [0], tmp_path)
+
+
 def test_what_is_no_sweep_is_one_sentence(files, tmp_path):
     with pytest.raises(ConfigError, match="seeds must be whole numbers, each once, got 1, 1"):
         plan([files / "st.yaml"], [1, 1], tmp_path)

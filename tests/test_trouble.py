@@ -6,6 +6,7 @@ Each is one sentence, what was saved before is loadable, and the same command en
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 
@@ -77,6 +78,37 @@ def test_too_little_memory_is_one_sentence(megabytes, server, data, whole, tmp_p
         assert code != 1 or "Error: not enough memory (" in said or "allocate" in said
         goes_on(kind, out / kind, server, data, whole, log)
         log.unlink()
+
+
+@pytest.mark.parametrize(
+    ("command", "on_gpu", "on_cpu", "kept"),
+    [
+        ("run", "lower images_per_pass or inference_batch, or use several GPUs", "lower images_per_pass, ", True),
+        ("evaluate", "use --tile ROWS or a smaller --long-side", "use --tile ROWS or a smaller --long-side", False),
+        ("predict", "use --tile ROWS or a smaller --long-side", "use --tile ROWS or a smaller --long-side", True),
+        ("label", "use another one, or cpu", "lower --workers", True),
+        ("demo", "use another one, or cpu", "end what else runs", True),
+    ],
+)
+@pytest.mark.parametrize("text", ["cudaMalloc retry failed: out of memory", "std::bad_alloc"])
+def test_what_needs_less_memory_is_what_the_command_has(monkeypatch, text, command, on_gpu, on_cpu, kept):
+    def fail(*args, **kwargs):
+        raise mx.base.MXNetError(text)
+
+    offered = {name for parameter in main.commands[command].params for name in parameter.opts}
+    monkeypatch.setattr(main.commands[command], "invoke", fail)
+    monkeypatch.setattr(main.commands[command], "parse_args", lambda ctx, args: args)
+    monkeypatch.setattr(os, "_exit", lambda code: None)  # it would end the tests
+    result = CliRunner().invoke(main, [command])
+    lines = result.output.splitlines()
+    assert (result.exit_code, len(lines)) == (1, 1)
+    if "cuda" in text:
+        assert lines[0].startswith(f"Error: the GPU has not enough memory: {on_gpu}")
+    else:
+        assert lines[0].startswith(f"Error: not enough memory (std::bad_alloc): give the process more, or {on_cpu}")
+    assert lines[0].endswith("; what was saved is kept, and the same command goes on from it") is kept
+    for option in re.findall(r"--(?!amp|ctx)[a-z-]+", lines[0]):
+        assert option in offered
 
 
 def test_images_that_vanish_on_the_way_are_named(data, tmp_path):

@@ -19,7 +19,7 @@ from rich.table import Table
 from cbst_mx.cli import display
 from cbst_mx.cli.stopping import StopRequest
 from cbst_mx.cli.tracking import Tracker
-from cbst_mx.errors import CBSTError, StoppedError, explain_device, lacks_memory
+from cbst_mx.errors import LESS_ON_GPU, CBSTError, StoppedError, explain_device, lacks_memory
 from cbst_mx.messages import Part, clock, printable
 
 __all__ = [
@@ -224,6 +224,21 @@ def print_table(table: Table) -> None:
     Terminal(width=max(console.width, wanted)).print(table)
 
 
+# What takes less memory, of a GPU and of the computer, by an option that tells the kind of command.
+_BANDS = "use --tile ROWS or a smaller --long-side"
+_RUNS = (
+    "lower images_per_pass, inference_batch or workers, with which a run goes on; a smaller batch_size or crop, or "
+    "gradient_checkpointing, make another run"
+)
+_LESS_MEMORY = {
+    "--tile": (_BANDS, _BANDS),
+    "--set": (LESS_ON_GPU, _RUNS),
+    "--workers": ("use another one, or cpu", "lower --workers"),
+    "": ("use another one, or cpu", "end what else runs"),
+}
+_KEPT = "; what was saved is kept, and the same command goes on from it"
+
+
 class OneSentence(click.Group):
     """A group that turns errors a user can mend into one sentence and exit code 1."""
 
@@ -245,25 +260,29 @@ class OneSentence(click.Group):
                 raise
             _fail(str(error))
         except (MemoryError, RuntimeError) as error:  # MXNet's errors are RuntimeErrors
-            if (sentence := explain_device(error)) is not None:
-                echo(f"Error: {sentence}; what was saved is kept, and the same command goes on from it", err=True)
+            (on_gpu, on_cpu), kept = self._ways_out(ctx)
+            if (sentence := explain_device(error, on_gpu)) is not None:
+                echo(f"Error: {sentence}{kept}", err=True)
                 leave(1)
             if not lacks_memory(error):
                 raise
-            _end_without_memory(error)
+            _end_without_memory(error, f"{on_cpu}{kept}")
         except OSError as error:
             # what has no better sentence of its own: a disk full in the log file, a folder without permission
             _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
 
+    def _ways_out(self, ctx: click.Context) -> tuple[tuple[str, str], str]:
+        """Return what makes the command that failed need less memory, and what else its user is to know."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        names = {name for parameter in (command.params if command else []) for name in parameter.opts}
+        ways = next(ways for option, ways in _LESS_MEMORY.items() if option in names or not option)
+        return ways, "" if ctx.invoked_subcommand == "evaluate" else _KEPT  # which saves nothing
 
-def _end_without_memory(error: BaseException) -> None:
+
+def _end_without_memory(error: BaseException, less: str) -> None:
     """Say so and end at once: MXNet's own end waits for ever for threads that it could not start."""
     what = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # MXNet puts lines of its source before
-    echo(
-        f"Error: not enough memory ({what}): give the process more, or lower batch_size, inference_batch, crop or the "
-        "number of workers; what was saved is kept, and the same command goes on from it",
-        err=True,
-    )
+    echo(f"Error: not enough memory ({what}): give the process more, or {less}", err=True)
     if "mxnet" in sys.modules:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -115,8 +115,7 @@ def scheduler(address: str, tls: Path | None, insecure: bool) -> None:
 @click.option("--insecure", is_flag=True, help="Use tcp://HOST:PORT of a network, unencrypted.")
 @click.option("--host", help="Address of this machine to listen on. Default: the one from which HOST is reached.")
 @click.option("--threads", default=0, type=click.IntRange(0), help="Threads within a task. Default: the cores.")
-@click.option("--resources", default="", metavar="NAME=N", help="What this worker offers, as dask has it.")
-def worker(address: str, tls: Path | None, insecure: bool, host: str | None, threads: int, resources: str) -> None:
+def worker(address: str, tls: Path | None, insecure: bool, host: str | None, threads: int) -> None:
     """Be a worker of the scheduler at tls://HOST:PORT, one task at a time; ends by Ctrl-C or SIGTERM, or with it.
 
     Start one for each GPU, or for each group of cores that --threads names.
@@ -124,7 +123,7 @@ def worker(address: str, tls: Path | None, insecure: bool, host: str | None, thr
     from cbst_mx.cluster.nodes import serve_worker
     from cbst_mx.cluster.where import check_address
 
-    serve_worker(check_address(address, tls, insecure), tls, host=host, threads=threads, resources=resources)
+    serve_worker(check_address(address, tls, insecure), tls, host=host, threads=threads)
 
 
 COMMANDS = (cluster,)

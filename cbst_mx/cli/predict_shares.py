@@ -13,7 +13,7 @@ from cbst_mx.data.videos import Video
 from cbst_mx.errors import DataError
 from cbst_mx.evaluation.prediction_folder import PredictionFolder, write_pictures
 from cbst_mx.files import file_digest
-from cbst_mx.messages import Counter, Share, Shares, silent
+from cbst_mx.messages import Counter, Share, Shares, shares_of, silent
 
 if TYPE_CHECKING:
     from cbst_mx.evaluation.predictor import Images, Predictor
@@ -103,24 +103,25 @@ def predict_shared(
     from cbst_mx.evaluation.shared import cut
 
     folder.begin()
-    left = images.subset(folder.left).absolute()
+    places = folder.left
+    left = images.subset(places).absolute()
     parts = cut(left, workers=cluster.size, on_cpu=not network.ctx.startswith("gpu"), **network.options)
-    shares = []
-    for part in parts:
+
+    def share(part: Sequence[int]) -> Share:
         files = [
-            {output: path.absolute() for output, path in folder.image_files(folder.left[index]).items()}
-            for index in part
+            {output: path.absolute() for output, path in folder.image_files(places[index]).items()} for index in part
         ]
         names = [left.names[index] for index in part]
-        shares.append(Share((network, left.subset(part), files, painter), names, left.image_paths[part[0]]))
-    done = 0
+        return Share((network, left.subset(part), files, painter), names, left.image_paths[part[0]])
+
+    shares, done = shares_of(share, parts), 0
 
     def tell() -> None:
         progress(done, len(left))
 
     for index, missing in cluster.each(_predict, shares, waiting_for=tell):
         refused.update(missing)
-        done += len(parts[index])
+        done += len(shares[index].names)
         tell()
 
 

@@ -11,7 +11,7 @@ import importlib
 import logging
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from cbst_mx.cluster import nodes
 from cbst_mx.cluster.certificates import security
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK = 0.5  # seconds between looks for a stop, and at the workers
 _AHEAD = 2  # shares that are on their way for each worker: results wait in memory
+_ENOUGH = 5  # images that end their workers: the others are not tried any more
 _GONE = 30.0  # seconds without a scheduler after which it is taken to be gone
 _ANSWER = 5.0  # seconds that it may take to say which workers are there
 _CONNECT = 30.0  # seconds to find one
@@ -83,22 +84,24 @@ class Cluster:
     def each(
         self,
         function: Callable[..., Any],
-        shares: Sequence[Share],
+        shares: list[Share],
         *,
         waiting_for: Callable[[], None] = silent,
         ahead: int = _AHEAD,
     ) -> Iterator[tuple[int, Any]]:
         """Call ``function(*share.arguments)`` for all shares, on the workers.
 
-        A share whose worker is lost is done again by another one. One that was being done while four workers were lost
-        is set aside, and tried once more when nothing else is at work; if that ends four workers again, it is to blame.
+        A share whose worker is lost is done again by another one. One that was being done while two workers were lost
+        is set aside, and tried once more when nothing else is at work; if that ends two workers again, it is taken
+        apart, each image is tried in the same way, and those that end workers are to blame. The others are done.
 
         Parameters
         ----------
         function : callable
             Of a module that the workers have.
-        shares : sequence of Share
-            What to call it with; more may be added at its end while results are taken.
+        shares : list of Share
+            What to call it with; more may be added at its end while results are taken, and are, where one is taken
+            apart.
         waiting_for : callable, optional
             Called twice a second while nothing comes; it may raise to end the work.
         ahead : int
@@ -117,20 +120,23 @@ class Cluster:
         CBSTError
             What the function raised.
         """
+        from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
         executor = self._client.get_executor(pure=False)
         left: collections.deque[int] = collections.deque()
         suspects: collections.deque[int] = collections.deque()
         waiting: dict[concurrent.futures.Future, int] = {}
+        ended: dict[int, range] = {}  # shares that ended the workers that did nothing else, and where their images are
         alone, taken = False, 0
         try:
-            while left or waiting or suspects or taken < len(shares):
+            while (left or waiting or suspects or taken < len(shares)) and _to_be_named(ended) < _ENOUGH:
                 left.extend(range(taken, len(shares)))
                 taken = len(shares)
                 if not left and not waiting:
                     alone = True
                     left.append(suspects.popleft())
+                self._check_open()
                 while left and len(waiting) < (1 if alone else ahead * self.size):
                     index = left.popleft()
                     # as one object: a tuple whose first element can be called is a task of its own to Dask of 2023
@@ -146,23 +152,32 @@ class Cluster:
                     index = waiting.pop(future)
                     try:
                         result = future.result()
-                    except KilledWorker as error:
+                    except KilledWorker:
                         if alone:
-                            raise self._to_blame(shares[index]) from error
-                        suspects.append(index)
+                            ended[index] = self._take_apart(shares, index)
+                        else:
+                            suspects.append(index)
                         continue
                     yield index, result
-        except (concurrent.futures.CancelledError, asyncio.CancelledError, OSError) as error:
+        except (concurrent.futures.CancelledError, asyncio.CancelledError, CommClosedError) as error:
             raise RunError(self._scheduler_gone()) from error
         finally:
             for future in waiting:
                 future.cancel()
+        if ended:
+            rest = "what was done is saved" if left or suspects else "everything else is done and saved"
+            raise RunError(
+                f"the workers that were given {listed(_to_blame(shares, ended), what='image')} were stopped from "
+                f"outside or ended, again and again, perhaps for lack of memory; {rest}"
+            )
 
-    def _to_blame(self, share: Share) -> RunError:
-        return RunError(
-            f"the workers that were given {listed(share.names, what='image')} were stopped from outside or ended, "
-            "again and again, perhaps for lack of memory; everything else is done and saved"
-        )
+    def _take_apart(self, shares: list[Share], index: int) -> range:
+        """Add the images of a share at the end, and return where they are; nowhere, where it has only one."""
+        whole, begin = shares[index], len(shares)
+        if whole.apart is not None:
+            logger.warning("cluster %s: %s ended their workers: one by one", self._name, listed(whole.names))
+            shares.extend(whole.apart())
+        return range(begin, len(shares))
 
     def _scheduler_gone(self) -> str:
         return (
@@ -176,7 +191,12 @@ class Cluster:
             self._lost = 0.0
             return
         self._lost = self._lost or time.monotonic()
-        if self._client.status in ("closed", "closing") or time.monotonic() - self._lost > _GONE:
+        self._check_open()
+        if time.monotonic() - self._lost > _GONE:
+            raise RunError(self._scheduler_gone())
+
+    def _check_open(self) -> None:
+        if self._client.status in ("closed", "closing"):
             raise RunError(self._scheduler_gone())
 
     def _look_at_workers(self) -> bool:
@@ -216,6 +236,20 @@ class Cluster:
                     "worker %s on %s was started without %s: it may take several times the processor time", address,
                     theirs["host"], exports,
                 )  # fmt: skip
+
+
+def _to_be_named(ended: Mapping[int, range]) -> int:
+    """Return how many shares have ended their workers and could not be taken apart."""
+    return sum(not images for images in ended.values())
+
+
+def _to_blame(shares: Sequence[Share], ended: Mapping[int, range]) -> list[str]:
+    """Return the images of shares that ended their workers; of one that was taken apart, those that did so alone.
+
+    Where none did, it is all of them together that do.
+    """
+    to_blame = [index for index, images in ended.items() if not any(image in ended for image in images)]
+    return [name for index in to_blame for name in shares[index].names]
 
 
 @contextlib.contextmanager
@@ -291,22 +325,32 @@ def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.E
     """Return what starts workers here; they listen on 127.0.0.1 only."""
     import dask
     import distributed
+    from distributed.core import Status
 
     threads = threads or max(1, cores() // workers)
     stack.enter_context(dask.config.set(nodes.settings(threads)))
     # what is in the environment already would win over the settings
     stack.enter_context(nodes.environment(nodes.worker_environment(threads)))
-    return functools.partial(
-        distributed.LocalCluster,
-        n_workers=workers,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address=nodes.HERE,
-        worker_dashboard_address=nodes.HERE,
-        memory_limit=0,
-        security=known,
-        silence_logs=logging.CRITICAL,
-    )
+
+    def start() -> Any:
+        made = distributed.LocalCluster(
+            worker_class=nodes.nanny(),
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=nodes.HERE,
+            worker_dashboard_address=nodes.HERE,
+            memory_limit=0,
+            security=known,
+            silence_logs=logging.CRITICAL,
+        )
+        # the dask of Python 3.8 says nothing of those that did not start
+        if any(nanny.status is not Status.running for nanny in made.workers.values()):
+            made.close()
+            raise RunError("a worker ended while it started")
+        return made
+
+    return start
 
 
 def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.ExitStack) -> Callable[[], Any]:
@@ -347,7 +391,7 @@ async def _ask_for(cluster: Any, workers: int) -> None:
     try:
         await cluster._correct_state()
     except Exception:
-        for job in cluster.workers.values():
+        for job in cluster._created:  # the dask of Python 3.8 has not put them among its workers by now
             if job.status is Status.created:  # with which the cluster could not be closed
                 job.status = Status.failed
         raise

@@ -25,6 +25,7 @@ import traceback
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Callable, Mapping, NamedTuple, Sequence
 
+from cbst_mx.cluster import nodes
 from cbst_mx.cluster.engine import Cluster
 from cbst_mx.cluster.where import is_loopback
 from cbst_mx.errors import CBSTError, ConfigError, RunError, StoppedError, explain_device
@@ -119,13 +120,15 @@ class _Machine:
     def __init__(self, order: bytes, roles: Mapping[str, Mapping[str, str]]):
         self._processes: dict[str, _Process] = {}
         self._looked = time.monotonic()
+        self._ending = threading.Lock()
         for role, variables in roles.items():
             self._processes[role] = self._start(order, role, variables)
         threading.Thread(target=self._end_without_looks, daemon=True).start()
 
     def _start(self, order: bytes, role: str, variables: Mapping[str, str]) -> _Process:
         ours, theirs = Pipe()
-        environment = {name: value for name, value in os.environ.items() if name != "PORT"}  # ps-lite would take it
+        # what ps-lite would obey: PORT is a port for all, and DMLC_USE_KUBERNETES lets the scheduler listen everywhere
+        environment = {name: value for name, value in os.environ.items() if name != "PORT" and name[:5] != "DMLC_"}
         code = (_WORK if role == "worker" else _SERVE).format(theirs.fileno())
         said = tempfile.TemporaryFile()  # noqa: SIM115  (until the process has ended)
         with tempfile.TemporaryFile() as given, theirs:
@@ -174,12 +177,13 @@ class _Machine:
             one.connection.send(True)
 
     def end(self) -> None:
-        for one in self._processes.values():
-            one.process.kill()
-        for one in self._processes.values():
-            one.process.wait()
-            one.connection.close()
-            one.said.close()
+        with self._ending:  # the command may ask for it just when nobody has looked for too long
+            for one in self._processes.values():
+                one.process.kill()
+            for one in self._processes.values():
+                one.process.wait()
+                one.connection.close()
+                one.said.close()
 
 
 _MACHINES: dict[str, _Machine] = {}  # of this worker, by the name of what they do
@@ -352,9 +356,7 @@ class _Attempt:
             "DMLC_NUM_SERVER": str(len(self._machines)),
         }
         for place, address in enumerate(self._machines):
-            own = {**shared, "DMLC_NODE_HOST": _host(address)}
-            if is_loopback(own["DMLC_NODE_HOST"]):
-                own["DMLC_INTERFACE"] = "lo"
+            own = {**shared, "DMLC_NODE_HOST": _host(address)}  # all that each listens on
             roles = dict.fromkeys(["server", "worker"] if place else ["scheduler", "server", "worker"], own)
             self._ask(start, self._name, order, roles, workers=[address])
 
@@ -365,7 +367,8 @@ class _Attempt:
         """
         client, begun = self._cluster.client, time.monotonic()
         asked = asyncio.run_coroutine_threadsafe(
-            client.run(function, *arguments, asynchronous=True, **options), client.loop.asyncio_loop
+            client.run(nodes.naming_machine, function, *arguments, asynchronous=True, **options),
+            client.loop.asyncio_loop,
         )
         while not concurrent.futures.wait([asked], timeout=_LOOK).done:
             if (self._over or self._stopped is not None) and time.monotonic() - begun > _SILENT:

@@ -31,6 +31,8 @@ __all__ = [
     "dask_setup",
     "describe",
     "environment",
+    "nanny",
+    "naming_machine",
     "need_distributed",
     "serve_scheduler",
     "serve_worker",
@@ -47,7 +49,7 @@ MALLOC = {
 }
 WORKER_MODULE = "cbst_mx.cluster.worker"  # what a batch system starts in place of dask's own command
 _INSTALL = "pip install 'cbst_mx[scale]'"
-HERE = "127.0.0.1:0"  # where the web pages of a node are: for this machine, at any free port
+HERE = "127.0.0.1:0"  # where the web port of a node is, until `dask_setup`: for this machine, at any free port
 _SILENT = 30  # seconds after which a worker that says nothing is given up; see `settings`
 _LOOK = 5.0  # seconds between a scheduler's looks for such workers
 _BLINK = 0.5  # seconds between a worker's looks at the clock
@@ -111,8 +113,6 @@ def settings(threads: int = 1, *, encrypted: bool = True) -> dict[str, Any]:
         # dask's own 15 s give up for ever a worker that a busy machine has not started again by then
         "distributed.deploy.lost-worker-timeout": "1 day",
         "distributed.scheduler.allowed-failures": 1,  # of shares among others; see Cluster.each
-        "distributed.scheduler.http.routes": [],  # the port is there, its pages are not
-        "distributed.worker.http.routes": [],
         "distributed.admin.event-loop-monitor-interval": "1h",
         "distributed.admin.low-level-log-length": 0,
     }
@@ -122,8 +122,10 @@ def dask_setup(node: Any) -> None:
     """Let a worker be deaf to what asks the command to stop, and a scheduler look for silent workers often enough.
 
     Called by dask when one starts, as its preload. A scheduler itself would look once in the time that is allowed, and
-    give up a worker after up to twice of it.
+    give up a worker after up to twice of it. Neither has web pages: those of dask ask for no certificate, and that of
+    what is being done is there, without having been asked for, where Bokeh is installed.
     """
+    node.http_server.stop()
     if (look := getattr(node, "periodic_callbacks", {}).get("worker-ttl")) is not None:
         look.callback_time = 1000 * _LOOK
         return
@@ -151,7 +153,7 @@ def call(work: Callable[[], Any], needs: Path | None) -> Any:
     Raises
     ------
     RunError
-        If the file it needs is not there.
+        If the file it needs is not there; as :func:`naming_machine`.
     """
     _prepare()
     if needs is not None and not needs.exists():
@@ -159,7 +161,25 @@ def call(work: Callable[[], Any], needs: Path | None) -> Any:
             f"{needs} is not there on {socket.gethostname()}: every worker must see the files of the work under the "
             "same path"
         )
-    return work()
+    return naming_machine(work)
+
+
+def naming_machine(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function on a worker, and say on which machine what the system does not let it do.
+
+    The command that gets an OSError could not tell it from one of its connections: they are of one kind, and NFS has
+    timeouts, too.
+
+    Raises
+    ------
+    RunError
+        In place of its OSError.
+    """
+    try:
+        return function(*arguments)
+    except OSError as error:
+        host, what = socket.gethostname(), error.filename or "a file"
+        raise RunError(f"{what} cannot be used on {host}: {error.strerror or error}") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -198,9 +218,23 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve_worker(
-    address: str, certificates: Path | None, *, host: str | None = None, threads: int = 0, resources: str = ""
-) -> None:
+def nanny() -> type:
+    """Return dask's class of what starts a worker and starts it again, without the second where one ends as it starts.
+
+    The dask of Python 3.8 and 3.9 would start such a worker again without end, and nobody would hear of it.
+    """
+    import distributed
+    from distributed.core import Status
+
+    class Nanny(distributed.Nanny):
+        async def _on_worker_exit(self, exitcode: int) -> None:
+            if self.status is not Status.init:  # then the start fails, with an error
+                await super()._on_worker_exit(exitcode)
+
+    return Nanny
+
+
+def serve_worker(address: str, certificates: Path | None, *, host: str | None = None, threads: int = 0) -> None:
     """Be a worker of a scheduler, in this process and one that it watches, until a signal or the scheduler ends it.
 
     Parameters
@@ -213,8 +247,6 @@ def serve_worker(
         Address of this machine to listen on; by default the one from which the scheduler is reached.
     threads : int
         Of the libraries that compute within a task; 0: the cores of this process.
-    resources : str
-        As dask has them, ``NAME=NUMBER``, with commas between several.
     """
     need_distributed("a worker of a cluster")
     from distributed.utils import get_ip
@@ -222,12 +254,11 @@ def serve_worker(
     if host is None:
         scheduler, _, port = address.partition("://")[2].rpartition(":")
         host = get_ip(scheduler.strip("[]"), int(port))
-    given = [address, "--host", host, *_certificate_options(certificates)]
-    run_dask_worker([*given, *(["--resources", resources.replace(",", " ")] if resources else [])], threads or cores())
+    run_dask_worker([address, "--host", host, *_certificate_options(certificates)], threads or cores())
 
 
 def run_dask_worker(arguments: Sequence[str], threads: int) -> None:
-    """Run dask's own command for a worker, with our settings: one task at a time, web pages for this machine only."""
+    """Run dask's own command for a worker, with our settings: one task at a time."""
     from distributed.cli import dask_worker
 
     _settle(threads, "--tls-cert" in arguments)

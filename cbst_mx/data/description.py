@@ -23,6 +23,7 @@ __all__ = [
     "FolderSplit",
     "KnownClasses",
     "OwnClasses",
+    "is_description",
     "label_space",
     "read_description",
     "read_label_space",
@@ -324,6 +325,17 @@ def read_description(path: PathLike) -> FolderDescription:
             raise ConfigError(one_sentence(error, str(path), model)) from error
     description._origin = str(path)
     return description
+
+
+def is_description(path: PathLike) -> bool:
+    """Return whether a YAML file describes data, be it right or wrong, rather than an experiment.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read.
+    """
+    return "splits" in read_yaml(path)
 
 
 def label_space(description: FolderDescription) -> LabelSpace:

@@ -11,7 +11,7 @@ import numpy as np
 from cbst_mx.data.image_files import read_label
 from cbst_mx.errors import DataError
 from cbst_mx.label_space import IGNORE
-from cbst_mx.messages import Counter, Share, Shares, silent
+from cbst_mx.messages import Counter, Share, Shares, shares_of, silent
 
 __all__ = ["count_labels", "count_values"]
 
@@ -77,15 +77,17 @@ def count_labels(
     def tell() -> None:
         progress(done, len(paths))
 
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    def share(block: Sequence[Path]) -> Share:
+        return Share((block, num_classes), [path.name for path in block], block[0])
+
+    shares = shares_of(share, [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)])
     if cluster is None:
-        results = ((index, _count(block, num_classes)) for index, block in enumerate(blocks))
+        results = ((index, _count(*one.arguments)) for index, one in enumerate(shares))
     else:
-        shares = [Share((block, num_classes), [path.name for path in block], block[0]) for block in blocks]
         results = cluster.each(_count, shares, waiting_for=tell)  # type: ignore[assignment]
     for index, counts in results:
         total += counts
-        done += len(blocks[index])
+        done += len(shares[index].names)
         tell()
     return total
 

@@ -18,7 +18,7 @@ from cbst_mx.errors import CheckpointError
 from cbst_mx.evaluation.predictor import choose_form
 from cbst_mx.evaluation.shown import Shown, Shows
 from cbst_mx.files import file_digest
-from cbst_mx.messages import Counter, Share, Shares, silent
+from cbst_mx.messages import Counter, Share, Shares, shares_of, silent
 from cbst_mx.networks.devices import parse_context, set_precision
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.selftrain.network_maps import fitting_batch
@@ -160,16 +160,13 @@ class SharedNetwork:
         kept = {key: value for key, value in options.items() if key != "ctx"}
         on_cpu = not self.file.ctx.startswith("gpu")
         images, parts = images.absolute(), cut(images, batch_size, self.cluster.size, on_cpu=on_cpu, **kept)
-        shares = [
-            Share(
-                (function, self.file, images.subset(part), part, len(images), batch_size, kept),
-                [images.names[index] for index in part],
-                images.image_paths[part[0]],
-            )
-            for part in parts
-        ]
+
+        def share(part: Sequence[int]) -> Share:
+            given = (function, self.file, images.subset(part), part, len(images), batch_size, kept)
+            return Share(given, [images.names[index] for index in part], images.image_paths[part[0]])
+
         done = 0
-        found = self.cluster.each(_call, shares, waiting_for=lambda: progress(done, len(images)))
+        found = self.cluster.each(_call, shares_of(share, parts), waiting_for=lambda: progress(done, len(images)))
         for index, result in in_order(found):
             yield parts[index], result
             done = parts[index][-1] + 1

@@ -21,7 +21,7 @@ import cv2
 
 from cbst_mx.errors import ConfigError, RunError
 from cbst_mx.labelling.map_folder import MapFolder
-from cbst_mx.messages import Share, Shares, silent
+from cbst_mx.messages import Share, Shares, shares_of, silent
 
 __all__ = ["Workers", "check_workers"]
 
@@ -137,14 +137,19 @@ class Workers:
         if self._cluster is None and (self._number == 1 or len(indices) <= length):
             yield from _one_by_one(function, folder, indices, *arguments)
             return
-        blocks = [folder.subset(indices[start : start + length]) for start in range(0, len(indices), length)]
+        parts = [indices[start : start + length] for start in range(0, len(indices), length)]
         if self._cluster is not None:
-            blocks = [block.absolute() for block in blocks]
             given = [one.absolute() if isinstance(one, Path) else one for one in arguments]
-            shares = [Share((block, *given), block.names, block.paths[0]) for block in blocks]
+
+            def share(part: Sequence[int]) -> Share:
+                block = folder.subset(part).absolute()
+                return Share((block, *given), block.names, block.paths[0])
+
+            shares = shares_of(share, parts)
             for index, result in self._cluster.each(function, shares, waiting_for=waiting_for):
-                yield len(blocks[index].names), result
+                yield len(shares[index].names), result
             return
+        blocks = [folder.subset(part) for part in parts]
         if self._pool is None:
             context = _context()
             watched, self._alive = context.Pipe(duplex=False)

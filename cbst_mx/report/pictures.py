@@ -85,8 +85,8 @@ def class_png(train_ids: np.ndarray, space: LabelSpace, long_side: int, *, hatch
         rows, columns = np.indices(small.shape, sparse=True)
         small[(small == IGNORE) & ((rows + columns) % 8 < 2)] = _HATCHED
         colours[_HATCHED] = _STRIPE
-    picture = Image.fromarray(small, mode="P")
-    picture.putpalette(colours.tobytes())
+    picture = Image.fromarray(small)
+    picture.putpalette(colours.tobytes())  # turns mode L into P, the values stay
     stream = io.BytesIO()
     picture.save(stream, "PNG", transparency=alpha.tobytes())
     return stream.getvalue()

@@ -18,7 +18,7 @@ from cbst_mx.errors import DataError
 from cbst_mx.evaluation.label_free import GridStatistics
 from cbst_mx.evaluation.shared import NetworkFile, SharedNetwork, in_order
 from cbst_mx.files import file_digest, remove_folder
-from cbst_mx.messages import Share
+from cbst_mx.messages import Share, shares_of
 from cbst_mx.rounds.workload import kept_maps, target_maps
 from cbst_mx.selftrain import prior_files
 from cbst_mx.selftrain.class_statistics import ImageStatistics
@@ -91,8 +91,8 @@ class SharedMaps:
         self._shares = [range(at, min(at + length, len(images))) for at in range(0, len(images), length)]
         given = None if prior is None else (prior.absolute(), file_digest(prior))
         apart = experiment.model_copy(update={"self_training": kept})
-        self._parts = [_Part(apart, network.file, images.subset(share), self._folder, given) for share in self._shares]
-        self._memory: dict[int, Any] = {}
+        self._whole = _Part(apart, network.file, images, self._folder, given)
+        self._memory: dict[Sequence[int], Any] = {}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -119,7 +119,7 @@ class SharedMaps:
         """Add all images to the confidences and to the statistics, where these are wanted; see ``selection.Parts``."""
         template = None if collector is None else collector.part()
         for index, (part, seen, memory) in self._each(_collect, waiting_for, template, statistics is not None):
-            self._memory[index] = memory
+            self._memory[self._shares[index]] = memory
             if part is not None:
                 collector.merge(part)
             if statistics is not None:
@@ -139,11 +139,12 @@ class SharedMaps:
     def _each(
         self, function: Callable[..., Any], waiting_for: Callable[[], None], *arguments: Any
     ) -> Iterator[tuple[int, Any]]:
-        shares = [
-            Share((part, self._memory.get(index), *arguments), part.images.names, part.images.image_paths[0])
-            for index, part in enumerate(self._parts)
-        ]
-        return in_order(self._network.cluster.each(function, shares, waiting_for=waiting_for))
+        def share(indices: Sequence[int]) -> Share:
+            part = self._whole._replace(images=self._images.subset(indices))
+            memory = self._memory.get(indices)  # of the whole share: an image by itself is looked at anew
+            return Share((part, memory, *arguments), part.images.names, part.images.image_paths[0])
+
+        return in_order(self._network.cluster.each(function, shares_of(share, self._shares), waiting_for=waiting_for))
 
 
 def _collect(

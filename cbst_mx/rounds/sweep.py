@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from cbst_mx.config import Experiment, load_experiment, take_released_start
+from cbst_mx.data.description import is_description
 from cbst_mx.errors import ConfigError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import digest_of, read_json, write_json
@@ -87,7 +88,7 @@ def plan(
     Parameters
     ----------
     files : sequence of Path
-        Experiment files.
+        Experiment files; descriptions of data, which ``experiments/*.yaml`` finds too, are left out.
     seeds : sequence of int
         Each is a whole repetition.
     out : Path
@@ -106,7 +107,7 @@ def plan(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds must be whole numbers, each once, got {listed(seeds) or 'none'}")
     known: dict[str, Path] = {}
-    for file in files:
+    for file in [file for file in files if not is_description(file)] or files:
         name = load_experiment(file, tuple(changes)).name
         if known.setdefault(name, file) != file:
             raise ConfigError(f"experiments must have names of their own, got {name!r} in {known[name]} and {file}")

@@ -5,7 +5,8 @@
 
 Labelling: one process and two, in turn, with the same generated maps, and the files must be the same. What counts is
 user and system time of all processes together, not the time on the clock, which a busy machine stretches. Dask's own
-setting (MALLOC_TRIM_THRESHOLD_=65536) is the third row.
+setting (MALLOC_TRIM_THRESHOLD_=65536) is the third row. Where the work itself takes local:2 more than 1.3 times what it
+takes one process, this ends with an error.
 
 Training: a step of one process with one thread and with two, and of two processes of one thread each (--train-workers),
 in turn. Two processes can gain on the clock only, so that stands beside the processor's seconds: of all processes, and
@@ -59,6 +60,15 @@ def seconds(code, maps, out, more):
 
 def labels(folder):
     return {path.name: path.read_bytes() for path in (folder / "pseudo_labels").glob("*.png")}
+
+
+MOST = 1.3  # times the work of one process that two workers may take
+
+
+def check(ratio):
+    """End with an error where two workers take too many seconds of the processor beside one process."""
+    if not ratio <= MOST:
+        raise SystemExit(f"local:2 must take at most {MOST} times the seconds of one process, took {ratio:.2f}")
 
 
 # Threads of each process, and how many processes train; none: the command itself.
@@ -159,12 +169,14 @@ def main():
                 out = root / f"{repeat}-{number}"
                 found[name].append(seconds(code, root / "maps", out, more))
                 assert labels(out) == labels(root / "0-0")
-    alone = min(found["one process"]) - min(starts["one process"])
+    works = {name: min(found[name]) - min(starts[name]) for name in ways}
+    alone = works["one process"]
     print(f"{given.images} images of {given.size[0]} x {given.size[1]}, {given.classes} classes, CPU seconds, least of")
     print(f"{given.repeats}: all, start (two small images), the work itself, and that against one process")
     for name in ways:
-        whole, start = min(found[name]), min(starts[name])
-        print(f"{name:30} {whole:7.2f} {start:7.2f} {whole - start:7.2f} {(whole - start) / alone:7.2f}")
+        whole, start, work = min(found[name]), min(starts[name]), works[name]
+        print(f"{name:30} {whole:7.2f} {start:7.2f} {work:7.2f} {work / alone:7.2f}")
+    check(works["local:2"] / alone)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Exact class-balanced selection against the ways it is usually done, all in one run.
 
-python tools/bench/selection.py [--images 8] [--size 1024 2048] [--repeats 3] [--full]
+python tools/bench/selection.py [--images 24] [--size 1024 2048] [--repeats 3] [--out docs/benchmarks-selection.md]
 
 The maps are generated: 19 classes at stride 8, regions of a few hundred pixels with blurred borders, classes of very
 unequal size. Peers, written here after the descriptions of their data structures:
@@ -10,13 +10,13 @@ unequal size. Peers, written here after the descriptions of their data structure
 (b) lists of floats per class, sorted;
 (c) one array per class, numpy.partition.
 
-The peers' whole pass keeps every map at full size on the disk: 159 MB an image. --full adds the peak memory for 50 and
-for 500 images (a minute or two).
+The peers' whole pass keeps every map at full size on the disk: 159 MB an image.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
@@ -31,6 +31,7 @@ from typing import Any, Callable, List, Tuple
 
 import cv2
 import numpy as np
+from measuring import machine, put, table, versions
 from scipy import ndimage
 
 from cbst_mx.data.image_files import write_label_png
@@ -41,6 +42,7 @@ from cbst_mx.selftrain.counting import StreamingThresholds
 from cbst_mx.selftrain.pseudo_labels import confidence, select
 from cbst_mx.selftrain.thresholds import rank
 
+Row = Tuple[str, ...]
 CLASSES = 19
 STRIDE = 8
 PORTION = 0.2
@@ -170,7 +172,7 @@ def whole_pass_of_ours(folder: Path, out: Path, workers: int) -> dict[str, Any]:
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Return the median of `repeats` runs."""
+    """Return the median of `repeats` runs, by the clock."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -199,21 +201,74 @@ def peak_memory(maps: Path, images: int) -> float:
         return int(result.stdout) / 1024
 
 
-def report(what: str, value: float, unit: str, ratio: float = 0.0) -> None:
-    """Print one line."""
-    print(f"{what:64} {value:10.4g} {unit:12}" + (f" {ratio:7.1f} x ours" if ratio else ""), flush=True)
+def of_thresholds(images: list[tuple[np.ndarray, np.ndarray]], repeats: int) -> tuple[list[Row], StreamingThresholds]:
+    """Return the table of thresholds from confidences and classes in memory, and the state of ours."""
+    count = len(images)
+    values, state = ours(images)
+    assert np.array_equal(values, partitioned(images)), "not the thresholds of numpy.partition"
+    assert np.array_equal(values, ours_on_two_threads(images)), "two threads must change nothing"
+    works: dict[str, Callable[[], object]] = {
+        "ours: exact, all pixels, counted, two passes": lambda: ours(images),
+        "ours on two threads": lambda: ours_on_two_threads(images),
+        "(a) appended arrays, every 4th value, Python's sorted": lambda: appended(images, 4),
+        "(a) the same over all pixels": lambda: appended(images, 1),
+        "(b) lists of floats, all pixels, sorted": lambda: listed(images),
+        "(c) one array per class, numpy.partition, all pixels": lambda: partitioned(images),
+    }
+    spent = {name: seconds(work, 1 if "sorted" in name else repeats) / count for name, work in works.items()}
+    own = next(iter(spent.values()))
+    return [(name, f"{each:.4f}", f"{each / own:.2f}") for name, each in spent.items()], state
+
+
+def of_one_image(array: np.ndarray, size: tuple[int, int], state: StreamingThresholds, repeats: int) -> list[Row]:
+    """Return the table of the parts of a pass over an image whose map at stride 8 is in memory."""
+    one = ClassMaps(array, size)
+    full = one.rows(0, size[0])
+    read = seconds(full.sum, repeats)
+    rows = [(f"plain read of the full-size map, {full.nbytes / 1e6:.0f} MB", f"{read:.4f}", "1")]
+    noise = ClassMaps(generated_map(0, size, noise=True), size)
+    works = {
+        "confidence and class of the full-size map": lambda: confidence(ClassMaps(full)),
+        "confidence and class, stride-8 map upsampled in tiles": lambda: confidence(one),
+        "the same, every cell another class (the worst case)": lambda: confidence(noise),
+    }
+    thresholds = state.thresholds("class-balanced", PORTION)
+    (label,) = select(one, [thresholds])
+    works["selection"] = lambda: select(one, [thresholds])
+    with tempfile.TemporaryDirectory() as folder:
+        png = Path(folder) / "label.png"
+        write_label_png(png, label, CITYSCAPES_19)
+        works[f"PNG of {png.stat().st_size / 1e3:.0f} kB"] = lambda: write_label_png(png, label, CITYSCAPES_19)
+        for name, work in works.items():
+            spent = seconds(work, repeats)
+            rows.append((name, f"{spent:.4f}", f"{spent / read:.1f}"))
+    return rows
+
+
+def of_whole_passes(folder: Path, size: tuple[int, int], count: int, repeats: int) -> list[Row]:
+    """Return the table of the whole pass, from maps at stride 8 on the disk to PNGs."""
+    out = folder.parent / "out"
+    spent = {}
+    for name, workers in (("ours, 2 processes, their start included", 2), ("ours, 1 process", 1)):
+        spent[name] = seconds(functools.partial(whole_pass_of_ours, folder, out, workers), repeats) / count
+    cv2.setNumThreads(2)
+    title = "(a): bicubic upsampling class by class, full-size maps saved and read back, OpenCV on 2 threads"
+    spent[title] = seconds(lambda: whole_pass_of_a(folder, out, size), 1) / count
+    cv2.setNumThreads(1)
+    own = next(iter(spent.values()))
+    return [(name, f"{1 / each:.1f}", f"{each / own:.2f}") for name, each in spent.items()]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
     options = parser.parse_args()
     size, count, repeats = (options.size[0], options.size[1]), options.images, options.repeats
-    full_bytes = 4 * CLASSES * size[0] * size[1]
+    cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "maps"
         folder.mkdir()
@@ -222,73 +277,32 @@ def main() -> None:
         maps = [np.load(path) for path in sorted(folder.glob("*.npy"))]
         images = [confidence(ClassMaps(array, size)) for array in maps]
         mean = np.mean([value.mean() for value, _ in images])
-        print(f"{count} images of {size[0]} x {size[1]}, 19 classes, stride {STRIDE}, mean confidence {mean:.3f},")
-        print(f"p = {PORTION}, median of {repeats}; one thread unless said otherwise; {os.cpu_count()} cores\n")
-
-        cv2.setNumThreads(1)
-        print("Thresholds of all classes, from confidences and predicted classes in memory")
-        values, state = ours(images)
-        assert np.array_equal(values, partitioned(images)), "not the thresholds of numpy.partition"
-        own = seconds(lambda: ours(images), repeats) / count
-        report("exact, all pixels, counted (ours)", own, "s/image")
-        assert np.array_equal(values, ours_on_two_threads(images)), "two threads must change nothing"
-        spent = seconds(lambda: ours_on_two_threads(images), repeats) / count
-        report("    on two threads", spent, "s/image", spent / own)
-        peers = {
-            "(a) appended arrays, every 4th value, sorted": lambda: appended(images, 4),
-            "(a) the same over all pixels": lambda: appended(images, 1),
-            "(b) lists of floats, all pixels, sorted": lambda: listed(images),
-            "(c) one array per class, numpy.partition, all pixels": lambda: partitioned(images),
-        }
-        for name, work in peers.items():
-            spent = seconds(work, 1 if "sorted" in name else repeats) / count
-            report(name, spent, "s/image", spent / own)
-        report("state of ours", state.nbytes / 1e6, "MB")
-
-        print("\nThe parts of a pass over one image (stride-8 map in memory)")
-        one = ClassMaps(maps[0], size)
-        full = one.rows(0, size[0])
-        read = seconds(full.sum, repeats)
-        report("plain read of the full-size map", read, "s/image")
-        for name, source in (("full-size map in memory", ClassMaps(full)), ("stride-8 map, upsampled in tiles", one)):
-            spent = seconds(lambda source=source: confidence(source), repeats)
-            report(f"confidence and class: {name}", spent, "s/image")
-            report("    share of the bandwidth of the plain read", 100 * read / spent, "%")
-        noise = ClassMaps(generated_map(0, size, noise=True), size)
-        spent = seconds(lambda: confidence(noise), repeats)
-        report("confidence and class: every cell another class (worst case)", spent, "s/image")
-        thresholds = state.thresholds("class-balanced", PORTION)
-        (label,) = select(one, [thresholds])
-        report("selection", seconds(lambda: select(one, [thresholds]), repeats), "s/image")
-        png = Path(temporary) / "label.png"
-        spent = seconds(lambda: write_label_png(png, label, CITYSCAPES_19), repeats)
-        report(f"PNG of {png.stat().st_size / 1e3:.0f} kB", spent, "s/image")
-        del full
-        images.clear()
-
-        print("\nThe whole labelling pass, from stride-8 maps on the disk to PNGs")
-        out = Path(temporary) / "out"
-        cv2.setNumThreads(1)
-        two = seconds(lambda: whole_pass_of_ours(folder, out, 2), repeats) / count
-        report("ours, 2 processes (their start included)", 1 / two, "images/s")
-        single = seconds(lambda: whole_pass_of_ours(folder, out, 1), repeats) / count
-        report("ours, 1 process", 1 / single, "images/s")
-        cv2.setNumThreads(2)
-        spent = seconds(lambda: whole_pass_of_a(folder, out, size), 1) / count
-        report("(a), OpenCV on 2 threads", 1 / spent, "images/s")
-        print(f"{'ours on 2 processes against (a)':64} {spent / two:10.1f} x")
-        stored = next(folder.iterdir()).stat().st_size
-        report("disk per image, float32 stride-8 map", stored / 1e6, "MB")
-        print(
-            f"{'    of the full-size map of ' + f'{full_bytes / 1e6:.0f} MB':64} {'1 /':>5} {full_bytes / stored:.1f}"
-        )
-
-        if options.full:
-            print("\nPeak memory of the process that labels")
-            few, many = peak_memory(folder, 50), peak_memory(folder, 500)
-            report("50 images", few, "MB")
-            report("500 images", many, "MB")
-            report("    difference", 100 * (many / few - 1), "%")
+        thresholds, state = of_thresholds(images, repeats)
+        del images
+        parts = of_one_image(maps[0], size, state, repeats)
+        passes = of_whole_passes(folder, size, count, repeats)
+        stored, few, many = next(folder.iterdir()).stat().st_size, peak_memory(folder, 50), peak_memory(folder, 500)
+    whole = 4 * CLASSES * size[0] * size[1]
+    text = "\n\n".join(
+        [
+            f"{machine()}; {versions('numpy', 'opencv-python', 'imagecodecs')}; {count} generated maps, {CLASSES} "
+            f"classes, stride {STRIDE}, images of {size[0]} x {size[1]}, mean confidence {mean:.3f}, p = {PORTION}; "
+            f"medians of {repeats}, by the clock, one thread unless said otherwise; {time.strftime('%Y-%m-%d')}.",
+            "### Thresholds of all classes, from confidences and predicted classes in memory",
+            table(("", "s per image", "times ours"), thresholds),
+            f"The state of ours is {state.nbytes / 1e6:.1f} MB, whatever the number of images.",
+            "### One image, from a stride-8 map in memory",
+            table(("", "s", "times the plain read"), parts),
+            "### The whole labelling pass, from stride-8 maps on the disk to PNGs",
+            table(("", "images per second", "time, times ours"), passes),
+            f"Disk between the passes: {stored / 1e6:.1f} MB an image, a {whole / stored:.0f}th of the full map. Peak "
+            f"memory of the process that labels: {few:.1f} MB with 50 images, {many:.1f} MB "
+            f"with 500 ({100 * (many / few - 1):+.1f} %).",
+        ]
+    )
+    print(text)
+    if options.out:
+        put(options.out, "selection", text)
 
 
 if __name__ == "__main__":
