@@ -57,6 +57,21 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture
+def waiting(monkeypatch):
+    """Return of how many iterations the losses wait to be read, behind each iteration of a training."""
+    from cbst_mx.training.watch import LossWatch
+
+    add, counts = LossWatch.add, []
+
+    def counted(watch, *arguments):
+        add(watch, *arguments)
+        counts.append(len(watch._waiting))
+
+    monkeypatch.setattr(LossWatch, "add", counted)
+    return counts
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
         # the driver's device files (WSL 2 has another), so that nothing imports mxnet in vain

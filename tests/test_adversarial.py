@@ -318,6 +318,12 @@ def test_the_network_learns_to_deceive_a_fixed_judge():
     assert all(np.diff(losses) < 1e-4)
 
 
+def test_the_losses_of_two_iterations_wait_at_most(waiting):
+    adapt(9)  # full-size maps of each wait with them
+    assert len(waiting) == 9
+    assert max(waiting) == 2
+
+
 def test_divergence_is_refused():
     with pytest.raises(
         TrainingError,

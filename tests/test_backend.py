@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -156,6 +157,24 @@ def test_the_cuda_wheels_libraries_are_loaded_before_mxnet(site):
     broken.write_text("not a library")
     # that the damaged file is complained of shows that it was tried, by its full path and before mxnet
     assert "libcublas.so.11" in refusal(site)
+
+
+GPU_SETTINGS = {
+    "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
+    "MXNET_ENFORCE_DETERMINISM": "1",
+    "MXNET_USE_FUSION": "0",
+    "MXNET_CUDNN_LIB_CHECKING": "0",
+    "CUDA_MODULE_LOADING": "LAZY",
+}
+
+
+@pytest.mark.parametrize("chosen", [{}, *({name: "2"} for name in GPU_SETTINGS)], ids=lambda chosen: ",".join(chosen))
+def test_what_cuda_reads_is_set_before_the_import_but_for_what_the_user_set(site, monkeypatch, chosen):
+    for name in GPU_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    tell = f"import json, os\nprint(json.dumps({{name: os.environ.get(name) for name in {list(GPU_SETTINGS)}}}))\n"
+    install(site, "mxnet-cu112", tell + "autograd = gluon = nd = None\n")  # at its import, as the real one reads them
+    assert json.loads(run(IMPORT, site, **chosen).stdout) == {**GPU_SETTINGS, **chosen}
 
 
 def test_the_cpu_wheel_loads_no_cuda(site):

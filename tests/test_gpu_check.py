@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from cbst_mx.cli import main
 from cbst_mx.errors import DataError
-from cbst_mx.planning import agreement, card
+from cbst_mx.planning import agreement, card, work
 from cbst_mx.planning.agreement import STAGES, Finding, compare
+from cbst_mx.planning.measure import Peak, Series
 from symbols import backend
 from symbols.backend import mx
 from tests import tiny
@@ -213,6 +214,33 @@ def test_the_command_on_a_processor_says_so(few, tmp_path):
         r"^ +measured: training step of 4 crops of 32 x 64, .* s",
     ):
         assert re.search(pattern, result.output, re.MULTILINE), (pattern, result.output)
+
+
+@pytest.mark.parametrize(("gigabytes", "crops"), [(8, "4"), (24, "16"), (48, "32"), (141, "at least 64")])
+def test_the_command_tells_what_fits_of_each_kind_of_work(monkeypatch, tmp_path, gigabytes, crops):
+    monkeypatch.setattr(agreement, "STAGES", {})
+    monkeypatch.setattr(Peak, "limit", lambda peak: int(gigabytes * 10**9))
+
+    def measured(per_amount):
+        """Return measurements of a card of which 2 GB and so much for each amount are taken."""
+        amounts = [0.25, 1.0]
+        return Series(amounts, [0.1, 0.4], [int((2 + per_amount * amount) * 1e9) for amount in amounts])
+
+    monkeypatch.setattr(work, "evaluation", lambda *given: measured(0.05))
+    monkeypatch.setattr(work, "labelling", lambda *given: measured(1.0))
+    monkeypatch.setattr(work, "training", lambda *given: measured(1.2))
+    experiment = tmp_path / "tiny.yaml"
+    tiny.write_scenes(tmp_path / "data")
+    experiment.write_text(tiny.experiment("name=tiny", "inference_batch=2").to_yaml())
+    environment = {"CBST_DATA": str(tmp_path / "data")}
+    result = CliRunner().invoke(main, ["gpu-check", str(experiment), "--ctx", "cpu"], env=environment)
+    told = [line.strip() for line in result.output.splitlines() if "has memory for" in line]
+    line = "" if crops.startswith("at") else f", not for {2 * int(crops)}, by the line through what was measured"
+    # 48 GB hold 38 crops; numbers are doubled
+    assert told == [
+        "the GPU has memory for at least 64 images at once",
+        f"the GPU has memory for {crops} crops at once{line}",
+    ]
 
 
 @pytest.mark.skipif("mxnet-cu112" in backend.installed_builds(), reason="another sentence")

@@ -23,11 +23,13 @@ from cbst_mx.errors import ConfigError, DataError, explain_device
 from cbst_mx.networks import devices
 from cbst_mx.networks.build import build_network, parameter_bytes, spec_bytes
 from cbst_mx.networks.devices import compute_capability, cudnn_error, driver_version, parse_contexts
+from cbst_mx.networks.parameters import save_parameters
 from cbst_mx.networks.spec import NetworkSpec
 from cbst_mx.planning import measure, work
 from cbst_mx.planning.measure import Peak, Series, Timing, sampled
 from cbst_mx.rounds import Run, stage_networks
 from cbst_mx.rounds.evaluations import evaluate
+from cbst_mx.selftrain import kc
 from cbst_mx.selftrain.kc import check_size
 from cbst_mx.training.checkpoints import Checkpoints
 from cbst_mx.training.sgd import Schedule, _rows, train
@@ -165,14 +167,6 @@ def test_an_error_of_a_gpu_ends_the_process_at_once(monkeypatch):
         leave(3)
 
 
-def test_what_cuda_reads_is_set_before_the_import_but_for_what_the_user_set():
-    environment = {"MXNET_USE_FUSION": "1"}
-    backend.set_gpu_defaults(environment)
-    assert environment["MXNET_USE_FUSION"] == "1"
-    assert environment["MXNET_CUDNN_AUTOTUNE_DEFAULT"] == "0"
-    assert set(environment) == set(backend.GPU_DEFAULTS)
-
-
 def test_the_cpu_build_is_left_alone():
     code = "import os, symbols.backend as b; assert not set(b.GPU_DEFAULTS) & set(os.environ)"
     clean = {"PATH": "/usr/bin:/bin"}
@@ -230,13 +224,32 @@ def test_other_errors_of_mxnet_keep_their_traceback():
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
-def test_a_checkpoint_knows_no_device(tmp_path):
+@pytest.fixture
+def saved(monkeypatch):
+    """Return the contexts of all arrays given to MXNet to save: what was on `cpu(1)` is read back onto `cpu(0)`."""
+    contexts, real = [], mx.nd.save
+
+    def save(path, arrays):
+        contexts.extend(array.context for array in arrays.values())
+        real(path, arrays)
+
+    monkeypatch.setattr(mx.nd, "save", save)
+    return contexts
+
+
+def test_a_checkpoint_knows_no_device(tmp_path, saved):
     arrays = {"a": mx.nd.arange(5, ctx=mx.cpu(1)), "b": mx.nd.ones((2, 3), ctx=mx.cpu(0))}
     checkpoints = Checkpoints(tmp_path / "c.params", {}, every=1)
     checkpoints.save(arrays, 1, {})
-    stored = mx.nd.load(str(tmp_path / "c.params"))
-    assert {array.context for array in stored.values()} == {mx.cpu(0)}
+    assert saved == [mx.cpu(0)] * 3  # and what is said of them
     np.testing.assert_array_equal(checkpoints.load().arrays["a"].asnumpy(), np.arange(5))
+
+
+def test_a_file_of_parameters_knows_no_device(tmp_path, saved):
+    spec = NetworkSpec("fcn8s", 3, {"width": 0.03125})
+    network = build_network(spec, mx.cpu(1), seed=0)
+    save_parameters(tmp_path / "p.params", network, spec, None)
+    assert set(saved) == {mx.cpu(0)}
 
 
 def test_the_norm_of_gradients_in_float16_does_not_overflow():
@@ -391,6 +404,29 @@ def test_sorting_on_a_gpu_ends_where_its_workspace_wraps_around():
         check_size(2**31, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ("none", "more than 50 pixels: more than one MXNet array can hold"),
+        ("cpu", "more than 50 pixels: more than one MXNet array can hold"),
+        ("gpu", "more than 25 pixels, which MXNet 1.9.1 cannot sort on a GPU"),
+    ],
+)
+def test_a_pool_ends_where_what_can_be_sorted_does(monkeypatch, device, sentence):
+    monkeypatch.setattr(kc, "_LARGEST", 50)
+    monkeypatch.setattr(kc, "_LARGEST_ON_GPU", 25)
+    host, classes = np.full((3, 4), 0.5, np.float32), np.zeros((3, 4))
+    values = host if device == "none" else mx.nd.array(host)
+    context, array = types.SimpleNamespace(device_type=device), mx.nd.array
+    monkeypatch.setattr(mx.nd.NDArray, "context", property(lambda array: context))  # there is no GPU
+    monkeypatch.setattr(mx.nd, "array", lambda *given, ctx, **options: array(*given, **options))
+    pool = kc.ConfidencePool(2)
+    for _ in range(2 if device == "gpu" else 4):
+        pool.add_pixels(values, classes)
+    with pytest.raises(DataError, match=sentence):
+        pool.add_pixels(values, classes)
+
+
 # ------------------------------------------------------------------------------------------------------------ dropout
 
 
@@ -465,6 +501,7 @@ def test_a_plan_goes_down_to_the_largest_amount_that_fits():
 
 
 FEWER = "crops at once do not fit into the GPU's memory, "
+LINE = "by the line through what was measured"
 SMALLER = "crops do not fit into the GPU's memory even one at a time, "
 
 
@@ -481,11 +518,34 @@ def test_a_plan_says_what_fits(amounts, key, least, said):
     plan = planning.Plan("gpu:0")
     series = Series(amounts, [0.1] * len(amounts), [10**9] * len(amounts), too_large=8.0)
     found = planning._Findings(plan)
-    found.tell_shortage(series, "crops", key, "augmentation.crop", least=least)
+    found.tell_fitting(series, 16, "crops", key, "augmentation.crop", least=least)
     assert len(plan.warnings) == 1
     assert plan.warnings[0] == said
     found.add(series, "a step", 16)
     assert plan.memory == 10**9  # of what fits, not of what does not
+
+
+@pytest.mark.parametrize(
+    ("amount", "amounts", "gigabytes", "limit", "said"),
+    [
+        (4, [1.0, 4.0], [3, 9], 12, f"4 crops at once, not for 8, {LINE}"),
+        (4, [1.0, 4.0], [3, 9], 48, f"16 crops at once, not for 32, {LINE}"),
+        (4, [0.25, 1.0], [2, 3], 22, f"8 crops at once, not for 16, {LINE}"),  # 4 by the line
+        (1, [0.25, 1.0], [2, 2.6], 80, "at least 64 crops at once"),
+        (3, [1.0, 3.0], [2, 2.6], 80, "at least 48 crops at once"),
+        (96, [1.0, 96.0], [2, 40], 80, "at least 96 crops at once"),
+        (4, [1.0, 4.0], [3, 3], 12, "at least 4 crops at once"),  # no line
+        (1, [1.0], [3], 12, "at least 1 crop at once"),
+        (0, [0.25, 1.0], [2, 3], 23, None),
+        (4, [1.0, 4.0], [3, 9], None, None),  # of a processor
+    ],
+)
+def test_a_plan_says_what_fits_where_everything_does(amount, amounts, gigabytes, limit, said):
+    plan = planning.Plan("gpu:0")
+    series = Series(amounts, [0.1] * len(amounts), [int(10**9 * one) for one in gigabytes])
+    found = planning._Findings(plan, limit and limit * 10**9)
+    found.tell_fitting(series, amount, "crops", "batch_size", "augmentation.crop")
+    assert (plan.notes, plan.warnings) == ([f"the GPU has memory for {said}"] if said else [], [])
 
 
 def test_a_plan_does_not_try_what_cannot_fit(monkeypatch):

@@ -287,6 +287,23 @@ def test_a_large_image_of_the_papers_size_passes_alone():
     assert fitting_batch((64, 128), on_cpu=False) == 1  # on a GPU one is as fast as several
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(None, [1] * 9), (4, [4, 4, 1])])
+def test_on_a_gpu_images_pass_one_by_one(monkeypatch, batch_size, expected):
+    passed = []
+
+    def one(network, batch, *, ctx, **options):  # there is no GPU to compute on
+        assert ctx == mx.gpu(0)
+        passed.append(len(batch))
+        return mx.nd.ones((len(batch), 3, 8, 12))
+
+    monkeypatch.setattr(network_maps, "probabilities", one)
+    given = {"ctx": mx.gpu(0), "batch_size": batch_size, **LOOKS}
+    for looks in (predictions, confidences, probability_maps):
+        assert len(list(looks(ChannelLogits(), iter(images(*[(8, 12)] * 9)), **given))) == 9
+        assert passed == expected
+        passed.clear()
+
+
 @pytest.mark.parametrize("bad", [0, 1, 3])
 def test_an_image_that_cannot_be_read_does_not_take_those_before_it_away(bad):
     options, seen = {"ctx": mx.cpu(), "batch_size": 1, **LOOKS}, []

@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,19 @@ def test_shares_of_large_images_are_cut_where_one_process_cuts_them(data, monkey
     assert cut(images, None, 1, interpolation="bilinear") == [[0, 1, 2], [3]]
     assert cut(images, None, 1, scales=(0.5, 2.0)) == [[0], [1], [2], [3]]
     assert cut(images, None, 1, long_side=2 * width) == [[0], [1], [2], [3]]
+
+
+@pytest.mark.parametrize(("ctx", "parts"), [("cpu", [[0, 1, 2, 3]]), ("gpu:0", [[0], [1], [2], [3]])])
+def test_workers_with_gpus_share_images_one_by_one(data, ctx, parts):
+    images = small_runs.experiment("cbst").open_source(data)
+    asked = []
+
+    def each(work, shares, waiting_for):
+        asked.extend(share.arguments[3] for share in shares)
+        return iter(enumerate(shares))
+
+    network = SharedNetwork(SimpleNamespace(ctx=ctx), SimpleNamespace(size=1, each=each), stride=8)
+    assert [part for part, _ in network.run(len, images, None, {})] == asked == parts
 
 
 class _Scale:

@@ -242,7 +242,7 @@ def _measure(
     batches = sorted({phase.batch_size for phase in phases if phase is not None})
     kinds = (1 if batches else 0) + (2 if settings.rounds else 1)  # training steps, labelling, evaluation
     share, done = seconds / kinds, itertools.count()
-    found = _Findings(plan)
+    found = _Findings(plan, peak.limit())
     # images before training: the memory of gradients and momentum stays
     progress("measuring", next(done), kinds)
     predicted = list(sets.validation.values()) or [sets.target]  # without a validation set, as `label_free` says
@@ -251,7 +251,7 @@ def _measure(
     series = work.evaluation(experiment, network, contexts[0], first.size, number, share, peak)
     what = f"evaluation of {counted(number, 'image')} of {first.size[0]} x {first.size[1]}"
     evaluation = found.add(series, what, number) / number
-    found.tell_shortage(series, "images", "inference_batch", "evaluation.long_side")
+    found.tell_fitting(series, number, "images", "inference_batch", "evaluation.long_side")
     # images of one size, or nearly: measured once, and counted by their area
     evaluation *= sum(images.pixels for images in predicted) / (first.size[0] * first.size[1])
     labelling = 0.0
@@ -260,7 +260,7 @@ def _measure(
         size = sets.target.size
         series = work.labelling(experiment, network, contexts[0], sets.target, share, peak, sharing.processes > 1)
         labelling = found.add(series, f"pseudo-labelling of an image of {size[0]} x {size[1]}", 1)
-        found.tell_shortage(series, "images", "", "self_training.long_side")
+        found.tell_fitting(series, 0, "images", "", "self_training.long_side")
     steps: dict[int, float] = {}
     start = 0.0
     if batches:
@@ -270,7 +270,8 @@ def _measure(
         series = work.training(experiment, network, contexts, sorted({*parts.values()}), share, peak)
         start = series.start
         divides = "batch_size" if has_batch_statistics(network) else "images_per_pass"
-        found.tell_shortage(series, "crops", divides, "augmentation.crop", least=len(contexts))
+        most = 0 if experiment.images_per_pass else max(parts.values())
+        found.tell_fitting(series, most, "crops", divides, "augmentation.crop", least=len(contexts))
         exchange = sharing.exchange(network)
         for batch, part in parts.items():
             steps[batch] = exchange + found.add(series, f"training step of {counted(part, 'crop')} of {crop}", part)
@@ -283,15 +284,18 @@ def _measure(
 
 
 class _Findings:
-    """Turns measurements into a plan: the largest memory, how sure the times are, and a sentence on each."""
+    """Turns measurements into a plan: the largest memory, how sure the times are, and a sentence on each.
 
-    def __init__(self, plan: Plan):
-        self._plan, self._busy, self._stretch = plan, 1.0, 1.0
+    Of a GPU `limit` is how many bytes can be taken.
+    """
+
+    def __init__(self, plan: Plan, limit: int | None = None):
+        self._plan, self._limit, self._busy, self._stretch = plan, limit, 1.0, 1.0
 
     def add(self, series: Series, what: str, amount: float) -> float:
         """Take one kind of work, of which `amount` is done at a time, and return its seconds."""
         plan, seconds, stretch = self._plan, series.seconds_at(amount), series.stretch(amount)
-        # what did not fit is done in smaller parts, as `tell_shortage` says
+        # what did not fit is done in smaller parts, as `tell_fitting` says
         fits = series.too_large is None
         plan.memory = max(plan.memory, series.bytes_at(amount) if fits else max(series.peaks))
         self._busy, self._stretch = max(self._busy, series.busy), max(self._stretch, stretch)
@@ -299,21 +303,28 @@ class _Findings:
         plan.notes.append(f"measured: {what}, {seconds:.3g} s{scaled}")
         return seconds
 
-    def tell_shortage(self, series: Series, things: str, key: str, size: str, *, least: int = 1) -> None:
-        """Warn of what did not fit into a GPU's memory, and say what does.
+    def tell_fitting(self, series: Series, amount: int, things: str, key: str, size: str, *, least: int = 1) -> None:
+        """Say how many fit into a GPU's memory at once, as a warning where that is not what the experiment has.
 
         Parameters
         ----------
         series : Series
             What was measured.
+        amount : int
+            How many of them the experiment has at once; 0 where their number is fixed.
         things : str
             What there were several of: "crops" or "images".
         key, size : str
-            Keys of the experiment: how many pass at once, and how large they are.
+            Keys of the experiment: how many pass at once ("" where it is one), and how large they are.
         least : int
             How many must pass at once.
         """
         if series.too_large is None:
+            if self._limit is not None and amount:
+                number, ends = series.room(amount, self._limit)
+                said = f"{counted(number, things[:-1])} at once"
+                line = f"{said}, not for {2 * number}, by the line through what was measured"
+                self._plan.notes.append(f"the GPU has memory for {line if ends else f'at least {said}'}")
             return
         most = series.amounts[-1]
         if most >= least and key:

@@ -25,6 +25,7 @@ from symbols.backend import gluon, mx
 __all__ = ["Peak", "Series", "Stamp", "Timing", "between", "now", "repeated", "sampled"]
 
 _MOST = 50  # repetitions of one measurement
+_ENOUGH = 64  # crops or images at once; no more are asked for
 _FULL = 0.97  # of a GPU's memory: MXNet's pool keeps some free
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _STAT = Path("/proc/stat")
@@ -183,6 +184,21 @@ class Series:
             return len(amounts)
         self.too_large = amounts[fits.index(False)]
         return fits.index(False)
+
+    def room(self, amount: int, limit: int) -> tuple[int, bool]:
+        """Return how many fit where `amount` do, doubled as long as the line says so, and whether twice as many do not.
+
+        Up to 64, and no more than `amount` where the memory that was measured does not grow.
+        """
+        most = amount
+        while 2 * most <= _ENOUGH:
+            needed = self.bytes_at(2 * most)
+            if needed > limit:
+                return most, True
+            if needed <= max(self.peaks):
+                break
+            most *= 2
+        return most, False
 
     def seconds_at(self, amount: float) -> float:
         """Return the time of an amount: measured, or by the line through the two largest that were."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import sys
 from typing import Any
@@ -98,6 +99,7 @@ def main() -> None:
     from cbst_mx.cli import main as command
 
     stand_in()
+    gc.disable()  # Python looks for circles when it pleases, which hides networks that stay
     try:
         command(sys.argv[1:], prog_name="cbst-mx")
     finally:
