@@ -242,7 +242,7 @@ def test_arrays_are_counted_wherever_they_lie_in_memory():
 def test_pixels_are_counted_one_by_one_where_words_are_mixed_alone(monkeypatch, mixed, pixels):
     counted = []
     by_pixel = confusion_module._by_pixel
-    monkeypatch.setattr(confusion_module, "_by_pixel", lambda a, b: counted.append(a.size) or by_pixel(a, b))
+    monkeypatch.setattr(confusion_module, "_by_pixel", lambda a, b, n: counted.append(a.size) or by_pixel(a, b, n))
     rng = np.random.default_rng(0)
     truth = np.zeros(1 << 20, np.uint8)
     if mixed:

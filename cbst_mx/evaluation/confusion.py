@@ -55,9 +55,11 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     if truth.shape != prediction.shape:
         raise DataError(f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}")
     if truth.dtype == prediction.dtype == np.uint8:
-        counts = _pairs(truth, prediction)
-        if counts[:num_classes, :num_classes].sum() + counts[IGNORE].sum() == truth.size:  # else a value is no class
-            return counts[:num_classes, :num_classes].copy()
+        pairs = _pairs(truth, prediction, num_classes)
+        counts = pairs[:num_classes, :num_classes]
+        left = truth.size - counts.sum()  # without truth, or a value is no class
+        if left == pairs[IGNORE].sum() or left == np.count_nonzero(truth == IGNORE):
+            return counts.copy()
     valid = truth != IGNORE
     rows, columns = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, ids, also in (("truth", rows, f" or {IGNORE}"), ("prediction", columns, " where truth is valid")):
@@ -74,41 +76,42 @@ _SAMPLES, _MOST_MIXED = 16, 0.3  # with a larger part of mixed words in the samp
 _MOST_ENDS = 0.5  # with a larger part of pixels that end a run, pixels need not be taken apart
 
 
-def _pairs(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return how often each pair of 8-bit values occurs, int64 (256, 256).
+def _pairs(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how often each pair of 8-bit values occurs, int64 (256, 256); of predictions that are classes, at least.
 
     Label maps are long runs of one class, so most words of eight pixels hold one pair, that of the word before. Those
     are counted by how many lie between two others, and pixels one by one in the others alone.
     """
     truth, prediction = np.ascontiguousarray(truth).reshape(-1), np.ascontiguousarray(prediction).reshape(-1)
-    counts = _pairs_of_part(truth[:_PART], prediction[:_PART]).astype(np.int64)
+    counts = _pairs_of_part(truth[:_PART], prediction[:_PART], num_classes).astype(np.int64)
     for start in range(_PART, truth.size, _PART):
         part = slice(start, start + _PART)
-        counts += _pairs_of_part(truth[part], prediction[part]).astype(np.int64)
+        counts += _pairs_of_part(truth[part], prediction[part], num_classes).astype(np.int64)
     return counts
 
 
-def _pairs_of_part(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _pairs_of_part(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the pairs of at most `_PART` pixels, float32 (256, 256)."""
     whole = rows.size // _WORD * _WORD
     if whole == 0:
-        return _by_pixel(rows, columns)
+        return _by_pixel(rows, columns, num_classes)
     mixed_words, run_ends = _sampled(rows, columns)
     if mixed_words > _MOST_MIXED and run_ends > _MOST_ENDS:
-        return _by_pixel(rows, columns)
+        return _by_pixel(rows, columns, num_classes)
     rest = rows[whole:], columns[whole:]
     rows, columns = rows[:whole], columns[:whole]
     if mixed_words > _MOST_MIXED:
         # a count waits for the one before, where both are of one pair: pixels of different eighths take turns
-        return _by_pixel(*(cv2.transpose(each.reshape(_WORD, -1)) for each in (rows, columns))) + _by_pixel(*rest)
+        rows, columns = (cv2.transpose(each.reshape(_WORD, -1)) for each in (rows, columns))
+        return _by_pixel(rows, columns, num_classes) + _by_pixel(*rest, num_classes)
     ends = np.empty(whole, dtype=bool)  # a pixel behind which the pair is another one, and the last one
     np.not_equal(rows[1:], rows[:-1], out=ends[:-1])
     ends[:-1] |= columns[1:] != columns[:-1]
     ends[-1] = True
     mixed = np.flatnonzero(ends.view(np.uint64) != 0)
     rows, columns = (each.view(np.uint64).take(mixed).view(np.uint8) for each in (rows, columns))
-    counts = _by_pixel(rows, columns)
-    counts += _by_pixel(*rest)
+    counts = _by_pixel(rows, columns, num_classes)
+    counts += _by_pixel(*rest, num_classes)
     # the words before a mixed one, back to the mixed one before, are of the pair that it begins with
     begin = rows[::_WORD].astype(np.uint16) << 8 | columns[::_WORD]
     words = np.bincount(begin, weights=np.diff(mixed, prepend=-1) - 1)
@@ -127,11 +130,15 @@ def _sampled(rows: np.ndarray, columns: np.ndarray) -> tuple[float, float]:
     return np.count_nonzero(words) / words.size, np.count_nonzero(ends) / ends.size
 
 
-def _by_pixel(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    if rows.size == 0:
-        return np.zeros((256, 256), np.float32)
-    # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
-    return cv2.calcHist([rows, columns], [0, 1], None, [256, 256], [0, 256, 0, 256])  # type: ignore[list-item]
+def _by_pixel(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the pairs whose second value is a class, float32 (256, 256)."""
+    counts = np.zeros((256, 256), np.float32)
+    if rows.size:
+        # one column for each class: rows of 256 counts get into each other's way in the processor's cache
+        sizes, ranges = [256, num_classes], [0, 256, 0, num_classes]
+        # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
+        counts[:, :num_classes] = cv2.calcHist([rows, columns], [0, 1], None, sizes, ranges)  # type: ignore[list-item]
+    return counts
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:
