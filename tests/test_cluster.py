@@ -421,8 +421,8 @@ def programs(certificates):
     given = (address, "--tls", certificates / "ours")
     env = {**os.environ, "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "False"}  # the user's own settings of dask
     started = [start("cluster", "scheduler", *given, env=env)]
-    started += [start("cluster", "worker", *given, "--threads", 1, env=env) for _ in range(2)]
     wait_for(address)
+    started += [start("cluster", "worker", *given, "--threads", 1, env=env) for _ in range(2)]
     yield address, [psutil.Process(one.pid) for one in started]
     end_all(started)
 
