@@ -83,35 +83,29 @@ def _pairs(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.nd
     are counted by how many lie between two others, and pixels one by one in the others alone.
     """
     truth, prediction = np.ascontiguousarray(truth).reshape(-1), np.ascontiguousarray(prediction).reshape(-1)
-    counts = _pairs_of_part(truth[:_PART], prediction[:_PART], num_classes).astype(np.int64)
-    for start in range(_PART, truth.size, _PART):
-        part = slice(start, start + _PART)
-        counts += _pairs_of_part(truth[part], prediction[part], num_classes).astype(np.int64)
+    whole = truth.size // _WORD * _WORD
+    counts = _by_pixel(truth[whole:], prediction[whole:], num_classes).astype(np.int64)
+    for start in range(0, whole, _PART):
+        part = slice(start, min(start + _PART, whole))
+        counts += _pairs_of_words(truth[part], prediction[part], num_classes).astype(np.int64)
     return counts
 
 
-def _pairs_of_part(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the pairs of at most `_PART` pixels, float32 (256, 256)."""
-    whole = rows.size // _WORD * _WORD
-    if whole == 0:
-        return _by_pixel(rows, columns, num_classes)
+def _pairs_of_words(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the pairs of whole words of at most `_PART` pixels, float32 (256, 256)."""
     mixed_words, run_ends = _sampled(rows, columns)
-    if mixed_words > _MOST_MIXED and run_ends > _MOST_ENDS:
-        return _by_pixel(rows, columns, num_classes)
-    rest = rows[whole:], columns[whole:]
-    rows, columns = rows[:whole], columns[:whole]
     if mixed_words > _MOST_MIXED:
-        # a count waits for the one before, where both are of one pair: pixels of different eighths take turns
-        rows, columns = (cv2.transpose(each.reshape(_WORD, -1)) for each in (rows, columns))
-        return _by_pixel(rows, columns, num_classes) + _by_pixel(*rest, num_classes)
-    ends = np.empty(whole, dtype=bool)  # a pixel behind which the pair is another one, and the last one
+        if run_ends <= _MOST_ENDS:
+            # a count waits for the one before, where both are of one pair: pixels of different eighths take turns
+            rows, columns = (cv2.transpose(each.reshape(_WORD, -1)) for each in (rows, columns))
+        return _by_pixel(rows, columns, num_classes)
+    ends = np.empty(rows.size, dtype=bool)  # a pixel behind which the pair is another one, and the last one
     np.not_equal(rows[1:], rows[:-1], out=ends[:-1])
     ends[:-1] |= columns[1:] != columns[:-1]
     ends[-1] = True
     mixed = np.flatnonzero(ends.view(np.uint64) != 0)
     rows, columns = (each.view(np.uint64).take(mixed).view(np.uint8) for each in (rows, columns))
     counts = _by_pixel(rows, columns, num_classes)
-    counts += _by_pixel(*rest, num_classes)
     # the words before a mixed one, back to the mixed one before, are of the pair that it begins with
     begin = rows[::_WORD].astype(np.uint16) << 8 | columns[::_WORD]
     words = np.bincount(begin, weights=np.diff(mixed, prepend=-1) - 1)
