@@ -325,10 +325,13 @@ def measured(data: Path, options: argparse.Namespace, torch: str | None) -> dict
     def work(name: str, script: str, *arguments: object, python: str = sys.executable, root: Path = ROOT) -> None:
         works[name] = lambda: rate(python, root, script, data, *arguments)
 
-    for name, script, count in (("sample", LOADER, options.images), ("evaluation", EVALUATION, 0), ("video", VIDEO, 0)):
-        work(name, script, count, 0)
-        if options.against:
-            work(f"{name}, before", script, count, 0, root=options.against.resolve())
+    work("sample", LOADER, options.images, 0)
+    if options.against:
+        before = options.against.resolve()
+        work("sample, before", LOADER, options.images, 0, root=before)
+        for name, script in (("evaluation", EVALUATION), ("video", VIDEO)):
+            work(name, script, 0, 0)
+            work(f"{name}, before", script, 0, 0, root=before)
     for workers in (1, 2):
         work(f"{workers} threads", LOADER, options.images, workers)
     if torch:
