@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner
 
 pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")
 
 from cbst_mx.cli import main  # noqa: E402
 from cbst_mx.cluster import KVStore, Where, kvstore, open_cluster  # noqa: E402
