@@ -7,11 +7,13 @@ and an aligned output for any input size.
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, Iterator
 
 import numpy as np
 
 from symbols.backend import gluon, mx
+from symbols.bilinear import BilinearUpsampling, bilinear_kernel
 from symbols.blocks import (
     BATCH_NORM,
     Dropout,
@@ -28,40 +30,10 @@ from symbols.vgg16 import VGG16
 
 nn = gluon.nn
 
-__all__ = ["BilinearUpsampling", "FCN8s", "bilinear_kernel"]
+__all__ = ["FCN8s"]
 
 UPSAMPLING = ("frozen", "learned")
 _LAST = 8  # factor of the last upsampling
-
-
-def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
-    """Return the weight of a transposed convolution that interpolates each channel bilinearly.
-
-    Parameters
-    ----------
-    channels : int
-        Number of channels C.
-    factor : int
-        Even upsampling factor.
-
-    Returns
-    -------
-    ndarray of shape (C, C, 2 * factor, 2 * factor), float32
-        Zero between different channels.
-    """
-    size = 2 * factor
-    ramp = 1 - np.abs(np.arange(size) - (size - 1) / 2) / factor
-    weight = np.zeros((channels, channels, size, size), dtype=np.float32)
-    weight[np.arange(channels), np.arange(channels)] = ramp[:, None] * ramp[None, :]
-    return weight
-
-
-@mx.init.register
-class BilinearUpsampling(mx.init.Initializer):
-    """Initialise a transposed convolution with :func:`bilinear_kernel`."""
-
-    def _init_weight(self, name: str, array: Any) -> None:
-        array[:] = bilinear_kernel(array.shape[0], array.shape[2] // 2)
 
 
 class FCN8s(gluon.HybridBlock):
@@ -140,17 +112,37 @@ class FCN8s(gluon.HybridBlock):
         A block that contains this one, or its segments, must be hybridised again itself where such weights change.
         """
         if not isinstance(x, mx.nd.NDArray):  # a symbol is for images of any size
-            before, self._fits = self._fits, False
+            before = self._fits, self.upscore8.is_left
+            self._fits, self.upscore8.is_left = False, False
             try:
                 return super().forward(x, *args)
             finally:
-                self._fits = before
+                self._fits, self.upscore8.is_left = before
         fits = self._fits and all(side % _LAST == 0 for side in x.shape[2:])
         forms = [block.is_bilinear() for block in (self.upscore2, self.upscore_pool4, self.upscore8)]
+        forms.append(self.upscore8.is_left)
         if (forms, fits) != (self._forms, self._fits):
             self._forms, self._fits = forms, fits
             self._clear_cached_op()
         return super().forward(x, *args)
+
+    @contextlib.contextmanager
+    def without_last_upsampling(self) -> Iterator[int]:
+        """Let calls inside the block, those of the segments made in it too, give scores before the last upsampling.
+
+        This is for training: the loss interpolates a part at a time, in the processor's cache, both ways.
+
+        Yields
+        ------
+        int
+            Factor of the bilinear upsampling that is left to do, with a result cut to the size of the images. 1 where
+            the network does it as ever: on GPUs, and with weights that are trained or not bilinear.
+        """
+        self.upscore8.is_left = self.upscore8.is_bilinear()
+        try:
+            yield _LAST if self.upscore8.is_left else 1
+        finally:
+            self.upscore8.is_left = False
 
     def segments(self) -> list[gluon.HybridBlock]:
         """Return blocks whose composition is the network, for gradient checkpointing.
@@ -162,7 +154,9 @@ class FCN8s(gluon.HybridBlock):
         trunk = self.trunk
         top = nn.HybridSequential(prefix="")
         top.add(self.fc6, self.drop, self.fc7, self.drop, self.score_fr)
-        kept = ((trunk.stage1, 1), (trunk.stage2, 1), (trunk.stage3, 1), (trunk.stage4, 2), (trunk.stage5, 3), (top, 3))
+        size = 0 if self.upscore8.is_left else 1  # maps that are kept for the size of the result: the images
+        stages = zip((trunk.stage1, trunk.stage2, trunk.stage3, trunk.stage4, trunk.stage5, top), (0, 0, 0, 1, 2, 2))
+        kept = [(stage, size + skips) for stage, skips in stages]
         return [*(_Passing(block, count) for block, count in kept), _Skips(self)]
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
@@ -177,7 +171,7 @@ class FCN8s(gluon.HybridBlock):
         score = self.upscore_pool4(F.slice_like(score, skip4, axes=(2, 3)) + skip4)  # (B, C, >= h/8, >= w/8)
         skip3 = self.score_pool3(pool3 * scale3)
         score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
-        return score if fits else F.slice_like(score, x, axes=(2, 3))
+        return score if fits or self.upscore8.is_left else F.slice_like(score, x, axes=(2, 3))
 
 
 class _Upsampling(gluon.nn.Conv2DTranspose):
@@ -200,6 +194,7 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
         )
         self._channels, self._factor = channels, factor
         self._bilinear = bilinear_kernel(channels, factor)
+        self.is_left = False  # to the loss
         if upsampling == "frozen":
             self.weight.grad_req = "null"
 
@@ -214,6 +209,8 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
         return np.array_equal(values, self._bilinear)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
+        if self.is_left:  # Gluon warns of parameters that nothing uses
+            return F.broadcast_add(x, 0 * F.sum(weight, keepdims=True))
         if not self.is_bilinear():
             return super().hybrid_forward(F, x, weight)
         channels, factor = self._channels, self._factor
@@ -242,7 +239,7 @@ class _Passing(gluon.HybridBlock):
 
 
 class _Skips(gluon.HybridBlock):
-    """The end of `network`: images, pool3, pool4 and the scores of the top layer to logits."""
+    """The end of `network`: images (where their size is needed), pool3, pool4 and scores of the top layer to logits."""
 
     def __init__(self, network: FCN8s):
         super().__init__(prefix="")
@@ -250,5 +247,6 @@ class _Skips(gluon.HybridBlock):
             self.register_child(getattr(network, name), name)
         self._add_skips = network._add_skips
 
-    def hybrid_forward(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any) -> Any:
-        return self._add_skips(F, x, pool3, pool4, score)
+    def hybrid_forward(self, F: Any, *maps: Any) -> Any:
+        *x, pool3, pool4, score = maps
+        return self._add_skips(F, x[0] if x else None, pool3, pool4, score)

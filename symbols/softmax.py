@@ -13,10 +13,10 @@ from typing import Iterator
 import numpy as np
 
 from symbols.backend import autograd, mx
+from symbols.bilinear import bilinear_matrix
 
 __all__ = ["CrossEntropy", "is_fast", "shared", "softmax"]
 
-_FEW = 0.75  # of the pixels: gathering these takes less time than what the others would
 _PIXELS = 1 << 14  # looked at together: their logits stay in the processor's cache
 
 
@@ -82,59 +82,71 @@ class CrossEntropy(autograd.Function):
         Pixels that count.
     count : float
         Number to divide by, at least 1.
+    factor : int
+        Factor of the bilinear upsampling (:func:`.bilinear.bilinear_matrix`) between what is given and the logits; 1:
+        none.
     """
 
-    def __init__(self, labels: np.ndarray, valid: np.ndarray, count: float):
+    def __init__(self, labels: np.ndarray, valid: np.ndarray, count: float, factor: int = 1):
         super().__init__()
-        self._labels, self._valid, self._count = labels, valid, np.float32(count)
+        self._labels, self._valid, self._count, self._factor = labels, valid, np.float32(count), factor
 
     def forward(self, logits: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Return the loss, float32 (1,), of logits (B, C, h, w) for which :func:`is_fast` holds."""
+        """Return the loss, float32 (1,), of logits for which :func:`is_fast` holds.
+
+        They are (B, C, h, w), before an upsampling (B, C, h / factor, w / factor), rounded up.
+        """
         values = logits.asnumpy()
         picked = np.zeros(self._labels.shape, np.float32)
-        for image, label, valid, out in zip(values, self._labels, self._valid, picked):
-            classes, counts, found = label.reshape(-1), valid.reshape(-1), out.reshape(-1)
-            for pixels, part in _parts(image):
-                _differentiate(part, classes[pixels], counts[pixels], found[pixels], self._count)
+        for image, label, valid, found in zip(values, self._labels, self._valid, picked):
+            if self._factor > 1:
+                _differentiate_small(image, label, valid, found, self._count, self._factor)
+            else:
+                _differentiate(image, label, valid, found, self._count)
         self._gradient = shared(values, logits.context)
         del self._labels, self._valid  # MXNet leaves this object to Python's search for circles of references
         total = mx.nd.sum(mx.nd.sum(mx.nd.array(picked, ctx=logits.context), axis=(1, 2)))
         return -total / float(self._count)
 
     def backward(self, slope: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Return the gradient, float32 (B, C, h, w)."""
+        """Return the gradient, float32, of the shape of what was given."""
         factor = float(slope.asscalar())
         gradient = self.__dict__.pop("_gradient")  # as above
         return gradient if factor == 1 else gradient * factor
 
 
 def _differentiate(
-    logits: np.ndarray, classes: np.ndarray, counts: np.ndarray, found: np.ndarray, count: np.float32
+    logits: np.ndarray, labels: np.ndarray, valid: np.ndarray, found: np.ndarray, count: np.float32
 ) -> None:
-    """Turn logits (C, n) into the gradient of the loss; `found` gets the log-likelihoods of pixels that count."""
-    chosen = np.flatnonzero(counts)
-    # numbers that are not finite must show, wherever they are
-    if len(chosen) < _FEW * counts.size and np.isfinite(np.maximum.reduce(logits, axis=0)).all():
-        part = np.take(logits, chosen, axis=1)
-        logits[:] = 0
-        if len(chosen):
-            found[chosen] = _likelihood(part, classes[chosen], count)
-            logits[:, chosen] = part
-        return
-    found[:] = _likelihood(logits, classes, count)
-    if len(chosen) < counts.size:
-        found *= counts
-        logits *= counts
+    """Turn the logits (C, h, w) of an image into the gradient of the loss; `found` gets the log-likelihoods, or 0."""
+    classes, counts, likelihoods = labels.reshape(-1), valid.reshape(-1), found.reshape(-1)
+    for pixels, values in _parts(logits):
+        _shift(values)
+        chosen = classes[pixels], np.arange(values.shape[1])
+        likelihood = values[chosen]
+        np.exp(values, out=values)
+        sums = _sum(values)
+        # numbers that are not finite must show, wherever they are: 0 times NaN is NaN
+        likelihoods[pixels] = (likelihood - np.log(sums)) * counts[pixels]
+        values *= counts[pixels] / (sums * count)
+        values[chosen] -= counts[pixels] / count
 
 
-def _likelihood(values: np.ndarray, classes: np.ndarray, count: np.float32) -> np.ndarray:
-    """Turn logits (C, n) into the gradient of the log-likelihoods of classes, over `-count`; return these."""
-    _shift(values)
-    pixels = np.arange(len(classes))
-    found: np.ndarray = values[classes, pixels]
-    np.exp(values, out=values)
-    sums = _sum(values)
-    found -= np.log(sums)
-    values *= 1 / (sums * count)
-    values[classes, pixels] -= 1 / count
-    return found
+def _differentiate_small(
+    small: np.ndarray, labels: np.ndarray, valid: np.ndarray, found: np.ndarray, count: np.float32, factor: int
+) -> None:
+    """Do the same with logits (C, h / factor, w / factor), rounded up, of which bilinear upsampling makes (C, h, w)."""
+    height, width = labels.shape
+    down, across = (bilinear_matrix(*sizes) for sizes in zip(small.shape[1:], (factor, factor), (height, width)))
+    most = max(1, _PIXELS // width)
+    with np.errstate(invalid="ignore"):  # as in _shift
+        rows = small @ across.T  # (C, h / factor, w)
+        gradient = np.zeros_like(rows)
+        for start in range(0, height, most):
+            part = slice(start, min(start + most, height))
+            near = slice(max(0, start - factor // 2) // factor, (part.stop - 1 + factor // 2) // factor + 1)
+            weights = down[part, near]
+            logits = weights @ rows[:, near]
+            _differentiate(logits, labels[part], valid[part], found[part], count)
+            gradient[:, near] += weights.T @ logits
+        small[:] = gradient @ across

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
+from cbst_mx.training import sgd
+from cbst_mx.training.phase import Schedule
 from symbols import get_network
 from symbols.backend import autograd, mx
-from symbols.fcn8s import bilinear_kernel
+from symbols.bilinear import bilinear_kernel, bilinear_matrix
+from symbols.softmax import CrossEntropy
 
 
 def small(hybrid=False, **options):
@@ -228,3 +233,72 @@ def test_segments_compose_to_the_network(size):
     assert (logits == network(x)).asnumpy().all()
     names = [name for segment in network.segments() for name in segment.collect_params()]
     assert sorted(names) == sorted(network.collect_params())  # each parameter in one of them
+
+
+def test_what_is_left_to_the_loss_is_the_last_upsampling():
+    network = small(hybrid=True)
+    for size in ((64, 96), (37, 45), (64, 96)):
+        x = mx.nd.array(np.random.default_rng(size[1]).normal(size=(2, 3, *size)))
+        expected = network(x).asnumpy()
+        with network.without_last_upsampling() as factor:
+            scores = network(x)
+            before = [(x,)]
+            for segment in network.segments():
+                passed = segment(*before[-1])
+                before.append(passed if isinstance(passed, (list, tuple)) else (passed,))
+        assert factor == 8
+        assert scores.shape == (2, 5, -(-size[0] // 8), -(-size[1] // 8))
+        np.testing.assert_allclose(before[-1][0].asnumpy(), scores.asnumpy(), rtol=1e-5, atol=1e-6)
+        assert [len(maps) for maps in before] == [1, 1, 1, 1, 2, 3, 3, 1]  # images are not needed for their size
+        down, across = (bilinear_matrix(*sides) for sides in zip(scores.shape[2:], (8, 8), size))
+        upsampled = np.einsum("hi,bcij,wj->bchw", down, scores.asnumpy(), across)
+        np.testing.assert_allclose(upsampled, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_array_equal(network(x).asnumpy(), expected)  # whole again
+
+
+def test_an_upsampling_that_is_no_bilinear_one_is_left_to_nobody():
+    for network in (small(upsampling="learned"), small()):
+        network.upscore8.weight.set_data(network.upscore8.weight.data() * 1.5)
+        with network.without_last_upsampling() as factor:
+            assert factor == 1
+            assert network(mx.nd.zeros((1, 3, 32, 40))).shape == (1, 5, 32, 40)
+
+
+@pytest.mark.parametrize(("size", "contexts"), [((48, 64), 1), ((48, 64), 2), ((37, 45), 1)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_leaves_the_upsampling_to_the_loss(size, contexts, checkpointing, monkeypatch):
+    rng = np.random.default_rng(4)
+    images = rng.normal(size=(4, 3, *size)).astype(np.float32)
+    labels = rng.integers(0, 5, (4, *size)).astype(np.float32)
+    labels[1] = 255
+
+    factors = []
+
+    class Spied(CrossEntropy):
+        def __init__(self, labels, valid, count, factor):
+            factors.append(factor)
+            super().__init__(labels, valid, count, factor)
+
+    monkeypatch.setattr("cbst_mx.training.losses.CrossEntropy", Spied)
+
+    def trained():
+        network = small(hybrid=True, batch_norm="none")
+        record = sgd.train(
+            network,
+            lambda first: ((images, labels) for _ in range(3 - first)),
+            schedule=Schedule(0.1, 3),
+            ctx=[mx.cpu(index) for index in range(contexts)],
+            seed=0,
+            gradient_checkpointing=checkpointing,
+        )
+        assert network(mx.nd.zeros((1, 3, 32, 40))).shape == (1, 5, 32, 40)  # as ever, behind the training
+        return record.losses, network._collect_params_with_prefix()
+
+    losses, parameters = trained()
+    monkeypatch.setattr("symbols.fcn8s.FCN8s.without_last_upsampling", lambda self: contextlib.nullcontext(1))
+    plain_losses, plain = trained()
+    assert factors == [8] * 3 * contexts + [1] * 3 * contexts
+    np.testing.assert_allclose(losses, plain_losses, rtol=1e-5)  # other orders of sums
+    for name, parameter in parameters.items():
+        value, other = parameter.data().asnumpy(), plain[name].data().asnumpy()
+        np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-5 * np.abs(other).max(), err_msg=name)

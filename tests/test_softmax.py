@@ -7,6 +7,7 @@ import pytest
 
 from cbst_mx.training.losses import SegmentationLoss
 from symbols.backend import autograd, mx
+from symbols.bilinear import bilinear_kernel
 from symbols.softmax import CrossEntropy, is_fast, softmax
 
 SHAPE = (3, 5, 12, 20)
@@ -99,6 +100,52 @@ def test_how_many_pixels_are_looked_at_together_changes_no_bit(at_once, monkeypa
     monkeypatch.setattr("symbols.softmax._PIXELS", at_once)
     for one, other in zip((softmax(mx.nd.array(values)), *gradient_of(values, labels)), expected):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("at_once", [1, 150, 1 << 14])  # pixels: a row, three, all
+@pytest.mark.parametrize(("factor", "size"), [(8, (40, 56)), (8, (37, 45)), (8, (3, 9)), (2, (12, 20)), (4, (13, 6))])
+def test_a_loss_does_the_upsampling_that_a_network_left_to_it(factor, size, at_once, monkeypatch):
+    monkeypatch.setattr("symbols.softmax._PIXELS", at_once)
+    rng = np.random.default_rng(6)
+    classes, small = 5, tuple(-(-side // factor) for side in size)
+    values = rng.normal(0, 6, (2, classes, *small)).astype(np.float32)
+    labels = rng.integers(0, classes, (2, *size))
+    labels[0, : size[0] // 2] = 255
+    valid, count = labels != 255, 123
+    weight = mx.nd.array(bilinear_kernel(classes, factor))
+    layer = {"kernel": (2 * factor,) * 2, "stride": (factor,) * 2, "pad": (factor // 2,) * 2, "no_bias": True}
+
+    def network(scores):
+        logits = mx.nd.Deconvolution(scores, weight, num_filter=classes, **layer)
+        return mx.nd.slice(logits, begin=(0, 0, 0, 0), end=(2, classes, *size))
+
+    found = []
+    for context, left in ((mx.cpu(0), factor), (mx.cpu(1), factor), (mx.cpu(0), 1)):
+        scores = mx.nd.array(values, ctx=context)
+        scores.attach_grad()
+        with autograd.record():
+            logits = scores if left > 1 else network(scores)
+            loss = CrossEntropy(labels * valid, valid, count, left)(logits)
+        loss.backward()
+        found.append((loss.asscalar(), scores.grad.asnumpy()))
+    for loss, gradient in found[:2]:
+        np.testing.assert_allclose(loss, found[2][0], rtol=1e-6)
+        # sums of up to (2 * factor) ** 2 numbers, each at most 1 / count, in another order
+        np.testing.assert_allclose(gradient, found[2][1], rtol=1e-5, atol=(2 * factor) ** 2 * 6e-8 / count)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_wrong_number_before_the_upsampling_shows(wrong):
+    values = np.zeros((1, 3, 2, 2), np.float32)
+    values[0, 1, 1, 1] = wrong
+    scores = mx.nd.array(values)
+    scores.attach_grad()
+    labels = np.zeros((1, 16, 16), np.intp)
+    with autograd.record():
+        loss = CrossEntropy(labels, labels == 0, 256, 8)(scores)
+    loss.backward()
+    assert not np.isfinite(loss.asscalar())
+    assert not np.isfinite(scores.grad.asnumpy()).all()
 
 
 def test_what_a_loss_holds_goes_with_its_backward_pass():

@@ -5,7 +5,8 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+import contextlib
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -59,11 +60,29 @@ class BatchLoss:
     ----------
     total : callable, optional
         Given the number of valid pixels of the labels that are here, returns that of the whole batch.
+    factor : int
+        Factor of a bilinear upsampling that the network leaves to the loss, on processors; 1: none.
     """
 
-    def __init__(self, total: Callable[[int], int] = int) -> None:
-        self._loss, self._total = SegmentationLoss(), total
+    def __init__(self, total: Callable[[int], int] = int, *, factor: int = 1) -> None:
+        self._loss, self._total, self._factor = SegmentationLoss(), total, factor
         self._loss.hybridize(static_alloc=True, static_shape=True)
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, network: gluon.HybridBlock, total: Callable[[int], int] = int) -> Iterator[BatchLoss]:
+        """Yield the loss for what `network` gives inside the block: it may leave its last upsampling to the loss.
+
+        Parameters
+        ----------
+        network : HybridBlock
+            Offers ``without_last_upsampling()`` where it can, see :meth:`symbols.fcn8s.FCN8s.without_last_upsampling`.
+        total : callable, optional
+            As above.
+        """
+        ends_early = getattr(network, "without_last_upsampling", lambda: contextlib.nullcontext(1))
+        with ends_early() as factor:
+            yield cls(total, factor=factor)
 
     def __call__(
         self, logits: Sequence[mx.nd.NDArray], labels: np.ndarray, *, batch: np.ndarray | None = None
@@ -73,7 +92,8 @@ class BatchLoss:
         Parameters
         ----------
         logits : sequence of NDArray of shape (B_i, C, h / s, w / s)
-            One per context; the parts follow each other in the batch. Any floating type: the loss is float32.
+            One per context; the parts follow each other in the batch. Any floating type: the loss is float32. Before an
+            upsampling (B_i, C, h / factor, w / factor), rounded up.
         labels : ndarray of shape (B, h, w), float32
             TrainIds of these parts, 255 = ignore.
         batch : ndarray, optional
@@ -89,7 +109,9 @@ class BatchLoss:
         ConfigError
             If the labels cannot be sampled at the network's stride.
         """
-        stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:])
+        stride = 1
+        if self._factor == 1:
+            stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:])
         count = self._total(np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE))
         labels = label_at_stride(labels, stride)  # (B, h / s, w / s)
         losses = []
@@ -97,12 +119,13 @@ class BatchLoss:
         for part in logits:
             label = labels[first : first + len(part)]
             first += len(part)
-            if is_fast(part):
-                valid = label != IGNORE
-                losses.append(CrossEntropy((label * valid).astype(np.intp), valid, max(count, 1))(part))
-                continue
             if part.dtype != np.float32:  # mixed precision ends here
                 part = part.astype("float32")
+            if is_fast(part):
+                valid = label != IGNORE
+                loss = CrossEntropy((label * valid).astype(np.intp), valid, max(count, 1), self._factor)
+                losses.append(loss(part))
+                continue
             truth = mx.nd.array(label, ctx=part.context)
             losses.append(self._loss(part, truth, mx.nd.array([count], ctx=part.context)))
         return losses

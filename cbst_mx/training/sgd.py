@@ -176,7 +176,8 @@ def train(
         passes: Callable[[int], list[slice]] = functools.partial(_rows, parts, per_pass, devices)
         if team.size > 1:
             loader, passes = _of_this_process(loader, passes, team, len(contexts))
-        gradient = _gradient_of(network, contexts, passes, adding, team, backward, gradient_checkpointing)
+        loss_of = stack.enter_context(BatchLoss.of(network, team.total))
+        gradient = _gradient_of(network, contexts, passes, adding, loss_of, backward, gradient_checkpointing)
         batches = stack.enter_context(contextlib.closing(iter(loader)))
         for images, labels in batches:
             iteration = phase.record.iterations
@@ -239,7 +240,7 @@ def _gradient_of(
     contexts: Sequence[mx.Context],
     passes: Callable[[int], list[slice]],
     adding: bool,
-    team: Team,
+    loss_of: BatchLoss,
     backward: Backward,
     gradient_checkpointing: bool,
 ) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], list[mx.nd.NDArray]]:
@@ -250,7 +251,6 @@ def _gradient_of(
     step = functools.partial(plain_step, network)
     if gradient_checkpointing:
         step = functools.partial(checkpointed_step, prepare_segments(network, contexts))
-    loss_of = BatchLoss(team.total)
 
     def gradient(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[mx.nd.NDArray]:
         if adding:

@@ -111,7 +111,7 @@ def mxnet_training(spec: dict[str, Any]) -> Callable[[], None]:
     from cbst_mx.training.steps import plain_step
     from symbols.backend import mx
 
-    network, loss_of, rng = mxnet_network(spec), BatchLoss(), np.random.default_rng(0)
+    network, rng = mxnet_network(spec), np.random.default_rng(0)
     settings = {"learning_rate": 1e-4, "momentum": 0.9, "wd": 5e-4}
     trainer = new_trainer(network.collect_params(), settings)
     images = mx.nd.random.normal(shape=(1, 3, *spec["size"]))
@@ -119,7 +119,8 @@ def mxnet_training(spec: dict[str, Any]) -> Callable[[], None]:
     labels[:, :8] = IGNORE
 
     def step() -> None:
-        plain_step(network, [images], labels, loss_of, rng=rng)
+        with BatchLoss.of(network) as loss_of:
+            plain_step(network, [images], labels, loss_of, rng=rng)
         trainer.step(1)
         mx.nd.waitall()
 

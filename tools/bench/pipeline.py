@@ -188,10 +188,11 @@ def stages(setting: Setting, folder: Path, repeats: int) -> dict[str, list[Stage
     batch = 1 if large else 8
     crop = mx.nd.random.normal(shape=(batch, 3, *setting.crop))
     truth = np.zeros((batch, *setting.crop), np.float32)
-    rng, loss_of = np.random.default_rng(0), BatchLoss()
+    rng = np.random.default_rng(0)
 
     def step() -> None:
-        plain_step(network, [crop], truth, loss_of, rng=rng)
+        with BatchLoss.of(network) as loss_of:
+            plain_step(network, [crop], truth, loss_of, rng=rng)
         trainer.step(batch)
         mx.nd.waitall()
 
