@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import os
 import platform
 import resource
@@ -291,7 +292,7 @@ BENCHES = {
     "cluster --training": Bench(1.5, 4),
     "growth": Bench(2, 5, page="docs/performance.md"),
     "pipeline": Bench(2, page="docs/performance.md"),
-    "selection": Bench(2.5, page="docs/benchmarks-selection.md"),
+    "selection": Bench(3, page="docs/benchmarks-selection.md"),
     "images": Bench(3, page="docs/performance.md", torch=True),
     "inference": Bench(5.5, 23, page="docs/performance.md"),
     "rounds": Bench(5.5, 10, page="docs/performance.md", torch=True),
@@ -335,8 +336,8 @@ def main() -> None:
     parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch, torchvision, numpy and Pillow")
     options, rest = parser.parse_known_args()
     chosen = [name for name in BENCHES if name.split()[0] in options.only]
-    total = sum(minutes(name, options) for name in chosen)
-    print(f"about {total:.2g} minutes on 2 cores that do nothing else, 1 more where PyTorch is installed first")
+    total = math.ceil(sum(minutes(name, options) for name in chosen))
+    print(f"about {total} minutes on 2 cores that do nothing else, 1 more where PyTorch is installed first")
     print(f"here: {machine()}; load {os.getloadavg()[0]:.1f}")
     lines, failed = [], []
     for name in chosen:
