@@ -22,6 +22,7 @@ SMOKE ?=
 REHEARSE ?=
 TARGET ?=
 ROUNDS ?=
+FULL ?=
 WRITE ?=
 ONLY ?=
 TORCH ?=
@@ -125,18 +126,11 @@ check: $(DEV) ## ruff, formatting, types
 docs: $(DEV) ## the documentation as a site, site/index.html; every link is checked
 	$(BIN)/python -m mkdocs build --quiet --strict
 
-# not by themselves: what the others share, and what needs run folders
-BENCHES := $(sort $(filter-out %/measuring.py %/torch_round.py %/label_free_score.py,$(wildcard tools/bench/*.py)))
-# PyTorch, the peer of some, is installed into an environment of its own, unless TORCH names a Python that has it. A benchmark
-# that fails stops no other. BENCH has further options, ONLY the names of those that shall run.
-bench: $(DEV) ## run the benchmarks in tools/bench (WRITE=1: into docs; ONLY="rounds images"; TORCH=PYTHON with torch)
-	@failed=; for script in $(if $(ONLY),$(ONLY:%=tools/bench/%.py),$(BENCHES)); do \
-		page=docs/performance.md; case $$script in */networks.py) page=docs/benchmarks.md;; \
-			*/selection.py) page=docs/benchmarks-selection.md;; esac; options=; \
-		if grep -q '    add_torch(' $$script; then options="$(if $(TORCH),--torch-python $(TORCH),--install-torch)"; fi; \
-		if [ -n "$(WRITE)" ] && grep -q '"--out", type' $$script; then options="$$options --out $$page"; fi; \
-		echo $$script $$options $(BENCH); $(BIN)/python $$script $$options $(BENCH) || failed="$$failed $$script"; \
-	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+# ONLY has the names of those that shall run, FULL=1 takes larger sizes and more repeats, TORCH is a Python that has PyTorch,
+# BENCH has further options, for each of them.
+bench: $(DEV) ## run the benchmarks in tools/bench, 39 minutes (FULL=1: 80; WRITE=1: into docs; ONLY="rounds images")
+	@$(BIN)/python tools/bench/measuring.py $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write) \
+		$(addprefix --torch-python ,$(TORCH)) $(BENCH)
 
 bench-ci: $(DEV) ## time and memory of a small round against tools/bench/regressions.json: a report that fails nothing
 	-@$(BIN)/python tools/bench/regressions.py

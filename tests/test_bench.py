@@ -1,8 +1,12 @@
-"""What the benchmarks conclude from their figures: lines through times, and what is called a regression."""
+"""How the benchmarks are run, and what they conclude from their figures: lines through times, what is a regression."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import re
+import shlex
+import sys
 
 import pytest
 
@@ -38,3 +42,116 @@ def test_a_cluster_that_costs_too_much_is_an_error(bench):
     for ratio in (1.31, float("nan")):
         with pytest.raises(SystemExit, match=rf"at most 1\.3 times the .* of one process, took {ratio}"):
             check(ratio)
+
+
+HELPERS = {"measuring", "torch_round", "label_free_score"}  # what the others share, and what needs run folders
+
+
+def test_every_benchmark_runs_with_options_that_it_has(bench):
+    benches = bench("measuring").BENCHES
+    folder = ROOT / "tools" / "bench"
+    assert {name.split()[0] for name in benches} == {path.stem for path in folder.glob("*.py")} - HELPERS
+    for name, one in benches.items():
+        text = (folder / f"{name.split()[0]}.py").read_text("utf-8")
+        assert (one.torch, bool(one.full)) == ("    add_torch(" in text, "    add_full(" in text), name
+        assert not one.page or ('"--out"' in text and (ROOT / one.page).is_file()), name
+
+
+def test_commands_of_pages_are_benchmarks_with_options_that_they_have(bench):
+    benches = bench("measuring").BENCHES
+    commands = [
+        dict(part.partition("=")[::2] for part in shlex.split(one)[2:])
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for one in re.findall(r"make bench (?:[A-Z]+=(?:\"[^\"]*\"|[^\s`\"]+) ?)+", page.read_text("utf-8"))
+    ]
+    assert len(commands) > 10
+    for given in commands:
+        for script in given.get("ONLY", "").split():
+            named = [one for name, one in benches.items() if name.split()[0] == script]
+            assert named, given
+            assert "FULL" not in given or any(one.full for one in named), given
+            assert "WRITE" not in given or any(one.page for one in named), given
+            source = (ROOT / "tools" / "bench" / f"{script}.py").read_text("utf-8")
+            for option in re.findall(r"--[a-z-]+", given.get("BENCH", "")):
+                assert f'"{option}"' in source, given
+
+
+def test_the_short_way_is_said_to_end_within_40_minutes(bench):
+    benches = bench("measuring").BENCHES.values()
+    assert sum(one.minutes for one in benches) <= 40
+    assert all(one.full is None or one.full > one.minutes for one in benches)
+
+
+def run(measuring, monkeypatch, capsys, *words, code=lambda script: 0):
+    """Return the commands of the benchmarks, what is printed, and the error."""
+    called, error = [], None
+    monkeypatch.setattr(sys, "argv", ["measuring.py", *words])
+    monkeypatch.setattr(
+        measuring.subprocess, "call", lambda command, cwd: called.append(command[1:]) or code(command[1])
+    )
+    try:
+        measuring.main()
+    except SystemExit as end:
+        error = str(end)
+    return called, capsys.readouterr().out, error
+
+
+def test_benchmarks_get_their_peer_and_their_page_and_what_is_unknown(bench, monkeypatch, capsys):
+    words = ("--only", "networks", "street_scenes", "rounds", "--write", "--repeats", "2")
+    called, said, error = run(bench("measuring"), monkeypatch, capsys, *words)
+    assert called == [
+        ["tools/bench/street_scenes.py", "--repeats", "2"],
+        ["tools/bench/rounds.py", "--install-torch", "--out", "docs/performance.md", "--repeats", "2"],
+        ["tools/bench/networks.py", "--install-torch", "--out", "docs/benchmarks.md", "--repeats", "2"],
+    ]
+    assert error is None
+    assert said.count("about ") == 1 + len(called)  # all together, and each
+    words = ("--only", "networks", "street_scenes", "--full", "--torch-python", "/a/python")
+    called, _, _ = run(bench("measuring"), monkeypatch, capsys, *words)
+    assert called == [
+        ["tools/bench/street_scenes.py"],
+        ["tools/bench/networks.py", "--full", "--torch-python", "/a/python"],
+    ]
+
+
+def test_a_benchmark_that_fails_stops_no_other_and_is_named(bench, monkeypatch, capsys):
+    words = ("--only", "networks", "street_scenes", "selection")
+    called, said, error = run(bench("measuring"), monkeypatch, capsys, *words, code=lambda script: "street" in script)
+    assert len(called) == 3
+    assert error == "failed: street_scenes"
+    assert "| street_scenes | 0 | failed |\n| selection | 0 | ok |\n| networks | 0 | ok |\n" in said
+
+
+def test_a_table_says_the_command_it_is_of_without_places(bench, monkeypatch):
+    words = "/x/tools/bench/images.py --install-torch --out docs/a.md --against /home/me/old --repeats 2 --full"
+    monkeypatch.setattr(sys, "argv", words.split())
+    assert bench("measuring").asked().startswith("`images.py --against old --repeats 2 --full`, 20")
+
+
+def test_the_long_way_gives_other_defaults_to_what_is_not_given(bench, monkeypatch):
+    for words, wanted in (([], (1, 3)), (["--full"], (5, 8)), (["--steps", "2", "--full"], (5, 2))):
+        monkeypatch.setattr(sys, "argv", ["one.py", *words])
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--repeats", type=int, default=1)
+        parser.add_argument("--steps", type=int, default=3)
+        bench("measuring").add_full(parser, repeats=5, steps=8)
+        options = parser.parse_args()
+        assert (options.repeats, options.steps) == wanted
+
+
+def test_networks_beside_pytorch_are_those_of_one_precision(bench):
+    forms = {
+        ("mxnet", "float32 fused"): 2.0,
+        ("torch", "float32"): 3.0,
+        ("torch", "float32 channels last"): 2.5,
+        ("mxnet", "bfloat16"): 1.0,
+        ("torch", "bfloat16"): float("nan"),
+    }
+    found = {("fcn8s", *key): {"seconds": seconds, "peak": 2e9} for key, seconds in forms.items()}
+    assert bench("networks").rows(found) == [
+        ("FCN8s, MXNet float32 fused", "2.00", "2.00", "1.25"),
+        ("FCN8s, PyTorch float32", "3.00", "2.00", ""),
+        ("FCN8s, PyTorch float32 channels last", "2.50", "2.00", ""),
+        ("FCN8s, MXNet bfloat16", "1.00", "2.00", ""),
+        ("FCN8s, PyTorch bfloat16", "nan", "2.00", ""),
+    ]

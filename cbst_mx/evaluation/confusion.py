@@ -56,7 +56,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
         raise DataError(f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}")
     if truth.dtype == prediction.dtype == np.uint8:
         pairs = _pairs(truth, prediction, num_classes)
-        counts = pairs[:num_classes, :num_classes]
+        counts = pairs[:num_classes]
         left = truth.size - counts.sum()  # without truth, or a value is no class
         if left == pairs[IGNORE].sum() or left == np.count_nonzero(truth == IGNORE):
             return counts.copy()
@@ -77,14 +77,16 @@ _MOST_ENDS = 0.5  # with a larger part of pixels that end a run, pixels need not
 
 
 def _pairs(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return how often each pair of 8-bit values occurs, int64 (256, 256); of predictions that are classes, at least.
+    """Return how often each pair of an 8-bit value and a predicted class occurs, int64 (256, C).
 
     Label maps are long runs of one class, so most words of eight pixels hold one pair, that of the word before. Those
     are counted by how many lie between two others, and pixels one by one in the others alone.
     """
     truth, prediction = np.ascontiguousarray(truth).reshape(-1), np.ascontiguousarray(prediction).reshape(-1)
     whole = truth.size // _WORD * _WORD
-    counts = _by_pixel(truth[whole:], prediction[whole:], num_classes).astype(np.int64)
+    counts = np.zeros((256, num_classes), np.int64)
+    if whole < truth.size:
+        counts += _by_pixel(truth[whole:], prediction[whole:], num_classes).astype(np.int64)
     for start in range(0, whole, _PART):
         part = slice(start, min(start + _PART, whole))
         counts += _pairs_of_words(truth[part], prediction[part], num_classes).astype(np.int64)
@@ -92,7 +94,7 @@ def _pairs(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.nd
 
 
 def _pairs_of_words(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the pairs of whole words of at most `_PART` pixels, float32 (256, 256)."""
+    """Return the pairs of whole words of at most `_PART` pixels, float32 (256, C)."""
     mixed_words, run_ends = _sampled(rows, columns)
     if mixed_words > _MOST_MIXED:
         if run_ends <= _MOST_ENDS:
@@ -107,9 +109,9 @@ def _pairs_of_words(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> 
     rows, columns = (each.view(np.uint64).take(mixed).view(np.uint8) for each in (rows, columns))
     counts = _by_pixel(rows, columns, num_classes)
     # the words before a mixed one, back to the mixed one before, are of the pair that it begins with
-    begin = rows[::_WORD].astype(np.uint16) << 8 | columns[::_WORD]
-    words = np.bincount(begin, weights=np.diff(mixed, prepend=-1) - 1)
-    counts.reshape(-1)[: words.size] += _WORD * words
+    begin = columns[::_WORD].astype(np.uint16) << 8 | rows[::_WORD]
+    words = np.bincount(begin, weights=np.diff(mixed, prepend=-1) - 1, minlength=num_classes << 8)
+    counts += _WORD * words[: num_classes << 8].reshape(num_classes, 256).T
     return counts
 
 
@@ -125,14 +127,11 @@ def _sampled(rows: np.ndarray, columns: np.ndarray) -> tuple[float, float]:
 
 
 def _by_pixel(rows: np.ndarray, columns: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the pairs whose second value is a class, float32 (256, 256)."""
-    counts = np.zeros((256, 256), np.float32)
-    if rows.size:
-        # one column for each class: rows of 256 counts get into each other's way in the processor's cache
-        sizes, ranges = [256, num_classes], [0, 256, 0, num_classes]
-        # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
-        counts[:, :num_classes] = cv2.calcHist([rows, columns], [0, 1], None, sizes, ranges)  # type: ignore[list-item]
-    return counts
+    """Return the pairs whose second value is a class, float32 (256, C)."""
+    # one column for each class: rows of 256 counts get into each other's way in the processor's cache
+    sizes, ranges = [256, num_classes], [0, 256, 0, num_classes]
+    # OpenCV's types for Python 3.8 do not know that NumPy's arrays are its own
+    return cv2.calcHist([rows, columns], [0, 1], None, sizes, ranges)  # type: ignore[list-item]
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:

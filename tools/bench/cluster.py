@@ -27,10 +27,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from measuring import ROOT, add_full, machine, printed, table
 from measuring import given as options_of
-from measuring import machine, printed, table, versions
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "from cbst_mx.cli import main; main(prog_name='cbst-mx')"
 DASKS = (
     "from cbst_mx.cluster import nodes; nodes.MALLOC.clear(); nodes.MALLOC['MALLOC_TRIM_THRESHOLD_'] = '65536'\n"
@@ -132,7 +131,7 @@ def training(repeats, iterations):
                 order = [str(one) for one in (threads, trainers, iterations, f"{folder}/data", out)]
                 environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
                 found[name].append(printed(sys.executable, __file__, "--worker", json.dumps(order), **environment))
-    print(f"{machine()}; {versions('mxnet', 'distributed')}; load {os.getloadavg()[0]:.1f}; seconds of a step")
+    print(f"{machine('mxnet', 'distributed')}; load {os.getloadavg()[0]:.1f}; seconds of a step")
     rows = [[name, *(f"{min(column):.3f}" for column in zip(*times))] for name, times in found.items()]
     print(table(["", "clock", "processor, all", "processor, busiest process"], rows))
 
@@ -142,9 +141,10 @@ def main():
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--training", action="store_true", help="measure training in place of labelling")
     parser.add_argument("--iterations", type=int, default=200)
+    add_full(parser, repeats=3)
     given = options_of(parser, train)
     if given is None:
         return

@@ -1,6 +1,6 @@
 """How time and memory grow with the number of images, and how long a large data set takes to open.
 
-python tools/bench/growth.py [--images 100 300 1000 3000] [--files 25000] [--repeats 5] [--out docs/performance.md]
+python tools/bench/growth.py [--images 100 300 1000 3000] [--files 25000] [--repeats 1] [--full] [--out PAGE]
 
 Generated scenes of 64 x 128 pixels (24 of them under many names) and a narrow ResNet-38, so that what a program does
 for every image beside the network shows. Each pass is a process of its own: the processor seconds of the pass, without
@@ -32,7 +32,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import cpu_seconds, given, in_a_process, kernel, machine, peak_bytes, put, table, versions
+from measuring import add_full, asked, cpu_seconds, given, in_a_process, kernel, machine, peak_bytes, put, table
 
 SIZE = (64, 128)
 SCENES = 24
@@ -171,8 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 300, 1000, 3000])
     parser.add_argument("--files", type=int, default=25_000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
+    add_full(parser, repeats=3)
     options = given(parser, worker)
     if options is None:
         return
@@ -219,8 +220,7 @@ def main() -> None:
     )
     text = "\n".join(
         (
-            f"One thread of {machine()}; {versions('mxnet', 'numpy')}; median of {options.repeats} processes; "
-            f"{time.strftime('%Y-%m-%d')}.",
+            f"One thread of {machine('mxnet', 'numpy')}; median of {options.repeats} processes; {asked()}.",
             "",
             table(head, rows),
             "",

@@ -31,7 +31,7 @@ from typing import Callable, Sequence
 
 import cv2
 import numpy as np
-from measuring import add_torch, find_torch, interleaved, machine, packages, photograph, put, table, versions
+from measuring import ROOT, add_torch, asked, find_torch, interleaved, machine, packages, photograph, put, table
 from PIL import Image
 
 from cbst_mx.data import png_pixels
@@ -43,7 +43,6 @@ from cbst_mx.label_space import CITYSCAPES_19
 SIZE = (1024, 2048)
 PHOTOGRAPHS = 8
 CLASSES = 19
-ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = """label_space: cityscapes-19
 ids: trainId
 splits:
@@ -396,10 +395,10 @@ def main() -> None:
         ("labels of a video, a second of the processor", "video", 0, "video, before", commit),
         ("labels of a video, a second of the clock", "video", 1, "video, before", commit),
     )
-    head = f"{machine()}; {versions('mxnet', 'numpy', 'opencv-python', 'imagecodecs', 'Pillow', 'simplejpeg')}"
+    head = f"{machine('mxnet', 'numpy', 'opencv-python', 'imagecodecs', 'Pillow', 'simplejpeg')}"
     if torch:
         head += f"; of PyTorch: {packages(torch, 'torch', 'torchvision', 'numpy', 'Pillow')}"
-    last = f"median of {options.repeats}; {time.strftime('%Y-%m-%d')}."
+    last = f"median of {options.repeats}, {options.images} training samples in a run; {asked()}."
     for name, peer, rows in (
         ("images", torch, read + rates(taken, beside)),
         ("confusion", options.cityscapes_compiled, confusion),

@@ -1,7 +1,7 @@
 """Inference: images per second before and now, buffers that stay or do not, and what lower precision costs in mIoU.
 
-python tools/bench/inference.py [--parts speed buffers precision] [--against CHECKOUT] [--demo FOLDER]
-                                [--out docs/performance.md]
+python tools/bench/inference.py [--parts speed buffers precision] [--networks fcn8s resnet38] [--full]
+                                [--against CHECKOUT] [--demo FOLDER] [--out docs/performance.md]
 
 speed: `evaluate`, mirrored as well, and the labels of a video at 1024 x 2048 by the paper's networks at full width with
 random parameters, here and, with `--against`, in another checkout of this repository.
@@ -33,10 +33,23 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from measuring import cpu_seconds, given, in_a_process, machine, peak_bytes, printed, put, table, versions
+from measuring import (
+    ROOT,
+    TITLES,
+    add_full,
+    asked,
+    cpu_seconds,
+    given,
+    in_a_process,
+    in_turns,
+    machine,
+    peak_bytes,
+    printed,
+    put,
+    table,
+)
 
 PARTS = ("speed", "buffers", "precision")
-TITLES = {"fcn8s": "FCN8s", "resnet38": "ResNet-38"}
 CLASSES = 19
 BUFFERS = {
     "neither": (False, False),
@@ -143,25 +156,11 @@ def worker(what: str, *arguments: str) -> dict[str, Any]:
     return {"speed": run_speed, "buffers": run_buffers, "precision": run_precision}[what](*arguments)
 
 
-def in_turns(works: dict[Any, Callable[[], dict[str, Any]]], repeats: int) -> dict[Any, dict[str, Any]]:
-    """Return what processes that take turns find: medians of numbers, and what else they say, which must be one."""
-    found: dict[Any, list[dict[str, Any]]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            found[name].append(work())
-            print(name, found[name][-1], file=sys.stderr)
-    merged: dict[Any, dict[str, Any]] = {}
-    for name, several in found.items():
-        merged[name] = {key: statistics.median(one[key] for one in several) for key in several[0] if key != "found"}
-        merged[name]["found"] = {one.get("found") for one in several}
-    return merged
-
-
 def speed(options: argparse.Namespace, name: str) -> str:
     """Return the table of a network's images per second."""
     from images import make_files
 
-    trees = {"now": Path(__file__).resolve().parents[2]}
+    trees = {"now": ROOT}
     if options.against:
         git = ["git", "-C", str(options.against), "rev-parse", "--short", "HEAD"]
         before = subprocess.run(git, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
@@ -272,34 +271,36 @@ def trained(folder: Path) -> Path:
 
 
 def first_line(what: str) -> str:
-    """Return the line above a table: machine, versions, what, day."""
-    return f"One thread of {machine()}; {versions('mxnet', 'numpy')}; {what}; {time.strftime('%Y-%m-%d')}."
+    """Return the line above a table: machine, versions, what, command and day."""
+    return f"One thread of {machine('mxnet', 'numpy')}; {what}; {asked()}."
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--networks", nargs="+", choices=tuple(TITLES), default=tuple(TITLES))
+    parser.add_argument("--networks", nargs="+", choices=tuple(TITLES), default=["fcn8s"])
     parser.add_argument("--against", type=Path, help="another checkout of this repository, whose inference runs too")
-    parser.add_argument("--images", type=int, default=2, help="images and frames of the speed")
+    parser.add_argument("--images", type=int, default=1, help="images and frames of the speed")
     parser.add_argument("--works", nargs="+", choices=("evaluate", "video"), default=("evaluate", "video"))
     parser.add_argument("--cold", action="store_true", help="count the first image of a process: it fits buffers too")
     parser.add_argument("--width", type=float, default=1.0, help="of the networks of the speed")
     parser.add_argument("--repeats", type=int, default=1, help="processes of each measurement, in turns")
     parser.add_argument("--demo", type=Path, help="a seed's folder of make demo, runs/demo/seed-0")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
+    add_full(parser, networks=tuple(TITLES), images=2)
     options = given(parser, worker)
     if options is None:
         return
     for part in options.parts:
-        if part == "speed" and options.out and not options.against:
-            print("speed is left as the page has it: it needs --against CHECKOUT", flush=True)
-            continue
+        needs = {"speed": "against", "precision": "demo"}.get(part)
+        kept = needs is not None and getattr(options, needs) is None
         for name in options.networks if part != "precision" else [""]:
             text = {"speed": speed, "buffers": buffers, "precision": precision}[part](options, name)
             print(f"{text}\n", flush=True)
-            if options.out:
+            if options.out and kept:
+                print(f"The page keeps the table it has, which is of --{needs}.\n", flush=True)
+            elif options.out:
                 put(options.out, f"inference {part} {name}".strip(), text)
 
 

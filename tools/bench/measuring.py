@@ -1,13 +1,20 @@
-"""What the benchmarks share: processor seconds, a photograph-like picture, the machine in words, tables in pages.
+"""Run the benchmarks one after the other; and what they share: seconds, the machine in words, tables in pages.
 
-Run by itself it does nothing.
+python tools/bench/measuring.py [--only rounds images] [--full] [--write] [--torch-python PATH] [options of benchmarks]
+
+It is what ``make bench`` calls. Before each benchmark it says about how many minutes that takes, at the end what each
+took. PyTorch, the peer of some, is installed into an environment of its own, unless there is a Python that has it. A
+benchmark that fails stops no other. ``--full`` takes the larger sizes and numbers of repeats of those that have such,
+``--write`` puts tables into the pages of docs. All other options go to each benchmark.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
+import math
 import os
 import platform
 import resource
@@ -17,16 +24,20 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
 __all__ = [
+    "TITLES",
+    "add_full",
     "add_torch",
+    "asked",
     "cpu_seconds",
     "find_torch",
     "given",
     "in_a_process",
+    "in_turns",
     "instructions",
     "interleaved",
     "kernel",
@@ -38,9 +49,10 @@ __all__ = [
     "put",
     "stage_seconds",
     "table",
-    "versions",
 ]
 
+ROOT = Path(__file__).resolve().parents[2]
+TITLES = {"fcn8s": "FCN8s", "resnet38": "ResNet-38"}
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 TORCH = {"torch": "2.14.1", "torchvision": "0.29.1"}  # the peers, one made for the other
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # without CUDA a tenth of the size; where it is not there, PyPI's
@@ -70,6 +82,20 @@ def in_a_process(script: str, *arguments: object) -> dict[str, float]:
     return printed(sys.executable, script, "--worker", json.dumps([str(one) for one in arguments]))
 
 
+def in_turns(works: dict[Any, Callable[[], dict[str, Any]]], repeats: int) -> dict[Any, dict[str, Any]]:
+    """Return what processes that take turns find: medians of numbers, and what else they say as a set, "found"."""
+    found: dict[Any, list[dict[str, Any]]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            found[name].append(work())
+            print(name, found[name][-1], file=sys.stderr)
+    merged: dict[Any, dict[str, Any]] = {}
+    for name, several in found.items():
+        merged[name] = {key: statistics.median(one[key] for one in several) for key in several[0] if key != "found"}
+        merged[name]["found"] = {one.get("found") for one in several}
+    return merged
+
+
 def printed(python: str, script: str | Path, *arguments: object, **environment: str) -> Any:
     """Return what a script prints as JSON at its end, run by a Python with further variables of the environment."""
     command = [python, "-W", "ignore", str(script), *map(str, arguments)]
@@ -85,6 +111,25 @@ def given(parser: argparse.ArgumentParser, worker: Callable[..., Any]) -> argpar
         return options
     print(json.dumps(worker(*options.worker)))
     return None
+
+
+def add_full(parser: argparse.ArgumentParser, **larger: Any) -> None:
+    """Add ``--full``, with which options that are not given are those that are named here."""
+    said = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in larger.items())
+    parser.add_argument("--full", action="store_true", help=f"the long way: {said}")
+    if "--full" in sys.argv[1:]:
+        parser.set_defaults(**larger)
+
+
+def asked() -> str:
+    """Return a table's command and its day: the options, but the page and PyTorch's place, and of paths their names."""
+    words, rest = [Path(sys.argv[0]).name], iter(sys.argv[1:])
+    for word in rest:
+        if word in ("--out", "--torch-python"):
+            next(rest)
+        elif word != "--install-torch":
+            words.append(Path(word).name)
+    return f"`{' '.join(words)}`, {time.strftime('%Y-%m-%d')}"
 
 
 def add_torch(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +170,7 @@ def find_torch(options: argparse.Namespace) -> str | None:
 
 
 def packages(python: str, *names: str) -> str:
-    """Return what :func:`versions` says in another Python, without its own.
+    """Return the versions of packages in another Python.
 
     Raises
     ------
@@ -183,20 +228,14 @@ def instructions() -> str:
     return ", ".join(kinds) or platform.machine()
 
 
-def machine() -> str:
-    """Describe the processor in words."""
-    return f"{len(os.sched_getaffinity(0))} cores, {instructions()}"
-
-
-def versions(*names: str) -> str:
-    """Return Python's version and those of packages, without those that are not installed."""
+def machine(*names: str) -> str:
+    """Describe the processor in words, and with names Python's version and those of packages that are installed."""
     found = [f"Python {platform.python_version()}"]
     for name in names:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    processor = f"{len(os.sched_getaffinity(0))} cores, {instructions()}"
+    return f"{processor}; {', '.join(found)}" if names else processor
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -229,3 +268,89 @@ def put(page: Path, name: str, text: str) -> None:
     if not there or not closed:
         raise SystemExit(f"{page} must have the lines {begin} and {end}")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------- all of them
+
+
+class Bench(NamedTuple):
+    """About how many minutes a benchmark takes on two cores, with --full too where it has that, and where it writes."""
+
+    minutes: float
+    full: float | None = None
+    page: str = ""
+    torch: bool = False  # beside PyTorch
+
+
+# Scripts with options; the quick ones first.
+BENCHES = {
+    "street_scenes": Bench(0.2),
+    "regressions": Bench(0.3),
+    "resampling --drafts": Bench(0.5),
+    "resampling": Bench(1),
+    "cluster": Bench(1, 3),
+    "cluster --training": Bench(1.5, 4),
+    "growth": Bench(2, 5, page="docs/performance.md"),
+    "pipeline": Bench(2, page="docs/performance.md"),
+    "selection": Bench(3, page="docs/benchmarks-selection.md"),
+    "images": Bench(3, page="docs/performance.md", torch=True),
+    "inference": Bench(5.5, 23, page="docs/performance.md"),
+    "rounds": Bench(5.5, 10, page="docs/performance.md", torch=True),
+    "networks": Bench(13, 25, page="docs/benchmarks.md", torch=True),
+}
+
+
+def order(name: str, options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """Return the script of a benchmark and its options."""
+    bench, (script, *given) = BENCHES[name], name.split()
+    if bench.full and options.full:
+        given.append("--full")
+    if bench.torch:
+        given += ["--torch-python", options.torch_python] if options.torch_python else ["--install-torch"]
+    if bench.page and options.write:
+        given += ["--out", bench.page]
+    return [f"tools/bench/{script}.py", *given, *rest]
+
+
+def minutes(name: str, options: argparse.Namespace) -> float:
+    """Return how long a benchmark takes."""
+    bench = BENCHES[name]
+    return bench.full if bench.full and options.full else bench.minutes
+
+
+def main() -> None:
+    """Run them and say what they took.
+
+    Raises
+    ------
+    SystemExit
+        If one failed.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    scripts = sorted({name.split()[0] for name in BENCHES})
+    parser.add_argument("--only", nargs="+", choices=scripts, default=scripts, help="which benchmarks")
+    parser.add_argument("--full", action="store_true", help="the larger sizes and numbers of repeats")
+    parser.add_argument("--write", action="store_true", help="put the tables into the pages of docs")
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python with torch, torchvision, numpy and Pillow")
+    options, rest = parser.parse_known_args()
+    chosen = [name for name in BENCHES if name.split()[0] in options.only]
+    total = math.ceil(sum(minutes(name, options) for name in chosen))
+    print(f"about {total} minutes on 2 cores that do nothing else, 1 more where PyTorch is installed first")
+    print(f"here: {machine()}; load {os.getloadavg()[0]:.1f}")
+    lines, failed = [], []
+    for name in chosen:
+        command = order(name, options, rest)
+        print(f"\n{' '.join(command)}: about {minutes(name, options):g} minutes", flush=True)
+        begin = time.monotonic()
+        code = subprocess.call([sys.executable, *command], cwd=str(ROOT))
+        failed += [name] if code else []
+        lines.append((name, f"{time.monotonic() - begin:.0f}", "failed" if code else "ok"))
+    print(f"\n{table(('benchmark', 'seconds', ''), lines)}", flush=True)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,23 +2,21 @@
 
 Inference, a training step and large images; MXNet and PyTorch are measured in the same run and alternate.
 
-    python tools/bench/networks.py --torch-python PATH        # a Python that has torch
-    python tools/bench/networks.py --install-torch            # makes a virtual environment with torch first
-    python tools/bench/networks.py --quick                    # small widths and sizes: does everything run?
+    python tools/bench/networks.py --torch-python PATH | --install-torch [--quick] [--full] [--out docs/benchmarks.md]
 
-Every measurement is a process of its own: first a step that is not counted (memory is allocated, kernels are chosen),
-then the counted ones. Seconds are the median over the counted steps of all repeats; memory is the largest resident size
-of the process, parameters and the framework itself included. Prints Markdown; `--out docs/benchmarks.md` also puts it
-between that file's two markers. At the published widths the whole takes over an hour on two cores; nothing else should
-run meanwhile.
+Every measurement is a process of its own, in turns: first a step that is not counted (memory is allocated, kernels are
+chosen), then the counted ones, without `--full` a single one where it takes over 10 s. Seconds are by the clock, the
+median of the counted steps, and of the repeats; memory is the largest resident size of the process, parameters and the
+framework itself included. Prints Markdown; `--out` also puts it between the page's two markers. Let nothing else run.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,9 +26,23 @@ from array import array
 from pathlib import Path
 from typing import Any, Callable
 
-from measuring import add_torch, find_torch, given, machine, packages, put, versions
+from measuring import (
+    ROOT,
+    TITLES,
+    add_full,
+    add_torch,
+    asked,
+    find_torch,
+    given,
+    in_turns,
+    machine,
+    packages,
+    peak_bytes,
+    printed,
+    put,
+    table,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
 IGNORE = 255
 
@@ -55,6 +67,7 @@ TRAINING = (
     ("torch", "bfloat16"),
     ("torch", "bfloat16 channels last"),
 )
+FRAMEWORKS = {"mxnet": "MXNet", "torch": "PyTorch"}
 TASKS = ("inference", "training", "large")
 LARGE = (
     ("mxnet", "float32"),
@@ -319,16 +332,16 @@ def torch_difference(spec: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- in a process
 
 
-def measure(make: Callable[[dict[str, Any]], Callable[[], None]], spec: dict[str, Any]) -> dict[str, Any]:
-    """Run one uncounted and ``spec["steps"]`` counted steps."""
+def measure(make: Callable[[dict[str, Any]], Callable[[], None]], spec: dict[str, Any]) -> dict[str, float]:
+    """Run one uncounted and ``spec["steps"]`` counted steps, but no further one behind ``spec["enough"]`` seconds."""
     step = make(spec)
     step()
-    seconds = []
-    for _ in range(spec["steps"]):
+    seconds: list[float] = []
+    while len(seconds) < spec["steps"] and sum(seconds) <= spec["enough"]:
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"seconds": statistics.median(seconds), "peak": peak_bytes()}
 
 
 def worker(spec: dict[str, Any]) -> dict[str, Any]:
@@ -344,45 +357,48 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
     return others[key](spec) if key in others else measure(steps[key], spec)
 
 
-def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any] | None:
-    """Do what `spec` says in a new process of its framework's Python; None when that process fails."""
-    script, work = str(Path(__file__).resolve()), json.dumps([spec])
-    command = [pythons[spec["framework"]], "-W", "ignore", script, "--worker", work]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    done = subprocess.run(command, cwd=str(ROOT), env=environment, capture_output=True, text=True)
-    if done.returncode:
-        print(f"failed: {spec}\n{done.stderr[-2000:]}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
+def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any]:
+    """Do what `spec` says in a new process of its framework's Python; what fails there costs no other."""
+    environment = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "PYTHONPATH": str(ROOT)}
+    try:
+        return printed(pythons[spec["framework"]], __file__, "--worker", json.dumps([spec]), **environment)
+    except subprocess.CalledProcessError:
+        return {"seconds": math.nan, "peak": math.nan, "difference": math.nan}
 
 
-# -------------------------------------------------------------------------------------------------------- the table
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows of one task as Markdown; ratios are against PyTorch's fastest of the same precision."""
-    lines = [
-        "| network | framework, form | seconds | peak memory, GB | speed against PyTorch |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        precision = row["form"].replace(",", "").split()[0]
+def rows(found: dict[tuple[str, str, str], dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the rows of one task; ratios are against PyTorch's fastest of the same precision."""
+    lines = []
+    for (network, framework, form), one in found.items():
+        precision = form.replace(",", "").split()[0]
         peers = [
-            r["median"] for r in rows
-            if r["framework"] == "torch" and r["network"] == row["network"] and r["form"].startswith(precision)
-            and r["seconds"]
+            peer["seconds"] for key, peer in found.items()
+            if key[:2] == (network, "torch") and key[2].startswith(precision) and peer["seconds"] > 0
         ]  # fmt: skip
-        ratio = f"{min(peers) / row['median']:.2f}" if peers and row["framework"] == "mxnet" else ""
-        framework = {"mxnet": "MXNet", "torch": "PyTorch"}[row["framework"]]
-        cells = (
-            row["network"],
-            f"{framework} {row['form']}",
-            f"{row['median']:.2f}" if row["seconds"] else "failed",
-            f"{row['peak'] / 1e9:.2f}",
-            ratio,
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ratio = f"{min(peers) / one['seconds']:.2f}" if peers and framework == "mxnet" else ""
+        title = f"{TITLES[network]}, {FRAMEWORKS[framework]} {form}"
+        lines.append((title, f"{one['seconds']:.2f}", f"{one['peak'] / 1e9:.2f}", ratio))
+    return lines
+
+
+def differences(pythons: dict[str, str], networks: list[str]) -> str:
+    """Say how far PyTorch's logits are from MXNet's with equal parameters.
+
+    Raises
+    ------
+    SystemExit
+        If they are so far that the network must be another one.
+    """
+    said = []
+    for network in networks:
+        with tempfile.NamedTemporaryFile() as file:
+            spec = {"network": network, "form": "float32", "width": 0.125, "size": [64, 96], "file": file.name}
+            written = run(pythons, {**spec, "framework": "mxnet", "task": "reference"})
+            found = run(pythons, {**spec, **written, "framework": "torch", "task": "difference"})
+        if not found["difference"] < 1e-4:
+            raise SystemExit(f"{network}: PyTorch's network is another one: {found}")
+        said.append(f"{TITLES[network]} {found['difference']:.1g}")
+    return f" With equal parameters PyTorch's logits differ by at most {', '.join(said)} of the largest."
 
 
 def main() -> None:
@@ -390,16 +406,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_torch(parser)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS, help="what to measure")
-    parser.add_argument("--networks", nargs="+", default=["fcn8s", "resnet38"], choices=["fcn8s", "resnet38"])
+    parser.add_argument("--networks", nargs="+", default=list(TITLES), choices=list(TITLES))
+    parser.add_argument("--large", nargs="*", default=["fcn8s"], choices=list(TITLES), help="those of the large image")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--inference-size", type=int, nargs=2, default=[512, 1024], metavar=("H", "W"))
     parser.add_argument("--training-size", type=int, nargs=2, default=[504, 504], metavar=("H", "W"))
     parser.add_argument("--large-size", type=int, nargs=2, default=[1024, 2048], metavar=("H", "W"))
-    parser.add_argument("--repeats", type=int, default=2, help="processes per form, alternating")
-    parser.add_argument("--steps", type=int, default=3, help="counted steps per process")
+    parser.add_argument("--repeats", type=int, default=1, help="processes per form, alternating")
+    parser.add_argument("--steps", type=int, default=2, help="counted steps per process, but of the large image 1")
+    parser.add_argument("--enough", type=float, default=10, help="seconds behind which no other step follows")
     parser.add_argument("--quick", action="store_true", help="width 0.125, small sizes, one step")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this file too")
-    sys.path.insert(0, str(ROOT))
+    add_full(parser, enough=60, large=list(TITLES))
     options = given(parser, worker)
     if options is None:
         return
@@ -407,59 +425,38 @@ def main() -> None:
         options.width, options.repeats, options.steps = 0.125, 1, 1
         options.inference_size, options.training_size, options.large_size = [128, 256], [104, 104], [256, 512]
     pythons = {"mxnet": sys.executable}
-    torch_python = find_torch(options)
-    if torch_python:
-        pythons["torch"] = torch_python
-
-    differences = []
-    if "torch" in pythons:
-        for network in options.networks:
-            with tempfile.NamedTemporaryFile() as file:
-                spec = {"network": network, "form": "float32", "width": 0.125, "size": [64, 96], "file": file.name}
-                written = run(pythons, {**spec, "framework": "mxnet", "task": "reference"}) or {}
-                found = run(pythons, {**spec, **written, "framework": "torch", "task": "difference"}) or {}
-            if not found.get("difference", 1.0) < 1e-4:
-                raise SystemExit(f"{network}: PyTorch's network is another one: {found}")
-            differences.append(f"{network} {found['difference']:.1g}")
-
-    bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-    parts = []
+    peer = find_torch(options)
+    if peer:
+        pythons["torch"] = peer
+    bfloat16 = "bf16" in machine()
+    head = ("", "seconds", "peak memory, GB", "speed against PyTorch")
+    parts = [
+        f"Width {options.width:g}, {CLASSES} classes, {machine('mxnet')}"
+        f"{'; ' + packages(peer, 'torch') if peer else ''}; median of {options.repeats} processes with {options.steps} "
+        f"steps (no other behind {options.enough:g} s, 1 of the large image); {asked()}."
+        + (differences(pythons, options.networks) if peer else "")
+    ]
     works = {
-        "inference": ("inference", options.inference_size, INFERENCE, options.steps),
-        "training": ("training step", options.training_size, TRAINING, options.steps),
-        "large": ("inference", options.large_size, LARGE, 1),
+        "inference": ("inference", options.inference_size, INFERENCE, options.networks),
+        "training": ("training step", options.training_size, TRAINING, options.networks),
+        "large": ("inference", options.large_size, LARGE, [name for name in options.networks if name in options.large]),
     }
-    for task, size, forms, steps in (works[name] for name in TASKS if name in options.tasks):
-        rows = []
-        for network in options.networks:
-            chosen = [
-                {"framework": framework, "form": form, "network": network, "task": task, "size": size,
-                 "width": options.width, "steps": steps, "seconds": [], "peak": 0}
+    for task, size, forms, networks in (works[name] for name in TASKS if name in options.tasks):
+        spec = {"task": task, "size": size, "width": options.width, "steps": options.steps}
+        spec["enough"] = 0 if forms is LARGE else options.enough
+        found = in_turns(
+            {
+                (network, framework, form): functools.partial(
+                    run, pythons, {**spec, "framework": framework, "form": form, "network": network}
+                )
+                for network in networks
                 for framework, form in forms
                 if framework in pythons and (bfloat16 or not form.startswith("bfloat16"))
-            ]  # fmt: skip
-            for _ in range(options.repeats):
-                for row in chosen:
-                    result = run(pythons, row)
-                    if result is None:
-                        continue
-                    row["seconds"] += result["seconds"]
-                    row["peak"] = max(row["peak"], result["peak"])
-                    line = " ".join(f"{seconds:.2f}" for seconds in result["seconds"])
-                    print(f"{task} {size} {network} {row['framework']} {row['form']}: {line}", file=sys.stderr)
-            for row in chosen:
-                row["median"] = statistics.median(row["seconds"] or [float("nan")])
-            rows += chosen
-        parts.append(f"### {task.capitalize()}, one image of {size[0]} x {size[1]}\n\n{table(rows)}\n")
-    peer = f"; {packages(torch_python, 'torch')}" if torch_python else ""
-    head = (
-        f"Width {options.width:g}, {CLASSES} classes, {machine()}, {versions('mxnet')}{peer}; "
-        f"median of {options.repeats} x {options.steps} steps ({options.repeats} x 1 for the large image), "
-        f"{time.strftime('%Y-%m-%d')}."
-    )
-    if differences:
-        head += f" With equal parameters PyTorch's logits differ by at most {', '.join(differences)} of the largest."
-    text = "\n".join([head, "", *parts])
+            },
+            options.repeats,
+        )
+        parts += [f"### {task.capitalize()}, one image of {size[0]} x {size[1]}", table(head, rows(found))]
+    text = "\n\n".join(parts)
     print(text)
     if options.out:
         put(options.out, "networks", text)

@@ -1,6 +1,6 @@
 """Where the time of a round goes: every stage of a labelling pass, of a training epoch and of an evaluation.
 
-python tools/bench/pipeline.py [--networks fcn8s resnet38] [--repeats 5] [--quick] [--out docs/performance.md]
+python tools/bench/pipeline.py [--networks fcn8s resnet38] [--repeats 7] [--quick] [--out docs/performance.md]
 
 Two settings: the demo's network and generated scenes of its size, and the paper's networks at 1024 x 2048 (crops of 504
 x 504). Images are PNGs, as those of GTA5 and Cityscapes are. All on one thread, so that processor seconds say what the
@@ -21,13 +21,12 @@ import argparse
 import functools
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import cv2
 import numpy as np
-from measuring import cpu_seconds, interleaved, machine, photograph, put, table, versions
+from measuring import TITLES, asked, cpu_seconds, interleaved, machine, photograph, put, table
 
 from cbst_mx.data.image_files import read_label, read_rgb, write_label_png, write_rgb_png
 from cbst_mx.data.street_scenes import render_scene
@@ -260,7 +259,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=["fcn8s"], choices=["fcn8s", "resnet38"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="the demo's setting only")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
     options = parser.parse_args()
@@ -268,13 +267,12 @@ def main() -> None:
     demo = {"width": 0.125, "batch_norm": "batch", "dropout": 0.0, "upsampling": "learned"}
     settings = [Setting("The demo: FCN8s, width 1/8, 96 x 192", "fcn8s", demo, (96, 192), (64, 160), "linear")]
     for name in () if options.quick else options.networks:
-        title = {"fcn8s": "FCN8s", "resnet38": "ResNet-38"}[name]
-        settings.append(Setting(f"{title}, width 1, 1024 x 2048", name, {}, (1024, 2048), (504, 504), "program"))
+        settings.append(Setting(f"{TITLES[name]}, width 1, 1024 x 2048", name, {}, (1024, 2048), (504, 504), "program"))
     bandwidth, rate = ceilings()
     head = (
-        f"One thread of {machine()}; {versions('mxnet', 'numpy', 'opencv-python', 'imagecodecs', 'Pillow')}; memory "
+        f"One thread of {machine('mxnet', 'numpy', 'opencv-python', 'imagecodecs', 'Pillow')}; memory "
         f"{bandwidth / 1e9:.1f} GB/s (reads and writes of a copy), float32 products {rate / 1e9:.0f} GFLOP/s; median "
-        f"of {options.repeats}, networks at 1024 x 2048 once; {time.strftime('%Y-%m-%d')}."
+        f"of {options.repeats}, networks at 1024 x 2048 once; {asked()}."
     )
     parts = [head, ""]
     for setting in settings:

@@ -31,7 +31,7 @@ from typing import Any, Callable, NamedTuple
 
 import cv2
 import numpy as np
-from measuring import interleaved, machine, photograph, put, table, versions
+from measuring import ROOT, asked, interleaved, machine, photograph, put, table
 from PIL import Image
 
 from cbst_mx.data.image_files import read_draft, read_rgb, write_rgb_png
@@ -40,7 +40,6 @@ from cbst_mx.data.photographs import find_photographs
 from cbst_mx.data.street_scenes import Shift, render_scene, write_demo_data
 from cbst_mx.data.transforms import TrainTransform, resize_image
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = (1052, 1914)  # pixels of a GTA5 image
 FACTORS = (0.7, 0.85, 1850 / 2048, 1.15, 1.3)
 
@@ -252,7 +251,7 @@ def scores(options: argparse.Namespace) -> None:
         ("same parameters, mIoU in %", "program", "draft", "difference", "pixels of another class, %"),
         ("adapted by CBST, mIoU in %", "source network", "program", "draft", "difference"),
     )
-    first = f"{machine()}; {versions('mxnet', 'numpy', 'simplejpeg', 'Pillow')}; {time.strftime('%Y-%m-%d')}."
+    first = f"{machine('mxnet', 'numpy', 'simplejpeg', 'Pillow')}; {asked()}."
     text = "\n\n".join([first, *(table(head, rows) for head, rows in zip(heads, (same, adapted)))])
     print(text)
     if options.out:

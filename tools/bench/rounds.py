@@ -1,6 +1,6 @@
 """A whole round of self-training beside the same round in plain PyTorch: pseudo-labels, retraining, evaluation.
 
-python tools/bench/rounds.py --torch-python PATH | --install-torch [--repeats 3] [--quick] [--out docs/performance.md]
+python tools/bench/rounds.py --torch-python PATH | --install-torch [--repeats 3] [--quick] [--full] [--out PAGE]
 
 The peer, torch_round.py, goes the way of the PyTorch programs that came after CBST. Both have the same network
 (FCN8s, float32) with the same parameters, trained on the source before anything is measured; the same generated scenes,
@@ -8,7 +8,8 @@ images, iterations, batches, crops, mirrored looks, threads and readers. Both pr
 seen that they did the same work: thresholds, portions and mIoU are near, not equal, as crops, dropout and, in the
 peer, every fourth confidence are drawn by each in its own way.
 
-Each round is a process of its own; ours and the peer's take turns. The imports are not counted; loading the parameters,
+Each round is a process of its own; ours and the peer's take turns, nearer to the paper only once without ``--full``,
+since two such rounds take two minutes. The imports are not counted; loading the parameters,
 the first steps, checkpoints and all files are. Needs a Python with torch, numpy and Pillow.
 """
 
@@ -19,13 +20,24 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import add_torch, find_torch, given, machine, packages, printed, put, stage_seconds, table, versions
+from measuring import (
+    ROOT,
+    add_full,
+    add_torch,
+    asked,
+    find_torch,
+    given,
+    machine,
+    packages,
+    printed,
+    put,
+    stage_seconds,
+    table,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
 PORTION = 0.2
 EVERY = 4  # the peer takes every so manieth confidence, as the released programs do
@@ -154,7 +166,9 @@ def our_round(setting: Setting, start: str, data: Path, out: Path) -> dict[str, 
     )
 
 
-def measure(setting: Setting, folder: Path, options: argparse.Namespace, torch: str) -> dict[str, list[dict[str, Any]]]:
+def measure(
+    setting: Setting, folder: Path, options: argparse.Namespace, torch: str, repeats: int
+) -> dict[str, list[dict[str, Any]]]:
     """Return what the rounds of both sides took and found, by repeats."""
     around = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
     own = [sys.executable, __file__, "--worker"]
@@ -171,7 +185,7 @@ def measure(setting: Setting, folder: Path, options: argparse.Namespace, torch: 
         **{"inference_batch": options.peer_batch, "channels_last": options.peer_layout == LAYOUTS[0]},
     }
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
-    for repeat in range(options.repeats):
+    for repeat in range(repeats):
         out = folder / f"ours-{repeat}"
         work = ["ours", setting, made["start"], str(folder / "data"), str(out)]
         found["ours"].append(printed(*own, json.dumps(work), **around))
@@ -234,6 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_torch(parser)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of each side, in turns")
+    parser.add_argument("--paper-repeats", type=int, default=1, help="of those nearer to the paper")
     parser.add_argument("--threads", type=int, default=1, help="of both networks; two wait for each other")
     parser.add_argument("--peer-workers", type=int, default=2, help="reading processes of the peer; we have 2 threads")
     parser.add_argument("--peer-batch", type=int, default=1, help="images that pass its network together in inference")
@@ -242,6 +257,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=("demo", "paper"), default=("demo", "paper"))
     parser.add_argument("--quick", action="store_true", help="one tiny setting: does everything run?")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
+    add_full(parser, paper_repeats=3)
     options = given(parser, worker)
     if options is None:
         return
@@ -250,19 +266,20 @@ def main() -> None:
         return
     theirs = packages(torch, "torch", "numpy", "Pillow")
     settings = [QUICK] if options.quick else [{"demo": DEMO, "paper": PAPER}[name] for name in options.settings]
-    own = versions("mxnet", "numpy", "opencv-python", "Pillow")
+    own = machine("mxnet", "numpy", "opencv-python", "Pillow")
     parts = [
-        f"{options.threads} thread{'s'[: options.threads - 1]} of {machine()}; {own}; {theirs}, {options.peer_layout}, "
-        f"{options.peer_workers} reading processes; median of {options.repeats}; {time.strftime('%Y-%m-%d')}."
+        f"{options.threads} thread{'s'[: options.threads - 1]} of {own}; {theirs}, {options.peer_layout}, "
+        f"{options.peer_workers} reading processes; {asked()}."
     ]
     for setting in settings:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(setting, Path(folder), options, torch)
+            repeats = options.paper_repeats if setting is PAPER else options.repeats
+            found = measure(setting, Path(folder), options, torch, repeats)
         source, target, validation = setting.images
         what = (
             f"{target} target images labelled, {setting.iterations} iterations with {setting.batch} crops of "
             f"{setting.crop[0]} x {setting.crop[1]} (of {source} source and {target} target images), "
-            f"{validation} images evaluated."
+            f"{validation} images evaluated; median of {repeats}."
         )
         head = ("stage", "ours, s", "PyTorch, s", "ratio", "ours, CPU s", "PyTorch, CPU s", "ratio")
         parts += [f"### {setting.title}", f"{what} {agreement(found)}", table(head, rows(found))]

@@ -31,7 +31,7 @@ from typing import Any, Callable, List, Tuple
 
 import cv2
 import numpy as np
-from measuring import machine, put, table, versions
+from measuring import asked, machine, put, table
 from scipy import ndimage
 
 from cbst_mx.data.image_files import write_label_png
@@ -285,9 +285,9 @@ def main() -> None:
     whole = 4 * CLASSES * size[0] * size[1]
     text = "\n\n".join(
         [
-            f"{machine()}; {versions('numpy', 'opencv-python', 'imagecodecs')}; {count} generated maps, {CLASSES} "
+            f"{machine('numpy', 'opencv-python', 'imagecodecs')}; {count} generated maps, {CLASSES} "
             f"classes, stride {STRIDE}, images of {size[0]} x {size[1]}, mean confidence {mean:.3f}, p = {PORTION}; "
-            f"medians of {repeats}, by the clock, one thread unless said otherwise; {time.strftime('%Y-%m-%d')}.",
+            f"medians of {repeats}, by the clock, one thread unless said otherwise; {asked()}.",
             "### Thresholds of all classes, from confidences and predicted classes in memory",
             table(("", "s per image", "times ours"), thresholds),
             f"The state of ours is {state.nbytes / 1e6:.1f} MB, whatever the number of images.",
