@@ -55,6 +55,7 @@ ON_MXNET = (
     "cbst_mx.networks.matching",
     "cbst_mx.networks.weights",
     "cbst_mx.networks.forms",
+    "cbst_mx.networks.int8",
     "cbst_mx.networks.inputs",
     "cbst_mx.networks.export",
     "cbst_mx.networks.onnx_files",

@@ -22,7 +22,8 @@ from cbst_mx.evaluation.shown import Shown, Shows
 from cbst_mx.label_space import IGNORE, LABEL_SPACES, LabelSpace
 from cbst_mx.messages import Counter, Shares, silent
 from cbst_mx.networks.devices import parse_context
-from cbst_mx.networks.forms import Agreement, check_form
+from cbst_mx.networks.forms import check_form
+from cbst_mx.networks.int8 import Agreement
 from cbst_mx.networks.parameters import load_network
 from cbst_mx.selftrain.network_maps import confidences
 from symbols.backend import gluon, mx
@@ -203,7 +204,7 @@ def evaluate_parameters(
     ctx, inference, tile, flip, scales, combine, long_side, upsampling, resampling
         As for :func:`cbst_mx.load_network`.
     calibration_images : int
-        How many of the images, from the first, give the value ranges of int8.
+        How many of the images, from the first, give the value ranges of int8, and say how much can be in int8.
     cluster : Shares, optional
         A :class:`cbst_mx.cluster.Cluster`, whose workers run the network; they must see the same files.
     progress : callable

@@ -17,7 +17,8 @@ from cbst_mx.data.transforms import RESAMPLINGS
 from cbst_mx.errors import ConfigError, DataError, check_choice
 from cbst_mx.label_space import LabelSpace
 from cbst_mx.networks.devices import parse_context
-from cbst_mx.networks.forms import Agreement, check_form, exact_form, quantised
+from cbst_mx.networks.forms import check_form, exact_form
+from cbst_mx.networks.int8 import Agreement, quantised
 from cbst_mx.networks.onnx_files import load_onnx
 from cbst_mx.networks.parameters import load_network as load_plain
 from cbst_mx.networks.spec import NetworkSpec
@@ -209,7 +210,7 @@ def load_network(
         Save memory on large images: compute large maps in bands of this many image rows, with the same result up to
         rounding.
     calibration : ImageSet or sequence of ndarray of shape (H, W, 3), uint8
-        Images that give the value ranges of int8.
+        Images that give the value ranges of int8, and say how much can be in int8.
 
     Returns
     -------
@@ -302,7 +303,7 @@ def choose_form(
     spec : NetworkSpec
         Description of the network.
     calibration : ImageSet
-        Images that give the value ranges of int8; not read for the other forms.
+        Images that give the value ranges of int8, and say how much can be in int8; else not read.
     ctx, inference, tile
         As for :func:`.forms.exact_form`, and "int8".
     **options

@@ -1,7 +1,7 @@
 """Inference: images per second before and now, buffers that stay or do not, and what lower precision costs in mIoU.
 
 python tools/bench/inference.py [--parts speed buffers precision] [--networks fcn8s resnet38] [--full]
-                                [--against CHECKOUT] [--demo FOLDER] [--out docs/performance.md]
+                                [--against CHECKOUT] [--demo FOLDER ...] [--out docs/performance.md]
 
 speed: `evaluate`, mirrored as well, and the labels of a video at 1024 x 2048 by the paper's networks at full width with
 random parameters, here and, with `--against`, in another checkout of this repository.
@@ -10,7 +10,7 @@ buffers: a forward pass with and without memory that MXNet lays out once and kee
 images of one size and for two sizes in turns. All ways must give the same bits.
 
 precision: mIoU on the demo's target validation images in float32, fused, bfloat16 and int8, of the networks in
-`--demo`, a seed's folder of `make demo`; without it, of a source network that is trained here as the demo trains it.
+`--demo`, seeds' folders of `make demo`; without it, of a source network that is trained here as the demo trains it.
 
 All on one thread, each measurement a process of its own, in turns.
 """
@@ -148,6 +148,7 @@ def run_precision(root: str, precision: str, *parameters: str) -> dict[str, list
     return {
         "miou": [100 * one.result["miou"] for one in done],
         "same": [100 * one.agreement.same_class if one.agreement else 100.0 for one in done],
+        "int8": [one.agreement.int8 if one.agreement else 0 for one in done],
     }
 
 
@@ -228,46 +229,49 @@ def precision(options: argparse.Namespace, name: str) -> str:
     """Return the table of mIoU."""
     del name  # the demo has one network
     with tempfile.TemporaryDirectory() as folder:
-        if options.demo:
-            root, start = options.demo / "data", options.demo / "source" / "source" / "parameters.params"
-            rounds = [*options.demo.glob("cbst/round-*/parameters.params")]
-        else:
-            root, start, rounds = Path(folder) / "data", trained(Path(folder)), []
-        networks = {"source network": start}
-        for index in range(1, len(rounds) + 1):
-            networks[f"round {index}"] = options.demo / "cbst" / f"round-{index}" / start.name
-        found: dict[str, Any] = {
-            form: in_a_process(__file__, "precision", root / "cityscapes", form, *networks.values())
-            for form in PRECISIONS
-        }
-    base = found["float32"]["miou"]
-    moves = {form: [one - other for one, other in zip(found[form]["miou"], base)] for form in PRECISIONS}
-    rows = [
-        (
-            title,
-            f"{base[index]:.2f}",
-            *(f"{moves[form][index]:+.2f}" for form in PRECISIONS if form != "float32"),
-            f"{found['int8']['same'][index]:.2f}",
-        )
-        for index, title in enumerate(networks)
-    ]
-    most = {form: max(map(abs, moved)) for form, moved in moves.items() if form != "float32"}
+        seeds = options.demo or [trained_demo(Path(folder))]
+        rows, moves = [], {form: [] for form in PRECISIONS if form != "float32"}
+        for seed in seeds:
+            start = seed / "source" / "source" / "parameters.params"
+            networks = {"source network": start}
+            for index in range(1, len([*seed.glob("cbst/round-*/parameters.params")]) + 1):
+                networks[f"round {index}"] = seed / "cbst" / f"round-{index}" / start.name
+            root = seed / "data" / "cityscapes"
+            found: dict[str, Any] = {
+                form: in_a_process(__file__, "precision", root, form, *networks.values()) for form in PRECISIONS
+            }
+            base, near = found["float32"]["miou"], found["int8"]
+            moved = {form: [one - other for one, other in zip(found[form]["miou"], base)] for form in moves}
+            for form in moves:
+                moves[form] += moved[form]
+            rows += [
+                (
+                    f"{seed.name}, {title}" if len(seeds) > 1 else title,
+                    f"{base[index]:.2f}",
+                    *(f"{moved[form][index]:+.2f}" for form in moves),
+                    f"{near['same'][index]:.2f}",
+                    f"{near['int8'][index]}",
+                )
+                for index, title in enumerate(networks)
+            ]
+    most = {form: max(map(abs, moved)) for form, moved in moves.items()}
     below = ", ".join(
         f"{form} {most[form]:.2f} ({'below' if most[form] < MOVES else 'not below'} {MOVES})" for form in most
     )
-    head = ("the demo, mIoU in %", "float32", *most, "int8: same class, %")
+    head = ("the demo, mIoU in %", "float32", *most, "int8: same class, %", "convolutions in int8")
     return f"{first_line('mirrored as well')}\n\n{table(head, rows)}\n\nMoved at most: {below}."
 
 
-def trained(folder: Path) -> Path:
-    """Return the parameters of a source network that is trained as the demo's, and write its scenes."""
+def trained_demo(folder: Path) -> Path:
+    """Write scenes into `folder`, train a source network as the demo does, and return it: it is like a seed's."""
     import rounds as whole_rounds
 
     from cbst_mx.demo import COUNTS, SIZE
 
     counts = (COUNTS["source_count"], COUNTS["target_count"], COUNTS["target_val_count"])
     setting = whole_rounds.DEMO._replace(size=SIZE, images=counts, crop=SIZE, before=())
-    return Path(whole_rounds.prepare(setting, folder)["start"])
+    whole_rounds.prepare(setting, folder)
+    return folder
 
 
 def first_line(what: str) -> str:
@@ -286,7 +290,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="count the first image of a process: it fits buffers too")
     parser.add_argument("--width", type=float, default=1.0, help="of the networks of the speed")
     parser.add_argument("--repeats", type=int, default=1, help="processes of each measurement, in turns")
-    parser.add_argument("--demo", type=Path, help="a seed's folder of make demo, runs/demo/seed-0")
+    parser.add_argument("--demo", type=Path, nargs="+", help="seeds' folders of make demo, such as runs/demo/seed-0")
     parser.add_argument("--out", type=Path, help="put the tables between the markers of this page too")
     add_full(parser, networks=tuple(TITLES), images=2)
     options = given(parser, worker)

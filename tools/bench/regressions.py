@@ -50,12 +50,13 @@ def training_steps(images: Any, folder: Path) -> Callable[[], None]:
     network.hybridize(static_alloc=True, static_shape=True)
     trainer = new_trainer(network.collect_params(), {"learning_rate": 1e-4, "momentum": 0.9, "wd": 5e-4})
     batch, labels = mx.nd.ones((2, 3, *SIZE)), np.zeros((2, *SIZE), np.float32)
-    rng, loss_of = np.random.default_rng(0), BatchLoss()
+    rng = np.random.default_rng(0)
 
     def steps() -> None:
-        for _ in range(4):
-            plain_step(network, [batch], labels, loss_of, rng=rng)
-            trainer.step(2)
+        with BatchLoss.of(network) as loss_of:
+            for _ in range(4):
+                plain_step(network, [batch], labels, loss_of, rng=rng)
+                trainer.step(2)
         mx.nd.waitall()
 
     steps()
