@@ -17,7 +17,6 @@ from cbst_mx.cluster import nodes
 from cbst_mx.cluster.certificates import security
 from cbst_mx.cluster.where import BATCH_SYSTEMS, JobQueue, Where, read_job_queue
 from cbst_mx.errors import ConfigError, RunError
-from cbst_mx.files import in_one_line
 from cbst_mx.messages import Share, Together, cores, listed, silent
 
 __all__ = ["Cluster", "open_cluster"]
@@ -292,7 +291,7 @@ def open_cluster(where: Where, *, threads: int = 1) -> Iterator[Cluster]:
                 distributed.Client(address, security=known, timeout=_CONNECT, set_as_default=False)
             )
         except Exception as error:  # of many kinds: no answer, another certificate, no encryption
-            raise RunError(f"cluster {name} cannot be reached: {_reason(error)}") from error
+            raise RunError(f"cluster {name} cannot be reached: {nodes.reason(error)}") from error
         cluster = Cluster(client, name, wanted)
         cluster.check_versions()
         yield cluster
@@ -316,8 +315,8 @@ def _start(where: Where, known: Any, threads: int, stack: contextlib.ExitStack) 
             break
         except Exception as error:  # of many kinds: no such key, no batch system, no port
             if not again:
-                raise RunError(f"cluster {name} cannot be started: {_reason(error)}") from error
-            logger.warning("cluster %s did not start: once more (%s)", name, _reason(error))
+                raise RunError(f"cluster {name} cannot be started: {nodes.reason(error)}") from error
+            logger.warning("cluster %s did not start: once more (%s)", name, nodes.reason(error))
     return name, wanted, made
 
 
@@ -325,32 +324,24 @@ def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.E
     """Return what starts workers here; they listen on 127.0.0.1 only."""
     import dask
     import distributed
-    from distributed.core import Status
 
     threads = threads or max(1, cores() // workers)
     stack.enter_context(dask.config.set(nodes.settings(threads)))
     # what is in the environment already would win over the settings
     stack.enter_context(nodes.environment(nodes.worker_environment(threads)))
 
-    def start() -> Any:
-        made = distributed.LocalCluster(
-            worker_class=nodes.nanny(),
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=nodes.HERE,
-            worker_dashboard_address=nodes.HERE,
-            memory_limit=0,
-            security=known,
-            silence_logs=logging.CRITICAL,
-        )
-        # the dask of Python 3.8 says nothing of those that did not start
-        if any(nanny.status is not Status.running for nanny in made.workers.values()):
-            made.close()
-            raise RunError("a worker ended while it started")
-        return made
-
-    return start
+    return functools.partial(
+        distributed.LocalCluster,
+        worker_class=nodes.nanny(),
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=nodes.HERE,
+        worker_dashboard_address=nodes.HERE,
+        memory_limit=0,
+        security=known,
+        silence_logs=logging.CRITICAL,
+    )
 
 
 def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.ExitStack) -> Callable[[], Any]:
@@ -395,15 +386,6 @@ async def _ask_for(cluster: Any, workers: int) -> None:
             if job.status is Status.created:  # with which the cluster could not be closed
                 job.status = Status.failed
         raise
-
-
-def _reason(error: BaseException) -> str:
-    """Return what an error of dask says, and what is behind it, in one line."""
-    said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]
-    text = "; ".join(dict.fromkeys(one for one in said if one)) or type(error).__name__
-    if any(sign in text for sign in ("certificate", "CERTIFICATE", "SSL:", "closed")):
-        text += " (its certificates may be others than those given, or one of the two uses none)"
-    return text
 
 
 @contextlib.contextmanager
