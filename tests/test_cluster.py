@@ -174,7 +174,7 @@ def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, ca
 
 def poisoned(parts, *poisons):
     """Return shares of letters."""
-    return shares_of(lambda part: Share((part, *poisons), list(part)), parts)
+    return shares_of(lambda part: Share((part, *poisons), list(part), stays=True), parts)
 
 
 @pytest.fixture
@@ -220,6 +220,12 @@ def test_no_image_is_given_more_often_than_twice_together_and_once_alone(deadly,
     assert all(sum(letter in names for names in given) <= 3 for letter in "abcdefgh")
     if rest.startswith("everything"):
         assert sorted("".join(done)) == sorted(set("abcdefgh") - {poison for poison in poisons if len(poison) == 1})
+
+
+def test_what_is_not_kept_of_other_images_is_not_called_saved(deadly):
+    shares = [share._replace(stays=False) for share in poisoned(["ab", "c"], "c")]
+    with pytest.raises(RunError, match="given c were stopped .*; the same command begins this step anew$"):
+        list(deadly[0].each(nothing, shares))
 
 
 def test_images_whose_shares_are_taken_apart_give_the_same(maps, alone, tmp_path):
@@ -349,6 +355,25 @@ def test_other_versions_are_refused(local, monkeypatch):
     monkeypatch.setattr("cbst_mx.__version__", "0.0.1")
     with pytest.raises(ConfigError, match=r"worker .* must have cbst_mx 0\.0\.1 as this program has, got "):
         local.check_versions()
+
+
+def test_a_worker_that_says_nothing_is_not_waited_for_where_others_answer(local, monkeypatch, caplog):
+    from cbst_mx.cluster import engine
+
+    monkeypatch.setattr(engine, "_QUIET", 3.0)
+    local.client.wait_for_workers(2, timeout=180)
+    address, pid = sorted(local.client.run(os.getpid).items())[0]
+    local._check()
+    begun = time.monotonic()
+    psutil.Process(pid).suspend()  # for less than what gives it up
+    try:
+        with caplog.at_level(logging.WARNING, "cbst_mx"):
+            local.check_versions()
+        assert time.monotonic() - begun < 15
+    finally:
+        psutil.Process(pid).resume()
+    assert f"worker {address} does not answer: it is not waited for" in caplog.text
+    local.check_versions()
 
 
 def test_a_worker_without_the_variables_is_warned_of(local, monkeypatch, caplog):

@@ -29,6 +29,7 @@ _ENOUGH = 5  # images that end their workers: the others are not tried any more
 _GONE = 30.0  # seconds without a scheduler after which it is taken to be gone
 _ANSWER = 5.0  # seconds that it may take to say which workers are there
 _CONNECT = 30.0  # seconds to find one
+_QUIET = 10.0  # seconds that workers may take to describe themselves, or have said nothing; 1,000 speak every 6 s
 
 
 class Cluster:
@@ -164,10 +165,10 @@ class Cluster:
             for future in waiting:
                 future.cancel()
         if ended:
-            rest = "what was done is saved" if left or suspects else "everything else is done and saved"
             raise RunError(
                 f"the workers that were given {listed(_to_blame(shares, ended), what='image')} were stopped from "
-                f"outside or ended, again and again, perhaps for lack of memory; {rest}"
+                f"outside or ended, again and again, perhaps for lack of memory; "
+                f"{_rest(shares, complete=not left and not suspects)}"
             )
 
     def _take_apart(self, shares: list[Share], index: int) -> range:
@@ -222,7 +223,7 @@ class Cluster:
             If a worker has another version of this program, of `distributed` or of Python.
         """
         ours = nodes.describe()
-        for address, theirs in self._client.run(nodes.describe, on_error="ignore").items():  # of those that live
+        for address, theirs in self._described().items():
             for what in ("cbst_mx", "distributed", "Python"):
                 if theirs[what] != ours[what]:
                     raise ConfigError(
@@ -236,10 +237,29 @@ class Cluster:
                     theirs["host"], exports,
                 )  # fmt: skip
 
+    def _described(self) -> dict[str, dict[str, str]]:
+        """Ask the workers that live what they are; do not wait for those that say nothing."""
+        ask = functools.partial(self._client.run, nodes.describe, on_error="ignore")
+        try:
+            found = ask(callback_timeout=_QUIET)
+        except (asyncio.TimeoutError, TimeoutError):
+            heard = self._client.run_on_scheduler(nodes.heard, within=_QUIET)
+            for address in sorted(self._workers.difference(heard)):
+                logger.warning("worker %s does not answer: it is not waited for", address)
+            found = ask(workers=heard)
+        return dict(found)
+
 
 def _to_be_named(ended: Mapping[int, range]) -> int:
     """Return how many shares have ended their workers and could not be taken apart."""
     return sum(not images for images in ended.values())
+
+
+def _rest(shares: Sequence[Share], *, complete: bool) -> str:
+    """Return what has become of the other shares."""
+    if not all(share.stays for share in shares):
+        return "the same command begins this step anew"
+    return "everything else is done and saved" if complete else "what was done is saved"
 
 
 def _to_blame(shares: Sequence[Share], ended: Mapping[int, range]) -> list[str]:

@@ -32,6 +32,7 @@ __all__ = [
     "dask_setup",
     "describe",
     "environment",
+    "heard",
     "nanny",
     "naming_machine",
     "need_distributed",
@@ -204,6 +205,13 @@ def describe() -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", ""),
         "host": socket.gethostname(),
     }
+
+
+def heard(dask_scheduler: Any, within: float) -> list[str]:
+    """Return the addresses of the workers that were heard of within the last seconds; on the scheduler."""
+    from distributed.metrics import time as now
+
+    return [address for address, one in dask_scheduler.workers.items() if now() - one.last_seen < within]
 
 
 @contextlib.contextmanager

@@ -274,7 +274,7 @@ def sweep(
         for place, run in enumerate(runs):
             if place not in done and place not in places and (run.start is None or run.start in done):
                 places.append(place)
-                shares.append(Share((run.arguments,), [run.title]))
+                shares.append(Share((run.arguments,), [run.title], stays=True))
 
     take_what_is_ready()
     for index, (code, said) in (cluster or Alone()).each(function, shares, waiting_for=tell, ahead=1):
