@@ -343,11 +343,13 @@ def _one_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        raise RunError(f"{what}: {reason(error.__cause__ or error)}") from error
+        raise RunError(f"{what}: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:
     """Return what an error of dask says, and what is behind it, in one line."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Scheduler failed to start."
+        error = error.__cause__
     said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]
     text = "; ".join(dict.fromkeys(one for one in said if one)) or type(error).__name__
     if any(sign in text for sign in ("certificate", "CERTIFICATE", "SSL:", "closed")):
