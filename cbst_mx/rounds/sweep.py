@@ -282,7 +282,7 @@ def sweep(
         if code == 0:
             done.add(places[index])
             record[run.key] = run.identity
-            write_json(out / _RECORD, record)
+            write_json(out / _RECORD, dict(sorted(record.items())))
             take_what_is_ready()
         else:
             failed[run.title] = said or f"ended with code {code}"
@@ -290,8 +290,9 @@ def sweep(
     for run in runs:
         if run.start is not None and runs[run.start].title in failed:
             failed.setdefault(run.title, _DOWN)
+    failed = {run.title: failed[run.title] for run in runs if run.title in failed}
     result = SweepResult(_rows(runs, done), failed)
-    write_json(out / _RESULTS, {"rows": [row.to_json() for row in result.rows], "failed": dict(failed)})
+    write_json(out / _RESULTS, {"rows": [row.to_json() for row in result.rows], "failed": failed})
     return result
 
 
