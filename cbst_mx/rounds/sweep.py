@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from cbst_mx.config import Experiment, load_experiment, take_released_start
 from cbst_mx.data.description import is_description
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, StoppedError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import digest_of, read_json, write_json
 from cbst_mx.messages import Progress, Share, Shares, listed, silent
@@ -297,7 +297,14 @@ def sweep(
 
 
 def _teller(progress: Progress, done: set[int], runs: Sequence[Planned]) -> Callable[[], None]:
-    return lambda: progress("runs", len(done), len(runs))
+    def tell() -> None:
+        try:
+            progress("runs", len(done), len(runs))
+        except StoppedError as error:
+            error.keep("all")  # those that were at work save what they have
+            raise
+
+    return tell
 
 
 def _read_record(out: Path) -> dict[str, str]:
