@@ -83,6 +83,7 @@ class Share(NamedTuple):
     names: Sequence[str]  # of the images it is on, for sentences
     needs: Path | None = None  # a file of it, which must be there wherever it is done
     apart: Callable[[], Sequence[Share]] | None = None  # the same work, image by image
+    stays: bool = False  # whether what it has done stays done where another share fails
 
 
 def shares_of(make: Callable[[Sequence[T]], Share], parts: Iterable[Sequence[T]]) -> list[Share]:

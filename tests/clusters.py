@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -83,9 +85,10 @@ class Apart:
             yield index, function(*share.arguments)
 
 
-def start(*arguments, **options):
-    """Start a command of the program."""
-    return _start([*COMMAND, *map(str, arguments)], **options)
+def start(*arguments, before="", **options):
+    """Start a command of the program, `before` which its process runs other code."""
+    *python, code = COMMAND
+    return _start([*python, f"{before}\n{code}", *map(str, arguments)], **options)
 
 
 def begin_at(host, *arguments, **options):
@@ -94,7 +97,7 @@ def begin_at(host, *arguments, **options):
 
 
 def _start(command, env=os.environ, **options):
-    given = {**env, "PYTHONPATH": str(ROOT)}
+    given = {**env, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
@@ -110,22 +113,53 @@ def end_all(started):
 
 
 def free_port():
-    """Return a port of this machine at which nobody listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """Return a port of this machine at which nobody listens, and which the system gives to nobody who asks for any.
+
+    The program that is to listen there needs seconds until it does.
+    """
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:  # not on Linux
+        first = 32768
+    while True:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", 10000 + secrets.randbelow(first - 10000)))
+            return one.getsockname()[1]
 
 
-def wait_for(address):
-    """Wait until a scheduler listens, which takes long on a busy machine."""
+def wait_for(address, scheduler):
+    """Wait until a scheduler that was started listens, which takes long on a busy machine; fail where it ends."""
     host, _, port = address.partition("://")[2].rpartition(":")
     deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
+    while scheduler.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection((host, int(port)), 1).close()
-            return
         except OSError:
             time.sleep(0.2)
+            continue
+        if scheduler.poll() is None:
+            return
+    explain([scheduler], f"nobody listens at {address}")
+
+
+@contextlib.contextmanager
+def explained(started):
+    """Tell what the programs of a cluster said and were doing, where it cannot be reached in the block."""
+    try:
+        yield
+    except Exception as error:
+        explain(started, f"{type(error).__name__}: {error}")
+
+
+def explain(started, what):
+    """Fail with what programs said, and where their threads are: `start` lets SIGABRT tell that."""
+    told = [what]
+    for one in started:
+        if one.poll() is None:
+            one.send_signal(signal.SIGABRT)
+        output = one.communicate(timeout=60)[0].decode("utf-8", "replace")
+        told.append(f"program {one.pid}, {one.args[3:]}, ended with {one.returncode}:\n{output}")
+    pytest.fail("\n".join(told))
 
 
 def ip(*arguments, check=True):

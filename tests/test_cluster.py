@@ -31,7 +31,17 @@ from cbst_mx.errors import ConfigError, DataError, RunError, StoppedError  # noq
 from cbst_mx.labelling import MapFolder, State, job, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
 from cbst_mx.messages import Share, shares_of  # noqa: E402
-from tests.clusters import MARKS, ROOT, Apart, die_at_a_label, end_all, free_port, start, wait_for  # noqa: E402
+from tests.clusters import (  # noqa: E402
+    MARKS,
+    ROOT,
+    Apart,
+    die_at_a_label,
+    end_all,
+    explained,
+    free_port,
+    start,
+    wait_for,
+)  # fmt: skip
 from tests.maps import random_maps, write_maps  # noqa: E402
 
 pytestmark = MARKS
@@ -149,7 +159,8 @@ def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, ca
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with contextlib.ExitStack() as stack:
         if failures == 2:
-            with pytest.raises(RunError, match="^cluster local:2 cannot be started: (Nanny failed|a worker ended)"):
+            why = "(Nanny failed|a worker's process ended)"
+            with pytest.raises(RunError, match=f"^cluster local:2 cannot be started: {why}"):
                 stack.enter_context(open_cluster(Where.parse("local:2")))
         else:
             cluster = stack.enter_context(open_cluster(Where.parse("local:2")))
@@ -163,7 +174,7 @@ def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, ca
 
 def poisoned(parts, *poisons):
     """Return shares of letters."""
-    return shares_of(lambda part: Share((part, *poisons), list(part)), parts)
+    return shares_of(lambda part: Share((part, *poisons), list(part), stays=True), parts)
 
 
 @pytest.fixture
@@ -209,6 +220,12 @@ def test_no_image_is_given_more_often_than_twice_together_and_once_alone(deadly,
     assert all(sum(letter in names for names in given) <= 3 for letter in "abcdefgh")
     if rest.startswith("everything"):
         assert sorted("".join(done)) == sorted(set("abcdefgh") - {poison for poison in poisons if len(poison) == 1})
+
+
+def test_what_is_not_kept_of_other_images_is_not_called_saved(deadly):
+    shares = [share._replace(stays=False) for share in poisoned(["ab", "c"], "c")]
+    with pytest.raises(RunError, match="given c were stopped .*; the same command begins this step anew$"):
+        list(deadly[0].each(nothing, shares))
 
 
 def test_images_whose_shares_are_taken_apart_give_the_same(maps, alone, tmp_path):
@@ -340,6 +357,25 @@ def test_other_versions_are_refused(local, monkeypatch):
         local.check_versions()
 
 
+def test_a_worker_that_says_nothing_is_not_waited_for_where_others_answer(local, monkeypatch, caplog):
+    from cbst_mx.cluster import engine
+
+    monkeypatch.setattr(engine, "_QUIET", 3.0)
+    local.client.wait_for_workers(2, timeout=180)
+    address, pid = sorted(local.client.run(os.getpid).items())[0]
+    local._check()
+    begun = time.monotonic()
+    psutil.Process(pid).suspend()  # for less than what gives it up
+    try:
+        with caplog.at_level(logging.WARNING, "cbst_mx"):
+            local.check_versions()
+        assert time.monotonic() - begun < 15
+    finally:
+        psutil.Process(pid).resume()
+    assert f"worker {address} does not answer: it is not waited for" in caplog.text
+    local.check_versions()
+
+
 def test_a_worker_without_the_variables_is_warned_of(local, monkeypatch, caplog):
     described = {**nodes.describe(), "MALLOC_TRIM_THRESHOLD_": "65536"}
     monkeypatch.setattr(local._client, "run", lambda _, **options: {"tls://there": described})
@@ -421,10 +457,14 @@ def programs(certificates):
     given = (address, "--tls", certificates / "ours")
     env = {**os.environ, "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "False"}  # the user's own settings of dask
     started = [start("cluster", "scheduler", *given, env=env)]
-    wait_for(address)
-    started += [start("cluster", "worker", *given, "--threads", 1, env=env) for _ in range(2)]
-    yield address, [psutil.Process(one.pid) for one in started]
-    end_all(started)
+    try:
+        wait_for(address, started[0])
+        started += [start("cluster", "worker", *given, "--threads", 1, env=env) for _ in range(2)]
+        with explained(started), connected(address, certificates / "ours"):
+            pass
+        yield address, [psutil.Process(one.pid) for one in started]
+    finally:
+        end_all(started)
 
 
 def connected(address, certificates):
@@ -478,8 +518,6 @@ def test_strangers_are_refused(programs, certificates, monkeypatch, how):
 
     monkeypatch.setattr(engine, "_CONNECT", 8.0)
     address, _ = programs
-    with connected(address, certificates / "ours"):  # it is up
-        pass
     where = (
         Where.parse(address, certificates=certificates / "others")
         if how == "others"
@@ -511,7 +549,7 @@ def test_a_scheduler_that_is_killed_is_one_sentence(certificates, maps, tmp_path
     address = f"tls://127.0.0.1:{free_port()}"
     scheduler = start("cluster", "scheduler", address, "--tls", certificates / "ours")
     try:
-        wait_for(address)
+        wait_for(address, scheduler)
         with connected(address, certificates / "ours") as cluster:  # without a worker nothing ends
 
             def kill(*_):
@@ -530,6 +568,80 @@ def test_a_scheduler_that_is_gone_between_two_works_is_one_sentence(programs, ce
         cluster.client.close()  # as it does itself when it has looked for the scheduler in vain
         with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):
             list(cluster.each(nothing, [Share(("a", "b"), ["a"])]))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nobody.invalid"])
+def test_a_scheduler_that_cannot_start_is_one_sentence(host):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"tcp://{host}:{other.getsockname()[1]}"
+        command = start("cluster", "scheduler", address, "--insecure")
+        said = command.communicate(timeout=120)[0].decode()
+    assert command.returncode == 1, said
+    why = "Address already in use" if host == "127.0.0.1" else "Name or service not known"
+    assert said.splitlines()[-1] == f"Error: the scheduler at {address} cannot start: {why}"
+    assert "Traceback" not in said
+
+
+def test_a_worker_without_a_scheduler_is_one_sentence():
+    address = f"tcp://127.0.0.1:{free_port()}"
+    command = start("cluster", "worker", address, env={**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"})
+    said = command.communicate(timeout=120)[0].decode()
+    assert command.returncode == 1, said
+    assert said.splitlines()[-1].startswith(
+        f"Error: a worker of {address} cannot start: Timed out trying to connect to {address} after 2 s"
+    )
+
+
+_ENDS = """
+from cbst_mx.cluster import nodes
+settings = nodes.settings
+ends = {"distributed.worker.preload": ["import os; os._exit(3)"]}
+nodes.settings = lambda *given, **options: {**settings(*given, **options), **ends}
+"""
+
+
+def test_a_worker_that_ends_as_it_starts_is_one_sentence():
+    # the dask of Python 3.8 and 3.9 would start it again without end
+    address = f"tcp://127.0.0.1:{free_port()}"
+    started = [start("cluster", "scheduler", address)]
+    try:
+        wait_for(address, started[0])
+        started.append(start("cluster", "worker", address, before=_ENDS))
+        said = started[1].communicate(timeout=120)[0].decode()
+        assert started[1].returncode == 1, said
+        assert said.splitlines()[-1].startswith(f"Error: a worker of {address} cannot start: ")
+    finally:
+        end_all(started)
+
+
+_CHANCE = """
+import tornado.netutil
+asked, bind = [], tornado.netutil.bind_sockets
+
+def bind_sockets(port, *given, **options):
+    asked.append(port)
+    return bind({port} if len(asked) == 1 else port, *given, **options)
+
+tornado.netutil.bind_sockets = bind_sockets
+"""
+
+
+def test_a_worker_that_is_given_the_port_of_its_scheduler_does_not_wait_for_itself():
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    started = [start("cluster", "worker", address, before=_CHANCE.replace("{port}", str(port)))]
+    try:
+        worker, deadline = psutil.Process(started[0].pid), time.monotonic() + 120
+        while not listening(worker) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        started.append(start("cluster", "scheduler", address))
+        wait_for(address, started[1])
+        with explained(started), open_cluster(Where.parse(address)) as cluster:
+            cluster.client.wait_for_workers(1, timeout=180)
+    finally:
+        end_all(started)
 
 
 def test_certificates_are_for_their_owner_and_for_a_time(certificates, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from cbst_mx.errors import RunError, StoppedError  # noqa: E402
 from cbst_mx.labelling import MapFolder, run  # noqa: E402
 from cbst_mx.labelling import workers as labelling_workers  # noqa: E402
 from cbst_mx.messages import Share  # noqa: E402
-from tests.clusters import MARKS, end_all, free_port, start, wait_for  # noqa: E402
+from tests.clusters import MARKS, end_all, explained, free_port, start, wait_for  # noqa: E402
 from tests.faults import contents  # noqa: E402
 from tests.maps import random_maps, write_maps  # noqa: E402
 from tests.test_kvstore import equal, experiment, gone, trained  # noqa: E402
@@ -66,9 +66,10 @@ def programs(tmp_path):
     given = (address, "--tls", tmp_path / "certificates")
     started = [start("cluster", "scheduler", *given)]
     try:
-        wait_for(address)
+        wait_for(address, started[0])
         started += [start("cluster", "worker", *given, "--threads", 1) for _ in range(3)]
-        with open_cluster(Where.parse(address, certificates=tmp_path / "certificates")) as cluster:
+        where = Where.parse(address, certificates=tmp_path / "certificates")
+        with explained(started), open_cluster(where) as cluster:
             cluster.client.wait_for_workers(3, timeout=180)
             parents = cluster.client.run(lambda: __import__("os").getppid())
             by_number = {one.pid: one for one in started}
@@ -164,7 +165,7 @@ def test_a_scheduler_that_hangs_is_one_sentence(tmp_path, monkeypatch):
     address = f"tcp://127.0.0.1:{free_port()}"
     scheduler = start("cluster", "scheduler", address)
     try:
-        wait_for(address)
+        wait_for(address, scheduler)
         with open_cluster(Where.parse(address)) as cluster, hung(scheduler):
             begun = time.monotonic()
             with pytest.raises(RunError, match="the scheduler of cluster .* does not answer any more; what was saved"):

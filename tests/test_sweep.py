@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cbst_mx.cluster.commands import run_command
-from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.errors import ConfigError, RunError, StoppedError
 from cbst_mx.rounds import sweep as module
 from cbst_mx.rounds.sweep import plan, sweep
 from tests import small_runs
@@ -134,6 +134,37 @@ def test_what_fails_stops_neither_others_nor_the_next_call(files, tmp_path, fini
     assert len(calls) == 3
     result = sweep(runs, tmp_path / "out", done_by(calls, files))
     assert (len(calls), result.failed) == (4, {})
+
+
+class Backwards(module.Alone):
+    """A cluster whose shares end in the other order."""
+
+    def each(self, function, shares, *, waiting_for=None, ahead=1):
+        for index in range(len(shares))[::-1]:
+            yield index, function(*shares[index].arguments, waiting_for)
+
+
+@pytest.mark.parametrize("failing", [(), ("source",)])
+def test_files_of_a_sweep_do_not_depend_on_which_run_ends_first(files, tmp_path, finished, failing):
+    for out, cluster in (("alone", None), ("shared", Backwards())):
+        runs = plan([files / "source.yaml"], [0, 1, 2], tmp_path / out, changes=CHANGES)
+        sweep(runs, tmp_path / out, done_by([], files, failing=failing), cluster=cluster)
+    found = [
+        {path.name: path.read_text() for path in sorted((tmp_path / out).glob("*.json"))} for out in ("alone", "shared")
+    ]
+    assert found[0] == found[1]
+    assert "results.json" in found[0]
+
+
+def test_a_sweep_that_is_stopped_says_that_it_goes_on(files, tmp_path, finished):
+    runs = plan([files / "source.yaml"], [0, 1], tmp_path / "out", changes=CHANGES)
+
+    def stop(what, done, total):
+        if done == 1:
+            raise StoppedError(what, done, total)
+
+    with pytest.raises(StoppedError, match="^runs: stopped at 1 of 2; the same command continues$"):
+        sweep(runs, tmp_path / "out", done_by([], files), progress=stop)
 
 
 def test_what_starts_from_a_run_that_failed_is_not_begun(files, tmp_path, finished):

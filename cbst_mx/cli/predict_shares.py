@@ -112,7 +112,7 @@ def predict_shared(
             {output: path.absolute() for output, path in folder.image_files(places[index]).items()} for index in part
         ]
         names = [left.names[index] for index in part]
-        return Share((network, left.subset(part), files, painter), names, left.image_paths[part[0]])
+        return Share((network, left.subset(part), files, painter), names, left.image_paths[part[0]], stays=True)
 
     shares, done = shares_of(share, parts), 0
 
@@ -167,7 +167,7 @@ def videos_shared(
     for index in left:
         files = {output: path.absolute() for output, path in folder.video_files(index).items()}
         path = videos.image_paths[index].absolute()
-        shares.append(Share((network, path, files, painter), [f"video {videos.names[index]}"], path))
+        shares.append(Share((network, path, files, painter), [f"video {videos.names[index]}"], path, stays=True))
     done = 0
 
     def tell() -> None:

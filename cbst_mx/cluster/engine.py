@@ -17,7 +17,6 @@ from cbst_mx.cluster import nodes
 from cbst_mx.cluster.certificates import security
 from cbst_mx.cluster.where import BATCH_SYSTEMS, JobQueue, Where, read_job_queue
 from cbst_mx.errors import ConfigError, RunError
-from cbst_mx.files import in_one_line
 from cbst_mx.messages import Share, Together, cores, listed, silent
 
 __all__ = ["Cluster", "open_cluster"]
@@ -30,6 +29,7 @@ _ENOUGH = 5  # images that end their workers: the others are not tried any more
 _GONE = 30.0  # seconds without a scheduler after which it is taken to be gone
 _ANSWER = 5.0  # seconds that it may take to say which workers are there
 _CONNECT = 30.0  # seconds to find one
+_QUIET = 10.0  # seconds that workers may take to describe themselves, or have said nothing; 1,000 speak every 6 s
 
 
 class Cluster:
@@ -165,10 +165,10 @@ class Cluster:
             for future in waiting:
                 future.cancel()
         if ended:
-            rest = "what was done is saved" if left or suspects else "everything else is done and saved"
             raise RunError(
                 f"the workers that were given {listed(_to_blame(shares, ended), what='image')} were stopped from "
-                f"outside or ended, again and again, perhaps for lack of memory; {rest}"
+                f"outside or ended, again and again, perhaps for lack of memory; "
+                f"{_rest(shares, complete=not left and not suspects)}"
             )
 
     def _take_apart(self, shares: list[Share], index: int) -> range:
@@ -223,7 +223,7 @@ class Cluster:
             If a worker has another version of this program, of `distributed` or of Python.
         """
         ours = nodes.describe()
-        for address, theirs in self._client.run(nodes.describe, on_error="ignore").items():  # of those that live
+        for address, theirs in self._described().items():
             for what in ("cbst_mx", "distributed", "Python"):
                 if theirs[what] != ours[what]:
                     raise ConfigError(
@@ -237,10 +237,29 @@ class Cluster:
                     theirs["host"], exports,
                 )  # fmt: skip
 
+    def _described(self) -> dict[str, dict[str, str]]:
+        """Ask the workers that live what they are; do not wait for those that say nothing."""
+        ask = functools.partial(self._client.run, nodes.describe, on_error="ignore")
+        try:
+            found = ask(callback_timeout=_QUIET)
+        except (asyncio.TimeoutError, TimeoutError):
+            heard = self._client.run_on_scheduler(nodes.heard, within=_QUIET)
+            for address in sorted(self._workers.difference(heard)):
+                logger.warning("worker %s does not answer: it is not waited for", address)
+            found = ask(workers=heard)
+        return dict(found)
+
 
 def _to_be_named(ended: Mapping[int, range]) -> int:
     """Return how many shares have ended their workers and could not be taken apart."""
     return sum(not images for images in ended.values())
+
+
+def _rest(shares: Sequence[Share], *, complete: bool) -> str:
+    """Return what has become of the other shares."""
+    if not all(share.stays for share in shares):
+        return "the same command begins this step anew"
+    return "everything else is done and saved" if complete else "what was done is saved"
 
 
 def _to_blame(shares: Sequence[Share], ended: Mapping[int, range]) -> list[str]:
@@ -292,7 +311,7 @@ def open_cluster(where: Where, *, threads: int = 1) -> Iterator[Cluster]:
                 distributed.Client(address, security=known, timeout=_CONNECT, set_as_default=False)
             )
         except Exception as error:  # of many kinds: no answer, another certificate, no encryption
-            raise RunError(f"cluster {name} cannot be reached: {_reason(error)}") from error
+            raise RunError(f"cluster {name} cannot be reached: {nodes.reason(error)}") from error
         cluster = Cluster(client, name, wanted)
         cluster.check_versions()
         yield cluster
@@ -316,8 +335,8 @@ def _start(where: Where, known: Any, threads: int, stack: contextlib.ExitStack) 
             break
         except Exception as error:  # of many kinds: no such key, no batch system, no port
             if not again:
-                raise RunError(f"cluster {name} cannot be started: {_reason(error)}") from error
-            logger.warning("cluster %s did not start: once more (%s)", name, _reason(error))
+                raise RunError(f"cluster {name} cannot be started: {nodes.reason(error)}") from error
+            logger.warning("cluster %s did not start: once more (%s)", name, nodes.reason(error))
     return name, wanted, made
 
 
@@ -325,32 +344,24 @@ def _on_this_machine(workers: int, known: Any, threads: int, stack: contextlib.E
     """Return what starts workers here; they listen on 127.0.0.1 only."""
     import dask
     import distributed
-    from distributed.core import Status
 
     threads = threads or max(1, cores() // workers)
     stack.enter_context(dask.config.set(nodes.settings(threads)))
     # what is in the environment already would win over the settings
     stack.enter_context(nodes.environment(nodes.worker_environment(threads)))
 
-    def start() -> Any:
-        made = distributed.LocalCluster(
-            worker_class=nodes.nanny(),
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=nodes.HERE,
-            worker_dashboard_address=nodes.HERE,
-            memory_limit=0,
-            security=known,
-            silence_logs=logging.CRITICAL,
-        )
-        # the dask of Python 3.8 says nothing of those that did not start
-        if any(nanny.status is not Status.running for nanny in made.workers.values()):
-            made.close()
-            raise RunError("a worker ended while it started")
-        return made
-
-    return start
+    return functools.partial(
+        distributed.LocalCluster,
+        worker_class=nodes.nanny(),
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=nodes.HERE,
+        worker_dashboard_address=nodes.HERE,
+        memory_limit=0,
+        security=known,
+        silence_logs=logging.CRITICAL,
+    )
 
 
 def _in_batch_system(path: Path, queue: JobQueue, known: Any, stack: contextlib.ExitStack) -> Callable[[], Any]:
@@ -395,15 +406,6 @@ async def _ask_for(cluster: Any, workers: int) -> None:
             if job.status is Status.created:  # with which the cluster could not be closed
                 job.status = Status.failed
         raise
-
-
-def _reason(error: BaseException) -> str:
-    """Return what an error of dask says, and what is behind it, in one line."""
-    said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]
-    text = "; ".join(dict.fromkeys(one for one in said if one)) or type(error).__name__
-    if any(sign in text for sign in ("certificate", "CERTIFICATE", "SSL:", "closed")):
-        text += " (its certificates may be others than those given, or one of the two uses none)"
-    return text
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import cbst_mx
 from cbst_mx.cluster.certificates import AUTHORITY, CERTIFICATE, KEY, check_certificates
 from cbst_mx.errors import ConfigError, RunError
+from cbst_mx.files import in_one_line
 from cbst_mx.messages import cores
 
 __all__ = [
@@ -31,9 +32,12 @@ __all__ = [
     "dask_setup",
     "describe",
     "environment",
+    "heard",
     "nanny",
     "naming_machine",
     "need_distributed",
+    "reason",
+    "run_dask_worker",
     "serve_scheduler",
     "serve_worker",
     "settings",
@@ -203,6 +207,13 @@ def describe() -> dict[str, str]:
     }
 
 
+def heard(dask_scheduler: Any, within: float) -> list[str]:
+    """Return the addresses of the workers that were heard of within the last seconds; on the scheduler."""
+    from distributed.metrics import time as now
+
+    return [address for address, one in dask_scheduler.workers.items() if now() - one.last_seen < within]
+
+
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set variables within the block, for processes that are started in it."""
@@ -221,17 +232,36 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 def nanny() -> type:
     """Return dask's class of what starts a worker and starts it again, without the second where one ends as it starts.
 
-    The dask of Python 3.8 and 3.9 would start such a worker again without end, and nobody would hear of it.
+    The dask of Python 3.8 and 3.9 would start such a worker again without end, and nobody would hear of it. One that
+    is started before its scheduler may be given, by chance, the very port that the scheduler is to have; it would ask
+    itself for work without end.
     """
     import distributed
     from distributed.core import Status
 
     class Nanny(distributed.Nanny):
+        async def start_unsafe(self) -> Any:
+            made = await super().start_unsafe()
+            if self.status is not Status.init:  # closed: the dask of Python 3.8 makes no error of it
+                raise RunError("a worker's process ended while it started")
+            return made
+
+        async def listen(self, *arguments: Any, **options: Any) -> None:
+            await super().listen(*arguments, **options)
+            if _port(self.listeners[-1].contact_address) == _port(self.scheduler.addr):
+                taken = self.listeners.pop()
+                await super().listen(*arguments, **options)  # anywhere else, while this port is taken
+                taken.stop()
+
         async def _on_worker_exit(self, exitcode: int) -> None:
             if self.status is not Status.init:  # then the start fails, with an error
                 await super()._on_worker_exit(exitcode)
 
     return Nanny
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def serve_worker(address: str, certificates: Path | None, *, host: str | None = None, threads: int = 0) -> None:
@@ -247,6 +277,11 @@ def serve_worker(address: str, certificates: Path | None, *, host: str | None = 
         Address of this machine to listen on; by default the one from which the scheduler is reached.
     threads : int
         Of the libraries that compute within a task; 0: the cores of this process.
+
+    Raises
+    ------
+    RunError
+        If it cannot start, as without a scheduler.
     """
     need_distributed("a worker of a cluster")
     from distributed.utils import get_ip
@@ -258,11 +293,19 @@ def serve_worker(address: str, certificates: Path | None, *, host: str | None = 
 
 
 def run_dask_worker(arguments: Sequence[str], threads: int) -> None:
-    """Run dask's own command for a worker, with our settings: one task at a time."""
+    """Run dask's own command for a worker, with our settings: one task at a time.
+
+    Raises
+    ------
+    RunError
+        If it cannot start.
+    """
     from distributed.cli import dask_worker
 
     _settle(threads, "--tls-cert" in arguments)
-    dask_worker.main.main([*arguments, *_WORKER], standalone_mode=False)
+    dask_worker.Nanny = nanny()  # what that command takes by this name
+    with _one_sentence(f"a worker of {arguments[0]} cannot start"):
+        dask_worker.main.main([*arguments, *_WORKER], standalone_mode=False)
 
 
 _WORKER = ("--dashboard-address", HERE, "--nthreads", "1", "--memory-limit", "0")
@@ -279,13 +322,39 @@ def serve_scheduler(host: str, port: int, certificates: Path | None) -> None:
         8786 is dask's own.
     certificates : Path, optional
         Folder of the certificates.
+
+    Raises
+    ------
+    RunError
+        If it cannot start, as where another program listens there.
     """
     need_distributed("a scheduler of a cluster")
     from distributed.cli import dask_scheduler
 
     _settle(1, certificates is not None)
     given = ["--host", host, "--port", str(port), "--dashboard-address", HERE, *_certificate_options(certificates)]
-    dask_scheduler.main.main(given, standalone_mode=False)
+    with _one_sentence(f"the scheduler at {host}:{port} cannot start"):
+        dask_scheduler.main.main(given, standalone_mode=False)
+
+
+@contextlib.contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Make one sentence of what dask says, whose errors are those of the system in errors of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of dask says, and what is behind it, in one line."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Scheduler failed to start."
+        error = error.__cause__
+    said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]
+    text = "; ".join(dict.fromkeys(one for one in said if one)) or type(error).__name__
+    if any(sign in text for sign in ("certificate", "CERTIFICATE", "SSL:", "closed")):
+        text += " (its certificates may be others than those given, or one of the two uses none)"
+    return text
 
 
 def _settle(threads: int, encrypted: bool) -> None:

@@ -143,7 +143,7 @@ class Workers:
 
             def share(part: Sequence[int]) -> Share:
                 block = folder.subset(part).absolute()
-                return Share((block, *given), block.names, block.paths[0])
+                return Share((block, *given), block.names, block.paths[0], stays=True)
 
             shares = shares_of(share, parts)
             for index, result in self._cluster.each(function, shares, waiting_for=waiting_for):

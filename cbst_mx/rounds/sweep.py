@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from cbst_mx.config import Experiment, load_experiment, take_released_start
 from cbst_mx.data.description import is_description
-from cbst_mx.errors import ConfigError
+from cbst_mx.errors import ConfigError, StoppedError
 from cbst_mx.evaluation.run_results import RunResults
 from cbst_mx.files import digest_of, read_json, write_json
 from cbst_mx.messages import Progress, Share, Shares, listed, silent
@@ -274,7 +274,7 @@ def sweep(
         for place, run in enumerate(runs):
             if place not in done and place not in places and (run.start is None or run.start in done):
                 places.append(place)
-                shares.append(Share((run.arguments,), [run.title]))
+                shares.append(Share((run.arguments,), [run.title], stays=True))
 
     take_what_is_ready()
     for index, (code, said) in (cluster or Alone()).each(function, shares, waiting_for=tell, ahead=1):
@@ -282,7 +282,7 @@ def sweep(
         if code == 0:
             done.add(places[index])
             record[run.key] = run.identity
-            write_json(out / _RECORD, record)
+            write_json(out / _RECORD, dict(sorted(record.items())))
             take_what_is_ready()
         else:
             failed[run.title] = said or f"ended with code {code}"
@@ -290,13 +290,21 @@ def sweep(
     for run in runs:
         if run.start is not None and runs[run.start].title in failed:
             failed.setdefault(run.title, _DOWN)
+    failed = {run.title: failed[run.title] for run in runs if run.title in failed}
     result = SweepResult(_rows(runs, done), failed)
-    write_json(out / _RESULTS, {"rows": [row.to_json() for row in result.rows], "failed": dict(failed)})
+    write_json(out / _RESULTS, {"rows": [row.to_json() for row in result.rows], "failed": failed})
     return result
 
 
 def _teller(progress: Progress, done: set[int], runs: Sequence[Planned]) -> Callable[[], None]:
-    return lambda: progress("runs", len(done), len(runs))
+    def tell() -> None:
+        try:
+            progress("runs", len(done), len(runs))
+        except StoppedError as error:
+            error.keep("all")  # those that were at work save what they have
+            raise
+
+    return tell
 
 
 def _read_record(out: Path) -> dict[str, str]:
