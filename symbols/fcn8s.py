@@ -138,11 +138,11 @@ class FCN8s(gluon.HybridBlock):
             Factor of the bilinear upsampling that is left to do, with a result cut to the size of the images. 1 where
             the network does it as ever: on GPUs, and with weights that are trained or not bilinear.
         """
-        self.upscore8.is_left = self.upscore8.is_bilinear()
+        before, self.upscore8.is_left = self.upscore8.is_left, self.upscore8.is_bilinear()
         try:
             yield _LAST if self.upscore8.is_left else 1
         finally:
-            self.upscore8.is_left = False
+            self.upscore8.is_left = before
 
     def segments(self) -> list[gluon.HybridBlock]:
         """Return blocks whose composition is the network, for gradient checkpointing.

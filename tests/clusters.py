@@ -123,7 +123,7 @@ def free_port():
         first = 32768
     while True:
         with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", 10000 + secrets.randbelow(first - 10000)))
+            one.bind(("127.0.0.1", 1024 + secrets.randbelow(max(1, first - 1024))))
             return one.getsockname()[1]
 
 

@@ -29,8 +29,8 @@ nn = gluon.nn
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
-def fcn8s(batch_norm="none", dropout=0.0, classes=3):
-    spec = NetworkSpec("fcn8s", classes, {"width": 0.03125, "batch_norm": batch_norm, "dropout": dropout})
+def fcn8s(batch_norm="none", dropout=0.0, classes=3, **options):
+    spec = NetworkSpec("fcn8s", classes, {"width": 0.03125, "batch_norm": batch_norm, "dropout": dropout, **options})
     return build_network(spec, mx.cpu(), seed=3)
 
 
@@ -154,6 +154,15 @@ def test_labels_are_sampled_in_the_middle_of_a_logits_cell():
 def test_crops_that_are_no_multiple_of_the_stride_are_refused(size, logits):
     with pytest.raises(ConfigError, match="training crops must be multiples of the network's stride, got"):
         label_stride(size, logits)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (40, 60), (96, 128), (48, 72)])
+def test_labels_of_another_size_than_the_upsampling_gives_are_refused(size):
+    logits = mx.nd.zeros((1, 3, 6, 8))  # of images of 48 x 64
+    expected = f"size over 8, rounded up, got 6 x 8 logits for labels of {size[0]} x {size[1]}"
+    with pytest.raises(ConfigError, match=expected):
+        BatchLoss(factor=8)([logits], np.zeros((1, *size), np.float32))
+    BatchLoss(factor=8)([logits], np.zeros((1, 45, 64), np.float32))
 
 
 def test_output_sizes_are_known_without_computing():
@@ -426,24 +435,26 @@ def cross_entropy(logits, labels):
 
 def losses_of(name):
     """Return the losses of a few steps in this process's precision; "recomputed" and "chain" are the same network."""
-    network = {"resnet38": resnet38, "fcn8s": lambda: fcn8s("frozen")}.get(name, lambda: chain(dropout=0.0))()
-    step, net = plain_step, network
-    if name == "recomputed":
-        step, net = checkpointed_step, prepare_segments(network, ONE)
+    made = {"resnet38": resnet38, "fcn8s": lambda: fcn8s("frozen"), "fcn8s, 1 x 1": lambda: fcn8s("frozen", kernel=1)}
+    network = made.get(name, lambda: chain(dropout=0.0))()
     found = []
-    for images, labels in batches(2, size=2):
-        (loss,) = step(net, [mx.nd.array(images)], labels, BatchLoss(), rng=np.random.default_rng(0))
-        found.append(float(loss.asscalar()))
-        for parameter in network.collect_params().values():
-            if parameter.grad_req != "null":
-                parameter.data()[:] = parameter.data() - 0.001 * parameter.grad()
+    with BatchLoss.of(network) as loss_of:
+        step, net = plain_step, network
+        if name == "recomputed":
+            step, net = checkpointed_step, prepare_segments(network, ONE)
+        for images, labels in batches(2, size=2):
+            (loss,) = step(net, [mx.nd.array(images)], labels, loss_of, rng=np.random.default_rng(0))
+            found.append(float(loss.asscalar()))
+            for parameter in network.collect_params().values():
+                if parameter.grad_req != "null":
+                    parameter.data()[:] = parameter.data() - 0.001 * parameter.grad()
     return found
 
 
-# FCN8s: oneDNN takes seconds to compile its 7 x 7 convolution in bfloat16
+# FCN8s, whose upsampling is left to the loss: oneDNN takes seconds to compile its 7 x 7 convolution in bfloat16
 @pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions (AVX512_BF16)")
 @pytest.mark.parametrize(
-    "names", [("resnet38", "chain", "recomputed"), pytest.param(("fcn8s",), marks=pytest.mark.slow)]
+    "names", [("resnet38", "chain", "recomputed", "fcn8s, 1 x 1"), pytest.param(("fcn8s",), marks=pytest.mark.slow)]
 )
 def test_bfloat16_agrees_with_float32(names):
     half = child(BFLOAT16, *names)

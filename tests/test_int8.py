@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -107,6 +110,27 @@ def test_int8_keeps_the_classes_that_it_promises():
     assert near.relative_error < loose.relative_error
     operators = [node.op for node in network_graph(block).nodes]
     assert ("_contrib_quantize_v2" in operators) == (near.int8 > 0)
+
+
+def test_tries_leave_nothing_in_memory_and_run_the_original_twice(monkeypatch):
+    network, calls, made = random_network("fcn8s", width=0.03125), [], []
+    network.register_forward_hook(lambda block, inputs, result: calls.append(type(result)))
+    block_of = _Calibrated.block
+
+    def watched(self, first):
+        assert not [one for one in made if one() is not None]
+        block, count = block_of(self, first)
+        made.append(weakref.ref(block))
+        return block, count
+
+    monkeypatch.setattr(_Calibrated, "block", watched)
+    gc.disable()  # Python must not happen to look for circles
+    try:
+        quantised(network, pictures(2), ctx=mx.cpu(), same_class=1.1, **LOOKS)
+    finally:
+        gc.enable()
+    assert len(made) > 3
+    assert calls.count(mx.nd.NDArray) == 2  # each image at the end, and once in the form that is calibrated
 
 
 def test_int8_ends_with_float32_where_nothing_less_keeps_the_classes():

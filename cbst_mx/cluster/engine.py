@@ -11,7 +11,7 @@ import importlib
 import logging
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Collection, Iterator, Mapping, Sequence
 
 from cbst_mx.cluster import nodes
 from cbst_mx.cluster.certificates import security
@@ -56,6 +56,7 @@ class Cluster:
         self.together: Together | None = None
         self._client, self._name, self.wanted = client, name, wanted
         self._workers: set[str] = set()
+        self._asked: set[str] = set()  # which versions they have
         self._lost = 0.0  # since when the scheduler does not answer
         self._told = False
         self._look_at_workers()
@@ -186,9 +187,12 @@ class Cluster:
         )
 
     def _check(self) -> None:
-        """Tell of workers that have gone; refuse to wait for a scheduler that is gone."""
+        """Tell of workers that have gone, look at those that came; refuse to wait for a scheduler that is gone."""
         if self._client.status == "running" and self._look_at_workers():
             self._lost = 0.0
+            joined = self._workers - self._asked
+            if joined:
+                self.check_versions(joined)
             return
         self._lost = self._lost or time.monotonic()
         self._check_open()
@@ -214,8 +218,13 @@ class Cluster:
         self._workers = now
         return True
 
-    def check_versions(self) -> None:
+    def check_versions(self, workers: Collection[str] | None = None) -> None:
         """Refuse workers of other versions; warn of those whose memory costs processor time.
+
+        Parameters
+        ----------
+        workers : collection of str, optional
+            Addresses; by default all.
 
         Raises
         ------
@@ -223,7 +232,7 @@ class Cluster:
             If a worker has another version of this program, of `distributed` or of Python.
         """
         ours = nodes.describe()
-        for address, theirs in self._described().items():
+        for address, theirs in self._described(self._workers if workers is None else workers).items():
             for what in ("cbst_mx", "distributed", "Python"):
                 if theirs[what] != ours[what]:
                     raise ConfigError(
@@ -237,17 +246,21 @@ class Cluster:
                     theirs["host"], exports,
                 )  # fmt: skip
 
-    def _described(self) -> dict[str, dict[str, str]]:
-        """Ask the workers that live what they are; do not wait for those that say nothing."""
-        ask = functools.partial(self._client.run, nodes.describe, on_error="ignore")
+    def _described(self, workers: Collection[str]) -> dict[str, dict[str, str]]:
+        """Ask workers that live what they are; do not wait for those that say nothing."""
+        self._asked.update(workers)
+        ask = functools.partial(self._client.run, nodes.describe, on_error="ignore", callback_timeout=_QUIET)
+        found: dict[str, dict[str, str]] = {}
+        silent_ones = (asyncio.TimeoutError, TimeoutError)
         try:
-            found = ask(callback_timeout=_QUIET)
-        except (asyncio.TimeoutError, TimeoutError):
-            heard = self._client.run_on_scheduler(nodes.heard, within=_QUIET)
-            for address in sorted(self._workers.difference(heard)):
-                logger.warning("worker %s does not answer: it is not waited for", address)
-            found = ask(workers=heard)
-        return dict(found)
+            found.update(ask(workers=sorted(workers)))
+        except silent_ones:
+            heard = set(self._client.run_on_scheduler(nodes.heard, within=_QUIET)).intersection(workers)
+            for address in sorted(set(workers) - heard):
+                logger.warning("worker %s does not answer: its versions are not looked at", address)
+            with contextlib.suppress(*silent_ones):
+                found.update(ask(workers=sorted(heard)))
+        return found
 
 
 def _to_be_named(ended: Mapping[int, range]) -> int:

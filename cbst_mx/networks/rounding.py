@@ -18,14 +18,14 @@ from cbst_mx.networks.graph import Node
 
 __all__ = ["Moments", "on_grid", "patches", "round_weights"]
 
-_POSITIONS = 4096  # of a map, that are looked at
+_POSITIONS = 4096  # of each image of a map, that are looked at
 _SWEEPS = 5  # over all weights; most of the gain comes with the first
 _LARGEST = 127  # of the grid
 _SCALED = 127.5  # what MXNet makes of the largest weight of an output channel, before it rounds and cuts
 
 
 def patches(values: np.ndarray, convolution: Node) -> np.ndarray:
-    """Return what `convolution` reads from a map, at up to about 4096 positions that need no padding.
+    """Return what `convolution` reads from a map, at up to about 4096 positions of each image that need no padding.
 
     Parameters
     ----------

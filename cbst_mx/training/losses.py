@@ -109,9 +109,7 @@ class BatchLoss:
         ConfigError
             If the labels cannot be sampled at the network's stride.
         """
-        stride = 1
-        if self._factor == 1:
-            stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:])
+        stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:], factor=self._factor)
         count = self._total(np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE))
         labels = label_at_stride(labels, stride)  # (B, h / s, w / s)
         losses = []
@@ -131,7 +129,7 @@ class BatchLoss:
         return losses
 
 
-def label_stride(label_size: tuple[int, int], logit_size: tuple[int, int]) -> int:
+def label_stride(label_size: tuple[int, int], logit_size: tuple[int, int], *, factor: int = 1) -> int:
     """Return the distance in pixels of neighbouring logits.
 
     Parameters
@@ -139,13 +137,23 @@ def label_stride(label_size: tuple[int, int], logit_size: tuple[int, int]) -> in
     label_size : tuple of int
         Rows and columns of the labels.
     logit_size : tuple of int
-        Rows and columns of the logits.
+        Rows and columns of the logits, before the loss upsamples them by `factor` and cuts them to the labels' size.
+    factor : int
+        1: they are not upsampled.
 
     Raises
     ------
     ConfigError
-        If the one is not the other times a power of two: networks round sizes up, and half a cell has no middle.
+        If the one is not the other times a power of two: networks round sizes up, and half a cell has no middle. Before
+        an upsampling, if they are not the labels' size over `factor`, rounded up.
     """
+    if factor > 1:
+        if tuple(-(-size // factor) for size in label_size) != tuple(logit_size):
+            raise ConfigError(
+                f"logits before an upsampling by {factor} must have the labels' size over {factor}, rounded up, got "
+                f"{logit_size[0]} x {logit_size[1]} logits for labels of {label_size[0]} x {label_size[1]}"
+            )
+        return 1
     stride = label_size[0] // logit_size[0]
     fits = tuple(size * stride for size in logit_size) == tuple(label_size)
     if not fits or stride & (stride - 1):

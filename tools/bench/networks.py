@@ -369,6 +369,16 @@ def run(pythons: dict[str, str], spec: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": math.nan, "peak": math.nan, "difference": math.nan}
 
 
+def unmeasured(task: str, found: dict[tuple[str, str, str], dict[str, Any]]) -> list[str]:
+    """Return the names of the forms without seconds."""
+    return [f"{task} of {title(*key)}" for key, one in found.items() if math.isnan(one["seconds"])]
+
+
+def title(network: str, framework: str, form: str) -> str:
+    """Return the name of a row."""
+    return f"{TITLES[network]}, {FRAMEWORKS[framework]} {form}"
+
+
 def rows(found: dict[tuple[str, str, str], dict[str, Any]]) -> list[tuple[str, ...]]:
     """Return the rows of one task; ratios are against PyTorch's fastest of the same precision."""
     lines = []
@@ -379,8 +389,7 @@ def rows(found: dict[tuple[str, str, str], dict[str, Any]]) -> list[tuple[str, .
             if key[:2] == (network, "torch") and key[2].startswith(precision) and peer["seconds"] > 0
         ]  # fmt: skip
         ratio = f"{min(peers) / one['seconds']:.2f}" if peers and framework == "mxnet" else ""
-        title = f"{TITLES[network]}, {FRAMEWORKS[framework]} {form}"
-        lines.append((title, f"{one['seconds']:.2f}", f"{one['peak'] / 1e9:.2f}", ratio))
+        lines.append((title(network, framework, form), f"{one['seconds']:.2f}", f"{one['peak'] / 1e9:.2f}", ratio))
     return lines
 
 
@@ -444,6 +453,7 @@ def main() -> None:
         "training": ("training step", options.training_size, TRAINING, options.networks),
         "large": ("inference", options.large_size, LARGE, [name for name in options.networks if name in options.large]),
     }
+    failed: list[str] = []
     for task, size, forms, networks in (works[name] for name in TASKS if name in options.tasks):
         spec = {"task": task, "size": size, "width": options.width, "steps": options.steps}
         spec["enough"] = 0 if forms is LARGE else options.enough
@@ -458,9 +468,12 @@ def main() -> None:
             },
             options.repeats,
         )
+        failed += unmeasured(task, found)
         parts += [f"### {task.capitalize()}, one image of {size[0]} x {size[1]}", table(head, rows(found))]
     text = "\n\n".join(parts)
     print(text)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
     if options.out:
         put(options.out, "networks", text)
 
