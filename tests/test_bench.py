@@ -102,16 +102,18 @@ def test_benchmarks_get_their_peer_and_their_page_and_what_is_unknown(bench, mon
     assert called == [
         ["tools/bench/street_scenes.py", "--repeats", "2"],
         ["tools/bench/rounds.py", "--install-torch", "--out", "docs/performance.md", "--repeats", "2"],
-        ["tools/bench/networks.py", "--install-torch", "--out", "docs/benchmarks.md", "--repeats", "2"],
+        ["tools/bench/networks.py", "--install-torch", "--repeats", "2"],  # its page is of the long way
     ]
     assert error is None
     assert said.count("about ") == 1 + len(called)  # all together, and each
-    words = ("--only", "networks", "street_scenes", "--full", "--torch-python", "/a/python")
-    called, _, _ = run(bench("measuring"), monkeypatch, capsys, *words)
+    assert "1 more where PyTorch is installed" in said
+    words = ("--only", "networks", "street_scenes", "--full", "--torch-python", "/a/python", "--write")
+    called, said, _ = run(bench("measuring"), monkeypatch, capsys, *words)
     assert called == [
         ["tools/bench/street_scenes.py"],
-        ["tools/bench/networks.py", "--full", "--torch-python", "/a/python"],
+        ["tools/bench/networks.py", "--full", "--torch-python", "/a/python", "--out", "docs/benchmarks.md"],
     ]
+    assert "installed" not in said
 
 
 def test_a_benchmark_that_fails_stops_no_other_and_is_named(bench, monkeypatch, capsys):

@@ -65,7 +65,7 @@ def measured(batches):
         seen += 1
     print((time.process_time() - cpu) / seen, (time.perf_counter() - begin) / seen)
 """
-LOADER = (
+SAMPLES = (
     BEGIN
     + """
 from cbst_mx.data.loader import BatchLoader
@@ -74,8 +74,37 @@ from cbst_mx.data.transforms import TrainTransform
 read = getattr(images, "sample", images.pair)  # how older versions do it
 samples = [functools.partial(read, index) for index in range(len(images))]
 transform = TrainTransform(crop=(504, 504), resampling="program")
-loader = BatchLoader(samples, transform, batch_size=1, seed=0, iterations=count + 1, workers=workers)
-measured(iter(loader))
+load = functools.partial(BatchLoader, samples, transform, batch_size=1)
+"""
+)
+LOADER = SAMPLES + "measured(iter(load(seed=0, iterations=count + 1, workers=workers)))"
+CACHED = (
+    SAMPLES
+    + """
+batches = iter(load(seed=0, iterations=len(images) + count + 1, workers=workers, cache=1 << 30))
+for _ in images.image_paths:
+    next(batches)
+measured(batches)
+"""
+)
+PROCESSES = (
+    SAMPLES
+    + """
+import multiprocessing
+
+def send(queue, seed):
+    for batch in load(seed=seed, iterations=(count + 1) // workers, workers=0):
+        queue.put(batch)
+
+def received():
+    forked = multiprocessing.get_context("fork")
+    queue = forked.Queue(2 * workers)
+    for seed in range(workers):
+        forked.Process(target=send, args=(queue, seed), daemon=True).start()
+    for _ in range((count + 1) // workers * workers):
+        yield queue.get()
+
+measured(received())
 """
 )
 NETWORK = """
@@ -331,8 +360,10 @@ def measured(data: Path, options: argparse.Namespace, torch: str | None) -> dict
         for name, script in (("evaluation", EVALUATION), ("video", VIDEO)):
             work(name, script, 0, 0)
             work(f"{name}, before", script, 0, 0, root=before)
+    work("sample, cached", CACHED, options.images, 0)
     for workers in (1, 2):
         work(f"{workers} threads", LOADER, options.images, workers)
+    work("2 processes", PROCESSES, options.images, 2)
     if torch:
         for reader in ("Pillow", "torchvision"):
             work(f"torch {reader}", PEER, options.images, 0, reader, python=torch)
@@ -381,7 +412,9 @@ def main() -> None:
     beside = (
         (sample, "sample", 0, "torch Pillow", "PyTorch, Pillow"),
         (sample, "sample", 0, "torch torchvision", "PyTorch, torchvision's reader"),
+        ("the same from the cache (`cache_mb`), a second of one core", "sample, cached", 0, "sample", "decoded"),
         (loader, "2 threads", 1, "1 threads", "1 thread"),
+        (loader, "2 threads", 1, "2 processes", "its samples in 2 processes, pickled"),
         (loader, "2 threads", 1, "torch processes", "PyTorch, 2 processes"),
     )
     commit = ""

@@ -5,7 +5,8 @@ python tools/bench/measuring.py [--only rounds images] [--full] [--write] [--tor
 It is what ``make bench`` calls. Before each benchmark it says about how many minutes that takes, at the end what each
 took. PyTorch, the peer of some, is installed into an environment of its own, unless there is a Python that has it. A
 benchmark that fails stops no other. ``--full`` takes the larger sizes and numbers of repeats of those that have such,
-``--write`` puts tables into the pages of docs. All other options go to each benchmark.
+``--write`` puts tables into the pages of docs, that of networks with ``--full`` alone. All other options go to each
+benchmark.
 """
 
 from __future__ import annotations
@@ -280,6 +281,7 @@ class Bench(NamedTuple):
     full: float | None = None
     page: str = ""
     torch: bool = False  # beside PyTorch
+    whole: bool = False  # writes with --full alone, since its page speaks of all sizes
 
 
 # Scripts with options; the quick ones first.
@@ -296,7 +298,7 @@ BENCHES = {
     "images": Bench(3, page="docs/performance.md", torch=True),
     "inference": Bench(5.5, 23, page="docs/performance.md"),
     "rounds": Bench(5.5, 10, page="docs/performance.md", torch=True),
-    "networks": Bench(13, 25, page="docs/benchmarks.md", torch=True),
+    "networks": Bench(13, 25, page="docs/benchmarks.md", torch=True, whole=True),
 }
 
 
@@ -307,7 +309,7 @@ def order(name: str, options: argparse.Namespace, rest: Sequence[str]) -> list[s
         given.append("--full")
     if bench.torch:
         given += ["--torch-python", options.torch_python] if options.torch_python else ["--install-torch"]
-    if bench.page and options.write:
+    if bench.page and options.write and (options.full or not bench.whole):
         given += ["--out", bench.page]
     return [f"tools/bench/{script}.py", *given, *rest]
 
@@ -337,7 +339,9 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     chosen = [name for name in BENCHES if name.split()[0] in options.only]
     total = math.ceil(sum(minutes(name, options) for name in chosen))
-    print(f"about {total} minutes on 2 cores that do nothing else, 1 more where PyTorch is installed first")
+    peer = any(BENCHES[name].torch for name in chosen) and not options.torch_python
+    more = ", 1 more where PyTorch is installed first" if peer else ""
+    print(f"about {total} minutes on 2 cores that do nothing else{more}")
     print(f"here: {machine()}; load {os.getloadavg()[0]:.1f}")
     lines, failed = [], []
     for name in chosen:
