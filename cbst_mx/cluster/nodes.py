@@ -208,7 +208,15 @@ def describe() -> dict[str, str]:
 
 
 def heard(dask_scheduler: Any, within: float) -> list[str]:
-    """Return the addresses of the workers that were heard of within the last seconds; on the scheduler."""
+    """Return the addresses of the workers that were heard of lately; run on the scheduler.
+
+    Parameters
+    ----------
+    dask_scheduler : Scheduler
+        Given by dask, by this name.
+    within : float
+        Seconds.
+    """
     from distributed.metrics import time as now
 
     return [address for address, one in dask_scheduler.workers.items() if now() - one.last_seen < within]
@@ -347,7 +355,13 @@ def _one_sentence(what: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error of dask says, and what is behind it, in one line."""
+    """Return what an error of dask says, and what is behind it, in one line.
+
+    Parameters
+    ----------
+    error : BaseException
+        Where it may come of certificates, that is said too.
+    """
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Scheduler failed to start."
         error = error.__cause__
     said = [in_one_line(one) for one in (error, error.__cause__) if one is not None]

@@ -65,7 +65,15 @@ def to_block(graph: Graph, parameters: gluon.ParameterDict) -> gluon.SymbolBlock
 
 
 def folded_graph(network: gluon.HybridBlock, ctx: mx.Context) -> tuple[Graph, dict[str, np.ndarray], int]:
-    """Return graph and parameters of `network` with batch norms put into convolutions, and how many."""
+    """Return graph and parameters of `network` with batch norms put into convolutions, and how many.
+
+    Parameters
+    ----------
+    network : HybridBlock
+        With its parameters.
+    ctx : mx.Context
+        From where they are read.
+    """
     values = {name: parameter.data(ctx).asnumpy() for name, parameter in network.collect_params().items()}
     return fold_batch_norms(network_graph(network), values)
 
