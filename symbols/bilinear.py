@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
     return weight
 
 
+@functools.lru_cache(maxsize=64)  # a training has few sizes, and asks for every image
 def bilinear_matrix(small: int, factor: int, large: int) -> np.ndarray:
     """Return what :func:`bilinear_kernel` does along one axis, where the result is cut at its end.
 
@@ -53,12 +55,14 @@ def bilinear_matrix(small: int, factor: int, large: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (large, small), float32
-        To be multiplied by the numbers; one or two of a row are not 0.
+        To be multiplied by the numbers; one or two of a row are not 0. It cannot be written to.
     """
     matrix = np.zeros((small, factor * (small + 1)), np.float32)
     for index, row in enumerate(matrix):
         row[factor * index :][: 2 * factor] = _ramp(factor)
-    return np.ascontiguousarray(matrix[:, factor // 2 :][:, :large].T)
+    result = np.ascontiguousarray(matrix[:, factor // 2 :][:, :large].T)
+    result.setflags(write=False)
+    return result
 
 
 @mx.init.register

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from symbols import get_network
+from symbols.backend import mx
 from tests.test_architecture import ROOT
 
 
@@ -159,3 +161,15 @@ def test_networks_beside_pytorch_are_those_of_one_precision(bench):
     ]
     failed = ["training step of FCN8s, PyTorch bfloat16"]  # ends the script with an error, before it writes
     assert bench("networks").unmeasured("training step", found) == failed
+
+
+def test_operations_of_an_upsampling_are_those_that_are_done(bench):
+    counted = {}
+    for upsampling in ("frozen", "learned"):
+        network = get_network("fcn8s", 19, width=1 / 32, upsampling=upsampling)
+        network.initialize(mx.init.Xavier())
+        network(mx.nd.zeros((1, 3, 32, 32)))
+        counted[upsampling] = bench("pipeline").operations(network, (64, 96))
+    # the last one, 16 x 16 weights between each two of 19 classes at 8 x 12 places, or 16 and 16 of each class
+    plain, passes = 2 * 19**2 * 16**2 * 8 * 12, 2 * 19 * (16 * 8 * 12 + 16 * 64 * 12)
+    assert counted["learned"] - counted["frozen"] > plain - passes > 0

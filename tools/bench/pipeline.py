@@ -83,8 +83,8 @@ def operations(network: gluon.HybridBlock, size: tuple[int, int]) -> float:
             before, weight = (nodes[index]["name"] for index, *_ in node["inputs"][:2])
             # every weight meets every pixel of what a convolution gives, and of what its transpose takes
             meets = node["name"] if node["op"] == "Convolution" else before
-            places = known.get(meets + "_output", known.get(meets))
-            total += 2 * np.prod(known[weight]) * np.prod(places[2:])
+            places, weights = (known.get(name + "_output", known.get(name)) for name in (meets, weight))
+            total += 2 * np.prod(weights) * np.prod(places[2:])
     return float(total)
 
 
