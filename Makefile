@@ -128,7 +128,7 @@ docs: $(DEV) ## the documentation as a site, site/index.html; every link is chec
 
 # ONLY has the names of those that shall run, FULL=1 takes larger sizes and more repeats, TORCH is a Python that has PyTorch,
 # BENCH has further options, for each of them.
-bench: $(DEV) ## run the benchmarks in tools/bench, 39 minutes (FULL=1: 80; WRITE=1: into docs; ONLY="rounds images")
+bench: $(DEV) ## run the benchmarks in tools/bench, 40 minutes (FULL=1: 80; WRITE=1: into docs; ONLY="rounds images")
 	@$(BIN)/python tools/bench/measuring.py $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(WRITE),--write) \
 		$(addprefix --torch-python ,$(TORCH)) $(BENCH)
 

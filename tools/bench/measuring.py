@@ -292,13 +292,13 @@ BENCHES = {
     "resampling": Bench(1),
     "cluster": Bench(1, 3),
     "cluster --training": Bench(1.5, 4),
-    "growth": Bench(2, 5, page="docs/performance.md"),
-    "pipeline": Bench(2, page="docs/performance.md"),
+    "growth": Bench(1, 2.5, page="docs/performance.md"),
+    "pipeline": Bench(1.5, page="docs/performance.md"),
     "selection": Bench(3, page="docs/benchmarks-selection.md"),
     "images": Bench(3, page="docs/performance.md", torch=True),
-    "inference": Bench(5.5, 23, page="docs/performance.md"),
+    "inference": Bench(6, 23, page="docs/performance.md"),
     "rounds": Bench(5.5, 10, page="docs/performance.md", torch=True),
-    "networks": Bench(13, 25, page="docs/benchmarks.md", torch=True, whole=True),
+    "networks": Bench(15, 27, page="docs/benchmarks.md", torch=True, whole=True),
 }
 
 
