@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from typing import Any
+from typing import Any, ContextManager, Iterator, NamedTuple
 
 import numpy as np
 
 from symbols.backend import mx
 
-__all__ = ["BilinearUpsampling", "bilinear_kernel", "bilinear_matrix"]
+__all__ = ["BilinearUpsampling", "Part", "Upsampled", "bilinear_kernel", "bilinear_matrix", "ending_early"]
 
 
 def _ramp(factor: int) -> np.ndarray:
@@ -63,6 +64,86 @@ def bilinear_matrix(small: int, factor: int, large: int) -> np.ndarray:
     result = np.ascontiguousarray(matrix[:, factor // 2 :][:, :large].T)
     result.setflags(write=False)
     return result
+
+
+def ending_early(network: Any) -> ContextManager[int]:
+    """Let `network` end before its last upsampling inside the block, where it can.
+
+    Parameters
+    ----------
+    network : HybridBlock or callable
+        Offers ``without_last_upsampling()`` where it can, see :meth:`symbols.fcn8s.FCN8s.without_last_upsampling`.
+
+    Returns
+    -------
+    context manager
+        It gives the factor of the upsampling that is left to who called; 1: none.
+    """
+    begin = getattr(network, "without_last_upsampling", None)
+    return contextlib.nullcontext(1) if begin is None else begin()  # type: ignore[no-any-return]
+
+
+class Part(NamedTuple):
+    """Rows of an image of C maps that were upsampled.
+
+    Attributes
+    ----------
+    rows : slice
+        Which.
+    values : ndarray of shape (C, rows, w), float32
+        The maps there.
+    near : slice
+        Rows of :attr:`Upsampled.columns` of which they are made.
+    weights : ndarray, float32
+        By them: ``values`` is ``weights @ columns[:, near]``.
+    """
+
+    rows: slice
+    values: np.ndarray
+    near: slice
+    weights: np.ndarray
+
+
+class Upsampled:
+    """Maps that are upsampled bilinearly, as :func:`bilinear_kernel` does it, a part that fits a cache at a time.
+
+    Parameters
+    ----------
+    small : ndarray of shape (C, h / factor, w / factor), rounded up, float32
+    factor : int
+        Even upsampling factor.
+    size : (int, int)
+        h and w.
+    mirrored : bool
+        Mirror the result.
+
+    Attributes
+    ----------
+    across : ndarray of shape (w, w / factor)
+        The weights of the columns.
+    columns : ndarray of shape (C, h / factor, w)
+        The maps with all columns, and the rows that were given.
+    """
+
+    def __init__(self, small: np.ndarray, factor: int, size: tuple[int, int], *, mirrored: bool = False):
+        self._factor, self._size = factor, size
+        self._down, self.across = (bilinear_matrix(n, factor, large) for n, large in zip(small.shape[1:], size))
+        across = np.ascontiguousarray(self.across[::-1]) if mirrored else self.across
+        with np.errstate(invalid="ignore"):  # NaN is made of what is not finite, as by MXNet
+            columns = small.reshape(-1, small.shape[2]) @ across.T  # in one product
+        self.columns = columns.reshape(*small.shape[:2], size[1])
+
+    def parts(self, pixels: int) -> Iterator[Part]:
+        """Yield the rows in order, as many together as have at most so many `pixels`, and at least one."""
+        height, width = self._size
+        most, half = max(1, pixels // width), self._factor // 2
+        for start in range(0, height, most):
+            rows = slice(start, min(start + most, height))
+            near = slice(max(0, start - half) // self._factor, (rows.stop - 1 + half) // self._factor + 1)
+            weights = self._down[rows, near]
+            with np.errstate(invalid="ignore"):
+                values = weights @ self.columns[:, near]
+            yield Part(rows, values, near, weights)
 
 
 @mx.init.register

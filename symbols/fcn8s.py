@@ -130,7 +130,8 @@ class FCN8s(gluon.HybridBlock):
     def without_last_upsampling(self) -> Iterator[int]:
         """Let calls inside the block, those of the segments made in it too, give scores before the last upsampling.
 
-        This is for training: the loss interpolates a part at a time, in the processor's cache, both ways.
+        Who asks interpolates a part of an image at a time, in the processor's cache: the loss, both ways, and the
+        softmax (:mod:`symbols.softmax`).
 
         Yields
         ------

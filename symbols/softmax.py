@@ -8,14 +8,14 @@ B images, C classes, h x w pixels.
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import numpy as np
 
 from symbols.backend import autograd, mx
-from symbols.bilinear import bilinear_matrix
+from symbols.bilinear import Upsampled
 
-__all__ = ["CrossEntropy", "is_fast", "shared", "softmax"]
+__all__ = ["CrossEntropy", "is_fast", "shared", "softmax", "upsampled_softmax"]
 
 _PIXELS = 1 << 14  # looked at together: their logits stay in the processor's cache
 
@@ -36,10 +36,41 @@ def softmax(logits: mx.nd.NDArray) -> np.ndarray:
     values = logits.asnumpy()
     for image in values:
         for _, part in _parts(image):
-            _shift(part)
-            np.exp(part, out=part)
-            part /= _sum(part)
+            _normalise(part)
     return values
+
+
+def upsampled_softmax(looks: Sequence[mx.nd.NDArray], factor: int, size: tuple[int, int]) -> np.ndarray:
+    """Return the probabilities of what bilinear upsampling makes of scores; logits of full size are never there.
+
+    Parameters
+    ----------
+    looks : sequence of one or two NDArrays of shape (B, C, h / factor, w / factor), rounded up, float32
+        Scores of images, and of the mirrored images, with whose probabilities those of the images are averaged. On the
+        processor; waits for them.
+    factor : int
+        Of the upsampling, even, see :class:`.bilinear.Upsampled`.
+    size : (int, int)
+        h and w.
+
+    Returns
+    -------
+    ndarray of shape (B, C, h, w), float32
+    """
+    scores = [look.asnumpy() for look in looks]
+    result = np.empty((*looks[0].shape[:2], *size), np.float32)
+    for image, *smalls in zip(result, *scores):
+        pixels = _PIXELS // len(smalls)
+        views = (Upsampled(small, factor, size, mirrored=bool(n)).parts(pixels) for n, small in enumerate(smalls))
+        for parts in zip(*views):
+            for part in parts:
+                _normalise(part.values.reshape(len(image), -1))
+            first = parts[0].values
+            if len(parts) > 1:
+                first += parts[1].values
+                first /= 2
+            image[:, parts[0].rows] = first
+    return result
 
 
 def _parts(image: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -48,6 +79,13 @@ def _parts(image: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, flat.shape[1], _PIXELS):
         pixels = slice(start, start + _PIXELS)
         yield pixels, flat[:, pixels]
+
+
+def _normalise(values: np.ndarray) -> None:
+    """Turn logits (C, n) into probabilities."""
+    _shift(values)
+    np.exp(values, out=values)
+    values /= _sum(values)
 
 
 def _shift(values: np.ndarray) -> None:
@@ -120,33 +158,29 @@ def _differentiate(
 ) -> None:
     """Turn the logits (C, h, w) of an image into the gradient of the loss; `found` gets the log-likelihoods, or 0."""
     classes, counts, likelihoods = labels.reshape(-1), valid.reshape(-1), found.reshape(-1)
+    every = logits.reshape(-1)
     for pixels, values in _parts(logits):
+        chosen = classes[pixels] * counts.size  # of `every`
+        chosen += np.arange(pixels.start, pixels.start + chosen.size)
         _shift(values)
-        chosen = classes[pixels], np.arange(values.shape[1])
-        likelihood = values[chosen]
+        likelihood = every.take(chosen)
         np.exp(values, out=values)
         sums = _sum(values)
         # numbers that are not finite must show, wherever they are: 0 times NaN is NaN
         likelihoods[pixels] = (likelihood - np.log(sums)) * counts[pixels]
         values *= counts[pixels] / (sums * count)
-        values[chosen] -= counts[pixels] / count
+        every[chosen] -= counts[pixels] / count
 
 
 def _differentiate_small(
     small: np.ndarray, labels: np.ndarray, valid: np.ndarray, found: np.ndarray, count: np.float32, factor: int
 ) -> None:
     """Do the same with logits (C, h / factor, w / factor), rounded up, of which bilinear upsampling makes (C, h, w)."""
-    height, width = labels.shape
-    down, across = (bilinear_matrix(*sizes) for sizes in zip(small.shape[1:], (factor, factor), (height, width)))
-    most = max(1, _PIXELS // width)
+    upsampled = Upsampled(small, factor, (labels.shape[0], labels.shape[1]))
+    gradient = np.zeros_like(upsampled.columns)
     with np.errstate(invalid="ignore"):  # as in _shift
-        rows = small @ across.T  # (C, h / factor, w)
-        gradient = np.zeros_like(rows)
-        for start in range(0, height, most):
-            part = slice(start, min(start + most, height))
-            near = slice(max(0, start - factor // 2) // factor, (part.stop - 1 + factor // 2) // factor + 1)
-            weights = down[part, near]
-            logits = weights @ rows[:, near]
-            _differentiate(logits, labels[part], valid[part], found[part], count)
-            gradient[:, near] += weights.T @ logits
-        small[:] = gradient @ across
+        for part in upsampled.parts(_PIXELS):
+            rows = part.rows
+            _differentiate(part.values, labels[rows], valid[rows], found[rows], count)
+            gradient[:, part.near] += part.weights.T @ part.values
+        small[:] = gradient @ upsampled.across

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import cbst_mx  # noqa: F401  before NumPy, whose kernels it chooses for all tests and what they start
+
 pytest_plugins = ["tests.clusters", "tests.doctor_fixtures", "tests.processes"]
 
 # before anything imports mxnet: other thread counts change the last bits of sums

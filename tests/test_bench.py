@@ -89,7 +89,7 @@ def run(measuring, monkeypatch, capsys, *words, code=lambda script: 0):
     called, error = [], None
     monkeypatch.setattr(sys, "argv", ["measuring.py", *words])
     monkeypatch.setattr(
-        measuring.subprocess, "call", lambda command, cwd: called.append(command[1:]) or code(command[1])
+        measuring.subprocess, "call", lambda command, cwd, env: called.append(command[1:]) or code(command[1])
     )
     try:
         measuring.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -25,6 +26,7 @@ from cbst_mx.selftrain.network_maps import (
 )
 from cbst_mx.selftrain.on_device import select
 from symbols.backend import gluon, mx
+from symbols.softmax import upsampled_softmax
 
 SPEC = NetworkSpec("fcn8s", 4, {"width": 0.03125, "batch_norm": "none"})
 LOOKS = {"mean": SPEC.mean, "std": SPEC.std}
@@ -65,6 +67,39 @@ def test_flip_average_makes_a_mirrored_image_give_mirrored_probabilities():
     np.testing.assert_allclose(both[0], both[1][:, :, ::-1], rtol=1e-5, atol=1e-7)  # the sum's order differs
     single = probabilities(network, [image], ctx=mx.cpu(), **LOOKS)[0].asnumpy()
     assert np.abs(single - both[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("context", [mx.cpu(0), mx.cpu(1)], ids=str)
+@pytest.mark.parametrize("size", [(32, 48), (37, 45), (9, 70)])  # the last one is filled up to the network's smallest
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_last_upsampling_of_fcn8s_is_done_with_the_softmax(size, flip, context, monkeypatch):
+    network = build_network(SPEC, context, seed=0)
+    pair = images(size, size)
+    largest = []
+
+    def spied(looks, factor, size):
+        largest.extend(look.shape[2:] for look in looks)
+        return upsampled_softmax(looks, factor, size)
+
+    monkeypatch.setattr(network_maps, "upsampled_softmax", spied)
+    options = {"ctx": context, "flip": flip, **LOOKS}
+    maps = probabilities(network, pair, **options)
+    assert maps.context == context
+    assert largest == [tuple(-(-max(side, 17) // 8) for side in size)] * (1 + flip)
+    monkeypatch.setattr("symbols.fcn8s.FCN8s.without_last_upsampling", lambda self: contextlib.nullcontext(1))
+    plain = probabilities(network, pair, **options).asnumpy()
+    assert len(largest) == 1 + flip
+    np.testing.assert_allclose(maps.asnumpy(), plain, rtol=1e-5, atol=1e-7)  # logits in another order of sums
+
+
+def test_learned_upsampling_stays_in_the_network(monkeypatch):
+    network = build_network(SPEC, mx.cpu(), seed=0)
+    network.upscore8.weight.set_data(network.upscore8.weight.data() * 1.5)
+    monkeypatch.setattr(network_maps, "upsampled_softmax", None)
+    pair = images((37, 45))
+    expected = mx.nd.softmax(network(mx.nd.array(normalise(pair[0])[None])), axis=1).asnumpy()
+    found = probabilities(network, pair, ctx=mx.cpu(), **LOOKS).asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.5)])
@@ -282,7 +317,8 @@ def test_of_images_of_several_sizes_each_size_passes_as_it_may(monkeypatch):
 
 def test_a_large_image_of_the_papers_size_passes_alone():
     assert fitting_batch((1024, 2048), on_cpu=True) == 1
-    assert fitting_batch((512, 1024), on_cpu=True) == 4
+    assert fitting_batch((512, 1024), on_cpu=True) == 1
+    assert fitting_batch((256, 512), on_cpu=True) == 4
     assert fitting_batch((64, 128), on_cpu=True) == 8
     assert fitting_batch((64, 128), on_cpu=False) == 1  # on a GPU one is as fast as several
 

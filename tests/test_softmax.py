@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from cbst_mx.training.losses import SegmentationLoss
+from symbols import softmax as softmaxes
 from symbols.backend import autograd, mx
 from symbols.bilinear import bilinear_kernel
-from symbols.softmax import CrossEntropy, is_fast, softmax
+from symbols.softmax import CrossEntropy, is_fast, softmax, upsampled_softmax
 
 SHAPE = (3, 5, 12, 20)
 NEAR = {"rtol": 3e-6, "atol": 1e-9}  # NumPy's exponentials are right to 3 units in the last place, 3e-7
@@ -30,6 +31,37 @@ def test_softmax_is_mxnets(wrong):
     assert is_fast(logits)
     assert not is_fast(logits.astype("float64"))
     np.testing.assert_allclose(softmax(logits), mx.nd.softmax(logits, axis=1).asnumpy(), **NEAR)
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+@pytest.mark.parametrize("size", [(96, 160), (91, 153), (8, 8), (1, 1)])
+def test_softmax_of_upsampled_scores_is_that_of_the_transposed_convolution(size, wrong, monkeypatch):
+    monkeypatch.setattr(softmaxes, "_PIXELS", 2000)  # several parts
+    shape = (3, 5, *(-(-side // 8) for side in size))
+    looks = np.random.default_rng(5).normal(0, 6, (2, *shape)).astype(np.float32)
+    if wrong is not None:
+        looks[0, 1, 3, -1, -1] = wrong
+    kernel = mx.nd.array(bilinear_kernel(5, 8))
+    each = []
+    for scores in looks:
+        large = mx.nd.Deconvolution(
+            mx.nd.array(scores), kernel, kernel=(16, 16), stride=(8, 8), pad=(4, 4), num_filter=5, no_bias=True
+        )
+        each.append(mx.nd.softmax(large[:, :, : size[0], : size[1]], axis=1).asnumpy())
+    near = {"rtol": 1e-5, "atol": 1e-8}  # the logits of up to 25 are interpolated in another order
+    alone = upsampled_softmax([mx.nd.array(looks[0])], 8, size)
+    both = upsampled_softmax([mx.nd.array(scores) for scores in looks], 8, size)
+    if wrong is not None:  # it shows, in its own image
+        assert [np.isfinite(image).all() for image in alone] == [True, False, True]
+        np.testing.assert_allclose(alone[::2], each[0][::2], **near)
+        return
+    assert alone.flags.c_contiguous
+    assert alone.dtype == np.float32
+    np.testing.assert_allclose(alone, each[0], **near)
+    np.testing.assert_allclose(both, (each[0] + each[1][..., ::-1]) / 2, **near)
+    for index in range(3):  # the same bits, whatever passes together
+        one = upsampled_softmax([mx.nd.array(scores[index : index + 1]) for scores in looks], 8, size)
+        np.testing.assert_array_equal(one[0], both[index])
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))

@@ -137,7 +137,7 @@ def evaluate(
 ) -> None:
     """Evaluate parameters on labelled images and print IoU per class and mIoU.
 
-    Images of equal size pass the network together: at most 8, with no more pixels than one of 1024 x 2048; on a GPU
+    Images of equal size pass the network together: at most 8, with no more pixels than one of 512 x 1024; on a GPU
     one.
     Reads the parameter file, its sidecar and the images; writes nothing, or with --out a JSON file.
     """

@@ -75,7 +75,7 @@ def predict(
     colours), NAME_colour.png, NAME_confidence.png (grey: 255 is a probability of 1 for the predicted class, 0 of 0).
     Of a video NAME_overlay.mp4 and so on, of as many frames at the same rate, and labels as NAME_label/000000.png, one
     a frame.
-    Images of equal size pass the network together: at most 8, with no more pixels than one of 1024 x 2048; on a GPU
+    Images of equal size pass the network together: at most 8, with no more pixels than one of 512 x 1024; on a GPU
     one; or as many as inference_batch of the run's experiment says. So do the frames of a video.
     OUT/predict.json says what they were made with: the same command goes on after a stop, with more images it makes the
     new ones, and results of other parameters or settings are refused without --overwrite. What cannot be read is named

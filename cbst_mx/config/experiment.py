@@ -102,7 +102,7 @@ class Experiment(StrictModel):
     """How networks are evaluated. Origin: released."""
     inference_batch: Optional[Batch] = None
     """Images of equal size that pass the network together in evaluation; null: at most 8, with no more pixels than one
-    of 1024 x 2048 has, and on a GPU one. Unit: images. Origin: ours.
+    of 512 x 1024 has, and on a GPU one. Unit: images. Origin: ours.
     """
     images_per_pass: Count = 0
     """Crops that pass the network at once in training, on all devices together; 0: the whole batch. The gradients of

@@ -157,6 +157,8 @@ def label_at_stride(label: np.ndarray, stride: int) -> np.ndarray:
         raise ConfigError(f"stride must be an integer of at least 1, got {stride!r}")
     if label.ndim < 2:
         raise DataError(f"label must have the shape (B, H, W), got {label.shape}")
+    if stride == 1:
+        return label
     rows, columns = (
         np.minimum(np.arange(stride // 2, size + stride // 2, stride), size - 1) for size in label.shape[-2:]
     )

@@ -202,7 +202,7 @@ def load_network(
         JPEGs of an image set are decoded at a part of their size where the input is that small.
     batch_size : int, optional
         Images of equal size per forward pass at most; by default at most 8, and as many as have together no more pixels
-        than one of 1024 x 2048, and one on a GPU.
+        than one of 512 x 1024, and one on a GPU.
     inference : {"plain", "fused", "int8"}
         "fused" lets oneDNN run operators together, with the same result up to rounding; "int8" is fastest and
         approximate. Both on the CPU only.

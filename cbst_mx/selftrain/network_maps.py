@@ -19,7 +19,8 @@ from cbst_mx.selftrain import on_device
 from cbst_mx.selftrain.class_maps import ClassMaps
 from cbst_mx.selftrain.views import HostMap
 from symbols.backend import gluon, mx
-from symbols.softmax import is_fast, shared, softmax
+from symbols.bilinear import ending_early
+from symbols.softmax import is_fast, shared, softmax, upsampled_softmax
 
 __all__ = [
     "Images",
@@ -35,14 +36,14 @@ __all__ = [
 #: Images of a set, or RGB images (H, W, 3), uint8, as they come, such as the frames of a video.
 Images = Union[ImageSet, Iterable[np.ndarray]]
 
-_AT_ONCE = 1024 * 2048  # pixels of the images that pass a network together, where one has no more
+_AT_ONCE = 512 * 1024  # pixels of the images that pass a network together, where one has no more
 _MOST = 8  # images
 
 
 def fitting_batch(
     size: tuple[int, int], *, on_cpu: bool, scales: Sequence[float] = (1.0,), long_side: int | None = None
 ) -> int:
-    """Return how many images of one size pass through a network at once: in the memory of one of 1024 x 2048.
+    """Return how many images of one size pass through a network at once: in the memory of one of 512 x 1024.
 
     That is at most 8, and as many as have no more pixels together, both the images and what the network sees of them;
     one, whatever its size. On a GPU one is as fast as several.
@@ -59,7 +60,7 @@ def fitting_batch(
     Examples
     --------
     >>> [fitting_batch(size, on_cpu=True) for size in ((256, 512), (512, 1024), (1024, 2048))]
-    [8, 4, 1]
+    [4, 1, 1]
     """
     if not on_cpu:
         return 1
@@ -171,7 +172,12 @@ def stride_probabilities(
     if below or beside:
         batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, beside)))
     inputs = mx.nd.array(batch, ctx=ctx)
-    logits = network(inputs)
+    with ending_early(network) as factor:
+        logits = network(inputs)
+        if factor > 1:  # the network goes on with the mirrored images while the others are looked at
+            looks = [logits, network(mx.nd.array(batch[..., ::-1], ctx=ctx))] if flip else [logits]
+            scores = [look.astype("float32", copy=False) for look in looks]
+            return shared(upsampled_softmax(scores, factor, batch.shape[2:]), ctx), (rows, columns)
     if network.stride > 1 or not is_fast(logits):  # of small maps a device that goes on meanwhile is faster
         maps = mx.nd.softmax(logits, axis=1)
         if flip:

@@ -14,6 +14,7 @@ from cbst_mx.data.transforms import label_at_stride
 from cbst_mx.errors import ConfigError
 from cbst_mx.label_space import IGNORE
 from symbols.backend import gluon, mx
+from symbols.bilinear import ending_early
 from symbols.softmax import CrossEntropy, is_fast
 
 __all__ = ["BatchLoss", "SegmentationLoss", "label_stride"]
@@ -76,12 +77,11 @@ class BatchLoss:
         Parameters
         ----------
         network : HybridBlock
-            Offers ``without_last_upsampling()`` where it can, see :meth:`symbols.fcn8s.FCN8s.without_last_upsampling`.
+            As for :func:`symbols.bilinear.ending_early`.
         total : callable, optional
             As above.
         """
-        ends_early = getattr(network, "without_last_upsampling", lambda: contextlib.nullcontext(1))
-        with ends_early() as factor:
+        with ending_early(network) as factor:
             yield cls(total, factor=factor)
 
     def __call__(
@@ -110,8 +110,9 @@ class BatchLoss:
             If the labels cannot be sampled at the network's stride.
         """
         stride = label_stride((labels.shape[1], labels.shape[2]), logits[0].shape[2:], factor=self._factor)
-        count = self._total(np.count_nonzero(label_at_stride(labels if batch is None else batch, stride) != IGNORE))
         labels = label_at_stride(labels, stride)  # (B, h / s, w / s)
+        counted = labels if batch is None else label_at_stride(batch, stride)
+        count = self._total(np.count_nonzero(counted != IGNORE))
         losses = []
         first = 0
         for part in logits:

@@ -100,8 +100,17 @@ def in_turns(works: dict[Any, Callable[[], dict[str, Any]]], repeats: int) -> di
 def printed(python: str, script: str | Path, *arguments: object, **environment: str) -> Any:
     """Return what a script prints as JSON at its end, run by a Python with further variables of the environment."""
     command = [python, "-W", "ignore", str(script), *map(str, arguments)]
-    done = subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, env=_environment(**environment), check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """Return the environment of this process, with kernels of NumPy's products as the program has them, and more."""
+    from cbst_mx import choose_blas_kernels  # not where PyTorch is
+
+    environment = {**os.environ, **variables}
+    choose_blas_kernels(environment, modules={})
+    return environment
 
 
 def given(parser: argparse.ArgumentParser, worker: Callable[..., Any]) -> argparse.Namespace | None:
@@ -348,7 +357,7 @@ def main() -> None:
         command = order(name, options, rest)
         print(f"\n{' '.join(command)}: about {minutes(name, options):g} minutes", flush=True)
         begin = time.monotonic()
-        code = subprocess.call([sys.executable, *command], cwd=str(ROOT))
+        code = subprocess.call([sys.executable, *command], cwd=str(ROOT), env=_environment())
         failed += [name] if code else []
         lines.append((name, f"{time.monotonic() - begin:.0f}", "failed" if code else "ok"))
     print(f"\n{table(('benchmark', 'seconds', ''), lines)}", flush=True)
