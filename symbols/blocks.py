@@ -56,7 +56,7 @@ def scaled(channels: int, width: float) -> int:
     return max(1, int(round(channels * width)))
 
 
-def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
+def conv_unit(channels: int, kernel: int, batch_norm: str, *, relu: bool = True) -> gluon.HybridBlock:
     """Return convolution ("same" padding), optional batch norm and ReLU as one block.
 
     Parameters
@@ -67,6 +67,8 @@ def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
         Odd kernel size in pixels.
     batch_norm : {"none", "batch", "frozen"}
         No batch norm; batch statistics while training; moving statistics even while training (gamma and beta train).
+    relu : bool
+        Whether the ReLU is there: behind a max pooling it gives the same numbers and gradients of smaller maps.
     """
     use_global_stats = BATCH_NORM[batch_norm]
     unit = nn.HybridSequential()
@@ -74,7 +76,8 @@ def conv_unit(channels: int, kernel: int, batch_norm: str) -> gluon.HybridBlock:
         unit.add(nn.Conv2D(channels, kernel, padding=kernel // 2, use_bias=use_global_stats is None))
         if use_global_stats is not None:
             unit.add(nn.BatchNorm(use_global_stats=use_global_stats))
-        unit.add(nn.Activation("relu"))
+        if relu:
+            unit.add(nn.Activation("relu"))
     return unit
 
 

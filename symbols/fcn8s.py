@@ -168,9 +168,9 @@ class FCN8s(gluon.HybridBlock):
     def _add_skips(self, F: Any, x: Any, pool3: Any, pool4: Any, score: Any, *, fits: bool = False) -> Any:
         scale3, scale4 = self.skip_scale
         score = self.upscore2(score)  # (B, C, >= h/16, >= w/16)
-        skip4 = self.score_pool4(pool4 * scale4)
+        skip4 = self.score_pool4(pool4 if scale4 == 1 else pool4 * scale4)
         score = self.upscore_pool4(F.slice_like(score, skip4, axes=(2, 3)) + skip4)  # (B, C, >= h/8, >= w/8)
-        skip3 = self.score_pool3(pool3 * scale3)
+        skip3 = self.score_pool3(pool3 if scale3 == 1 else pool3 * scale3)
         score = self.upscore8(F.slice_like(score, skip3, axes=(2, 3)) + skip3)  # (B, C, >= h, >= w)
         return score if fits or self.upscore8.is_left else F.slice_like(score, x, axes=(2, 3))
 

@@ -13,6 +13,7 @@ from symbols import get_network
 from symbols.backend import autograd, mx
 from symbols.bilinear import bilinear_kernel, bilinear_matrix
 from symbols.softmax import CrossEntropy
+from symbols.vgg16 import VGG16
 
 
 def small(hybrid=False, **options):
@@ -219,6 +220,29 @@ def test_the_fully_connected_layers_can_be_smaller():
     ):
         with pytest.raises(ValueError, match=sentence):
             get_network("fcn8s", 3, **options)
+
+
+def test_relus_behind_the_poolings_give_the_same_numbers_and_gradients():
+    rng = np.random.default_rng(6)
+    stage = VGG16(width=1 / 32).stage3
+    stage.initialize(mx.init.Uniform(1.0))
+    *before, pooling, relu = stage
+    images = rng.normal(size=(2, 4, 13, 18)).astype(np.float32)
+    images[:, :, 4:9] = 0  # windows of equal numbers
+    slopes = mx.nd.array(rng.normal(size=(2, 8, 7, 9)))
+    results = []
+    for last in ((pooling, relu), (relu, pooling)):
+        x = mx.nd.array(images)
+        x.attach_grad()
+        with autograd.record():
+            value = x
+            for block in (*before, *last):
+                value = block(value)
+            (value * slopes).sum().backward()
+        results.append((value.asnumpy(), x.grad.asnumpy()))
+    assert 0 < (results[0][0] == 0).mean() < 1
+    for first, second in zip(*results):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("size", [(40, 56), (37, 45)])

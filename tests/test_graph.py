@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cbst_mx.errors import ConfigError
-from cbst_mx.networks.graph import Graph, extents, fold_batch_norms, pieces
+from cbst_mx.networks.graph import Graph, extents, fold_batch_norms, pieces, pooled_last
 from symbols import get_network
 from symbols.backend import gluon, mx
 
@@ -86,8 +86,8 @@ def test_pieces_of_the_published_networks():
     # (image stride, margin above in rows of the piece's input, large) from the layers. VGG's first two stages are two
     # 3 x 3 convolutions and a pooling each; then come 3 x 1 + 3 x 2 + 3 x 4 from its other convolutions, 24 from fc6,
     # 8 and 4 from the upsampling. ResNet-38's largest maps, 64 numbers per pixel, are in level 1 and in level 7.
-    found = {name: [(p.image_stride, -p.extent.first, p.large) for p in pieces(published(name))] for name in PARTS}
-    assert found == PARTS
+    cut = {name: pieces(pooled_last(published(name))) for name in PARTS}
+    assert {name: [(p.image_stride, -p.extent.first, p.large) for p in cut[name]] for name in PARTS} == PARTS
 
 
 PARTS = {
@@ -125,3 +125,23 @@ def test_batch_norms_are_folded_only_where_they_alone_read_a_convolution():
     np.testing.assert_allclose(new["a_beta"], 4.0, rtol=1e-6)
     assert new["shared_weight"] is values["shared_weight"]
     assert values["inner_weight"].max() == 1.0
+
+
+def layers(graph):
+    """Return the operators that the images pass, in their order."""
+    return [graph.nodes[index].op for index in graph.flow() if graph.nodes[index].op != "null"]
+
+
+def test_relus_are_put_before_the_poolings_that_they_alone_read():
+    graph = graph_of(get_network("fcn8s", 5, width=0.03125))
+    new = pooled_last(graph)
+    behind = ["Convolution", "Pooling", "Activation"]
+    found = [[layers(one)[start : start + 3] for start in range(len(layers(one)))] for one in (graph, new)]
+    assert [one.count(behind) for one in found] == [5, 0]
+    assert [one.count(["Convolution", "Activation", "Pooling"]) for one in found] == [0, 5]
+    assert sorted(node.name for node in new.nodes) == sorted(node.name for node in graph.nodes)
+    x = mx.sym.var("data")
+    average = mx.sym.Activation(mx.sym.Pooling(x, kernel=(2, 2), pool_type="avg"), act_type="relu")
+    shared = mx.sym.Pooling(x, kernel=(2, 2), pool_type="max")
+    for other in (average, mx.sym.Activation(shared, act_type="relu") + shared):
+        assert pooled_last(Graph.from_json(other.tojson())) == Graph.from_json(other.tojson())

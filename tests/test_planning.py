@@ -311,14 +311,22 @@ def test_the_command_measures_and_writes(given, tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".part"]
 
 
+# A process inherits the peak of who starts it, which must not be the tests' own.
+PEAK = """
+import os, subprocess, sys
+process = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(status, used.ru_maxrss << 10)
+"""
+
+
 def peak(*command, **environment):
     """Return the largest memory of a Python process, in bytes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parent), **environment}
-    with subprocess.Popen([sys.executable, "-c", *command], env=environment, stdout=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = status
+    done = subprocess.run([sys.executable, "-c", PEAK, *command], env=environment, stdout=subprocess.PIPE, check=True)
+    status, used = map(int, done.stdout.split())
     assert status == 0
-    return used.ru_maxrss << 10
+    return used
 
 
 @pytest.mark.slow  # 10 s on a quiet machine

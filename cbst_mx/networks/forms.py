@@ -16,7 +16,7 @@ from typing import Callable
 import numpy as np
 
 from cbst_mx.errors import ConfigError, check_choice
-from cbst_mx.networks.graph import Graph, Piece, fold_batch_norms, pieces
+from cbst_mx.networks.graph import Graph, Piece, fold_batch_norms, pieces, pooled_last
 from symbols.backend import gluon, mx
 
 __all__ = [
@@ -54,8 +54,11 @@ def check_form(form: str, ctx: mx.Context, band_rows: int | None = None) -> None
 
 
 def network_graph(network: gluon.HybridBlock, *, mixed: bool = False) -> Graph:
-    """Return the graph of `network`; in float32 unless `mixed`, which keeps the process's mixed precision."""
-    return Graph.from_json(network(mx.sym.var("data")).tojson(remove_amp_cast=not mixed))
+    """Return the graph of `network`, ReLUs before poolings (:func:`.graph.pooled_last`).
+
+    In float32 unless `mixed`, which keeps the process's mixed precision.
+    """
+    return pooled_last(Graph.from_json(network(mx.sym.var("data")).tojson(remove_amp_cast=not mixed)))
 
 
 def to_block(graph: Graph, parameters: gluon.ParameterDict) -> gluon.SymbolBlock:

@@ -16,7 +16,7 @@ import numpy as np
 
 from cbst_mx.errors import ConfigError
 
-__all__ = ["Extent", "Graph", "Node", "Piece", "extents", "fold_batch_norms", "pieces"]
+__all__ = ["Extent", "Graph", "Node", "Piece", "extents", "fold_batch_norms", "pieces", "pooled_last"]
 
 _INPUT = "data"
 _SAME_PLACE = (
@@ -240,6 +240,25 @@ def pieces(graph: Graph) -> list[Piece]:
         found.append(Piece(part, inside[part.head], rows[end].stride, align, large))
         start = end
     return found
+
+
+def pooled_last(graph: Graph) -> Graph:
+    """Return a graph with every ReLU that reads nothing but a max pooling put before it.
+
+    The numbers are the same, in either order. Behind the pooling a ReLU has less to do; next to its convolution the
+    two are one operator in oneDNN, and its result has no sign, which 8 bits make use of.
+    """
+    nodes = list(graph.nodes)
+    readers = [source for node in nodes for source, _ in node.inputs]
+    for index, node in enumerate(nodes):
+        if node.op != "Activation" or node.attrs.get("act_type") != "relu":
+            continue
+        ((source, _),) = node.inputs
+        pooling = nodes[source]
+        if pooling.op == "Pooling" and pooling.attrs.get("pool_type", "max") == "max" and readers.count(source) == 1:
+            nodes[source] = node._replace(inputs=pooling.inputs)
+            nodes[index] = pooling._replace(inputs=((source, 0),))
+    return graph._replace(nodes=tuple(nodes))
 
 
 def fold_batch_norms(graph: Graph, parameters: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, np.ndarray], int]:
