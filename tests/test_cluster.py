@@ -142,6 +142,15 @@ def nothing(*_):
     """Do nothing; on a worker."""
 
 
+@pytest.mark.parametrize("value", ["one", (1, 2, 3)], ids=["one", "three"])
+def test_a_result_whose_worker_dies_as_it_arrives_is_a_result(local, monkeypatch, value):
+    from distributed.client import Future
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Future, "status", property(lambda future: "lost"))
+        assert list(local.each(functools.partial(dict, result=value), [Share((), ["a"])])) == [(0, {"result": value})]
+
+
 @pytest.mark.parametrize("failures", [1, 2])
 def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, caplog, failures):
     import distributed
@@ -186,19 +195,18 @@ def deadly(local, monkeypatch):
         def __init__(self):
             Exception.__init__(self)
 
-    class Executor:
-        def submit(self, call, work, needs):
-            names, *poisons = work.args
-            given.append(names)
-            future = concurrent.futures.Future()
-            if any(poison in names for poison in poisons):
-                future.set_exception(Killed())
-            else:
-                future.set_result(names)
-            return future
+    def submit(work, needs):
+        names, *poisons = work.args
+        given.append(names)
+        future = concurrent.futures.Future()
+        if any(poison in names for poison in poisons):
+            future.set_exception(Killed())
+        else:
+            future.set_result(names)
+        return future
 
     given = []
-    monkeypatch.setattr(local._client, "get_executor", lambda pure: Executor())
+    monkeypatch.setattr(local, "_submit", submit)
     return local, given
 
 

@@ -124,7 +124,6 @@ class Cluster:
         from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
-        executor = self._client.get_executor(pure=False)
         left: collections.deque[int] = collections.deque()
         suspects: collections.deque[int] = collections.deque()
         waiting: dict[concurrent.futures.Future, int] = {}
@@ -142,7 +141,7 @@ class Cluster:
                     index = left.popleft()
                     # as one object: a tuple whose first element can be called is a task of its own to Dask of 2023
                     work = functools.partial(function, *shares[index].arguments)
-                    waiting[executor.submit(nodes.call, work, shares[index].needs)] = index
+                    waiting[self._submit(work, shares[index].needs)] = index
                 done, _ = concurrent.futures.wait(
                     waiting, timeout=_LOOK, return_when=concurrent.futures.FIRST_COMPLETED
                 )
@@ -171,6 +170,19 @@ class Cluster:
                 f"outside or ended, again and again, perhaps for lack of memory; "
                 f"{_rest(shares, complete=not left and not suspects)}"
             )
+
+    def _submit(self, work: Callable[[], Any], needs: Path | None) -> concurrent.futures.Future:
+        """Give work to a worker; return what its result, or error, comes with.
+
+        Dask's own executor asks for the state of the work once more behind its result, and takes that for an error
+        where the worker that had it died in between.
+        """
+        given = self._client.submit(nodes.call, work, needs, pure=False)
+
+        async def result() -> Any:
+            return await self._client.gather(given, asynchronous=True)
+
+        return asyncio.run_coroutine_threadsafe(result(), self._client.loop.asyncio_loop)
 
     def _take_apart(self, shares: list[Share], index: int) -> range:
         """Add the images of a share at the end, and return where they are; nowhere, where it has only one."""
