@@ -128,7 +128,8 @@ def test_a_share_of_a_machine_that_hangs_is_done_by_another(programs, tmp_path, 
 def test_a_stop_does_not_wait_for_a_machine_that_hangs(programs, small_data, tmp_path, monkeypatch, place, caplog):
     cluster, by_worker = programs
     monkeypatch.setattr(cluster, "together", KVStore(cluster, 2))
-    undisturbed = trained(experiment(), tmp_path / "undisturbed", small_data, cluster=cluster)
+    long = experiment("source_training.iterations=300")  # so many that the stop comes before their end
+    undisturbed = trained(long, tmp_path / "undisturbed", small_data, cluster=cluster)
     program, stopped = by_worker[cluster.workers()[place]], []
     with contextlib.ExitStack() as hanging:
 
@@ -144,12 +145,12 @@ def test_a_stop_does_not_wait_for_a_machine_that_hangs(programs, small_data, tmp
 
         freeze = at("training", 6, freeze_and_stop)
         with pytest.raises(StoppedError):
-            trained(experiment(), tmp_path / "run", small_data, cluster=cluster, progress=progress)
+            trained(long, tmp_path / "run", small_data, cluster=cluster, progress=progress)
         assert time.monotonic() - stopped[0] < 3 + 2 * kvstore._SILENT + 20
         assert "what was done since the last checkpoint is lost" in caplog.text
         begun = time.monotonic()
         # one of the machines that it begins on hangs
-        again = trained(experiment(), tmp_path / "run", small_data, cluster=cluster)
+        again = trained(long, tmp_path / "run", small_data, cluster=cluster)
         assert time.monotonic() - begun < _BOUND + 120
         assert equal(again, undisturbed)
         before = contents(tmp_path / "run")

@@ -21,6 +21,7 @@ import argparse
 import functools
 import json
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -135,10 +136,12 @@ def stages(setting: Setting, folder: Path, repeats: int) -> dict[str, list[Stage
     thresholds = state.thresholds("class-balanced", PORTION)
     transform = TrainTransform(crop=setting.crop, resampling=setting.resampling)
 
+    counted, statistics, numbers = StreamingThresholds(CLASSES), GridStatistics(CLASSES, CITYSCAPES_19.names), count()
+
     def first_look() -> None:
-        pair = confidence(ClassMaps(stored, setting.size))
-        StreamingThresholds(CLASSES).add("image", *pair)
-        GridStatistics(CLASSES, CITYSCAPES_19.names).add_pixels("image", *pair)
+        name, pair = str(next(numbers)), confidence(ClassMaps(stored, setting.size))
+        counted.add(name, *pair)  # of all images of a set in one
+        statistics.add_pixels(name, *pair)
 
     def second_look() -> None:
         confidence(ClassMaps(stored, setting.size))
