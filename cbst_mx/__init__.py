@@ -31,14 +31,14 @@ __all__ = list(_PUBLIC)
 
 # Models of Intel's family 6 with AVX2 that NumPy's OpenBLAS 0.3.20 knows: Haswell, Broadwell, Skylake to Comet Lake;
 # Knights Landing, Cannon Lake, Ice Lake, Tiger Lake, Sapphire Rapids, Alder Lake, Rocket Lake. And families: Zen to
-# Zen 4, Hygon.
+# Zen 4, Hygon; Bulldozer to Excavator.
 _INTEL = (
     *(60, 63, 69, 70, 61, 71, 79, 86, 78, 94, 85, 142, 158, 165, 166),
     *(87, 102, 106, 108, 125, 126, 140, 141, 143, 151, 154, 167),
 )
 _KNOWN: dict[str, set[tuple[int, ...]]] = {
     "GenuineIntel": {(6, model) for model in _INTEL},
-    "AuthenticAMD": {(23,), (25,)},
+    "AuthenticAMD": {(21,), (23,), (25,)},
     "HygonGenuine": {(24,)},
 }
 _AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
@@ -50,11 +50,12 @@ def choose_blas_kernels(
     modules: Mapping[str, Any] = sys.modules,
     cpuinfo: Path = Path("/proc/cpuinfo"),
 ) -> None:
-    """Let OpenBLAS, of NumPy 1.23.5 and of mxnet 1.9, use AVX2 or AVX-512 where it would not know that it may.
+    """Let NumPy 1.23.5's OpenBLAS 0.3.20 use AVX2 or AVX-512 where it would not know that it may.
 
     Of a processor that came after it OpenBLAS takes that it has SSE3 alone: on an Emerald Rapids of 2023 a product took
-    five times as long. Both libraries read the variable OPENBLAS_CORETYPE when they are loaded. Where the user has
-    set it, or NumPy is there already, nothing is changed: all products of a process are computed in one way.
+    five times as long. It reads the variable OPENBLAS_CORETYPE when it is loaded, and so does mxnet's own. Where the
+    user has set it, or NumPy is there already, nothing is changed; processes that this one starts may then compute in
+    another way, so import this package before NumPy.
 
     Parameters
     ----------

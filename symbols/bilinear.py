@@ -40,7 +40,7 @@ def bilinear_kernel(channels: int, factor: int) -> np.ndarray:
     return weight
 
 
-@functools.lru_cache(maxsize=64)  # a training has few sizes, and asks for every image
+@functools.lru_cache(maxsize=8)  # a training and most data sets have few sizes, and ask for every image
 def bilinear_matrix(small: int, factor: int, large: int) -> np.ndarray:
     """Return what :func:`bilinear_kernel` does along one axis, where the result is cut at its end.
 
@@ -77,7 +77,7 @@ def ending_early(network: Any) -> ContextManager[int]:
     Returns
     -------
     context manager
-        It gives the factor of the upsampling that is left to who called; 1: none.
+        It gives the factor of the upsampling that is left to the caller; 1: none.
     """
     begin = getattr(network, "without_last_upsampling", None)
     return contextlib.nullcontext(1) if begin is None else begin()  # type: ignore[no-any-return]
@@ -130,8 +130,7 @@ class Upsampled:
         self._down, self.across = (bilinear_matrix(n, factor, large) for n, large in zip(small.shape[1:], size))
         across = np.ascontiguousarray(self.across[::-1]) if mirrored else self.across
         with np.errstate(invalid="ignore"):  # NaN is made of what is not finite, as by MXNet
-            columns = small.reshape(-1, small.shape[2]) @ across.T  # in one product
-        self.columns = columns.reshape(*small.shape[:2], size[1])
+            self.columns = small @ across.T
 
     def parts(self, pixels: int) -> Iterator[Part]:
         """Yield the rows in order, as many together as have at most so many `pixels`, and at least one."""

@@ -68,7 +68,8 @@ def conv_unit(channels: int, kernel: int, batch_norm: str, *, relu: bool = True)
     batch_norm : {"none", "batch", "frozen"}
         No batch norm; batch statistics while training; moving statistics even while training (gamma and beta train).
     relu : bool
-        Whether the ReLU is there: behind a max pooling it gives the same numbers and gradients of smaller maps.
+        False leaves it out, for a caller that puts it behind a max pooling: the same numbers and gradients, of smaller
+        maps.
     """
     use_global_stats = BATCH_NORM[batch_norm]
     unit = nn.HybridSequential()

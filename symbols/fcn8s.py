@@ -130,8 +130,8 @@ class FCN8s(gluon.HybridBlock):
     def without_last_upsampling(self) -> Iterator[int]:
         """Let calls inside the block, those of the segments made in it too, give scores before the last upsampling.
 
-        Who asks interpolates a part of an image at a time, in the processor's cache: the loss, both ways, and the
-        softmax (:mod:`symbols.softmax`).
+        The caller interpolates a part of an image at a time, in the processor's cache: the loss, both ways, and the
+        softmax (:mod:`symbols.softmax`). Two threads must not do so with one network.
 
         Yields
         ------
@@ -195,7 +195,7 @@ class _Upsampling(gluon.nn.Conv2DTranspose):
         )
         self._channels, self._factor = channels, factor
         self._bilinear = bilinear_kernel(channels, factor)
-        self.is_left = False  # to the loss
+        self.is_left = False  # to the loss or the softmax
         if upsampling == "frozen":
             self.weight.grad_req = "null"
 

@@ -151,6 +151,39 @@ def test_a_result_whose_worker_dies_as_it_arrives_is_a_result(local, monkeypatch
         assert list(local.each(functools.partial(dict, result=value), [Share((), ["a"])])) == [(0, {"result": value})]
 
 
+def test_work_that_is_cancelled_takes_no_other_along(local):
+    """Results come over one gate for all work of a client; here it is shut while work is cancelled that waits at it."""
+    client = local.client
+
+    async def shut():
+        for _ in range(5):
+            await client._gather_semaphore.acquire()
+
+    async def opened():
+        for _ in range(5):
+            client._gather_semaphore.release()
+
+    client.sync(shut)
+    try:
+        waiting = local._submit(nothing, None)
+        time.sleep(1)
+        waiting.cancel()
+        time.sleep(0.2)
+    finally:
+        client.sync(opened)
+    assert list(local.each(len, [Share(("abc",), ["a"])])) == [(0, 3)]
+
+
+@pytest.mark.parametrize("error", [OSError("Timed out trying to connect"), TimeoutError()], ids=["system", "time"])
+def test_a_result_that_the_connection_loses_is_one_sentence(local, monkeypatch, error):
+    async def gather(*_, **__):
+        raise error
+
+    monkeypatch.setattr(local.client.scheduler, "gather", gather, raising=False)
+    with pytest.raises(RunError, match="^the scheduler of cluster .* does not answer any more; what was saved is kept"):
+        list(local.each(len, [Share(("abc",), ["a"])]))
+
+
 @pytest.mark.parametrize("failures", [1, 2])
 def test_workers_that_end_while_they_start_are_started_once_more(monkeypatch, caplog, failures):
     import distributed

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,9 +28,10 @@ from cbst_mx.selftrain.network_maps import (
     probability_maps,
 )
 from cbst_mx.selftrain.on_device import select
-from symbols.backend import gluon, mx
+from symbols.backend import gluon, has_bfloat16, mx
 from symbols.softmax import upsampled_softmax
 
+ROOT = Path(__file__).parents[1]
 SPEC = NetworkSpec("fcn8s", 4, {"width": 0.03125, "batch_norm": "none"})
 LOOKS = {"mean": SPEC.mean, "std": SPEC.std}
 
@@ -90,6 +94,23 @@ def test_the_last_upsampling_of_fcn8s_is_done_with_the_softmax(size, flip, conte
     plain = probabilities(network, pair, **options).asnumpy()
     assert len(largest) == 1 + flip
     np.testing.assert_allclose(maps.asnumpy(), plain, rtol=1e-5, atol=1e-7)  # logits in another order of sums
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16")
+def test_in_mixed_precision_the_softmax_is_float32():
+    code = """
+import numpy as np
+from symbols.backend import enable_amp, mx
+enable_amp("bfloat16")
+from tests.test_network_maps import LOOKS, SPEC, build_network, images, normalise, probabilities
+network, (image,) = build_network(SPEC, mx.cpu(), seed=0), images((37, 45))
+expected = mx.nd.softmax(network(mx.nd.array(normalise(image)[None])).astype("float32"), axis=1).asnumpy()
+found = probabilities(network, [image], ctx=mx.cpu(), **LOOKS).asnumpy()
+assert found.dtype == np.float32
+assert np.abs(found.sum(axis=1) - 1).max() < 1e-6
+assert np.abs(found - expected).max() < 0.02  # bfloat16 has 8 bits of mantissa
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
 
 
 def test_learned_upsampling_stays_in_the_network(monkeypatch):

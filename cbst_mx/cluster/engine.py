@@ -152,6 +152,8 @@ class Cluster:
                     index = waiting.pop(future)
                     try:
                         result = future.result()
+                    except (OSError, asyncio.TimeoutError) as error:  # of the connection: work tells its own in words
+                        raise RunError(self._scheduler_gone()) from error
                     except KilledWorker:
                         if alone:
                             ended[index] = self._take_apart(shares, index)
@@ -180,7 +182,12 @@ class Cluster:
         given = self._client.submit(nodes.call, work, needs, pure=False)
 
         async def result() -> Any:
-            return await self._client.gather(given, asynchronous=True)
+            # what is on its way is shared with the results of other work, which a cancel must not take along
+            try:
+                return await asyncio.shield(self._client.gather(given, asynchronous=True))
+            except asyncio.CancelledError:
+                given.release()
+                raise
 
         return asyncio.run_coroutine_threadsafe(result(), self._client.loop.asyncio_loop)
 

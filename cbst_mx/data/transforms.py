@@ -139,7 +139,7 @@ def label_at_stride(label: np.ndarray, stride: int) -> np.ndarray:
     label : ndarray of shape (B, H, W)
         TrainIds of any type; other leading axes, or none, are allowed too.
     stride : int
-        Side of a cell in pixels; 1 returns the labels as they are.
+        Side of a cell in pixels; 1 returns the labels themselves, not a copy.
 
     Returns
     -------

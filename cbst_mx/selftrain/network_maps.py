@@ -174,7 +174,7 @@ def stride_probabilities(
     inputs = mx.nd.array(batch, ctx=ctx)
     with ending_early(network) as factor:
         logits = network(inputs)
-        if factor > 1:  # the network goes on with the mirrored images while the others are looked at
+        if factor > 1:  # both passes are asked for before one is waited for
             looks = [logits, network(mx.nd.array(batch[..., ::-1], ctx=ctx))] if flip else [logits]
             scores = [look.astype("float32", copy=False) for look in looks]
             return shared(upsampled_softmax(scores, factor, batch.shape[2:]), ctx), (rows, columns)

@@ -105,7 +105,10 @@ def printed(python: str, script: str | Path, *arguments: object, **environment: 
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    """Return the environment of this process, with kernels of NumPy's products as the program has them, and more."""
+    """Return the environment of this process and more variables, with kernels of NumPy's products as the program has.
+
+    Older commits and PyTorch's side get them as well.
+    """
     from cbst_mx import choose_blas_kernels  # not where PyTorch is
 
     environment = {**os.environ, **variables}
