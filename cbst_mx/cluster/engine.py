@@ -182,8 +182,7 @@ class Cluster:
         given = self._client.submit(nodes.call, work, needs, pure=False)
 
         async def result() -> Any:
-            # what is on its way is shared with the results of other work, which a cancel must not take along
-            try:
+            try:  # other results share the way of this one, which its cancel must leave open
                 return await asyncio.shield(self._client.gather(given, asynchronous=True))
             except asyncio.CancelledError:
                 given.release()
