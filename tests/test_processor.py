@@ -18,8 +18,7 @@ INTEL, AMD = "GenuineIntel", "AuthenticAMD"
 
 # Loads the library that NumPy loads, and says which kernels it has chosen.
 LIBRARY = """
-import json, sys
-import cbst_mx, numpy, ctypes, pathlib
+import cbst_mx, numpy, ctypes, json, pathlib
 found = [*pathlib.Path(numpy.__file__).parents[1].glob("numpy.libs/libopenblas64*")]
 library = ctypes.CDLL(str(found[0])) if found else None
 name = getattr(library, "openblas_get_corename64_", None)

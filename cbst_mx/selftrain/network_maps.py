@@ -172,23 +172,25 @@ def stride_probabilities(
     if below or beside:
         batch = np.pad(batch, ((0, 0), (0, 0), (0, below), (0, beside)))
     inputs = mx.nd.array(batch, ctx=ctx)
+
+    def mirrored() -> mx.nd.NDArray:
+        # MXNet mirrors fast on a GPU, where it saves a second copy of the images, and slowly on the processor
+        return network(mx.nd.array(batch[..., ::-1], ctx=ctx) if ctx.device_type == "cpu" else inputs.flip(axis=3))
+
     with ending_early(network) as factor:
         logits = network(inputs)
         if factor > 1:  # both passes are asked for before one is waited for
-            looks = [logits, network(mx.nd.array(batch[..., ::-1], ctx=ctx))] if flip else [logits]
+            looks = [logits, mirrored()] if flip else [logits]
             scores = [look.astype("float32", copy=False) for look in looks]
             return shared(upsampled_softmax(scores, factor, batch.shape[2:]), ctx), (rows, columns)
     if network.stride > 1 or not is_fast(logits):  # of small maps a device that goes on meanwhile is faster
         maps = mx.nd.softmax(logits, axis=1)
         if flip:
-            # MXNet mirrors fast on a GPU, where it saves a second copy of the images, and slowly on the processor
-            turned = mx.nd.array(batch[..., ::-1], ctx=ctx) if ctx.device_type == "cpu" else inputs.flip(axis=3)
-            mirrored = mx.nd.softmax(network(turned), axis=1)
-            maps = (maps + mirrored.flip(axis=3)) / 2
+            maps = (maps + mx.nd.softmax(mirrored(), axis=1).flip(axis=3)) / 2
         return maps, (rows, columns)
     found = softmax(logits)
     if flip:
-        found += softmax(network(mx.nd.array(batch[..., ::-1], ctx=ctx)))[..., ::-1]
+        found += softmax(mirrored())[..., ::-1]
         found /= 2
     return shared(found, ctx), (rows, columns)
 
